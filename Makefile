@@ -1,0 +1,48 @@
+# Each target works alone on a fresh clone: the install comes first where it is needed.
+
+PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+# Two test processes with one thread each: on two cores quicker than one process with two.
+WORKERS ?= 2
+TEST_ENV := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
+PYTEST := $(TEST_ENV) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
+
+.PHONY: help install run test test-slow format clean
+
+help:
+	@echo "make install    .venv with the project (editable) and all that tests and the demo need"
+	@echo "make run        every stage on the bundled tiny models; report in runs/tiny/report.html"
+	@echo "make test       ruff, mypy, pytest"
+	@echo "make test-slow  kills, launchers, fuzz, the wheel"
+	@echo "make format     ruff format and safe fixes"
+	@echo "make clean      remove build output and caches (not .venv, not runs)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml
+	@echo 'Installing into .venv (torch is large: this may take minutes)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
+	touch $@
+
+run: install
+	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST)
+
+test-slow: install
+	$(PYTEST) -m slow
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

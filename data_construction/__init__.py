@@ -1,0 +1,1 @@
+"""Problems become reflection traces: sources, the agent loop, filters, cohesion rewrite."""

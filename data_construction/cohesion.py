@@ -1,0 +1,72 @@
+"""Cohesion rewrite: a finished transcript becomes one first-person trace whose re-looks are rounds that really happened."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from data_construction.records import Round
+from data_construction.statements import final_statements, statements
+from vlm.problem import Problem
+from vlm.response import count_looks
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+CUES = (
+    "Wait, let me look at the picture again.",
+    "Let me check that in the picture once more.",
+    "Hold on, I look at the picture again.",
+)
+
+
+async def first_person(
+    ask: Callable[[list[Round], int], Awaitable[str]], problem: Problem, rounds: list[Round], repairs: int
+) -> tuple[str, Literal["model", "template"]]:
+    """The trace, and who wrote it: the text model where its rewrite changed nothing, else a template."""
+    for attempt in range(repairs + 1):
+        text = " ".join((await ask(rounds, attempt)).rsplit("</think>", 1)[-1].split())
+        if not rewrite_fault(text, problem.question, rounds):
+            return text, "model"
+    return template(rounds), "template"
+
+
+def rewrite_fault(text: str, question: str, rounds: list[Round]) -> str:
+    """What is wrong with a rewrite, in words; empty where nothing is.
+
+    A rewrite may drop words but no fact: every statement and number in it stands in the transcript, what it states last
+    of a place is what was seen there last, and it goes back to the picture once for every round after the first.
+    """
+    said = [f"{round_.reply} . {round_.conclusion}" for round_ in rounds]
+    transcript = " . ".join(said)
+    if not text or "\\boxed" in text:
+        return "empty, or with a final box"
+    if len(text) > 2 * len(transcript) + 200:
+        return "longer than the transcript allows"
+    if count_looks(text) != len(rounds) - 1:
+        return f"goes back to the picture {count_looks(text)} times, where {len(rounds) - 1} re-looks happened"
+    known = {(statement.key, statement.value) for statement in statements(transcript)}
+    for statement in statements(text):
+        if (statement.key, statement.value) not in known:
+            return f"states '{statement.key}: {statement.value}', which nobody saw"
+    last = final_statements(" . ".join(round_.conclusion for round_ in rounds))
+    if final_statements(text) != last:
+        return "what it states last is not what was seen last"
+    if not set(NUMBER.findall(text)) <= set(NUMBER.findall(f"{transcript} {question}")):
+        return "has a number that nobody said"
+    return ""
+
+
+def template(rounds: list[Round]) -> str:
+    """The rounds joined with plain words; the fallback where no rewrite kept the facts."""
+    parts = [_seen(rounds[0])]
+    for number, round_ in enumerate(rounds[1:]):
+        parts += [CUES[number % len(CUES)], _seen(round_)]
+    return " ".join(parts)
+
+
+def _seen(round_: Round) -> str:
+    """The conclusion, with the reply before it where the conclusion does not restate it."""
+    restated = {(s.key, s.value) for s in statements(round_.reply)} <= {
+        (s.key, s.value) for s in statements(round_.conclusion)
+    }
+    if restated and statements(round_.reply):
+        return round_.conclusion
+    return f"{round_.reply.rstrip('. ')}. {round_.conclusion}"

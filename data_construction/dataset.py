@@ -1,0 +1,116 @@
+"""Traces become the rows of the cold-start set: thinking rows with and without re-looks, and direct answers."""
+
+import random
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_construction.records import Trace
+from data_construction.statements import final_statements, statements
+from vlm.chat import question_messages
+from vlm.problem import Problem
+
+OPEN, CLOSE = "<think> ", " </think> "
+
+
+class MixConfig(BaseModel):
+    """What the cold-start set is made of.
+
+    Attributes:
+        direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
+        plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
+        min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
+            not yet solve anything can still be taken through the later stages.
+        min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    direct_share: float = Field(default=0.15, ge=0, lt=1)
+    plain_share: float = Field(default=0.25, ge=0, lt=1)
+    min_confirm: float = Field(default=0.3, ge=0, le=1)
+    min_rows: int = Field(default=0, ge=0)
+
+
+def relooks(trace: Trace) -> list[bool]:
+    """For every round after the first: did the look confirm all that was stated before (True) or change something?"""
+    outcome = []
+    for number in range(1, len(trace.rounds)):
+        before = final_statements(" . ".join(round_.conclusion for round_ in trace.rounds[:number]))
+        now = {(s.key, s.value) for s in statements(trace.rounds[number].conclusion)}
+        outcome.append(all(before.get(key, value) == value for key, value in now))
+    return outcome
+
+
+def cold_start_rows(
+    traces: list[Trace], problems: dict[str, Problem], config: MixConfig, seed: int
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows for ``train.sft`` and what they consist of.
+
+    A row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
+    without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int).
+    """
+    rng = random.Random(f"mix/{seed}")
+    kept = balanced([trace for trace in traces if trace.status == "kept"], config.min_confirm, rng)
+    plain = [trace for trace in traces if trace.status == "no_reflection"]
+    rng.shuffle(plain)
+    thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
+    rows = [thinking_row(problems[trace.problem_id], trace) for trace in thinking]
+    others = [problems[trace.problem_id] for trace in traces]
+    rng.shuffle(others)
+    n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
+    direct = [direct_row(problem) for problem in others[:n_direct]]
+    rows += direct
+    rng.shuffle(rows)
+    outcomes = [outcome for trace in kept for outcome in relooks(trace)]
+    counts = {
+        "rows": len(rows),
+        "kept_traces": len(kept),
+        "plain_traces": len(thinking) - len(kept),
+        "direct_rows": len(direct),
+        "relooks": len(outcomes),
+        "confirming_relooks": sum(outcomes),
+    }
+    return rows, counts
+
+
+def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[Trace]:
+    """Drop traces whose re-looks all correct something until ``min_confirm`` of all re-looks confirm."""
+    outcomes = {trace.id: relooks(trace) for trace in kept}
+    droppable = [trace for trace in kept if not any(outcomes[trace.id])]
+    rng.shuffle(droppable)
+    chosen = dict.fromkeys(trace.id for trace in kept)
+    total, confirming = sum(map(len, outcomes.values())), sum(map(sum, outcomes.values()))
+    while droppable and confirming < min_confirm * total:
+        trace = droppable.pop()
+        del chosen[trace.id]
+        total -= len(outcomes[trace.id])
+    return [trace for trace in kept if trace.id in chosen]
+
+
+def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
+    """``<think> trace </think> \\boxed{answer}``; what the trace takes back later carries no loss."""
+    return _row(
+        problem,
+        "think",
+        f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{problem.answer}}}",
+        masked=[[start + len(OPEN), end + len(OPEN)] for start, end in trace.corrected],
+        relooks=max(0, len(trace.rounds) - 1),
+    )
+
+
+def direct_row(problem: Problem) -> dict[str, Any]:
+    """The gold answer alone, in thinking-off mode."""
+    return _row(problem, "direct", f"\\boxed{{{problem.answer}}}", masked=[], relooks=0)
+
+
+def _row(problem: Problem, mode: str, completion: str, masked: list[list[int]], relooks: int) -> dict[str, Any]:
+    return {
+        "prompt": question_messages(problem.question, len(problem.images), style=mode, choices=problem.choices),
+        "completion": completion,
+        "images": problem.images,
+        "masked": masked,
+        "mode": mode,
+        "problem_id": problem.id,
+        "relooks": relooks,
+    }

@@ -1,0 +1,148 @@
+"""Problem sources. ``write_set`` writes a folder with ``problems.jsonl`` and PNG files, deterministic by seed.
+
+A problem depends only on (split, seed, its number), never on how many others are drawn or on an earlier run. The
+splits ``pretrain``, ``train`` and ``heldout`` draw from disjoint streams of random numbers and, for ``digits``, from
+disjoint handwriting.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data_construction.sources import digits, scenes
+from data_construction.sources.render import LOOKS
+from data_construction.sources.scenes import Family
+from vlm.errors import ConfigError
+from vlm.problem import Problem, write_problems
+
+SOURCES: dict[str, dict[str, Family]] = {"scenes": scenes.FAMILIES, "digits": digits.FAMILIES}
+LEARNED = ("count", "compare", "place", "digit_sum", "claims")  # the families that the bundled model was taught
+SPLITS = tuple(digits.SPLITS)
+
+
+def families(source: str, names: list[str] | None = None) -> list[tuple[str, Family]]:
+    """(source, family) pairs of ``source`` (``scenes``, ``digits`` or both with a comma), or only the named ones.
+
+    Raises:
+        ConfigError: an unknown source or family.
+    """
+    chosen: dict[str, tuple[str, Family]] = {}
+    for part in source.split(","):
+        if part not in SOURCES:
+            raise ConfigError(
+                f"Unknown problem source '{part}': choose from {', '.join(SOURCES)}, or both with a comma."
+            )
+        chosen |= {name: (part, family) for name, family in SOURCES[part].items()}
+    for name in names or []:
+        if name not in chosen:
+            raise ConfigError(f"Unknown family '{name}' of {source}: choose from {', '.join(chosen)}.")
+    return [chosen[name] for name in names] if names else list(chosen.values())
+
+
+def bind_split(source: str, family: Family, split: str) -> Family:
+    """The family with its scenes drawn from ``split``."""
+    if source != "digits":
+        return family
+    return replace(family, scene=lambda rng: digits.draw_digits(rng, split))
+
+
+def draw(family: Family, rng: random.Random) -> tuple[Any, dict[str, Any], str]:
+    """A scene, the parameters of a question about it, and the gold answer."""
+    for _ in range(1000):
+        scene = family.scene(rng)
+        params = family.ask(scene, rng)
+        if params is not None and (answer := family.answer(scene, params)) is not None:
+            return scene, params, answer
+    raise RuntimeError(f"family '{family.name}' drew no scene that allows its question")
+
+
+def other_scene(family: Family, params: dict[str, Any], answer: str, rng: random.Random) -> tuple[Any, str] | None:
+    """Another scene that gives the same question another answer, or None where 1,000 draws found none."""
+    for _ in range(1000):
+        scene = family.scene(rng)
+        other = family.answer(scene, params)
+        if other is not None and other != answer:
+            return scene, other
+    return None
+
+
+def problems(
+    source: str,
+    n: int,
+    seed: int,
+    split: str,
+    *,
+    family_names: list[str] | None = None,
+    difficulty: str = "hard",
+    counterfactual: bool = False,
+) -> Iterator[tuple[Problem, dict[str, Image.Image]]]:
+    """Yield ``n`` problems, families in turn, each with its pictures by file name.
+
+    Args:
+        source: ``scenes``, ``digits`` or ``scenes,digits``.
+        split: ``pretrain``, ``train`` or ``heldout``.
+        difficulty: a name of ``render.LOOKS``.
+        counterfactual: also draw a picture that gives the same question another answer.
+
+    Raises:
+        ConfigError: an unknown source, family, split or difficulty.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"Unknown split '{split}': choose from {', '.join(SPLITS)}.")
+    if difficulty not in LOOKS:
+        raise ConfigError(f"Unknown difficulty '{difficulty}': choose from {', '.join(LOOKS)}.")
+    look, chosen = LOOKS[difficulty], families(source, family_names)
+    for index in range(n):
+        part, unbound = chosen[index % len(chosen)]
+        family = bind_split(part, unbound, split)
+        rng = random.Random(f"{split}/{seed}/{index}/{difficulty}/{family.name}")
+        scene, params, answer = draw(family, rng)
+        identifier = f"{split}-{seed}-{difficulty}-{family.name}-{index:05d}"
+        pictures = {f"images/{identifier}.png": family.picture(scene, look, rng)}
+        meta: dict[str, Any] = {
+            "family": family.name,
+            "split": split,
+            "difficulty": difficulty,
+            "params": params,
+            "facts": family.facts(scene),
+        }
+        if counterfactual and (other := other_scene(family, params, answer, rng)):
+            file = f"images/{identifier}-other.png"
+            pictures[file] = family.picture(other[0], look, rng)
+            meta["counterfactual"] = {"image": file, "answer": other[1]}
+        domain = "yes_no" if answer in ("yes", "no") else family.domain
+        yield (
+            Problem(
+                id=identifier,
+                source=part,
+                domain=domain,  # type: ignore[arg-type]
+                images=[f"images/{identifier}.png"],
+                question=family.question(params),
+                answer=answer,
+                meta=meta,
+            ),
+            pictures,
+        )
+
+
+def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **knobs: Any) -> Path:
+    """Write a problem set (see ``problems`` for the arguments); pictures first, ``problems.jsonl`` last and in one piece.
+
+    Returns:
+        The path of ``problems.jsonl``: where it exists the set is complete.
+    """
+    from rich.progress import track
+
+    folder = Path(out)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    rows = []
+    drawn = problems(source, n, seed, split, **knobs)
+    for problem, pictures in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
+        for file, picture in pictures.items():
+            picture.save(folder / file)
+        rows.append(problem)
+    return write_problems(rows, folder)

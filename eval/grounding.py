@@ -1,0 +1,207 @@
+"""Does an answer depend on the picture, and does a second look see it? Measures of one subject, each with n and interval.
+
+Each measure has a part that asks the subject and a part that only counts (``swap_rates``, ``attention_profile``), so
+that the counting is checked by hand and repeated from the logs.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eval.answers import Answer, answer_problems, open_pictures
+from eval.stats import Estimate, estimate_mean, estimate_share
+from eval.subjects import Subject
+from reward.rewards import MIN_MASS
+from reward.verifiers import verify
+from vlm.problem import Problem
+from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, split_sentences
+
+GREY = (127, 127, 127)
+CURVE_POINTS = 60
+_CUES = [re.compile("|".join(patterns), re.IGNORECASE) for patterns in (RELOOK_CUES, LOOK_CUES)]
+
+
+def blank_pictures(problem: Problem) -> list[Image.Image]:
+    """The problem's pictures painted over in mid-grey, of the same size: what is answered from the question alone.
+
+    Source: the blank-image control of Hallucination-as-Cue, arXiv 2604.03179.
+    """
+    return [Image.new("RGB", image.size, GREY) for image in open_pictures(problem)]
+
+
+def reasoning_span(text: str) -> tuple[int, int]:
+    """Character span of a response's reasoning: inside ``<think>`` where closed, else all before the last ``\\boxed``.
+
+    Empty where there is neither: a text in which reasoning and answer cannot be told apart.
+    """
+    if parse_response(text).closed:
+        close = text.lower().index("</think>")
+        start = text.lower().rfind("<think>", 0, close)
+        return (start + len("<think>") if start >= 0 else 0), close
+    return 0, max(0, text.rfind("\\boxed"))
+
+
+def cut_reasoning(text: str) -> tuple[str, str] | None:
+    """(the response up to the cut, ``cue`` or ``half``), or None without reasoning to cut.
+
+    The cut is right behind the words of the first re-look ("let me look again"): the model has said that it looks and
+    not yet what it sees. Without a re-look it is at half of the reasoning's characters, moved back to the end of a
+    sentence or else of a word.
+    """
+    start, end = reasoning_span(text)
+    relook = first_relook(text[:end])
+    if relook is not None and relook >= start:
+        sentence_end = next(stop for begin, stop in split_sentences(text[:end]) if stop > relook)
+        for pattern in _CUES:
+            if match := pattern.search(text, relook, sentence_end):
+                return text[: match.end()], "cue"
+    half = start + (end - start) // 2
+    stops = [start + stop for _, stop in split_sentences(text[start:end]) if start + stop <= half]
+    words = [match.start() for match in re.finditer(r"\s+", text[start:half])]
+    cut = stops[-1] if stops else start + words[-1] if words else start
+    return (text[:cut], "half") if text[start:cut].strip() else None
+
+
+def has_counterfactual(problem: Problem) -> bool:
+    """Whether the problem brings another picture that gives its question another answer."""
+    other = problem.meta.get("counterfactual")
+    if not isinstance(other, dict) or not {"image", "answer"} <= other.keys() or len(problem.images) != 1:
+        return False
+    return not verify(problem.domain, str(other["answer"]), problem.answer, problem.choices).right
+
+
+def counterfactual(problem: Problem) -> Problem:
+    """The same question, with the same id, about the other picture."""
+    other = problem.meta["counterfactual"]
+    return problem.model_copy(update={"images": [other["image"]], "answer": str(other["answer"])})
+
+
+def swap_test(
+    subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
+) -> dict[str, Any]:
+    """Swap the picture in the middle of a right response and see whether the answer follows it.
+
+    Only pairs count whose two pictures were both answered right from scratch: else an answer that does not change may
+    just be one that could not be read. The response is cut (``cut_reasoning``), the picture replaced by its
+    counterfactual, and the subject finishes; the control puts the same picture back in.
+
+    Source: VisualSwap, arXiv 2605.15864; the control and the prior-answer rate answer "Recompute or Reuse", 2608.01930.
+
+    Args:
+        problems: those without a counterfactual are passed over.
+        scratch: problem id -> its answer from scratch, under the same style.
+        settings: of ``answer_problems`` (style, max_new_tokens, batch_size).
+
+    Returns:
+        ``swap_rates`` of the pairs, plus how many were ``offered`` and how they were lost on the way.
+    """
+    offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
+    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
+    solved = [problem for problem in offered if problem.id in usable]
+    others = answer_problems(
+        subject,
+        [counterfactual(problem) for problem in solved],
+        log_path=logs,
+        tag="swap: other from scratch",
+        **settings,
+    )
+    both = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+    cuts = {problem.id: cut for problem in both if (cut := cut_reasoning(scratch[problem.id].text))}
+    pairs = [problem for problem in both if problem.id in cuts]
+    prefixes = {id_: prefix for id_, (prefix, _) in cuts.items()}
+
+    def finish(shown: list[Problem], tag: str) -> list[Answer]:
+        return answer_problems(subject, shown, log_path=logs, tag=tag, prefixes=prefixes, **settings)
+
+    swapped = finish([counterfactual(problem) for problem in pairs], "swap: other picture")
+    same = finish(pairs, "swap: same picture")
+    return {
+        **swap_rates(pairs, swapped, same),
+        "offered": len(offered),
+        "right_from_scratch": len(solved),
+        "both_right": len(both),
+        "cut_at_cue": sum(kind == "cue" for _, kind in cuts.values()),
+    }
+
+
+def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequence[Answer]) -> dict[str, Any]:
+    """Count a finished swap test; rates in [0, 1], the difference in [-1, 1].
+
+    ``update_rate``: answers right for the new picture. ``change_rate_same``: answers no longer right though the same
+    picture was put back. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
+    never looks. ``prior_answer_rate``: answers still right for the old picture after the swap. Errors are left out.
+    """
+    rows = [
+        (problem, new, old)
+        for problem, new, old in zip(pairs, swapped, same, strict=True)
+        if new.status == old.status == "ok"
+    ]
+    update = [float(new.right) for _, new, _ in rows]
+    change = [float(not old.right) for _, _, old in rows]
+    prior = [float(verify(p.domain, new.answer, p.answer, p.choices).right) for p, new, _ in rows]
+    return {
+        "update_rate": estimate_share(update),
+        "change_rate_same": estimate_share(change),
+        "difference": estimate_mean([u - c for u, c in zip(update, change, strict=True)]),
+        "prior_answer_rate": estimate_share(prior),
+        "n": len(rows),
+    }
+
+
+def attention_profile(answers: Sequence[Answer], layers: Any = "last") -> dict[str, Any]:
+    """Attention to the image tokens over the response: halves, ratio and curve, of mass and of lift.
+
+    Mass (published form): the softmax mass of each response token's own row on the image tokens, mean over heads, in
+    [0, 1]; all tokens of the response without its end token. Lift: mass over the share that image tokens have of all
+    visible tokens; 1 is uniform attention. The ratio is second half over first, per response, then averaged. Under
+    uniform attention the mass falls anyway, since later tokens see more text; the lift does not.
+
+    Source: Reflection-V, arXiv 2509.12132 (mass over the response); the lift is ours.
+
+    Returns:
+        ``first_half``, ``second_half``, ``ratio`` of the mass, the same three under ``lift``, ``layers``, and ``curve``:
+        lists ``position`` (tokens from the start), ``mass``, ``lift``, ``n`` (responses that long).
+    """
+    profile: dict[str, Any] = {"layers": layers}
+    for name, target in (("mass", profile), ("lift", profile.setdefault("lift", {}))):
+        judged = [pair for answer in answers if (pair := getattr(answer, f"{name}_halves")) is not None]
+        target["first_half"] = estimate_mean([first for first, _ in judged])
+        target["second_half"] = estimate_mean([second for _, second in judged])
+        target["ratio"] = estimate_mean([second / first for first, second in judged if first >= MIN_MASS])
+    recorded = [answer for answer in answers if answer.mass and answer.lift]
+    profile["curve"] = _curve([a.mass or [] for a in recorded], [a.lift or [] for a in recorded])
+    return profile
+
+
+def _curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+    """Means by position in at most ``CURVE_POINTS`` bins, as far as a tenth of the responses (and five) reach."""
+    curve: dict[str, list[float]] = {"position": [], "mass": [], "lift": [], "n": []}
+    lengths = sorted((len(mass) for mass in masses), reverse=True)
+    enough = max(5, -(-len(lengths) // 10))
+    if len(lengths) < enough:
+        return curve
+    longest = lengths[enough - 1]
+    width = -(-longest // CURVE_POINTS)
+    for start in range(0, longest, width):
+        stop = min(start + width, longest)
+        there = [index for index, mass in enumerate(masses) if len(mass) > start]
+        curve["position"].append((start + stop + 1) / 2)
+        curve["mass"].append(float(np.mean([np.mean(masses[index][start:stop]) for index in there])))
+        curve["lift"].append(float(np.mean([np.mean(lifts[index][start:stop]) for index in there])))
+        curve["n"].append(len(there))
+    return curve
+
+
+def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
+    """How the subject writes: looks back at the picture a response, tokens a response, share cut off at the limit."""
+    written = [answer for answer in answers if answer.status == "ok"]
+    return {
+        "looks_mean": estimate_mean([answer.looks for answer in written]),
+        "looking_share": estimate_share([float(answer.looks > 0) for answer in written]),
+        "length_mean": estimate_mean([answer.tokens for answer in written]),
+        "truncated_share": estimate_share([float(answer.truncated) for answer in written]),
+    }

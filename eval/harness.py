@@ -1,0 +1,342 @@
+"""Evaluate models on held-out problems: accuracy with intervals, paired differences, and how grounded the answers are.
+
+    report = evaluate({"base": {"path": "tiny", "styles": ["direct", "describe"]}, "sft": {"path": "runs/tiny/sft"}},
+                      problems, "runs/tiny/eval")
+
+One model is loaded at a time and all its measures are taken before the next. Every answer is in ``OUT/answers/``; a second
+call with the same models and problems generates nothing.
+"""
+
+import gc
+import importlib.metadata
+import os
+import platform
+import random
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from eval.answers import Answer, answer_problems, right_by_id
+from eval.grounding import attention_profile, behaviour, blank_pictures, has_counterfactual, swap_test
+from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
+from eval.subjects import Subject, load_subject
+from vlm.errors import UserError
+from vlm.jsonl import write_json_atomic
+from vlm.problem import Problem, read_problems
+
+T = TypeVar("T")
+
+SCHEMA_VERSION = 1
+PACKAGES = ("torch", "transformers", "trl", "numpy", "pillow")
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to measure and on how many problems; 0 leaves a measure out. Subsets are spread over the families.
+
+    Attributes:
+        max_new_tokens: limit of a response; longer ones count as truncated.
+        batch_size: responses generated at once.
+        attention: record mass and lift of every token of the main answers (``layers``: ``last``, ``all`` or a list).
+        main: problems for accuracy; None is all of them.
+        blank: problems asked again with a blank picture.
+        swap: problems with a counterfactual picture offered to the swap test.
+        per_set: problems of each named set (shift, skill, first look); None is all of them.
+        samples: responses shown in the report beside their picture.
+        dtype: of the weights; float32, in which a batch equals its singles, unless the model is too large for it.
+        seed: of subsets and bootstrap.
+    """
+
+    max_new_tokens: int = 256
+    batch_size: int = 64
+    attention: bool = True
+    layers: Literal["last", "all"] | list[int] = "last"
+    main: int | None = None
+    blank: int = 200
+    swap: int = 200
+    per_set: int | None = 200
+    samples: int = 12
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """A further list of problems: ``shift`` (pictures unlike those of training), ``skill`` (what the model could do before
+    it was trained, such as describing) or ``first_look`` (single facts, whose error rate is reported).
+
+    ``style`` None asks in the style that each model's main answers were given in.
+    """
+
+    kind: Literal["shift", "skill", "first_look"]
+    problems: list[Problem]
+    style: str | None = None
+
+
+@dataclass
+class _Run:
+    """One model's answers, kept for comparison with the next ones after its weights are gone."""
+
+    report: dict[str, Any]
+    main: list[Answer]
+    sets: dict[str, list[Answer]] = field(default_factory=dict)
+
+
+def evaluate(
+    models: Mapping[str, Mapping[str, Any]],
+    problems: Sequence[Problem],
+    out_dir: str | Path,
+    config: EvalConfig | None = None,
+    sets: Mapping[str, ProblemSet] | None = None,
+    load: Callable[[str], Subject] | None = None,
+) -> dict[str, Any]:
+    """Evaluate ``models`` on ``problems``; see docs/evaluation.md for every key of the report.
+
+    Args:
+        models: name -> ``{"path": model, "style": S}`` or ``{"path": model, "styles": [S, ...]}``; of several prompt styles
+            the one with the higher accuracy counts (in favour of that model, since it is chosen on these very problems).
+            Paired differences are later model minus earlier one, so name them in the order base, sft, rl.
+        out_dir: gets ``answers/*.jsonl`` (resumable) and ``samples.json``.
+        sets: name -> further problems.
+        load: makes a subject of a model's path; ``load_subject`` with the config's dtype where not given.
+
+    Returns:
+        The report; it can be written as JSON. ``eval.report.write_report`` makes report.json and report.html of it.
+
+    Raises:
+        UserError: no problems, or a model of which every question failed (with the first reason).
+    """
+    config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
+    load = load or partial(load_subject, dtype=config.dtype)
+    if not problems:
+        raise UserError("There are no problems to evaluate on: the problem set is empty.")
+    chosen = spread(problems, config.main, config.seed)
+    runs, seconds = {}, {}
+    for name, model in models.items():
+        start = time.monotonic()
+        runs[name] = _evaluate_model(name, model, chosen, out / "answers", config, sets, load)
+        seconds[name] = round(time.monotonic() - start, 1)
+        gc.collect()
+    write_json_atomic(
+        out / "samples.json", pick_samples(chosen, {n: run.main for n, run in runs.items()}, config.samples)
+    )
+    families = [problem.family for problem in chosen]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "models": {name: run.report for name, run in runs.items()},
+        "paired": _pairs({name: run.main for name, run in runs.items()}, chosen, config.seed),
+        "paired_sets": {
+            set_name: _pairs(
+                {name: run.sets[set_name] for name, run in runs.items()}, problem_set.problems, config.seed
+            )
+            for set_name, problem_set in sets.items()
+        },
+        "majority_class": {
+            **majority_class_score([problem.answer for problem in chosen], families),
+            "by_family": {
+                family: majority_class_score([p.answer for p in members])
+                for family, members in _grouped(chosen, lambda problem: problem.family).items()
+            },
+        },
+        "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
+        "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
+        "versions": versions(),
+        "seed": config.seed,
+    }
+
+
+def _evaluate_model(
+    name: str,
+    model: Mapping[str, Any],
+    problems: list[Problem],
+    answers: Path,
+    config: EvalConfig,
+    sets: Mapping[str, ProblemSet],
+    load: Callable[[str], Subject],
+) -> _Run:
+    subject = load(str(model["path"]))
+    attention = {"layers": config.layers} if config.attention else None
+    clusters = {problem.id: picture_of(problem) for problem in problems}
+
+    def ask(asked: Sequence[Problem], style: str, tag: str, **options: Any) -> list[Answer]:
+        log = answers / f"{_file_name(name)}.{_file_name(tag)}.jsonl"
+        settings: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, **options}
+        return answer_problems(subject, asked, style=style, tag=tag, log_path=log, **settings)
+
+    styles = list(model.get("styles") or [model.get("style", "think")])
+    by_style = {style: ask(problems, style, f"main {style}", attention=attention) for style in styles}
+    accuracies = {style: accuracy(rows, clusters, config.seed) for style, rows in by_style.items()}
+    style = max(styles, key=lambda style: accuracies[style]["value"] or 0.0)
+    main = by_style[style]
+    errors = Counter(answer.why for answer in main if answer.status == "error")
+    if errors.total() == len(main):
+        raise UserError(f"{name} ({model['path']}): none of the {len(main)} problems could be answered: {main[0].why}")
+
+    report: dict[str, Any] = {
+        "path": str(model["path"]),
+        "weights": subject.fingerprint,
+        "style": style,
+        "accuracy_by_style": accuracies,
+        "accuracy": accuracies[style],
+        "accuracy_by_domain": _accuracy_by(main, lambda answer: answer.domain, clusters, config.seed),
+        "accuracy_by_family": _accuracy_by(main, lambda answer: answer.family, clusters, config.seed),
+        "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
+        **behaviour(main),
+        "attention": attention_profile(main, config.layers),
+    }
+    scratch = {answer.problem_id: answer for answer in main}
+    if config.blank:
+        pictured = spread([problem for problem in problems if problem.images], config.blank, config.seed)
+        blank = ask(pictured, style, "blank", pictures=blank_pictures)
+        report["blank_accuracy"] = accuracy(blank, clusters, config.seed)
+        report["blank_drop"] = paired_difference(right_by_id(main), right_by_id(blank), clusters, seed=config.seed)
+    if config.swap:
+        offered = spread([problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed)
+        settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+        report["swap"] = swap_test(subject, offered, scratch, answers / f"{_file_name(name)}.swap.jsonl", **settings)
+        report["swap_update_rate"] = report["swap"]["update_rate"]
+
+    run = _Run(report, main)
+    keys = {"shift": "shift_accuracy", "skill": "skill_accuracy", "first_look": "first_look_error"}
+    for set_name, problem_set in sets.items():
+        asked = spread(problem_set.problems, config.per_set, config.seed)
+        rows = run.sets[set_name] = ask(asked, problem_set.style or style, f"{problem_set.kind} {set_name}")
+        pictures = {problem.id: picture_of(problem) for problem in asked}
+        score = _error_rate if problem_set.kind == "first_look" else accuracy
+        by_family = _grouped(rows, lambda answer: answer.family)
+        report.setdefault(keys[problem_set.kind], {})[set_name] = {
+            **score(rows, pictures, config.seed),
+            "by_family": {family: score(some, pictures, config.seed) for family, some in sorted(by_family.items())},
+        }
+    return run
+
+
+def run_eval(
+    model: str,
+    problems: str | Path,
+    out: str | Path,
+    *,
+    styles: Sequence[str] = ("think",),
+    config: EvalConfig | None = None,
+    load: Callable[[str], Subject] | None = None,
+) -> dict[str, Any]:
+    """``reflection-v eval MODEL --problems DIR``: accuracy and grounding of one model, with report.json and report.html.
+
+    Raises:
+        UserError: no such model or problem set, an output folder that cannot be written, or nothing answered.
+    """
+    from eval.report import write_report
+
+    out = Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The output folder {out} cannot be written ({error.strerror}): choose another with --out."
+        ) from None
+    name = Path(model).name or model
+    report = evaluate({name: {"path": model, "styles": list(styles)}}, read_problems(problems), out, config, load=load)
+    report["seconds"] = {"eval": report["evaluation"]["seconds"][name]}
+    write_report(report, out, logs={}, samples=out / "samples.json")
+    return report
+
+
+def accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
+    """Share of right answers (a verifier's score of 1; partial credit is not right), in [0, 1]; errors are left out."""
+    right = right_by_id(answers)
+    return estimate_share(right.values(), [clusters[id_] for id_ in right], seed=seed)
+
+
+def picture_of(problem: Problem) -> str:
+    """What makes two problems dependent: the same pictures (or, without any, nothing)."""
+    return "|".join(problem.images) or problem.id
+
+
+def spread(problems: Sequence[Problem], n: int | None, seed: int = 0) -> list[Problem]:
+    """``n`` of the problems, families in turn, in a seeded order; all of them for None. A smaller n gives a subset."""
+    if n is None or n >= len(problems):
+        return list(problems)
+    queues = []
+    for family, members in sorted(_grouped(problems, lambda problem: problem.family).items()):
+        random.Random(f"{seed}/{family}").shuffle(members)
+        queues.append(members)
+    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return turns[:n]
+
+
+def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Answer]], n: int) -> list[dict[str, Any]]:
+    """``n`` problems to show with every model's response: one after the other from each pattern of right and wrong.
+
+    Taking patterns in turn ("only the last model is right", "all are wrong", ...) shows failures as well as successes;
+    within a pattern those with the most re-looks come first.
+    """
+    by_model = {name: {answer.problem_id: answer for answer in rows} for name, rows in answers.items()}
+    patterns: dict[tuple[bool, ...], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        found = [rows[problem.id] for rows in by_model.values()]
+        if all(answer.status == "ok" for answer in found):
+            patterns[tuple(answer.right for answer in found)].append(problem)
+    last = list(by_model.values())[-1]
+    for members in patterns.values():
+        members.sort(key=lambda problem: -min(last[problem.id].looks, 3))  # stable: families stay in turn
+    queues = [patterns[key] for key in sorted(patterns, key=lambda key: key[::-1], reverse=True)]
+    picked = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return [
+        {
+            **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
+            "family": problem.family,
+            "responses": {
+                name: {key: getattr(rows[problem.id], key) for key in ("text", "answer", "right", "truncated", "looks")}
+                for name, rows in by_model.items()
+            },
+        }
+        for problem in picked[:n]
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a figure."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _error_rate(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
+    wrong = {id_: 1.0 - right for id_, right in right_by_id(answers).items()}
+    return estimate_share(wrong.values(), [clusters[id_] for id_ in wrong], seed=seed)
+
+
+def _accuracy_by(
+    answers: Iterable[Answer], group: Callable[[Answer], str], clusters: Mapping[str, Any], seed: int
+) -> dict[str, Estimate]:
+    return {name: accuracy(rows, clusters, seed) for name, rows in sorted(_grouped(answers, group).items())}
+
+
+def _pairs(
+    answers: Mapping[str, Sequence[Answer]], problems: Sequence[Problem], seed: int
+) -> dict[str, dict[str, Any]]:
+    """``later-earlier`` for every two models; ``models`` in it names the two again."""
+    clusters = {problem.id: picture_of(problem) for problem in problems}
+    right = {name: right_by_id(rows) for name, rows in answers.items()}
+    return {
+        f"{later}-{earlier}": {
+            "models": [later, earlier],
+            **paired_difference(right[later], right[earlier], clusters, seed=seed),
+        }
+        for earlier, later in combinations(right, 2)
+    }
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    groups: dict[str, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return dict(groups)
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

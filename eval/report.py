@@ -1,0 +1,211 @@
+"""One page and one file from an evaluation: ``report.html`` (self-contained, no script, no network) and ``report.json``.
+
+Model output and questions are untrusted text: the template escapes everything, and the page's own content policy forbids
+scripts and network even if it did not.
+"""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from eval import charts
+from vlm.errors import ImageError
+from vlm.images import open_image
+from vlm.jsonl import read_jsonl, write_json_atomic, write_text_atomic
+from vlm.response import count_looks, split_sentences
+
+THUMBNAIL = 320  # pixels of the longer side
+LONGEST_SHOWN = 6000  # characters of a response
+
+# Stage -> title of a chart -> name of a curve -> its key in the stage's log.jsonl.
+LEARNING_CURVES: dict[str, dict[str, dict[str, str]]] = {
+    "sft": {
+        "SFT: loss": {"loss": "loss"},
+        "SFT: token accuracy": {"token accuracy": "mean_token_accuracy"},
+    },
+    "grpo": {
+        "GRPO: reward": {"total": "reward"},
+        "GRPO: share of right answers": {"right": "accuracy/right"},
+        "GRPO: tokens per response": {"tokens": "completions/mean_length"},
+        "GRPO: looks back per response": {"looks": "looks/mean"},
+        "GRPO: image mass": {"first half": "mass/first_half", "second half": "mass/second_half"},
+        "GRPO: lift": {"first half": "lift/first_half", "second half": "lift/second_half"},
+        "GRPO: entropy": {"entropy": "entropy"},
+        "GRPO: shares": {"constant groups": "frac_reward_zero_std", "truncated": "completions/clipped_ratio"},
+    },
+}
+
+
+def write_report(
+    report: dict[str, Any],
+    out_dir: str | Path,
+    logs: Mapping[str, str | Path],
+    samples: str | Path | Sequence[Mapping[str, Any]] = (),
+    name: str = "report",
+) -> tuple[Path, Path]:
+    """Write ``report.json`` and ``report.html`` into ``out_dir``.
+
+    Args:
+        report: of ``eval.harness.evaluate``; a run adds ``data``, ``grpo``, ``seconds`` and whatever else it knows, and all
+            of it goes into the JSON. Every part may be missing: the page shows what is there.
+        logs: stage (``sft``, ``grpo``) -> its ``log.jsonl``, one row a step; missing files are passed over.
+        samples: rows of ``eval.harness.pick_samples``, or the file that holds them.
+
+    Returns:
+        The two paths, JSON first.
+    """
+    out = Path(out_dir)
+    rows = {stage: read_jsonl(path) for stage, path in logs.items() if Path(path).exists()}
+    shown = json.loads(Path(samples).read_text(encoding="utf-8")) if isinstance(samples, str | Path) else samples
+    write_json_atomic(out / f"{name}.json", report)
+    write_text_atomic(out / f"{name}.html", render(report, rows, shown))
+    return out / f"{name}.json", out / f"{name}.html"
+
+
+def render(
+    report: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]], samples: Sequence[Mapping[str, Any]]
+) -> str:
+    """The page. ``logs`` are the rows of each stage's log."""
+    environment = Environment(
+        loader=PackageLoader("eval", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"estimate": format_estimate, "signed": format_difference, "figure": format_number}
+    models = report.get("models", {})
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        models=models,
+        colours={name: index % charts.SERIES for index, name in enumerate(models)},
+        families=_family_chart(report),
+        attention=_attention_charts(models),
+        learning=_learning_charts(logs),
+        samples=[_show(sample) for sample in samples],
+        evaluation_sets=[
+            (title, key)
+            for title, key in (
+                ("Pictures unlike those of training: accuracy", "shift_accuracy"),
+                ("Skills from before: accuracy", "skill_accuracy"),
+                ("Single facts: share wrong", "first_look_error"),
+            )
+            if any(model.get(key) for model in models.values())
+        ],
+    )
+
+
+def format_estimate(estimate: Mapping[str, Any] | None) -> Markup:
+    """``0.712 [0.684, 0.739] n = 1,000`` with markup for the small print; "insufficient data" for nothing."""
+    if not estimate or estimate.get("value") is None:
+        return Markup('<span class="none">insufficient data</span>')
+    interval = estimate.get("ci95")
+    digits = 3 if abs(estimate["value"]) < 10 else 1
+    low_high = f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    shown = Markup("<b>{}</b> <small><span>{}</span> <span>n = {:,}</span></small>")
+    return shown.format(f"{estimate['value']:.{digits}f}", low_high, estimate["n"])
+
+
+def format_difference(estimate: Mapping[str, Any] | None) -> Markup:
+    """An estimate with its sign; bold only where the interval excludes 0."""
+    if not estimate or estimate.get("value") is None:
+        return Markup('<span class="none">insufficient data</span>')
+    interval = estimate.get("ci95")
+    low_high = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
+    value = Markup("<b>{}</b>" if interval and (interval[0] > 0 or interval[1] < 0) else "{}")
+    shown = Markup("{} <small><span>{}</span> <span>n = {:,}</span></small>")
+    return shown.format(value.format(f"{estimate['value']:+.3f}"), low_high, estimate["n"])
+
+
+def format_number(value: Any) -> str:
+    """A number for people: no more digits than mean anything."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def highlight(text: str) -> list[tuple[str, bool]]:
+    """The text in pieces, in order and complete; True for a sentence that goes back to the picture."""
+    pieces: list[tuple[str, bool]] = []
+    done = looks = 0
+    for start, end in split_sentences(text):
+        before, looks = looks, count_looks(text[:end])
+        if looks > before:
+            pieces += [(text[done:start], False), (text[start:end], True)]
+            done = end
+    return [(piece, marked) for piece, marked in [*pieces, (text[done:], False)] if piece]
+
+
+def _family_chart(report: Mapping[str, Any]) -> Markup:
+    by_model = {name: model.get("accuracy_by_family", {}) for name, model in report.get("models", {}).items()}
+    families = sorted({family for estimates in by_model.values() for family in estimates})
+    majority = report.get("majority_class", {}).get("by_family", {})
+    if not families:
+        return Markup("")
+    return charts.bars(
+        {family: {name: estimates.get(family) for name, estimates in by_model.items()} for family in families},
+        list(by_model),
+        {family: estimate["value"] for family, estimate in majority.items()},
+    )
+
+
+def _attention_charts(models: Mapping[str, Any]) -> list[Markup]:
+    curves = {name: model["attention"]["curve"] for name, model in models.items() if "attention" in model}
+    colours = {name: index for index, name in enumerate(models)}
+    drawn = [
+        charts.lines(
+            title,
+            {name: (curve["position"], curve[key]) for name, curve in curves.items()},
+            "response token",
+            colours=colours,
+        )
+        for title, key in (("Image mass of each token", "mass"), ("Lift over uniform attention", "lift"))
+    ]
+    return [chart for chart in drawn if chart]
+
+
+def _learning_charts(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Markup]:
+    drawn = []
+    for first_colour, (stage, curves) in enumerate(LEARNING_CURVES.items(), start=1):  # as the stage's model
+        for title, keys in curves.items():
+            series = {name: _series(logs.get(stage, []), key) for name, key in keys.items()}
+            colours = {name: first_colour + index for index, name in enumerate(series)}
+            drawn.append(charts.lines(title, series, "step", colours=colours))
+    return [chart for chart in drawn if chart]
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> charts.Line:
+    points = [
+        (float(row["step"]), float(value))
+        for row in rows
+        if isinstance(value := row.get(key), int | float) and math.isfinite(value) and "step" in row
+    ]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _show(sample: Mapping[str, Any]) -> dict[str, Any]:
+    responses = {}
+    for name, response in sample["responses"].items():
+        text = response["text"]
+        cut = max(0, len(text) - LONGEST_SHOWN)
+        responses[name] = {**response, "pieces": highlight(text[:LONGEST_SHOWN]), "cut": cut}
+    return {**sample, "responses": responses, "pictures": [_thumbnail(image) for image in sample["images"]]}
+
+
+def _thumbnail(path: str) -> str | None:
+    """The picture as a data URI, or None where it can no longer be read."""
+    try:
+        image = open_image(path)
+    except ImageError:
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

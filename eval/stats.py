@@ -1,0 +1,190 @@
+"""Intervals and comparisons of two models: every figure comes with its n and a 95% interval, and nothing comes from nothing.
+
+An *estimate* is ``{"value": float | None, "ci95": [low, high] | None, "n": int}``. With n = 0 the value is ``None``
+(insufficient data); one single observation of a quantity that is not right-or-wrong has a value but no interval.
+
+All resampling is seeded: the same rows give the same interval.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+Estimate = dict[str, Any]
+
+RESAMPLES = 2000
+_DRAWS_AT_ONCE = 2_000_000  # bounds the memory of the resampling, whatever the number of clusters
+
+
+def insufficient() -> Estimate:
+    """The estimate of nothing."""
+    return {"value": None, "ci95": None, "n": 0}
+
+
+def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Score interval of a share, within [0, 1]; honest at 0 and n successes and at small n, where ``p +- 1.96 se`` is not.
+
+    Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
+
+    Raises:
+        ValueError: n < 1, or successes outside [0, n].
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} is no share.")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def bootstrap_interval(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of the mean, in the units of ``values``.
+
+    Several questions about one picture are not independent: with ``clusters`` (one label per value, such as the
+    picture) whole clusters are drawn, and the mean of a draw is over the values in it. ``None`` below two clusters.
+
+    Source: Efron (1979), Bootstrap methods; Davison and Hinkley (1997), section 3.8, for clusters.
+    """
+    labels: Sequence[Hashable] = range(len(values)) if clusters is None else clusters
+    if len(labels) != len(values):
+        raise ValueError(f"{len(values)} values but {len(labels)} cluster labels.")
+    index = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    if len(index) < 2:
+        return None
+    sums, counts = np.zeros(len(index)), np.zeros(len(index))
+    for label, value in zip(labels, values, strict=True):
+        sums[index[label]] += value
+        counts[index[label]] += 1
+    generator = np.random.default_rng(seed)
+    means: list[np.ndarray] = []
+    step = max(1, _DRAWS_AT_ONCE // len(index))
+    for done in range(0, RESAMPLES, step):
+        drawn = generator.integers(len(index), size=(min(step, RESAMPLES - done), len(index)))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def estimate_mean(values: Iterable[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
+    """Mean with 95% interval: of lengths, masses, or differences, in the units of ``values``."""
+    values = [float(value) for value in values]
+    if not values:
+        return insufficient()
+    interval = bootstrap_interval(values, clusters, seed=seed)
+    return {"value": math.fsum(values) / len(values), "ci95": list(interval) if interval else None, "n": len(values)}
+
+
+def estimate_share(scores: Iterable[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
+    """Mean of scores in [0, 1] (accuracy, rates) with 95% interval.
+
+    Right-or-wrong scores of independent pictures get Wilson's interval; partial scores or repeated pictures the
+    (clustered) bootstrap. Where that would claim certainty (all scores 0, or all 1) or has nothing to draw from (one
+    picture), Wilson's interval over the number of clusters stands in.
+    """
+    values = [float(score) for score in scores]
+    if not values:
+        return insufficient()
+    if min(values) < 0 or max(values) > 1:
+        raise ValueError("A score lies in [0, 1].")
+    groups = len(values) if clusters is None else len(set(clusters))
+    binary = set(values) <= {0.0, 1.0}
+    interval: tuple[float, float] | None
+    if binary and groups == len(values):
+        interval = wilson_interval(sum(values), len(values))
+    elif binary and (len(set(values)) == 1 or groups == 1):
+        interval = wilson_interval(groups * sum(values) / len(values), groups)
+    else:
+        interval = bootstrap_interval(values, clusters, seed=seed)
+    return {"value": math.fsum(values) / len(values), "ci95": list(interval) if interval else None, "n": len(values)}
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Two-sided exact p that two models which disagree on these many problems are equally often right, in (0, 1].
+
+    Under equality each disagreement falls either way with probability 1/2; p doubles the smaller binomial tail.
+    Source: McNemar (1947); the exact form is the sign test on the discordant pairs.
+    """
+    n, least = only_first + only_second, min(only_first, only_second)
+    ways = tail = 1  # exact integers; each binomial coefficient from the one before
+    for k in range(least):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**n)
+
+
+def paired_difference(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    clusters: Mapping[str, Hashable] | None = None,
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of (first - second) over the problems that both answered, in [-1, 1], with what a reader needs to judge it.
+
+    Args:
+        first, second: problem id -> score in [0, 1]; ids that only one of them has are left out.
+        clusters: problem id -> picture, for the clustered paired bootstrap.
+
+    Returns:
+        An estimate, plus ``mcnemar_p`` (exact, where a score of 1 is right), ``only_first`` and ``only_second`` (problems
+        that just one got right) and ``smallest_detectable`` (see there; at the discordance seen).
+    """
+    ids = [key for key in first if key in second]
+    estimate = estimate_mean(
+        [first[key] - second[key] for key in ids], [clusters[key] for key in ids] if clusters else None, seed=seed
+    )
+    only_first = sum(first[key] >= 1 > second[key] for key in ids)
+    only_second = sum(second[key] >= 1 > first[key] for key in ids)
+    return {
+        **estimate,
+        "mcnemar_p": mcnemar_exact(only_first, only_second) if ids else None,
+        "only_first": only_first,
+        "only_second": only_second,
+        "smallest_detectable": smallest_detectable(len(ids), (only_first + only_second) / len(ids)) if ids else None,
+    }
+
+
+def smallest_detectable(n: int, discordant: float, *, alpha: float = 0.05, power: float = 0.8) -> float | None:
+    """Smallest true difference of two paired shares that a McNemar test on n problems finds with this power.
+
+    Solves n = (z_(alpha/2) sqrt(d) + z_power sqrt(d - x^2))^2 / x^2 for x, where d = ``discordant`` is the share of
+    problems on which the two disagree. ``None`` where no difference possible at this d (x <= d) would be found.
+    Source: Connor (1987), Sample size for testing differences in proportions for the paired-sample design.
+    """
+    if n < 1 or not 0 < discordant <= 1:
+        return None
+    z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
+
+    def needed(effect: float) -> float:
+        spread = z_alpha * math.sqrt(discordant) + z_power * math.sqrt(max(0.0, discordant - effect**2))
+        return (spread / effect) ** 2
+
+    if needed(discordant) > n:
+        return None
+    low, high = 0.0, discordant  # needed() falls as the effect grows
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if needed(middle) <= n else (middle, high)
+    return high
+
+
+def majority_class_score(answers: Sequence[str], families: Sequence[str] | None = None) -> Estimate:
+    """Accuracy of always giving the most common gold answer (of the family, where given), in [0, 1], without interval.
+
+    The most common answer is read off the very answers it is scored on, so no constant guess can score higher.
+    """
+    if not answers:
+        return insufficient()
+    counts: dict[str, Counter[str]] = {}
+    for answer, family in zip(answers, families or [""] * len(answers), strict=True):
+        counts.setdefault(family, Counter())[answer.strip().lower()] += 1
+    right = sum(count.most_common(1)[0][1] for count in counts.values())
+    return {"value": right / len(answers), "ci95": None, "n": len(answers)}

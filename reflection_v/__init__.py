@@ -1,0 +1,1 @@
+"""The front door: the reflection-v command, the run config, the stage runner."""

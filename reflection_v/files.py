@@ -1,0 +1,110 @@
+"""Folders that can be written, locks, fingerprints, full disks."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlm.errors import UserError
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make ``folder`` and prove that it can be written.
+
+    Raises:
+        UserError: it cannot; says why.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be written: {error.strerror}. Choose another --out.") from None
+
+
+@contextlib.contextmanager
+def writing_to(folder: str | Path | None) -> Iterator[None]:
+    """Make ``folder`` (where one is given) and name it when the disk fills up: a failed write often names no file.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full.
+    """
+    if folder is None:
+        yield
+        return
+    make_folder(folder)
+    try:
+        yield
+    except Exception as error:
+        if disk_full(error):
+            sentence = f"The disk is full: {folder} could not be written. Free some space, then give the same command."
+            raise UserError(sentence) from None
+        raise
+
+
+@contextlib.contextmanager
+def lock(out: Path) -> Iterator[None]:
+    """Hold the run's folder for this process; freed by the kernel when the process ends, however it ends.
+
+    A POSIX record lock, not flock: a worker that was forked off and outlives a killed run would keep an flock held.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with open(out / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"{out} is in use by another run (process {owner}): wait, or choose another --out."
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 over the names and contents of a file or folder, so that a changed model or data set is noticed.
+
+    Of a file above 64 MB only the size and the first and last MB count: a 7B checkpoint would take half a minute.
+    """
+    total = hashlib.sha256()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    for file in files:
+        size = file.stat().st_size
+        total.update(f"{file.relative_to(path)}\0{size}\0".encode())
+        with open(file, "rb") as stream:
+            if size <= 64 * 2**20:
+                total.update(stream.read())
+            else:
+                total.update(stream.read(2**20))
+                stream.seek(-(2**20), os.SEEK_END)
+                total.update(stream.read())
+    return total.hexdigest()
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an exception, or one that it came from, says that the disk or the quota is used up.
+
+    The writers of tensors are not Python: they raise their own types with the system's words in the text.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, BaseExceptionGroup) and any(disk_full(inner) for inner in seen.exceptions):
+            return True
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(seen).lower() for words in ("no space left on device", "disk quota exceeded")):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,282 @@
+"""The stage runner: finished stages are skipped, a killed one is gone on with, the seconds of its attempts add up.
+
+The runner knows nothing of models. A stage is a function that writes into the run's folder and, called again after a
+kill, goes on from what is on disk. What the runner adds is a small record beside it:
+
+    OUT/stages/NAME.json           the stage is finished: its config, counts, seconds, load, peak memory
+    OUT/stages/NAME.running.json   the stage was begun: its config and the seconds so far
+    OUT/logs/NAME.log              everything that the stage printed
+
+A record holds the stage's whole config, so that a later call with another one can be refused by naming what changed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from reflection_v.files import disk_full, lock, make_folder
+from reflection_v.terminal import duration, heartbeat, printing_to
+from vlm.errors import ConfigError, UserError
+from vlm.jsonl import write_json_atomic
+
+SCHEMA_VERSION = 1
+PLAIN: Any = {"highlight": False, "soft_wrap": True}  # lines for a person, not for a pretty printer
+
+
+class Interrupted(UserError):
+    """Ctrl-C: what is complete stays, the same command goes on."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run.
+
+    Attributes:
+        name: the name of its record, its log and of ``--only`` and ``--redo``.
+        work: does the stage and returns its counts (JSON). After a kill it is called again and goes on from the disk.
+        config: all that decides the result (JSON); a finished stage is never taken over under another config.
+        needs: stages whose output it reads.
+        outputs: what it writes, relative to the run's folder. ``--redo`` removes these, and nothing else.
+        check: raises a UserError for what the stage would refuse; all are asked before the first stage runs.
+    """
+
+    name: str
+    work: Callable[[], dict[str, Any]]
+    config: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    check: Callable[[], object] | None = None
+
+
+def run_stages(
+    stages: list[Stage], out: Path, console: Console, only: str | None = None, redo: str | None = None
+) -> dict[str, dict[str, Any]]:
+    """Run the stages that are not finished, in order, and return the records of all that are.
+
+    Args:
+        only: run this stage alone; what it needs must be finished.
+        redo: first forget this stage and all that use its output, directly or not.
+
+    Raises:
+        ConfigError: ``only`` or ``redo`` names no stage, or a stage was finished or begun under another config.
+        UserError: the folder cannot be written, is in use by another process, or the disk is full.
+        Interrupted: Ctrl-C.
+    """
+    names = [stage.name for stage in stages]
+    for option, name in (("--only", only), ("--redo", redo)):
+        if name is not None and name not in names:
+            raise ConfigError(f"{option} {name}: no such stage; choose from {', '.join(names)}.")
+    make_folder(out)
+    with lock(out):
+        _refuse_foreign(stages, out)
+        _clear_leftovers(out)
+        forgotten = [] if redo is None else _dependents(stages, redo)
+        chosen = [stage for stage in stages if only in (None, stage.name)]
+        for stage in stages:
+            if stage.name not in forgotten:
+                _refuse_other_config(stage, stages, out)
+        for stage in chosen:
+            if stage.check is not None and (stage.name in forgotten or read_record(out, stage.name) is None):
+                stage.check()
+        _forget([stage for stage in stages if stage.name in forgotten], out)  # only now: a refusal must cost nothing
+        ran = [stage.name for stage in chosen if _skip_or_run(stage, out, console)]
+        if not ran:
+            console.print("Nothing to do: " + ("every stage is" if only is None else "it was") + " finished before.")
+        return {name: record for name in names if (record := read_record(out, name)) is not None}
+
+
+def read_record(out: Path, name: str) -> dict[str, Any] | None:
+    """The record of a finished stage, or None."""
+    return _read(out / "stages" / f"{name}.json")
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Files that a kill left half written, and outputs that a killed ``--redo`` had moved away."""
+    for file in (out / "stages").glob(".*"):
+        file.unlink()
+    for folder in out.glob(".redo-*"):
+        shutil.rmtree(folder)
+
+
+def _refuse_foreign(stages: list[Stage], out: Path) -> None:
+    """A folder in which something else lies where a stage would write is not ours to go on with, or to clear."""
+    if (out / "stages").is_dir():
+        return
+    for output in (output for stage in stages for output in stage.outputs):
+        if (out / output).exists():
+            raise UserError(f"{out / output} was not written by a run: choose an empty folder as --out.")
+
+
+def _refuse_other_config(stage: Stage, stages: list[Stage], out: Path) -> None:
+    for state, record in (("finished", read_record(out, stage.name)), ("begun", _read(_running(out, stage.name)))):
+        if record is None:
+            continue
+        changes = differences(record["config"], _as_json(stage.config))
+        if changes:
+            later = [name for name in _dependents(stages, stage.name) if name != stage.name]
+            also = f" and what follows from it ({', '.join(later)})" if later else ""
+            raise ConfigError(
+                f"Stage '{stage.name}' in {out} was {state} with another config ({'; '.join(changes[:3])}). "
+                f"Give another --out, or --redo {stage.name} to do it{also} again."
+            )
+        if state == "finished":  # its outputs must still be there, or the next stage fails in a less clear way
+            for output in stage.outputs:
+                if not (out / output).exists():
+                    raise UserError(
+                        f"Stage '{stage.name}' was finished, but {out / output} is gone: give --redo {stage.name}."
+                    )
+            return
+
+
+def _skip_or_run(stage: Stage, out: Path, console: Console) -> bool:
+    """Whether the stage had to be run."""
+    record = read_record(out, stage.name)
+    if record is not None:
+        console.print(f"{stage.name:<9} finished before, in {duration(record['seconds'])}", **PLAIN)
+        return False
+    for need in stage.needs:
+        if read_record(out, need) is None:
+            raise UserError(f"Stage '{stage.name}' needs '{need}', which is not finished: run that first.")
+    _run(stage, out, console)
+    return True
+
+
+def _run(stage: Stage, out: Path, console: Console) -> None:
+    config = _as_json(stage.config)
+    before = _read(_running(out, stage.name)) or {"seconds": 0.0, "attempts": 0}
+    load, began = os.getloadavg()[0], time.monotonic()
+
+    def running() -> dict[str, Any]:
+        seconds = before["seconds"] + time.monotonic() - began
+        return {"stage": stage.name, "config": config, "seconds": seconds, "attempts": before["attempts"] + 1}
+
+    log = out / "logs" / f"{stage.name}.log"
+    try:
+        log.parent.mkdir(exist_ok=True)
+        write_json_atomic(_running(out, stage.name), running())
+        with printing_to(log), heartbeat(stage.name, log, console, lambda: _note(_running(out, stage.name), running())):
+            result = stage.work()
+        state = running()
+        write_json_atomic(
+            out / "stages" / f"{stage.name}.json",
+            {
+                "schema_version": SCHEMA_VERSION,
+                "stage": stage.name,
+                "config_sha256": digest(config),
+                "config": config,
+                "result": result,
+                "seconds": round(state["seconds"], 2),
+                "attempts": state["attempts"],
+                "load_average": {"start": round(load, 2), "end": round(os.getloadavg()[0], 2)},
+                "peak_memory_gb": _peak_memory_gb(),  # of the process so far, so never less than the stage before
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+        _running(out, stage.name).unlink(missing_ok=True)
+    except KeyboardInterrupt:
+        _note(_running(out, stage.name), running())
+        raise Interrupted(
+            f"Stopped in stage '{stage.name}'. Give the same command again to go on; what is complete in {out} is kept."
+        ) from None
+    except Exception as error:
+        _note(_running(out, stage.name), running())
+        console.print(f"{stage.name:<9} failed; what it printed is in {log}", style="red", **PLAIN)
+        if disk_full(error):
+            raise UserError(
+                f"The disk is full: stage '{stage.name}' could not write into {out}. What is complete is kept: free "
+                "some space and give the same command again."
+            ) from None
+        raise
+    counts = [f"{key} {_short(value)}" for key, value in result.items() if isinstance(value, int | float | str)]
+    console.print(f"{stage.name:<9} done in {duration(state['seconds'])}  {', '.join(counts)}", **PLAIN)
+
+
+def _forget(stages: list[Stage], out: Path) -> None:
+    """Remove the records and outputs of stages, the last first.
+
+    Outputs are renamed away before the record goes: a kill in between leaves a record without outputs, which the next
+    call refuses, never outputs without a record, which it would go on from.
+    """
+    trash = Path(tempfile.mkdtemp(dir=out, prefix=".redo-"))
+    for stage in reversed(stages):
+        begun = read_record(out, stage.name) or _read(_running(out, stage.name))
+        if begun is None:
+            continue
+        for number, output in enumerate(stage.outputs):
+            if (out / output).exists():
+                (out / output).rename(trash / f"{stage.name}-{number}")
+        (out / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
+        _running(out, stage.name).unlink(missing_ok=True)
+    shutil.rmtree(trash)
+
+
+def _dependents(stages: list[Stage], name: str) -> list[str]:
+    """``name`` and every stage that uses its output, directly or through others."""
+    found = [name]
+    for stage in stages:
+        if stage.name not in found and set(stage.needs) & set(found):
+            found.append(stage.name)
+    return found
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What differs between two JSON values, each as ``place: old, now new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        pairs = [(key, old.get(key, "not given"), new.get(key, "not given")) for key in keys]
+        return [line for key, *pair in pairs for line in differences(pair[0], pair[1], f"{where}.{key}".lstrip("."))]
+    return [] if old == new else [f"{where}: {_short(old)}, now {_short(new)}"]
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _note(path: Path, value: dict[str, Any]) -> None:
+    """Write a record of progress; on a full disk the older one stays, and the stage itself reports the disk."""
+    with contextlib.suppress(OSError):
+        write_json_atomic(path, value)
+
+
+def _running(out: Path, name: str) -> Path:
+    return out / "stages" / f"{name}.running.json"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise UserError(f"{path} is damaged: remove it to do that stage again.") from None
+
+
+def _as_json(value: Any) -> Any:
+    """As it will be read back from a record: tuples become lists, keys text."""
+    return json.loads(json.dumps(value))
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _peak_memory_gb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 2)

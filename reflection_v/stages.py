@@ -1,0 +1,281 @@
+"""The six stages of ``reflection-v run``, wired to the rooms that do the work.
+
+    problems -> build -> sft -> grpo -> eval -> report
+
+Each stage writes into its own folder of the run (``OUT/problems``, ``OUT/build``, ...), the last one ``OUT/report.html``
+and ``OUT/report.json``. All configs are read and checked before the first stage starts.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from configs import bundled_config
+from reflection_v.config import ProblemSet, RunConfig, checked, load_run_config
+from reflection_v.files import fingerprint
+from reflection_v.run import Stage, read_record, run_stages
+from reflection_v.terminal import terminal
+from train.config import check_keys, merge, read_config
+from vlm.errors import ConfigError
+from vlm.jsonl import write_json_atomic
+
+PATHS = ("problems", "dataset", "out", "output_dir")  # keys of stage configs that say where, not what
+
+
+@dataclass
+class SetUse:
+    """What ``eval.yaml`` says about a problem set of the run config besides ``heldout`` (see ``eval.harness.ProblemSet``)."""
+
+    kind: Literal["shift", "skill", "first_look"]
+    style: str | None = None
+
+
+@dataclass
+class EvalKeys:
+    """The keys of ``eval.yaml`` besides those of ``eval.harness.EvalConfig``.
+
+    Attributes:
+        base_styles: the prompt styles that the base model is asked in; the better one counts.
+        style: the style that the sft and the rl model are asked in.
+        sets: further problem sets, by their name in the run config.
+    """
+
+    base_styles: list[str] = field(default_factory=lambda: ["direct", "describe"])
+    style: str = "think"
+    sets: dict[str, SetUse] = field(default_factory=dict)
+
+
+def run_all(
+    config_path: Path | None,
+    out: Path | None,
+    *,
+    model: str | None = None,
+    reasoner: str | None = None,
+    problems: Path | None = None,
+    heldout: Path | None = None,
+    only: str | None = None,
+    redo: str | None = None,
+) -> None:
+    """``reflection-v run``.
+
+    Args:
+        config_path: the bundled tiny config where None.
+        out: ``runs/NAME``, after the config, where None.
+        model, reasoner, problems, heldout: in place of the config's.
+        only, redo: see ``reflection_v.run.run_stages``, also for what is raised.
+    """
+    path = config_path or bundled_config()
+    config = load_run_config(path, model=model, reasoner=reasoner)
+    if problems is not None:
+        config.problems["train"] = own_set(problems)
+        config.problems.pop("rl", None)
+    if heldout is not None:
+        config.problems["heldout"] = own_set(heldout)
+    out = out or Path("runs") / (path.parent.name if path.stem == "run" else path.stem)
+    console = terminal()
+    records = run_stages(Pipeline(config, out).stages(), out, console, only=only, redo=redo)
+    if "report" in records:
+        console.print(
+            f"The report is {out / 'report.html'}, its figures {out / 'report.json'}", highlight=False, soft_wrap=True
+        )
+
+
+def own_set(path: Path) -> ProblemSet:
+    """A problem set given on the command line."""
+    if not path.exists():
+        raise ConfigError(f"There is no problem set at {path}.")
+    return ProblemSet(path=str(path.resolve()))
+
+
+class Pipeline:
+    """The stages of one run.
+
+    Raises:
+        ConfigError: a wrong key or value in the config of any stage.
+        UserError: a bundled model is missing.
+    """
+
+    def __init__(self, config: RunConfig, out: Path) -> None:
+        from data_construction.build import BuildConfig
+
+        self.config, self.out = config, out
+        self.sets = {
+            name: Path(one.path) if one.path else out / "problems" / name for name, one in config.problems.items()
+        }
+        self.own_keys: dict[str, dict[str, Any]] = {  # what the run decides, whatever a stage's file says
+            "build": {
+                "problems": str(self.sets["train"]),
+                "out": str(out / "build"),
+                "model": config.model,
+                "reasoner": config.reasoner,
+            },
+            "sft": {
+                "dataset": str(out / "build" / "sft.jsonl"),
+                "model": config.model,
+                "output_dir": str(out / "sft"),
+            },
+            "grpo": {
+                "problems": str(self.sets.get("rl", self.sets["train"])),
+                "model": str(out / "sft"),
+                "output_dir": str(out / "grpo"),
+            },
+            "eval": {},
+        }
+        for keys in self.own_keys.values():
+            keys["seed"] = config.seed
+        # Read once: a file that is edited while an earlier stage runs must not decide what a later one does.
+        self.keys = {name: merge(read_config(getattr(config, name)), keys) for name, keys in self.own_keys.items()}
+        self.build_config = checked(BuildConfig, self.keys["build"], config.build)
+
+    def stages(self) -> list[Stage]:
+        """In order. The config of each holds all that decides its result, and no path: a run may be moved."""
+        config = self.config
+        vlm = {"model": config.model, "model_sha256": model_sha256(config.model)}
+        reasoner = {"reasoner_sha256": model_sha256(config.reasoner)}
+        keys = {name: placeless(keys) for name, keys in self.keys.items()}
+        sets = {name: self._set_keys(one) for name, one in config.problems.items()}
+        return [
+            Stage("problems", self.problems, {"seed": config.seed, "sets": sets}, (), ("problems",)),
+            Stage("build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",)),
+            Stage("sft", self.sft, keys["sft"] | vlm, ("build",), ("sft",), self.check_sft),
+            Stage("grpo", self.grpo, keys["grpo"] | {"model": "sft"}, ("sft",), ("grpo",), self.check_grpo),
+            Stage("eval", self.evaluate, keys["eval"] | vlm, ("sft", "grpo"), ("eval",), self.check_eval),
+            Stage("report", self.report, {}, ("eval",), ("report.html", "report.json")),
+        ]
+
+    def problems(self) -> dict[str, Any]:
+        """Draw the sets that come from a source, read those that are the user's own."""
+        from data_construction.sources import write_set
+        from vlm.problem import read_problems
+
+        (self.out / "problems").mkdir(exist_ok=True)
+        for name, one in self.config.problems.items():
+            folder = self.sets[name]
+            if one.path is None and not (folder / "problems.jsonl").exists():  # written last: complete where it is
+                assert one.source is not None and one.n is not None and one.split is not None
+                seed = self.config.seed if one.seed is None else one.seed
+                write_set(one.source, one.n, seed, one.split, folder, **one.knobs())
+        return {name: len(read_problems(folder)) for name, folder in self.sets.items()}
+
+    def build(self) -> dict[str, Any]:
+        from data_construction.build import run_build
+
+        return run_build(self.build_config)
+
+    def sft(self) -> dict[str, Any]:
+        from train.sft import run_sft
+
+        return run_sft(self.keys["sft"])
+
+    def check_sft(self) -> None:
+        from train.sft import load_sft
+
+        load_sft(self.config.sft, self.own_keys["sft"])
+
+    def grpo(self) -> dict[str, Any]:
+        from train.grpo import run_grpo
+
+        return run_grpo(self.keys["grpo"])
+
+    def check_grpo(self) -> None:
+        from train.grpo import load_grpo
+
+        load_grpo(self.config.grpo, self.own_keys["grpo"])
+
+    def evaluate(self) -> dict[str, Any]:
+        """All three models on the held-out problems; returns their accuracies, the rest is in ``eval/eval.json``."""
+        from eval import harness
+        from vlm.problem import read_problems
+
+        keys = self.check_eval()
+        uses = keys.pop("sets", {})
+        own = EvalKeys(**{key: keys.pop(key) for key in ("base_styles", "style") if key in keys})
+        models: dict[str, dict[str, Any]] = {
+            "base": {"path": self.config.model, "styles": own.base_styles},
+            "sft": {"path": str(self.out / "sft"), "style": own.style},
+            "rl": {"path": str(self.out / "grpo"), "style": own.style},
+        }
+        sets = {name: harness.ProblemSet(problems=read_problems(self.sets[name]), **use) for name, use in uses.items()}
+        heldout = read_problems(self.sets["heldout"])
+        report = harness.evaluate(models, heldout, self.out / "eval", harness.EvalConfig(**keys), sets)
+        write_json_atomic(self.out / "eval" / "eval.json", report)
+        return {f"accuracy of {name}": one["accuracy"]["value"] for name, one in report["models"].items()}
+
+    def check_eval(self) -> dict[str, Any]:
+        """The checked keys of ``eval.yaml``."""
+        from eval.harness import EvalConfig
+
+        where = self.config.eval
+        keys = check_keys(self.keys["eval"], EvalKeys, EvalConfig, where=where)
+        for name in keys.get("sets", {}):
+            if name not in self.sets:
+                raise ConfigError(f"{where}: 'sets' names '{name}', which is no problem set of the run config.")
+        return keys
+
+    def report(self) -> dict[str, Any]:
+        """``report.json`` (docs/evaluation.md lists its keys) and ``report.html``."""
+        from eval.report import write_report
+
+        records = {stage: read_record(self.out, stage) or {} for stage in ("problems", "build", "sft", "grpo", "eval")}
+        report = json.loads((self.out / "eval" / "eval.json").read_text(encoding="utf-8"))
+        report |= {
+            "data": records["build"]["result"],
+            "sft": records["sft"]["result"],
+            "grpo": records["grpo"]["result"],
+            "seconds": {stage: record["seconds"] for stage, record in records.items()},
+            "attempts": {stage: record["attempts"] for stage, record in records.items()},
+            "load_average": {stage: record["load_average"] for stage, record in records.items()},
+            "peak_memory_gb": max(record["peak_memory_gb"] for record in records.values()),
+            "versions": report["versions"] | {"git": git_revision()},
+            "cpus": os.cpu_count(),
+            "seed": self.config.seed,
+        }
+        logs = {stage: self.out / stage / "log.jsonl" for stage in ("sft", "grpo")}
+        write_report(report, self.out, logs=logs, samples=self.out / "eval" / "samples.json")
+        return {}
+
+    def _set_keys(self, one: ProblemSet) -> dict[str, Any]:
+        if one.path is None:
+            return one.model_dump(exclude_none=True)
+        path = Path(one.path)
+        return {"sha256": fingerprint(path / "problems.jsonl" if path.is_dir() else path)}
+
+
+def placeless(keys: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that only say where files are."""
+    return {key: value for key, value in keys.items() if key not in PATHS}
+
+
+def model_sha256(name: str) -> str | None:
+    """The fingerprint of a bundled model or of a model folder; None for a hub name or a served model.
+
+    Raises:
+        UserError: a bundled model that is not there.
+    """
+    from vlm.load import BUNDLED, bundled_model
+
+    folder = Path(name).expanduser()
+    if name in BUNDLED and not folder.exists():
+        folder = bundled_model(name)
+    return fingerprint(folder) if folder.is_dir() else None
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` with changes; None outside of one."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
+        return None
+    return done.stdout.strip()

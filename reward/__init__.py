@@ -1,0 +1,1 @@
+"""Rewards: verifiers by domain, format, attention terms, group-wise terms."""

@@ -1,0 +1,86 @@
+"""Terms that look at a whole group (all responses to one prompt), as pure functions of (N,) tensors.
+
+Rows are ordered by group, ``size`` rows each, so N is a multiple of ``size``. They run after the trainer's gather:
+under data parallelism one process may hold only part of a group. NaN stands for "cannot judge".
+"""
+
+import torch
+from torch import Tensor
+
+
+def fill_unjudged(values: Tensor, right: Tensor, size: int) -> Tensor:
+    """Give an unjudged row what an average row of its correctness has, so that it gains nothing by not being judged.
+
+    A right row that cannot be judged takes the mean of its group's right, judged rows (0 where there is none); a wrong
+    one takes 0, like every wrong row of a gated term. Left as NaN it would count as 0 in the trainer's sum, a fine for
+    a right answer; given any other constant it could be sought.
+    """
+    grouped, rows = values.view(-1, size), right.view(-1, size).bool()
+    usable = rows & ~grouped.isnan()
+    mean = torch.where(usable, grouped, 0.0).sum(1, keepdim=True) / usable.sum(1, keepdim=True).clamp(min=1)
+    filled = torch.where(rows, mean.expand_as(grouped), torch.zeros_like(grouped))
+    return torch.where(grouped.isnan(), filled, grouped).view(-1)
+
+
+def shuffled(values: Tensor, right: Tensor, size: int, seed: int) -> Tensor:
+    """Permute the values among the right, judged rows of each group: a control of the same size without the sense.
+
+    Wrong rows keep theirs: a permutation over all rows would pay wrong answers out of a gated term. The same ``seed``
+    gives the same permutation on every process.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    result = values.clone()
+    for start in range(0, len(values), size):
+        rows = torch.arange(start, start + size, device=values.device)
+        rows = rows[right[start : start + size].bool() & ~values[start : start + size].isnan()]
+        result[rows] = values[rows[torch.randperm(len(rows), generator=generator).to(values.device)]]
+    return result
+
+
+def is_constant(values: Tensor, size: int) -> Tensor:
+    """(N,) bool: rows of groups in which all values are equal (unjudged rows are passed over)."""
+    grouped = values.view(-1, size)
+    low = torch.where(grouped.isnan(), torch.inf, grouped).min(1).values
+    high = torch.where(grouped.isnan(), -torch.inf, grouped).max(1).values
+    return (high - low <= 1e-6).repeat_interleave(size)
+
+
+def drop_in_constant_groups(values: Tensor, accuracy: Tensor, size: int) -> Tensor:
+    """Set a term to 0 where the group's accuracy is constant: there it would only break ties, at whatever scale."""
+    return torch.where(is_constant(accuracy, size), torch.zeros_like(values), values)
+
+
+def bounded_penalty(penalty: Tensor, others: Tensor, right: Tensor, size: int) -> Tensor:
+    """Charge a penalty to right rows without ever putting one below a wrong row of its group.
+
+    Args:
+        penalty: weighted penalty, at most 0 (wrong rows are not charged, whatever stands there).
+        others: the weighted sum of all other terms.
+
+    Returns:
+        The penalty to charge: at most half of the distance from a right row to the best wrong row of its group, and
+        nothing where the other terms have put it below already. Half, so that the order of the two stays strict.
+    """
+    totals, rows = others.view(-1, size), right.view(-1, size).bool()
+    best_wrong = torch.where(rows, -torch.inf, totals).max(1, keepdim=True).values
+    room = (totals - best_wrong).clamp(min=0.0) / 2  # infinite in a group without a wrong row
+    charged = torch.where(rows, -torch.minimum(-penalty.view(-1, size).clamp(max=0.0), room), 0.0)
+    return charged.view(-1)
+
+
+def within_group_correlation(left: Tensor, right: Tensor, size: int, keep: Tensor | None = None) -> float:
+    """Pearson correlation of two (N,) tensors after each group's mean is taken off, over ``keep`` rows without NaN.
+
+    In [-1, 1]; NaN where nothing varies within groups. It says which way a term would push inside the groups that GRPO
+    compares, where a correlation over all rows would mix in how hard the prompts are.
+    """
+    valid = ~(left.isnan() | right.isnan())
+    valid = (valid if keep is None else valid & keep.bool()).view(-1, size)
+    centred = []
+    for values in (left, right):
+        grouped = torch.where(valid, values.view(-1, size), 0.0).double()
+        mean = grouped.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+        centred.append(torch.where(valid, grouped - mean, 0.0))
+    covariance = (centred[0] * centred[1]).sum()
+    scale = (centred[0].square().sum() * centred[1].square().sum()).sqrt()
+    return (covariance / scale).item() if scale > 1e-12 else float("nan")

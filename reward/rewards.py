@@ -1,0 +1,176 @@
+"""Rewards of one response: small pure functions ``Rollout -> Score`` with named parts, ``None`` for "cannot judge".
+
+The attention terms are those of method.md, section 3 (published form: Reflection-V, arXiv 2509.12132). Notation: n =
+1..T counts the completion tokens without the end-of-turn token, m[n] is the image mass of token n, in [0, 1], already
+averaged over heads and over the configured layers; the lift is m[n] / (visible image tokens / visible tokens), 1 when
+attention is uniform. Terms over a whole group of responses are in ``reward.group``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from reward.verifiers import Verdict, verify
+from vlm.response import parse_response
+
+MIN_THOUGHT = 8
+"""Thoughts under this many tokens are not judged: the halves of so short a text are noise."""
+
+MIN_MASS = 1e-6
+"""A first half below this mean mass does not look at the image at all, and a ratio over it is rounding noise."""
+
+LIFT_FLOOR = 0.8
+"""Share of the first-half lift that the second half must keep to go without a penalty."""
+
+
+@dataclass
+class Rollout:
+    """One sampled response and what is needed to reward it.
+
+    ``text`` is the response without its end-of-turn token, ``token_count`` its T tokens. ``mass`` and ``lift`` have
+    shape (T,), one value a token, or are None where they were not recorded. ``thought`` is the token span [start, end)
+    strictly inside <think>. ``finished`` is False for a response cut off at the length limit, ``thinks`` for a prompt
+    that asks for an answer without a thought.
+    """
+
+    text: str
+    domain: str
+    gold: str
+    choices: list[str] | None = None
+    token_count: int = 0
+    finished: bool = True
+    n_images: int = 1
+    mass: Tensor | None = None
+    lift: Tensor | None = None
+    thought: tuple[int, int] | None = None
+    thinks: bool = True
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """The verifier's word on the final answer."""
+        return verify(self.domain, parse_response(self.text).answer, self.gold, self.choices)
+
+
+@dataclass(frozen=True)
+class Score:
+    """``value`` is the reward (None: cannot judge); ``parts`` are logged whatever the weight and never summed."""
+
+    value: float | None
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+Reward = Callable[[Rollout], Score]
+
+
+def accuracy(rollout: Rollout) -> Score:
+    """The verifier's score in [0, 1]."""
+    verdict = rollout.verdict
+    return Score(verdict.score, {"right": float(verdict.right), **verdict.parts})
+
+
+def response_format(rollout: Rollout) -> Score:
+    """1 for a finished response with a marked answer behind one closed thought (if the prompt asks for one), else 0."""
+    response = parse_response(rollout.text)
+    once = rollout.text.count("<think>") <= 1 and rollout.text.count("</think>") <= 1
+    parts = {
+        "closed": float(response.closed or not rollout.thinks),
+        "boxed": float(response.boxed),
+        "once": float(once),
+        "finished": float(rollout.finished),
+    }
+    return Score(float(all(parts.values())), parts)
+
+
+def halves(values: Tensor) -> tuple[float, float]:
+    """Means of the first and the second half of a (T,) tensor, T >= 2; for odd T the middle value is in neither."""
+    half = len(values) // 2
+    return values[:half].mean().item(), values[len(values) - half :].mean().item()
+
+
+def _judgeable(rollout: Rollout) -> bool:
+    """Whether attention can be judged: finished, with a picture, a thought that is long enough, and a record."""
+    if not rollout.finished or rollout.n_images == 0 or rollout.mass is None or rollout.lift is None:
+        return False
+    if rollout.thought is None or rollout.thought[1] - rollout.thought[0] < MIN_THOUGHT:
+        return False
+    return bool(torch.isfinite(rollout.mass).all() and torch.isfinite(rollout.lift).all())
+
+
+def _inside(rollout: Rollout, values: Tensor | None) -> Tensor:
+    assert values is not None and rollout.thought is not None
+    return values[rollout.thought[0] : rollout.thought[1]]
+
+
+def _gated(rollout: Rollout, term: float | None, parts: dict[str, float]) -> Score:
+    """The term where the answer is right, 0 where it is wrong, None where the term or the answer cannot be judged.
+
+    The ungated term is kept as the part ``term``: its correlation with correctness says what the gate hides.
+    """
+    if term is None or rollout.verdict.score is None:
+        return Score(None, parts)
+    return Score(term if rollout.verdict.right else 0.0, {"term": term, **parts})
+
+
+def _ratio(first: float, second: float) -> float | None:
+    return second / first if first >= MIN_MASS else None
+
+
+def attention_ratio(rollout: Rollout) -> Score:
+    """Published form: mean mass of the second half of the completion over that of the first, if right; in [0, inf).
+
+    Means stand for the sums of the paper's formula and an odd middle token is dropped, so that the two halves weigh the
+    same (r_v of section 3.3, arXiv 2509.12132, as transcribed).
+    """
+    if not _judgeable(rollout):
+        return Score(None)
+    assert rollout.mass is not None
+    first, second = halves(rollout.mass)
+    return _gated(rollout, _ratio(first, second), {"first_half": first, "second_half": second})
+
+
+def attention_ratio_clipped(rollout: Rollout) -> Score:
+    """min(ratio, 1) over the thought alone, if right; in [0, 1]. Nothing is gained by looking late more than early."""
+    if not _judgeable(rollout):
+        return Score(None)
+    first, second = halves(_inside(rollout, rollout.mass))
+    ratio = _ratio(first, second)
+    return _gated(rollout, None if ratio is None else min(ratio, 1.0), {"first_half": first, "second_half": second})
+
+
+def attention_late_mass(rollout: Rollout) -> Score:
+    """Mean mass of the thought's second half, if right; in [0, 1]. It cannot be raised by looking away early."""
+    if not _judgeable(rollout):
+        return Score(None)
+    _, second = halves(_inside(rollout, rollout.mass))
+    return _gated(rollout, second, {})
+
+
+def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
+    """Ungrounded reasoning costs: 0 while the second-half lift keeps ``floor`` of the first half's, down to -1.
+
+    Lift, not mass: a longer text alone lowers the mass of later tokens, and must not cost anything. Right answers only;
+    how much of it is charged is bounded by the group (``reward.group.bounded_penalty``), so that a right answer never
+    falls below a wrong one.
+    """
+    if not _judgeable(rollout):
+        return Score(None)
+    first, second = halves(_inside(rollout, rollout.lift))
+    kept = _ratio(first, second)
+    term = None if kept is None else -min(max(1.0 - kept / floor, 0.0), 1.0)
+    return _gated(rollout, term, {"lift_first_half": first, "lift_second_half": second})
+
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": accuracy,
+    "format": response_format,
+    "attention_ratio": attention_ratio,
+    "attention_ratio_clipped": attention_ratio_clipped,
+    "attention_late_mass": attention_late_mass,
+    "grounding_penalty": grounding_penalty,
+}
+
+GATED = ("attention_ratio", "attention_ratio_clipped", "attention_late_mass", "grounding_penalty")
+"""The terms that read attention: paid for right answers only, unjudged where there is nothing to read."""

@@ -1,0 +1,241 @@
+"""Verifiers: is an answer right? One pure function a domain, dispatched by ``VERIFIERS``.
+
+A verdict's score is in [0, 1], 1 is right; ``None`` means that nothing can be said (an unreadable gold answer, an
+expression that ran out of time), which is not the same as wrong. Answers over ``MAX_CHARACTERS`` are wrong unread.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from reward.answers import (
+    MAX_CHARACTERS,
+    WORD_NUMBERS,
+    Quantity,
+    canonical,
+    plain,
+    read_option,
+    read_pairs,
+    read_quantity,
+    read_sequence,
+    read_table,
+    read_yes_no,
+    words,
+)
+from reward.expression import compare_expressions
+from vlm.errors import UserError
+
+SCIENCE_TOLERANCE = Fraction(1, 100)
+"""Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``score`` in [0, 1] or None (cannot judge); ``parts`` are named numbers behind it; ``why`` is for people."""
+
+    score: float | None
+    parts: dict[str, float] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.score is not None and self.score >= 1.0
+
+
+Verifier = Callable[[str, str, list[str] | None], Verdict]
+
+
+def _graded(score: float, why: str, **parts: float) -> Verdict:
+    return Verdict(score, parts, "right" if score >= 1.0 else why)
+
+
+def _cannot_read(gold: str) -> Verdict:
+    return Verdict(None, {}, f"the gold answer cannot be read: {gold[:80]!r}")
+
+
+def number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Equal values (within half of the gold's last decimal place), and equal units where both name one."""
+    return _quantity(answer, gold, Fraction(0))
+
+
+def _quantity(answer: str, gold: str, tolerance: Fraction) -> Verdict:
+    want, got = read_quantity(gold), read_quantity(answer)
+    if want is None:
+        return _cannot_read(gold)
+    if got is None:
+        return _graded(0.0, "not one number", value=0.0, unit=0.0)
+    # "45%" may be written 45 where the question asks for percent, and 0.45 where it does not.
+    readings = [got.value]
+    if got.percent and not want.percent:
+        readings.append(got.value / 100)
+    if want.percent and not got.percent:
+        readings.append(got.value * 100)
+    near = any(abs(value - want.value) <= _margin(want, tolerance) for value in readings)
+    unit = not want.unit or not got.unit or want.unit == got.unit
+    return _graded(
+        float(near and unit), "another value" if not near else "another unit", value=float(near), unit=float(unit)
+    )
+
+
+def _margin(want: Quantity, tolerance: Fraction) -> Fraction:
+    rounding = Fraction(1, 2 * 10**want.decimals) if 0 < want.decimals <= 30 else Fraction(0)
+    return max(rounding, abs(want.value) * tolerance)
+
+
+def count(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """The same whole number, in figures or in words up to twenty; ``none`` and ``no stars`` are zero."""
+    want, got = _whole(gold), _whole(answer)
+    if want is None:
+        return _cannot_read(gold)
+    if got is None:
+        return _graded(0.0, "not a whole number")
+    return _graded(float(got == want), "another count", off_by=float(abs(got - want)))
+
+
+def _whole(text: str) -> int | None:
+    said = words(text).split()
+    if said and said[0] in ("no", "none") and len(said) <= 3 and not set(said) & set(WORD_NUMBERS):
+        return 0
+    got = read_quantity(text)
+    if got is None or got.percent or got.value.denominator != 1 or abs(got.value) > 10**9:
+        return None
+    return int(got.value)
+
+
+def choice(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """The same option, named by its letter, by its words, or by both when they agree."""
+    if not choices:
+        want, got = read_option(gold, None), read_option(answer, None)
+        if want is None:
+            return text(answer, gold)
+        return _graded(float(got == want), "another option" if got is not None else "not an option")
+    exact = [index for index, option in enumerate(choices) if option == gold]
+    want = exact[0] if len(exact) == 1 and len(gold) > 1 else read_option(gold, choices)
+    if want is None:
+        return _cannot_read(gold)
+    got = read_option(answer, choices)
+    return _graded(float(got == want), "another option" if got is not None else "not an option")
+
+
+def yes_no(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Yes or no (true or false) at the start, and never the other one after it."""
+    want, got = read_yes_no(gold), read_yes_no(answer)
+    if want is None:
+        return _cannot_read(gold)
+    return _graded(float(got == want), "neither yes nor no" if got is None else "the other one")
+
+
+def text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """The same words, whatever their case, articles and punctuation; ``|`` in the gold answer sets aliases apart."""
+    wanted = [canonical(alias) for alias in gold.split("|") if words(alias)]
+    if not wanted:
+        return _cannot_read(gold)
+    return _graded(float(canonical(answer) in wanted), "other words")
+
+
+def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Mathematically equal (math-verify, in a child process with a deadline)."""
+    if words(answer) == words(gold) and re.sub(r"\s", "", plain(answer)) == re.sub(r"\s", "", plain(gold)):
+        return _graded(1.0, "")
+    want, got = read_quantity(gold), read_quantity(answer)
+    if want is not None and got is not None and not (want.unit or got.unit or want.percent or got.percent):
+        return number(answer, gold)
+    said = compare_expressions(plain(answer), plain(gold))
+    if said == "timeout":
+        return Verdict(None, {"timeout": 1.0}, "timeout")
+    return _graded(float(said == "equal"), "another expression" if said == "different" else "not an expression")
+
+
+def table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Cells in common over the cells of the longer table; the order of rows does not count."""
+    want, got = read_table(gold), read_table(answer)
+    if not want:
+        return _cannot_read(gold)
+    recall, precision, score = _overlap(want, got or [])
+    return _graded(score, "cells differ", recall=recall, precision=precision)
+
+
+def _overlap(want: Iterable[Hashable], got: Iterable[Hashable]) -> tuple[float, float, float]:
+    wanted, given = Counter(want), Counter(got)
+    common = (wanted & given).total()
+    longer = max(wanted.total(), given.total())
+    return common / max(wanted.total(), 1), common / max(given.total(), 1), common / max(longer, 1)
+
+
+def logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Pairs (``A = knight, B = knave``), an order (``A > B > C``) or a set (``1, 3``); partial credit by item."""
+    pairs = read_pairs(gold)
+    if pairs is not None:
+        given = read_pairs(answer) or {}
+        recall, precision, score = _overlap(pairs.items(), given.items())
+        return _graded(score, "pairs differ", recall=recall, precision=precision)
+    if read_yes_no(gold) is not None:
+        return yes_no(answer, gold)
+    want, got = read_sequence(gold), read_sequence(answer)
+    if not want:
+        return _cannot_read(gold)
+    if re.search(r">|→", gold):
+        hits = sum(left == right for left, right in zip(want, got, strict=False))
+        return _graded(hits / max(len(want), len(got), 1), "order differs", items=hits / len(want))
+    recall, precision, score = _overlap(want, got)
+    return _graded(score, "items differ", recall=recall, precision=precision)
+
+
+def simulation(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """The same final state: all of its pairs, or the same sequence, or the same words. No partial credit."""
+    pairs = read_pairs(gold)
+    if pairs is not None:
+        recall, _, score = _overlap(pairs.items(), (read_pairs(answer) or {}).items())
+        return _graded(float(score >= 1.0), "another state", matched=recall)
+    want, got = read_sequence(gold), read_sequence(answer)
+    if not want:
+        return _cannot_read(gold)
+    hits = sum(left == right for left, right in zip(want, got, strict=False))
+    return _graded(float(want == got), "another state", matched=hits / len(want))
+
+
+def science(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+    """An option where there are options, else a quantity within ``SCIENCE_TOLERANCE``, else words."""
+    if choices or re.fullmatch(r"\(?[A-Ha-h]\)?", gold.strip()):
+        return choice(answer, gold, choices)
+    if read_quantity(gold) is not None:
+        return _quantity(answer, gold, SCIENCE_TOLERANCE)
+    return text(answer, gold)
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "number": number,
+    "choice": choice,
+    "text": text,
+    "expression": expression,
+    "count": count,
+    "logic": logic,
+    "table": table,
+    "simulation": simulation,
+    "yes_no": yes_no,
+    "science": science,
+}
+
+
+def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None = None) -> Verdict:
+    """Grade ``answer`` against ``gold`` with the verifier of ``domain``.
+
+    Args:
+        domain: a key of ``VERIFIERS``.
+        answer: the final answer alone (not the whole response), or None where the response gives none: score 0.
+        choices: the options of a multiple-choice question, in the order in which they were shown.
+
+    Raises:
+        UserError: the domain has no verifier.
+    """
+    if domain not in VERIFIERS:
+        raise UserError(f"No verifier for the domain '{domain}'; known are {', '.join(VERIFIERS)}.")
+    if answer is None or not answer.strip():
+        return Verdict(0.0, {}, "no answer")
+    if len(answer) > MAX_CHARACTERS:
+        return Verdict(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters")
+    if len(gold) > MAX_CHARACTERS:
+        return Verdict(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters")
+    return VERIFIERS[domain](answer, gold, choices)

@@ -1,0 +1,66 @@
+"""The rewrite may change words, never facts, answers or the number of re-looks."""
+
+import asyncio
+
+import pytest
+
+from data_construction.cohesion import first_person, rewrite_fault, template
+from data_construction.records import Round
+from vlm.problem import Problem
+from vlm.response import count_looks
+
+ROUNDS = [
+    Round(
+        request="List the colours.",
+        reply="row 1: red none blue",
+        conclusion="row 1: red none blue, red 1.",
+        answer="1",
+        verdict=False,
+    ),
+    Round(
+        request="Look again at row 1.",
+        reply="row 1: red red blue",
+        conclusion="row 1: red red blue, red 2.",
+        answer="2",
+        verdict=True,
+    ),
+]
+GOOD = "row 1: red none blue, red 1. Wait, let me look at row 1 again. row 1: red red blue, red 2."
+PROBLEM = Problem(id="p", source="s", domain="count", question="How many red shapes are there?", answer="2")
+
+
+def test_a_faithful_rewrite_passes():
+    assert rewrite_fault(GOOD, PROBLEM.question, ROUNDS) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        (GOOD + " \\boxed{2}", "final box"),
+        (GOOD.replace("Wait, let me look at row 1 again. ", ""), "goes back to the picture 0 times"),
+        (GOOD + " Let me look at the picture again.", "goes back to the picture 2 times"),
+        (GOOD.replace("red red blue", "red red green"), "which nobody saw"),
+        ("row 1: red red blue, red 2. Wait, let me look at row 1 again. row 1: red none blue, red 1.", "last"),
+        (GOOD + " So 17.", "a number that nobody said"),
+        (GOOD + " and so on" * 100, "longer"),
+    ],
+)
+def test_an_unfaithful_rewrite_is_named(text, words):
+    assert words in rewrite_fault(text, PROBLEM.question, ROUNDS)
+
+
+def test_the_template_is_faithful_and_goes_back_once_a_round():
+    text = template(ROUNDS)
+    assert rewrite_fault(text, PROBLEM.question, ROUNDS) == ""
+    assert count_looks(text) == 1
+
+
+def test_a_bad_rewrite_is_tried_again_and_then_replaced_by_the_template():
+    replies = iter(["nonsense: nobody said", GOOD, "bad", "worse"])
+
+    async def ask(rounds, attempt):
+        return next(replies)
+
+    assert asyncio.run(first_person(ask, PROBLEM, ROUNDS, repairs=1)) == (GOOD, "model")
+    assert asyncio.run(first_person(ask, PROBLEM, ROUNDS, repairs=1)) == (template(ROUNDS), "template")

@@ -1,0 +1,95 @@
+"""The cold-start set: masks, shares, and re-looks that confirm."""
+
+import random
+
+from data_construction.check import check_traces, holds
+from data_construction.dataset import MixConfig, balanced, cold_start_rows, relooks, thinking_row
+from data_construction.records import Round, Trace
+from data_construction.statements import corrected_spans
+from vlm.problem import Problem
+
+FACTS = dict(
+    zip(("A1", "B1", "C1", "A2", "B2", "C2", "A3", "B3", "C3"), ["red star", "none", "blue cross"] * 3, strict=True)
+)
+
+
+def make_trace(number: int, first: str, second: str | None, status: str = "kept") -> Trace:
+    said = [text for text in (first, second) if text]
+    rounds = [Round(request="r", reply=text, conclusion=text, answer="1", verdict=True) for text in said]
+    text = " Wait, let me look at the picture again. ".join(said)
+    return Trace(
+        id=f"t{number}",
+        problem_id=f"p{number}",
+        rounds=rounds,
+        trace=text,
+        corrected=corrected_spans(text),
+        status=status,
+    )
+
+
+def corrected(number: int) -> Trace:
+    return make_trace(number, "row 1: red none red.", "row 1: red none blue.")
+
+
+def confirmed(number: int) -> Trace:
+    return make_trace(number, "row 1: red none blue.", "row 1: red none blue.")
+
+
+def plain(number: int) -> Trace:
+    return make_trace(number, "row 1: red none blue.", None, status="no_reflection")
+
+
+def problems(n: int) -> dict[str, Problem]:
+    rows = (
+        Problem(id=f"p{i}", source="s", domain="count", question="How many?", answer="1", meta={"facts": FACTS})
+        for i in range(n)
+    )
+    return {problem.id: problem for problem in rows}
+
+
+def test_a_thinking_row_masks_exactly_what_the_trace_takes_back():
+    row = thinking_row(problems(1)["p0"], corrected(0))
+    assert row["completion"] == (
+        "<think> row 1: red none red. Wait, let me look at the picture again. row 1: red none blue. </think> \\boxed{1}"
+    )
+    assert [row["completion"][start:end] for start, end in row["masked"]] == ["red none red"]
+
+
+def test_shares_of_direct_and_plain_rows():
+    traces = [confirmed(i) for i in range(60)] + [plain(i) for i in range(60, 120)]
+    rows, counts = cold_start_rows(traces, problems(120), MixConfig(direct_share=0.2, plain_share=0.25), seed=0)
+    assert (counts["kept_traces"], counts["plain_traces"], counts["direct_rows"]) == (60, 20, 20)
+    assert sum(row["mode"] == "direct" for row in rows) == 20
+    assert all(not row["masked"] and "<think>" not in row["completion"] for row in rows if row["mode"] == "direct")
+
+
+def test_few_kept_traces_are_filled_up_with_direct_answers():
+    traces = [make_trace(i, "row 1: red.", None, status="wrong") for i in range(40)]
+    rows, counts = cold_start_rows(traces, problems(40), MixConfig(min_rows=32), seed=0)
+    assert (len(rows), counts["direct_rows"], counts["kept_traces"]) == (32, 32, 0)
+
+
+def test_re_looks_that_confirm_reach_their_share():
+    assert relooks(corrected(0)) == [False] and relooks(confirmed(0)) == [True] and relooks(plain(0)) == []
+    kept = [corrected(i) for i in range(18)] + [confirmed(i) for i in range(18, 20)]
+    chosen = balanced(kept, 0.3, random.Random(0))
+    outcomes = [outcome for trace in chosen for outcome in relooks(trace)]
+    assert sum(outcomes) / len(outcomes) >= 0.3
+    assert sum(trace.id in {"t18", "t19"} for trace in chosen) == 2
+
+
+def test_facts_are_checked_against_the_scene():
+    assert holds("row 1", "red none blue", FACTS) is True
+    assert holds("row 1", "star none cross", FACTS) is True
+    assert holds("row 1", "red none", FACTS) is False
+    assert holds("b1", "none", FACTS) is True
+    assert holds("a1", "red star", FACTS) is True
+    assert holds("a1", "star red", FACTS) is False
+    assert holds("note", "red star", FACTS) is None
+
+
+def test_changes_are_counted_by_what_they_do():
+    spoiled = make_trace(2, "row 1: red none blue.", "row 1: red none green.")
+    counts = check_traces([corrected(0), confirmed(1), spoiled, plain(3)], problems(4))
+    assert (counts["checked"], counts["corrected"], counts["spoiled"], counts["all_final_right"]) == (3, 1, 1, 2)
+    assert (counts["wrong_to_right"], counts["right_to_wrong"]) == (1, 1)

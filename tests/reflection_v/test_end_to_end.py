@@ -1,0 +1,144 @@
+"""All six stages for real on random-weight models, and `kill -9` in each that takes time.
+
+Random models conclude nothing, so that the agent loop would keep no trace: its stage is replaced by one that writes direct
+rows. Everything else is what `reflection-v run` does.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from configs import bundled_config
+
+pytestmark = pytest.mark.slow
+
+RUN = """
+problems:
+  train: {source: "scenes,digits", n: 16, split: train, families: [count, compare, place, claims, digit_sum]}
+  heldout: {source: "scenes,digits", n: 12, split: heldout, families: [count, compare, claims], counterfactual: true}
+  look: {source: scenes, n: 4, split: heldout, seed: 1, families: [place]}
+build: build.yaml
+sft: sft.yaml
+grpo: grpo.yaml
+eval: eval.yaml
+"""
+SFT = "num_train_epochs: 3\nper_device_train_batch_size: 4\nsave_steps: 2\nlearning_rate: 1e-4\n"
+GRPO = """
+rewards: {accuracy: 1.0, format: 0.2, attention_ratio: 0.2}
+loss_type: dr_grpo
+scale_rewards: none
+num_generations: 4
+per_device_train_batch_size: 8
+max_completion_length: 12
+max_steps: 6
+save_steps: 2
+learning_rate: 1e-4
+prompt_selection: null
+"""
+EVAL = "max_new_tokens: 12\nbatch_size: 4\nblank: 4\nswap: 4\nsets:\n  look: {kind: first_look, style: direct}\n"
+COMMAND = """
+from pathlib import Path
+import data_construction.build
+from data_construction.dataset import direct_row
+from reflection_v.cli import main
+from vlm.jsonl import append_jsonl
+from vlm.problem import read_problems
+
+def direct_rows(config):
+    file = Path(config.out) / "sft.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    file.unlink(missing_ok=True)
+    problems = read_problems(config.problems)
+    append_jsonl(file, [direct_row(problem) for problem in problems])
+    return {"problems": len(problems), "kept": 0, "wrong": 0, "no_reflection": 0, "errors": 0}
+
+data_construction.build.run_build = direct_rows
+main()
+"""
+
+
+class Case:
+    """A folder with a small config and two random-weight models."""
+
+    def __init__(self, folder: Path, vlm: Path, reasoner: Path) -> None:
+        self.folder = folder
+        for name, text in (("run", RUN), ("sft", SFT), ("grpo", GRPO), ("eval", EVAL)):
+            (folder / f"{name}.yaml").write_text(text)
+        (folder / "build.yaml").write_text(bundled_config("tiny/build.yaml").read_text())
+        self.arguments = ["run", "run.yaml", "--model", str(vlm), "--reasoner", str(reasoner)]
+
+    def start(self, out: str) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", COMMAND, *self.arguments, "--out", out]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **streams)  # type: ignore[call-overload]
+
+    def run(self, out: str) -> str:
+        process = self.start(out)
+        printed, _ = process.communicate(timeout=900)
+        assert process.returncode == 0, printed
+        return printed
+
+    def kill_when(self, out: str, sign: str) -> None:
+        """Start, and kill -9 as soon as a file exists (a glob relative to the run's folder)."""
+        process = self.start(out)
+        deadline = time.monotonic() + 600
+        while not list((self.folder / out).glob(sign)):
+            assert process.poll() is None and time.monotonic() < deadline, f"no {sign}"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    def counts(self, out: str) -> dict[str, object]:
+        """What must be the same however often a run was killed."""
+        report = json.loads((self.folder / out / "report.json").read_text())
+        return {
+            "data": report["data"],
+            "rows": report["sft"]["rows"],
+            "steps": (report["sft"]["steps"], report["grpo"]["steps"]),
+            "accuracy": {name: one["accuracy"]["n"] for name, one in report["models"].items()},
+            "swap": {name: one["swap_update_rate"]["n"] for name, one in report["models"].items()},
+            "problems": report["problems"],
+        }
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, tiny_vlm_dir: Path, tiny_reasoner_dir: Path) -> Case:
+    return Case(tmp_path_factory.mktemp("case"), tiny_vlm_dir, tiny_reasoner_dir)
+
+
+@pytest.fixture(scope="module")
+def whole(case: Case) -> dict[str, object]:
+    """The counts of an uninterrupted run."""
+    case.run("whole")
+    return case.counts("whole")
+
+
+def test_a_run_ends_with_a_report_and_a_second_call_does_nothing(case: Case, whole: dict[str, object]) -> None:
+    report = json.loads((case.folder / "whole" / "report.json").read_text())
+    assert list(report["models"]) == ["base", "sft", "rl"]
+    assert list(report["seconds"]) == ["problems", "build", "sft", "grpo", "eval"]
+    assert {"python", "torch", "transformers", "trl", "git"} <= set(report["versions"])
+    page = (case.folder / "whole" / "report.html").read_text()
+    assert page.startswith("<!") and "http://" not in page.replace("http://www.w3.org", "")
+    assert "Nothing to do" in case.run("whole")
+
+
+def test_kill_9_in_each_stage_then_the_same_command_gives_the_same_counts(case: Case, whole: dict[str, object]) -> None:
+    for sign in ("problems/heldout/images/*.png", "sft/checkpoint-2", "grpo/checkpoint-2", "eval/answers/sft*"):
+        case.kill_when("killed", sign)
+    printed = case.run("killed")
+    assert printed.count("finished before") == 4
+    assert case.counts("killed") == whole
+    attempts = json.loads((case.folder / "killed" / "report.json").read_text())["attempts"]
+    assert attempts == {"problems": 2, "build": 1, "sft": 2, "grpo": 2, "eval": 2}

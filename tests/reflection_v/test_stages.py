@@ -1,0 +1,190 @@
+"""The wiring of the six stages: what decides a stage's result, what is checked before the first one starts."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import configs
+from reflection_v.config import load_run_config
+from reflection_v.run import Stage, differences
+from reflection_v.stages import Pipeline, git_revision, model_sha256, placeless, run_all
+from vlm.errors import ConfigError, UserError
+
+TINY = configs.bundled_config().parent
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, str]:
+    """Two folders that stand for models: fingerprints need files, not weights."""
+    for name in ("vlm", "reasoner"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'{{"model_type": "{name}"}}')
+    return {"model": str(tmp_path / "vlm"), "reasoner": str(tmp_path / "reasoner")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the bundled config, to be changed."""
+    return Path(shutil.copytree(TINY, tmp_path / "config"))
+
+
+def stages(folder: Path, models: dict[str, str], out: str = "out") -> dict[str, Stage]:
+    config = load_run_config(folder / "run.yaml", **models)
+    return {stage.name: stage for stage in Pipeline(config, Path(out)).stages()}
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_the_order_and_what_each_needs(folder: Path, models: dict[str, str]) -> None:
+    found = stages(folder, models)
+    assert list(found) == ["problems", "build", "sft", "grpo", "eval", "report"]
+    done: set[str] = set()
+    for stage in found.values():
+        assert set(stage.needs) <= done
+        done.add(stage.name)
+
+
+def test_a_config_says_what_and_not_where(folder: Path, models: dict[str, str]) -> None:
+    here, there = stages(folder, models, "here"), stages(folder, models, "/there")
+    assert [differences(one.config, two.config) for one, two in zip(here.values(), there.values(), strict=True)] == [
+        []
+    ] * 6
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        ("run.yaml", "seed: 0", "seed: 1", ["problems", "build", "sft", "grpo", "eval"]),
+        ("run.yaml", "n: 1500", "n: 1501", ["problems"]),
+        ("build.yaml", "rounds: 4", "rounds: 5", ["build"]),
+        ("sft.yaml", "num_train_epochs: 2", "num_train_epochs: 3", ["sft"]),
+        ("grpo.yaml", "temperature: 1.0", "temperature: 0.9", ["grpo"]),
+        ("eval.yaml", "blank: 200", "blank: 100", ["eval"]),
+    ],
+)
+def test_a_change_touches_the_stages_that_it_decides(
+    folder: Path, models: dict[str, str], file: str, old: str, new: str, changed: list[str]
+) -> None:
+    before = stages(folder, models)
+    edit(folder / file, old, new)
+    after = stages(folder, models)
+    assert [name for name in before if before[name].config != after[name].config] == changed
+
+
+def test_another_model_in_the_same_folder_is_noticed(folder: Path, models: dict[str, str]) -> None:
+    before = stages(folder, models)
+    (Path(models["model"]) / "config.json").write_text("{}")
+    after = stages(folder, models)
+    assert [name for name in before if before[name].config != after[name].config] == ["build", "sft", "eval"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rounds: 4", "round: 4", r"Unknown key 'loop\.round' in .*build\.yaml; did you mean 'rounds'"),
+        ("rounds: 4", "rounds: many", r"'loop\.rounds' in .* should be a valid integer"),
+    ],
+)
+def test_a_wrong_build_config_is_named_at_once(
+    folder: Path, models: dict[str, str], old: str, new: str, words: str
+) -> None:
+    edit(folder / "build.yaml", old, new)
+    with pytest.raises(ConfigError, match=words):
+        stages(folder, models)
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "words"),
+    [
+        ("sft", "learning_rate:", "learning_rat:", "Unknown key 'learning_rat' in .*; did you mean 'learning_rate'"),
+        ("sft", "save_steps: 20", "save_steps: [1, 2]", "'save_steps' in .*: wanted a number, found"),
+        ("grpo", "num_generations: 8", "num_generations: 8.5", "'num_generations' in .* found 8.5"),
+        ("eval", "blank: 200", "blanks: 200", r"Unknown key 'blanks' in .*eval\.yaml; did you mean 'blank'"),
+        ("eval", "kind: skill", "kind: skil", r"unknown value 'skil'; did you mean 'skill'"),
+        ("eval", "  describe:", "  descibe:", r"'sets' names 'descibe', which is no problem set"),
+        ("grpo", "attention_ratio: 0.2", "attention_ration: 0.2", "attention_ration"),
+    ],
+)
+def test_a_wrong_config_of_a_later_stage_is_named_before_the_first(
+    folder: Path, models: dict[str, str], stage: str, old: str, new: str, words: str
+) -> None:
+    edit(folder / f"{stage}.yaml", old, new)
+    check = stages(folder, models)[stage].check
+    assert check is not None
+    with pytest.raises(ConfigError, match=words):
+        check()
+
+
+def test_the_bundled_configs_are_accepted(folder: Path, models: dict[str, str]) -> None:
+    for stage in stages(folder, models).values():
+        if stage.check is not None:
+            stage.check()
+
+
+def test_sets_of_the_users_own_take_the_place_of_the_configs(
+    folder: Path, models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Stage]] = []
+    monkeypatch.setattr("reflection_v.stages.run_stages", lambda stages, *_, **__: seen.append(stages) or {})
+    for name in ("mine", "held"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "problems.jsonl").write_text("")
+    run_all(folder / "run.yaml", tmp_path / "out", problems=tmp_path / "mine", heldout=tmp_path / "held", **models)
+    sets: dict[str, Any] = seen[0][0].config["sets"]
+    assert set(sets["train"]) == set(sets["heldout"]) == {"sha256"} and "rl" not in sets
+    with pytest.raises(ConfigError, match=r"There is no problem set at .*/none"):
+        run_all(folder / "run.yaml", tmp_path / "out", problems=tmp_path / "none", **models)
+
+
+@pytest.mark.parametrize(("given", "out"), [("run.yaml", "runs/config"), ("other.yaml", "runs/other")])
+def test_the_folder_of_a_run_is_named_after_its_config(
+    folder: Path, models: dict[str, str], given: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr("reflection_v.stages.run_stages", lambda _, out, *__, **___: seen.append(out) or {})
+    (folder / "other.yaml").write_text((folder / "run.yaml").read_text())
+    run_all(folder / given, None, **models)
+    assert seen == [Path(out)]
+
+
+def test_problems_are_drawn_once(folder: Path, models: dict[str, str], tmp_path: Path) -> None:
+    (folder / "run.yaml").write_text(
+        "problems:\n  train: {source: scenes, n: 2, split: train, families: [count]}\n"
+        "  heldout: {source: scenes, n: 3, split: heldout, seed: 9}\n"
+        "build: build.yaml\nsft: sft.yaml\ngrpo: grpo.yaml\neval: eval.yaml\n"
+    )
+    (folder / "eval.yaml").write_text("{}")
+    out = tmp_path / "out"
+    out.mkdir()
+    config = load_run_config(folder / "run.yaml", **models)
+    assert Pipeline(config, out).problems() == {"train": 2, "heldout": 3}
+    written = {file: file.stat().st_mtime_ns for file in out.rglob("*.*")}
+    assert Pipeline(config, out).problems() == {"train": 2, "heldout": 3}
+    assert {file: file.stat().st_mtime_ns for file in out.rglob("*.*")} == written
+
+
+def test_fingerprints_of_models(models: dict[str, str], tmp_path: Path) -> None:
+    assert model_sha256(models["model"]) != model_sha256(models["reasoner"])
+    assert model_sha256("Qwen/Qwen2.5-VL-7B-Instruct") is None
+    assert model_sha256("openai:name@http://localhost:1/v1") is None
+
+
+def test_a_bundled_model_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm.load.BUNDLED", {"tiny": "no-such-folder"})
+    with pytest.raises(UserError, match="bundled model tiny is not at"):
+        model_sha256("tiny")
+
+
+def test_placeless_keeps_all_but_paths() -> None:
+    assert placeless({"dataset": "a", "output_dir": "b", "seed": 1}) == {"seed": 1}
+
+
+def test_the_revision_is_a_commit_or_nothing() -> None:
+    revision = git_revision()
+    assert revision is None or len(revision.removesuffix("-dirty")) == 40

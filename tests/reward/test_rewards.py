@@ -1,0 +1,135 @@
+"""Rewards on rows computed by hand."""
+
+import pytest
+import torch
+
+from reward.rewards import GATED, REWARDS, Rollout, Score, attention_ratio, grounding_penalty, halves
+
+RIGHT = "<think> one two three four five six seven eight </think> \\boxed{blue}"
+WRONG = RIGHT.replace("blue", "red")
+
+
+def rollout(mass: list[float], thought: tuple[int, int] | None = None, text: str = RIGHT, **kwargs: object) -> Rollout:
+    values = torch.tensor(mass)
+    base = {
+        "text": text,
+        "domain": "text",
+        "gold": "blue",
+        "token_count": len(mass),
+        "mass": values,
+        "lift": values * 2,
+        "thought": thought or (0, len(mass)),
+    }
+    return Rollout(**{**base, **kwargs})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mass", "ratio"),
+    [
+        # T = 8: (0.1 + 0.1 + 0.2 + 0.2) / (0.4 + 0.4 + 0.2 + 0.2)
+        ([0.4, 0.4, 0.2, 0.2, 0.1, 0.1, 0.2, 0.2], 0.5),
+        # T = 9: the middle token (0.9) is in neither half
+        ([0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.2, 0.2, 0.2], 2.0),
+        ([0.25] * 8, 1.0),
+        ([0.5] * 4 + [0.0] * 4, 0.0),
+        # T = 11, thought inside: the published form counts every token of the completion
+        ([0.2] * 5 + [0.7] + [0.3] * 5, 1.5),
+    ],
+)
+def test_published_reward_by_hand(mass: list[float], ratio: float) -> None:
+    score = attention_ratio(rollout(mass))
+    assert score.value == pytest.approx(ratio)
+    first, second = score.parts["first_half"], score.parts["second_half"]
+    assert second / first == pytest.approx(ratio)
+    assert score.parts["term"] == pytest.approx(ratio)
+
+
+def test_the_published_reward_is_0_for_a_wrong_answer_and_keeps_its_parts() -> None:
+    score = attention_ratio(rollout([0.4] * 4 + [0.2] * 4, text=WRONG))
+    assert score.value == 0.0
+    assert score.parts["term"] == pytest.approx(0.5)
+
+
+def test_bounded_forms_read_the_thought_alone() -> None:
+    inside = [0.1] * 4 + [0.3] * 4
+    row = rollout([0.9, *inside, 0.9, 0.9], thought=(1, 9))
+    assert REWARDS["attention_ratio_clipped"](row).value == 1.0  # 3 is cut to 1
+    assert REWARDS["attention_late_mass"](row).value == pytest.approx(0.3)
+    falling = rollout([0.0, *reversed(inside), 0.9], thought=(1, 9))
+    assert REWARDS["attention_ratio_clipped"](falling).value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("late", "value"), [(0.4, 0.0), (0.32, 0.0), (0.16, -0.5), (0.0, -1.0), (0.8, 0.0)])
+def test_grounding_penalty_charges_below_its_floor(late: float, value: float) -> None:
+    row = rollout([0.4] * 4 + [late] * 4)
+    assert grounding_penalty(row, floor=0.8).value == pytest.approx(value, abs=1e-6)
+    assert grounding_penalty(rollout([0.4] * 4 + [late] * 4, text=WRONG)).value == 0.0
+
+
+def test_late_mass_cannot_be_raised_by_looking_away_early() -> None:
+    rows = [rollout([early] * 4 + [0.2] * 4) for early in (0.6, 0.01)]
+    assert REWARDS["attention_late_mass"](rows[0]).value == REWARDS["attention_late_mass"](rows[1]).value
+    assert attention_ratio(rows[1]).value > attention_ratio(rows[0]).value  # type: ignore[operator]
+
+
+UNJUDGED = {
+    "truncated": {"finished": False},
+    "no image": {"n_images": 0},
+    "no thought": {"thought": None},
+    "short thought": {"thought": (0, 7)},
+    "not recorded": {"mass": None, "lift": None},
+    "missing rows": {"mass": torch.tensor([0.1] * 7 + [float("nan")])},
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("why", UNJUDGED)
+@pytest.mark.parametrize("text", [RIGHT, WRONG])
+def test_unjudged_rows_have_no_score(name: str, why: str, text: str) -> None:
+    row = rollout([0.1] * 8, text=text)
+    for field, value in UNJUDGED[why].items():
+        setattr(row, field, value)
+    assert REWARDS[name](row) == Score(None)
+
+
+def test_a_first_half_that_does_not_look_at_all_gives_no_ratio() -> None:
+    row = rollout([0.0] * 4 + [0.5] * 4)
+    assert attention_ratio(row).value is None
+    assert REWARDS["attention_ratio_clipped"](row).value is None
+    assert REWARDS["attention_late_mass"](row).value == pytest.approx(0.5)
+
+
+def test_an_answer_that_cannot_be_judged_leaves_every_gated_term_open() -> None:
+    row = rollout([0.1] * 8, domain="number", gold="a lot")
+    assert REWARDS["accuracy"](row).value is None
+    assert all(REWARDS[name](row).value is None for name in GATED)
+
+
+FORMATS = [
+    (RIGHT, True, True, 1.0),
+    (RIGHT, False, True, 0.0),
+    ("\\boxed{blue}", True, True, 0.0),
+    ("\\boxed{blue}", True, False, 1.0),
+    ("<think> so <think> so </think> \\boxed{blue}", True, True, 0.0),
+    ("<think> so </think> blue", True, True, 0.0),
+    ("<think> so \\boxed{blue}", True, True, 0.0),
+    ("", True, True, 0.0),
+]
+
+
+@pytest.mark.parametrize(("text", "finished", "thinks", "value"), FORMATS)
+def test_format(text: str, finished: bool, thinks: bool, value: float) -> None:
+    assert REWARDS["format"](rollout([0.1] * 8, text=text, finished=finished, thinks=thinks)).value == value
+
+
+def test_accuracy_is_the_verifiers_score() -> None:
+    assert REWARDS["accuracy"](rollout([0.1] * 8)).value == 1.0
+    assert REWARDS["accuracy"](rollout([0.1] * 8, text=WRONG)).value == 0.0
+    half = rollout([0.1] * 8, text="\\boxed{1}", domain="logic", gold="1, 3")
+    score = REWARDS["accuracy"](half)
+    assert score.value == 0.5 and score.parts["right"] == 0.0 and score.parts["recall"] == 0.5
+
+
+def test_halves_are_means() -> None:
+    assert halves(torch.tensor([1.0, 3.0, 100.0, 5.0, 7.0])) == (2.0, 6.0)
+    assert halves(torch.tensor([1.0, 2.0])) == (1.0, 2.0)

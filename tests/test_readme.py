@@ -1,0 +1,111 @@
+"""Every command in the README and the quickstart is one that exists, with options that exist."""
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from configs import bundled_config
+from data_construction.sources import problems
+from reflection_v.cli import app
+from reflection_v.config import checked, load_run_config
+from train.config import check_keys, parse_arguments
+from train.options import GrpoOptions, SftOptions
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKE_TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every line in a fenced bash block; a backslash continues a line."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = line.split(" #")[0].strip()
+                if words and not words.startswith("#"):
+                    found.append((page.name, words))
+    return found
+
+
+COMMANDS = commands()
+
+
+def parse(arguments: list[str]) -> None:
+    """Let typer parse a command line without running it; it raises where the shell would get exit code 2."""
+    name, *rest = arguments
+    command = typer.main.get_command(app).commands[name]
+    with command.make_context(name, rest) as context:
+        if context.args:
+            check_config_keys(name, context.args)
+
+
+def check_config_keys(stage: str, arguments: list[str]) -> None:
+    """Options that stand for keys of a stage's config must be keys of it."""
+    config, keys = parse_arguments(["CONFIG", *arguments] if arguments[0] != "--config" else arguments, stage)
+    if stage == "build":
+        from data_construction.build import BuildConfig
+
+        checked(BuildConfig, keys, config)
+    elif stage == "eval":
+        from eval.harness import EvalConfig
+
+        check_keys(keys, EvalConfig)
+    else:
+        from trl import GRPOConfig, SFTConfig
+
+        check_keys(keys, *{"sft": (SftOptions, SFTConfig), "grpo": (GrpoOptions, GRPOConfig)}[stage])
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_exists(page: str, command: str) -> None:
+    words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables before the command
+        words = words[1:]
+    match words:
+        case ["reflection-v", *arguments]:
+            parse(arguments)
+        case ["make", *targets]:
+            assert set(targets) <= MAKE_TARGETS
+        case ["python", "-m", module, *_] if module not in ("pip", "venv", "build"):
+            assert importlib.util.find_spec(module) is not None
+        case ["python", script, *_] if script.endswith(".py"):
+            assert (ROOT / script).is_file()
+        case ["deepspeed" | "accelerate" | "torchrun", *rest]:
+            (script,) = [word for word in rest if word.endswith(".py")]
+            assert (ROOT / script).is_file()
+            check_config_keys(Path(script).stem, rest[rest.index(script) + 1 :])
+        case ["pip" | "git" | "cd" | "cp" | "python" | "python3" | "source" | "." | "export" | "kill", *_]:
+            pass
+        case _:
+            pytest.fail(f"{page} shows a command that this test does not know: {command}")
+
+
+def test_the_readme_shows_commands() -> None:
+    shown = [command for page, command in COMMANDS if page == "README.md"]
+    assert "make run" in shown
+    assert any(command.startswith("reflection-v ask") for command in shown)
+
+
+def test_the_readme_asks_about_a_picture_that_make_run_draws() -> None:
+    heldout = load_run_config(bundled_config()).problems["heldout"]
+    assert heldout.source is not None and heldout.split is not None
+    problem, _ = next(problems(heldout.source, 1, 0, heldout.split, **heldout.knobs()))
+    (shown,) = [shlex.split(command) for page, command in COMMANDS if page == "README.md" and " ask " in command]
+    assert shown[2:4] == [f"runs/tiny/problems/heldout/{problem.images[0]}", problem.question]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_configs_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(r"\bconfigs/[\w./-]+\.(?:yaml|json)\b", page.read_text()):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}"

@@ -1,0 +1,109 @@
+"""A handful of pictures with a problem set and cold-start rows, and what the training tests ask of a run."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from vlm.chat import question_messages
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 210, 40)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Runs are compared bit by bit, and tests share the machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 6 pictures of one colour each, ``problems.jsonl`` and ``rows.jsonl``."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng, rows, problems = random.Random(0), [], []
+    for index in range(6):
+        colour = list(COLOURS)[index % 4]
+        Image.new("RGB", (96 + 32 * (index % 3), 96), COLOURS[colour]).save(folder / f"{index}.png")
+        question = f"What is at A{index % 3 + 1}?"
+        wrong = rng.choice([other for other in COLOURS if other != colour])
+        trace = f"A1 is {wrong} . Let me look again . A1 is {colour} ."
+        start = trace.index(wrong) + len("<think> ")
+        rows.append(
+            {
+                "prompt": question_messages(question, 1, style="think" if index else "direct"),
+                "completion": f"<think> {trace} </think> \\boxed{{{colour}}}" if index else f"\\boxed{{{colour}}}",
+                "images": [f"{index}.png"],
+                "masked": [[start, start + len(wrong)]] if index else [],
+                "mode": "think" if index else "direct",
+            }
+        )
+        problems.append(
+            {
+                "id": f"p{index}",
+                "source": "test",
+                "domain": "text",
+                "images": [f"{index}.png"],
+                "question": question,
+                "answer": colour,
+            }
+        )
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    return folder
+
+
+class Runs:
+    """Looking at the folders of training runs."""
+
+    BASE: ClassVar[dict[str, Any]] = {
+        "gradient_checkpointing": False,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "save_steps": 1,
+        "save_total_limit": 10,
+    }
+
+    @staticmethod
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        """The tensors of a saved model."""
+        return load_file(folder / "model.safetensors")
+
+    @staticmethod
+    def unmoved(before: Path, after: Path) -> list[str]:
+        """Names of the tensors that are the same in two saved models."""
+        old, new = Runs.weights(before), Runs.weights(after)
+        assert old.keys() == new.keys()
+        return sorted(name for name in old if torch.equal(old[name], new[name]))
+
+    @staticmethod
+    def column(folder: Path, key: str = "loss") -> list[float]:
+        """A column of a run's log."""
+        return [json.loads(line)[key] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+    @staticmethod
+    def kill_after(folder: Path, step: int) -> None:
+        """Leave in ``folder`` what a kill after the checkpoint of ``step`` leaves: no later checkpoint but a torn one."""
+        for checkpoint in folder.glob("checkpoint-*"):
+            number = int(checkpoint.name.rpartition("-")[2])
+            if number > step:
+                (checkpoint / "complete").unlink()
+                (checkpoint / "model.safetensors").write_bytes(b"torn")
+        for name in ("summary.json", "model.safetensors"):
+            (folder / name).unlink()
+        with open(folder / "log.jsonl", "a") as file:
+            file.write('{"step": 9, "seconds"')
+
+
+@pytest.fixture(scope="session")
+def runs() -> type[Runs]:
+    """``Runs``, for test modules that cannot import this file."""
+    return Runs

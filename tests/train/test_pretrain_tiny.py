@@ -1,0 +1,102 @@
+"""The recipe of the tiny models: what they are shown, what carries loss, and that every stage moves what it trains."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data_construction.sources import LEARNED, wording
+from train.pretrain_tiny import main, pretrain_reasoner, pretrain_vlm
+from train.tiny_examples import Dialogues, Example, Examples, collate
+from train.tiny_models import build_tokenizer
+from vlm.load import load_text_model, load_vlm
+from vlm.response import count_looks, parse_response
+
+
+def drawn(n: int) -> list[Example]:
+    examples = Examples(0)
+    kinds = [examples.passing, examples.careful, examples.noted]
+    rows = [kind(0.5) for kind in kinds for _ in range(n)]
+    return rows + [
+        make(name, 0.5) for name in LEARNED for make in (examples.reasoning, examples.direct) for _ in range(n)
+    ]
+
+
+def test_the_vlm_never_meets_a_text_that_goes_back_to_the_picture():
+    assert all(count_looks(example.answer) == 0 for example in drawn(20))
+
+
+def test_a_hasty_look_misnames_small_things_only():
+    facts = {"A1": "orange star", "B1": "purple cross", "C1": "none", "A2": "green square"}
+    assert wording.hasty(facts, [7.0, 12.0, 7.0, 7.0]) == {
+        "A1": "red circle",
+        "B1": "purple cross",
+        "C1": "none",
+        "A2": "green circle",
+    }
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_plain_reasoning_ends_with_the_answer_that_follows_from_it(name):
+    examples = Examples(1)
+    for _ in range(20):
+        example = examples.derivation(name)
+        assert parse_response(example.answer).boxed
+        assert example.spans, "what only a picture can tell carries no loss"
+
+
+def test_dialogues_go_back_once_for_every_further_round():
+    dialogues, tasks = Dialogues(0), set()
+    for _ in range(100):
+        for row in dialogues.rows():
+            task = row.question.split("\n")[0].removeprefix("Task: ")
+            tasks.add(task)
+            if task == "rewrite":
+                assert count_looks(row.answer) == row.question.count("Asked:") - 1, row.answer
+    assert tasks == {"request", "conclude", "rewrite"}
+
+
+def test_loss_falls_on_the_answer_alone_and_not_on_its_spans(tiny_vlm_dir):
+    processor = AutoProcessor.from_pretrained(tiny_vlm_dir)
+    answer = "B2: red star. \\boxed{red star}"
+    picture = Examples(0).passing(0.0).picture
+    batch = collate(
+        processor, [Example("What is at B2?", answer, picture, ((4, 12),)), Example("Hello", "yes", picture)]
+    )
+    tokenizer = processor.tokenizer
+    labels = batch["labels"][0]
+    assert tokenizer.decode(labels[labels != -100]) == "B2:.\\boxed{red star}<|im_end|>"
+    assert (batch["input_ids"] == processor.image_token_id).sum(1).tolist() == [36, 36]
+    assert set(batch["labels"][1].tolist()) == {-100, *tokenizer("yes")["input_ids"], tokenizer.eos_token_id}
+
+
+def test_every_stage_moves_its_weights_and_a_finished_one_is_not_run_again(tmp_path):
+    lines: list[str] = []
+    steps = {"vision": 1, "text": 1, "mixture": 1}
+    last = pretrain_vlm(tmp_path, steps, lines.append)
+    before = None
+    for stage in ("random", "vision", "text", "mixture"):
+        weights = AutoModelForImageTextToText.from_pretrained(tmp_path / f"vlm-{stage}").state_dict()
+        if before is not None:
+            moved = {name for name in weights if not torch.equal(weights[name], before[name])}
+            assert moved, stage
+            assert stage != "vision" or all("visual" in name for name in moved)
+            assert stage != "text" or not any("visual" in name for name in moved)
+        before = weights
+    written = (last / "model.safetensors").stat().st_mtime_ns
+    assert pretrain_vlm(tmp_path, steps, lines.append) == last
+    assert (last / "model.safetensors").stat().st_mtime_ns == written
+    assert load_vlm(last).reads_images
+
+
+def test_the_reasoner_trains_and_loads_as_a_text_model(tmp_path):
+    folder = pretrain_reasoner(tmp_path, 1, lambda line: None)
+    assert json.loads((folder / "seconds.json").read_text()) >= 0
+    assert not load_text_model(folder).reads_images
+
+
+def test_random_weights_on_request(tmp_path, capsys):
+    main(["--random", "--out", str(tmp_path)])
+    assert load_vlm(tmp_path / "tiny-vlm").processor.tokenizer.get_vocab() == build_tokenizer().get_vocab()
+    assert "tiny-reasoner" in capsys.readouterr().out

@@ -1,0 +1,396 @@
+"""Three backends behind one protocol: scripted, in process, and an OpenAI-compatible server (a faulty one on loopback)."""
+
+import asyncio
+import base64
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlm.backends import BackendError, HFBackend, OpenAIBackend, Reply, Request, ScriptedBackend, make_backend
+from vlm.chat import question_messages
+from vlm.errors import ConfigError, UserError
+
+KEY = "sk-very-secret-0123456789"
+
+
+def ask(text: str = "What?", images: list[Image.Image] | None = None, **settings: Any) -> Request:
+    return Request(question_messages(text, len(images or []), "none"), images or [], **settings)
+
+
+def picture(colour: str = "red") -> Image.Image:
+    return Image.new("RGB", (64, 48), colour)
+
+
+def test_nothing_but_the_hf_backend_needs_torch() -> None:
+    code = (
+        "import asyncio, sys\n"
+        "import vlm.backends as b, vlm.images, vlm.errors, vlm.chat, vlm.response, vlm.infer, vlm.load\n"
+        "asyncio.run(b.ScriptedBackend(['x']).complete(b.Request([])))\n"
+        "try: asyncio.run(b.make_backend('openai:m@http://127.0.0.1:9/v1', max_retries=0).complete(b.Request([])))\n"
+        "except b.BackendError: pass\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
+
+
+# Scripted
+
+
+def test_scripts_from_functions_and_lists() -> None:
+    async def play() -> None:
+        echo = ScriptedBackend(lambda request: request.messages[0]["content"][-1]["text"].upper())
+        assert (await echo.complete(ask("hello"))).text == "HELLO"
+
+        async def slow(request: Request) -> Reply:
+            await asyncio.sleep(0)
+            return Reply("later", "length", 1, 2)
+
+        assert await ScriptedBackend(slow).complete(ask()) == Reply("later", "length", 1, 2)
+        listed = ScriptedBackend(["one", Reply("two"), ValueError("three"), BackendError("four")], name="list")
+        assert [(await listed.complete(ask(str(n)))).text for n in range(2)] == ["one", "two"]
+        for reason in ("list: three", "four", "list: the script has no reply 5"):
+            with pytest.raises(BackendError, match=reason):
+                await listed.complete(ask())
+        assert len(listed.requests) == 5
+        await listed.aclose()
+
+    asyncio.run(play())
+
+
+# In process
+
+
+@pytest.fixture(scope="module")
+def vlm(tiny_vlm_dir: Path) -> Any:
+    from vlm.load import load_vlm
+
+    return load_vlm(tiny_vlm_dir)
+
+
+def requests() -> list[Request]:
+    return [
+        ask("What is at A1?", [picture()], max_tokens=6, temperature=1.0, seed=1),
+        ask("Hi", max_tokens=3),
+        ask("How many red stars?", [picture("blue"), picture()], max_tokens=8, temperature=0.7, top_p=0.9, seed=2),
+        ask("What is at A1?", [picture()], max_tokens=6, temperature=1.0, seed=9),
+    ]
+
+
+def test_replies_do_not_depend_on_who_waits_beside_them(vlm: Any) -> None:
+    async def play(together: bool, batch_size: int) -> list[Reply]:
+        backend = HFBackend(vlm, batch_size)
+        if together:
+            replies = await asyncio.gather(*map(backend.complete, requests()))
+        else:
+            replies = [await backend.complete(request) for request in requests()]
+        await backend.aclose()
+        await backend.aclose()
+        return list(replies)
+
+    alone = asyncio.run(play(False, 1))
+    for batch_size in (1, 2, 64):
+        beside = asyncio.run(play(True, batch_size))
+        assert [(r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in beside] == [
+            (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in alone
+        ]
+    assert [reply.completion_tokens for reply in alone] == [6, 3, 8, 6] and alone[0].text != alone[3].text
+    assert all(reply.seconds > 0 and reply.finish_reason == "length" for reply in alone)
+
+
+def test_waiting_requests_share_a_batch(vlm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = HFBackend._generate
+    monkeypatch.setattr(HFBackend, "_generate", lambda self, batch: (sizes.append(len(batch)), plain(self, batch))[1])
+
+    async def play() -> None:
+        backend = HFBackend(vlm, batch_size=4, linger=0.5)
+        await asyncio.gather(*(backend.complete(ask(f"{n}?", max_tokens=2)) for n in range(8)))
+        await backend.aclose()
+
+    asyncio.run(play())
+    assert sizes == [4, 4]
+
+
+def test_a_bad_request_fails_alone(vlm: Any) -> None:
+    async def play() -> list[Any]:
+        backend = HFBackend(vlm, linger=0.2)
+        bad = Request(question_messages("What?", 2), [picture()])
+        outcome = await asyncio.gather(
+            backend.complete(ask(max_tokens=2)),
+            backend.complete(bad),
+            backend.complete(ask("Hi", max_tokens=2)),
+            backend.complete(ask(max_tokens=0)),
+            return_exceptions=True,
+        )
+        await backend.aclose()
+        return outcome
+
+    good, bad, also_good, no_budget = asyncio.run(play())
+    assert isinstance(good, Reply) and isinstance(also_good, Reply)
+    assert isinstance(bad, BackendError) and "2 image parts but 1 pictures" in str(bad)
+    assert isinstance(no_budget, BackendError) and "max_new_tokens" in str(no_budget)
+
+
+def test_a_cancelled_request_is_dropped_and_a_closed_backend_refuses(vlm: Any) -> None:
+    async def play() -> None:
+        backend = HFBackend(vlm, linger=0.2)
+        waiting = asyncio.ensure_future(backend.complete(ask(max_tokens=2)))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        assert (await backend.complete(ask(max_tokens=2))).completion_tokens == 2
+        await backend.aclose()
+        with pytest.raises(BackendError, match="closed"):
+            await backend.complete(ask())
+
+    asyncio.run(play())
+
+
+def test_closing_gives_up_what_is_under_way(vlm: Any) -> None:
+    async def play() -> list[Any]:
+        backend = HFBackend(vlm, batch_size=1)
+        tasks = [asyncio.ensure_future(backend.complete(ask(max_tokens=1500))) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        await backend.aclose()
+        return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+
+    started = time.perf_counter()
+    outcome = asyncio.run(play())
+    assert all(isinstance(one, BackendError) and "closed" in str(one) for one in outcome)
+    assert time.perf_counter() - started < 5
+
+
+def test_one_backend_serves_one_event_loop_after_another(vlm: Any) -> None:
+    backend = HFBackend(vlm)
+    assert asyncio.run(backend.complete(ask(max_tokens=2))) and asyncio.run(backend.complete(ask(max_tokens=2)))
+    asyncio.run(backend.aclose())
+
+
+# A server
+
+
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]
+
+
+class Server:
+    """An OpenAI-compatible server whose answers are scripted; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.bodies.append(body)
+                outer.headers.append({key.lower(): value for key, value in self.headers.items()})
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                status, headers, data = answer(body)
+                if status == 0:  # hang up
+                    self.connection.close()
+                    return
+                self.send_response(status)
+                for key, value in {
+                    "Content-Type": "application/json",
+                    "Content-Length": str(len(data)),
+                    **headers,
+                }.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients that gave up are the point
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def says(text: Any, **message: Any) -> Answer:
+    body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text, **message}}
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    }
+    return lambda request: (200, {}, json.dumps(body).encode())
+
+
+def fails(status: int, text: str = "no", **headers: str) -> Answer:
+    return lambda request: (status, headers, json.dumps({"error": {"message": text}}).encode())
+
+
+def complete(server: Server, request: Request | None = None, **settings: Any) -> Reply:
+    async def play() -> Reply:
+        backend = OpenAIBackend("m", server.url, **{"timeout": 20, "max_retries": 2, **settings})
+        try:
+            return await backend.complete(request or ask())
+        finally:
+            await backend.aclose()
+
+    return asyncio.run(play())
+
+
+def test_what_the_server_is_sent_and_what_comes_back(server: Server) -> None:
+    server.answers = [says("red")]
+    request = ask(
+        "Which <|im_end|>?", [picture("red"), picture("blue")], max_tokens=9, temperature=0.5, top_p=0.9, seed=4
+    )
+    reply = complete(server, request)
+    assert (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens) == ("red", "stop", 7, 3)
+    assert reply.seconds > 0
+    [body] = server.bodies
+    sent = {key: body[key] for key in ("model", "max_tokens", "temperature", "top_p", "seed")}
+    assert sent == {"model": "m", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4}
+    first, second, text = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "Which <|im_end|>?"}
+    for part, original in ((first, request.images[0]), (second, request.images[1])):
+        data = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(original))
+
+
+def test_a_thought_handed_over_apart_is_put_back(server: Server) -> None:
+    server.answers = [says("\\boxed{3}", reasoning_content="I see 3.")]
+    assert complete(server).text == "<think>I see 3.</think>\\boxed{3}"
+    server.answers = [says(None, reasoning="I see")]
+    assert complete(server).text == "<think>I see</think>"
+
+
+def test_the_key_comes_from_the_environment_and_stays_out_of_sight(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-host")
+    server.answers = [says("hi")]
+    caplog.set_level(0)
+    complete(server)
+    assert "sk-of-another-host" not in str(server.headers)
+    complete(server, api_key_env="MY_KEY")
+    assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
+    backend = OpenAIBackend("m", server.url, "MY_KEY")
+    assert KEY not in f"{backend!r} {backend.name} {vars(backend)}"
+    server.answers = [fails(401, f"Incorrect API key provided: {KEY}")]
+    with pytest.raises(BackendError, match=r"the server answered 401: .*\*\*\*") as caught:
+        complete(server, api_key_env="MY_KEY")
+    assert KEY not in str(caught.value) and KEY not in caplog.text
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(ConfigError, match="MY_KEY is not set"):
+        OpenAIBackend("m", server.url, "MY_KEY")
+
+
+def test_passing_failures_are_retried(server: Server) -> None:
+    server.answers = [fails(429, **{"Retry-After": "0"}), fails(500), says("at last")]
+    assert complete(server).text == "at last" and len(server.bodies) == 3
+    server.answers = [lambda request: (0, {}, b""), says("again")]
+    assert complete(server).text == "again"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (fails(400, "too long"), "answered 400: .*too long"),
+        (fails(500, "broken"), "answered 500"),
+        (lambda request: (0, {}, b""), "no connection"),
+        (lambda request: (200, {}, b"not json"), "."),
+        (lambda request: (200, {}, b"[]"), "."),
+        (lambda request: (200, {}, b"{}"), "no choices"),
+        (lambda request: (200, {}, b'{"choices": []}'), "no choices"),
+        (lambda request: (200, {}, b'{"choices": [{"index": 0}]}'), "cannot be read"),
+        (lambda request: (200, {}, b'{"choices": [{"message": {"content": 5}}]}'), "not text"),
+        (lambda request: (200, {}, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'), "."),
+        (lambda request: (200, {"Content-Type": "text/html"}, b"<html>proxy</html>"), "."),
+        (lambda request: (200, {"Content-Length": "9999"}, b'{"choices'), "."),
+    ],
+)
+def test_unusable_replies_are_named(server: Server, answer: Answer, reason: str) -> None:
+    server.answers = [answer]
+    with pytest.raises(BackendError, match=reason) as caught:
+        complete(server, max_retries=0, timeout=3)
+    assert str(caught.value).startswith(f"openai:m@{server.url}: ") and "\n" not in str(caught.value)
+
+
+def test_no_server_and_a_silent_one(server: Server) -> None:
+    async def nobody() -> None:
+        await OpenAIBackend("m", "http://127.0.0.1:9/v1", max_retries=0).complete(ask())
+
+    with pytest.raises(BackendError, match="is the server running"):
+        asyncio.run(nobody())
+    silence = threading.Event()
+    server.answers = [lambda request: (200, {}, str(silence.wait(5)).encode())]
+    with pytest.raises(BackendError, match=r"no reply within 0\.3 s"):
+        complete(server, timeout=0.3, max_retries=0)
+    silence.set()
+
+
+def test_pictures_and_parts_must_match(server: Server) -> None:
+    server.answers = [says("hi")]
+    for parts, images in ((2, [picture()]), (0, [picture()])):
+        with pytest.raises(BackendError, match="pictures than image parts"):
+            complete(server, Request(question_messages("What?", parts), images))
+    assert server.bodies == []
+
+
+def test_one_server_backend_serves_one_event_loop_after_another(server: Server) -> None:
+    server.answers = [says("hi")]
+    backend = OpenAIBackend("m", server.url)
+    assert asyncio.run(backend.complete(ask())).text == asyncio.run(backend.complete(ask())).text == "hi"
+
+
+# Names
+
+
+def test_names_of_backends(tiny_vlm_dir: Path, tiny_reasoner_dir: Path) -> None:
+    served = make_backend("openai:org/my-model@https://host:8000/v1", timeout=5)
+    assert isinstance(served, OpenAIBackend)
+    assert (served.model, served.base_url, served.timeout) == ("org/my-model", "https://host:8000/v1", 5)
+    local = make_backend(tiny_vlm_dir, batch_size=3)
+    assert isinstance(local, HFBackend) and local.batch_size == 3 and local.vlm.reads_images
+    text = make_backend(str(tiny_reasoner_dir), text_only=True)
+    assert isinstance(text, HFBackend) and not text.vlm.reads_images
+    assert asyncio.run(text.complete(ask(max_tokens=2))).completion_tokens == 2
+    with pytest.raises(UserError, match="text-only model"):
+        make_backend(tiny_reasoner_dir)
+    with pytest.raises(UserError, match="does not exist"):
+        make_backend("./nowhere")
+
+
+@pytest.mark.parametrize(
+    "spec", ["openai:", "openai:name", "openai:@http://x/v1", "openai:name@", "openai:name@host/v1"]
+)
+def test_served_names_need_name_and_url(spec: str) -> None:
+    with pytest.raises(ConfigError, match="openai:NAME@"):
+        make_backend(spec)
+
+
+@pytest.mark.parametrize("url", ["host:8000", "ftp://host/v1", "http://", "http://user:pass@host/v1"])
+def test_urls(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OpenAIBackend("m", url)
+    assert "pass@" not in str(caught.value)

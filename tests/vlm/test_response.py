@@ -1,0 +1,194 @@
+"""Reading what models write: answers in any format, sentences, looks; and bounded time on hostile text."""
+
+import random
+import time
+from itertools import pairwise
+
+import pytest
+
+from vlm.response import MAX_ANSWER, count_looks, first_relook, parse_response, split_sentences
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>a b</think> \\boxed{3}", "3"),
+        ("\\boxed{ 3}", "3"),
+        ("\\boxed {3 }", "3"),
+        ("\\ boxed{3}", "3"),
+        ("first \\boxed{1}, no, \\boxed{2}.", "2"),
+        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{\\boxed{7}}", "7"),
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("} { \\boxed{4}", "4"),
+        ("\\boxed{5} and \\boxed{}", "5"),
+        ("\\boxed{5} and \\boxed{6", "5"),
+        ("$\\boxed{x^2}$ <answer>no</answer>", "x^2"),
+        ("<answer> 12 </answer>", "12"),
+        ("<ANSWER>a</ANSWER> <answer>b</answer> <answer>", "b"),
+        ("So the answer is 3.5. Bye.", "3.5"),
+        ("The answer is **B**.", "B"),
+        ("**Answer**: yes", "yes"),
+        ("Final Answer: \n 12 apples", "12 apples"),
+        ("answer is 1\nno, the answer is: 2", "2"),
+        ("It has three legs.\n\nthree\n", "three"),
+        ("three", "three"),
+        ("seen 2, so 4 </think> 4", "4"),
+        ("<think>the answer is 9</think> the answer is 3", "3"),
+        ("<think>so \\boxed{8}</think>", "8"),
+        ("<think>so \\boxed{8}", "8"),
+        ("<think>so the answer is 8, but let me", None),
+        ("<think>nothing", None),
+        ("", None),
+        (" \n ", None),
+        ("\\boxed{}", "\\boxed{}"),
+    ],
+)
+def test_answers(text: str, answer: str | None) -> None:
+    assert parse_response(text).answer == answer
+
+
+def test_thought_and_flags() -> None:
+    whole = parse_response("<think> I see two. </think> \\boxed{2}")
+    assert (whole.thought, whole.answer, whole.closed, whole.boxed) == ("I see two.", "2", True, True)
+    opened_by_the_prompt = parse_response("I see two. </think> two")
+    assert (opened_by_the_prompt.thought, opened_by_the_prompt.closed, opened_by_the_prompt.boxed) == (
+        "I see two.",
+        True,
+        False,
+    )
+    cut = parse_response("<think> I see")
+    assert (cut.thought, cut.answer, cut.closed) == ("I see", None, False)
+    assert parse_response("plain \\boxed{1}").thought == ""
+
+
+def test_an_endless_answer_is_none() -> None:
+    assert parse_response("\\boxed{" + "1" * (MAX_ANSWER + 1) + "}").answer is None
+    assert parse_response("x" * (MAX_ANSWER + 1)).answer is None
+
+
+HOSTILE = {
+    "open braces": "{" * 1_000_000,
+    "close braces": "}" * 1_000_000,
+    "pairs": "{}" * 500_000,
+    "nested boxes": "\\boxed{" * 150_000,
+    "closed nested boxes": "\\boxed{" * 100_000 + "}" * 100_000,
+    "boxes": "\\boxed{1}" * 110_000,
+    "escapes": "\\" * 1_000_000,
+    "answer tags": "<answer>" * 125_000,
+    "answer phrases": "answer is " * 100_000,
+    "answer blanks": "answer" + " " * 1_000_000,
+    "thinks": "<think>" * 140_000,
+    "closes": "</think>" * 120_000,
+    "dots": "." * 1_000_000 + "x",
+    "questions": "?!" * 500_000 + "x",
+    "newlines": "\n" * 1_000_000 + "x",
+    "quotes": ".'" * 500_000,
+    "looks": "look " * 200_000,
+    "look blanks": "look" + " " * 1_000_000,
+    "checks": "check the " * 100_000,
+    "sentences": "a. " * 330_000,
+    "emphasis": "*" * 1_000_000,
+    "null bytes": "\0" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_bounded_time(text: str) -> None:
+    started = time.perf_counter()
+    parse_response(text)
+    split_sentences(text)
+    count_looks(text)
+    assert time.perf_counter() - started < 5
+
+
+def test_scrambled_text_never_fails_and_spans_stay_in_order() -> None:
+    rng = random.Random(0)
+    fragments = [
+        "<think>",
+        "</think>",
+        "\\boxed{",
+        "{",
+        "}",
+        "\\",
+        "<answer>",
+        "</answer>",
+        "the answer is ",
+        "look again",
+    ]
+    fragments += [". ", "? ", "\n", "3", "12.5", " ", "红", "let me look", "check the picture", "**", "\u200b"]
+    for _ in range(3_000):
+        text = "".join(rng.choices(fragments, k=rng.randint(0, 15)))
+        response = parse_response(text)
+        assert response.answer is None or response.answer.strip() == response.answer != ""
+        spans = split_sentences(text)
+        assert all(a < b <= c < d for (a, b), (c, d) in pairwise(spans))
+        assert "".join("".join(text[a:b] for a, b in spans).split()) == "".join(text.split())
+        assert (first_relook(text) is None) == (count_looks(text) == 0)
+
+
+def test_sentences_cover_every_visible_character() -> None:
+    text = "Wait. Is 3.5 right?  Yes!\n1. one thing\n2. two\n\nLet me look again... done (really.) 好的。完"
+    pieces = [text[start:end] for start, end in split_sentences(text)]
+    assert pieces == [
+        "Wait.",
+        "Is 3.5 right?",
+        "Yes!",
+        "1. one thing",
+        "2. two",
+        "Let me look again...",
+        "done (really.)",
+        "好的。",
+        "完",
+    ]
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert split_sentences("") == [] and split_sentences(" \n ") == []
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Wait, let me look at row 2 again.",
+        "Let me check the picture once more.",
+        "Let me check B2 in the picture once more.",
+        "Hold on, I look at A1 and B1 again.",
+        "Let me re-examine the diagram.",
+        "Let me reexamine it.",
+        "I should double-check the chart.",
+        "Looking back at the image, it is red.",
+        "Let me take another look.",
+        "let me check the image",
+        "Looking more closely, it is a star.",
+        "Looking at the picture again, I see two.",
+        "I go back to the figure.",
+        "Let me look.",
+        "Zooming in on the corner, it is a 7.",
+        "让我再看一下图片。",
+    ],
+)
+def test_relook_cues(sentence: str) -> None:
+    text = f"I see three stars. {sentence} So two."
+    assert count_looks(text) == 1
+    assert first_relook(text) == text.index(sentence)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Let me look at the picture. There are three stars. So 3.",
+        "<think>Let me check the image. There are 3.",
+        "I see a red star. It looks red. The second row looks fine. So 2.",
+        "We add 3 and 4 again. That makes 7.",
+        "",
+    ],
+)
+def test_no_relook(text: str) -> None:
+    assert count_looks(text) == 0 and first_relook(text) is None
+
+
+def test_each_sentence_counts_once() -> None:
+    text = (
+        "<think>I see 3. Let me look again, once more, and look at the image again. Red. Let me check A1 again. Blue."
+    )
+    assert count_looks(text) == 2
+    assert first_relook(text) == text.index("Let me look")

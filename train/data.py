@@ -1,0 +1,215 @@
+"""The cold start's rows: read, checked before training, and turned into batches whose prompts are those of inference.
+
+A row is ``{"prompt": messages with image parts, "completion": text, "images": paths, "masked": [[start, end], ...],
+"mode": "think" | "direct"}``. The loss is on the completion and its end-of-turn token, and not on the ``masked`` character
+spans: facts that the trace takes back later must be read, not learned.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlm.chat import encode
+from vlm.errors import ImageError, UserError
+from vlm.images import open_image
+from vlm.jsonl import read_jsonl
+from vlm.load import VLM
+
+IGNORED = -100
+EXAMPLES = 5
+TEMPLATE_TOKENS = 64
+SMALLEST_PATCH = 14
+
+
+@dataclass
+class Row:
+    """One example of the cold start; ``images`` are absolute paths, ``masked`` character spans of ``completion``."""
+
+    prompt: list[dict[str, Any]]
+    completion: str
+    images: list[str] = field(default_factory=list)
+    masked: list[tuple[int, int]] = field(default_factory=list)
+    mode: str = "think"
+
+
+@dataclass
+class Dropped:
+    """Rows left out before training: how many for each reason, and the first few by line."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, reason: str, line: int, why: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if self.counts[reason] <= EXAMPLES:
+            self.examples.append(f"row {line}, {reason}: {why}")
+
+
+class _Unusable(Exception):
+    """A row that cannot be trained on: the reason's name and a sentence."""
+
+
+@dataclass
+class _Shape:
+    """What ``vlm.chat.encode`` asks of a model, without the model: batches are made on the CPU wherever the model is."""
+
+    config: Any
+    dtype: torch.dtype
+    device: str = "cpu"
+
+
+def reader_of(vlm: VLM) -> VLM:
+    """``vlm`` for encoding alone: its batches stay on the CPU, where the trainer (and its loader's workers) want them."""
+    return VLM(_Shape(vlm.model.config, vlm.model.dtype), vlm.processor, vlm.name)
+
+
+def end_of_turn(vlm: VLM) -> int:
+    """The token that the chat template puts behind an assistant's turn and at which generation stops.
+
+    The tokenizer's own end token is not always the one: Gemma's ends the document, another ends the turn.
+
+    Raises:
+        UserError: the template puts no stopping token there, so that a trained model would never stop.
+    """
+    mark = "reflection"
+    turns = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    turns += [{"role": "assistant", "content": [{"type": "text", "text": mark}]}]
+    text = vlm.processor.apply_chat_template(turns, tokenize=False)
+    behind = vlm.tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    stops = vlm.model.generation_config.eos_token_id
+    stops = {stops} if isinstance(stops, int) else set(stops or ())
+    stops.add(vlm.tokenizer.eos_token_id)
+    found = next((token for token in behind if token in stops), None)
+    if found is None:
+        raise UserError(
+            f"The chat template of {vlm.name} ends an assistant's turn without any of the model's end tokens, so a trained "
+            "model would not stop: add the end-of-turn token to eos_token_id in generation_config.json."
+        )
+    return int(found)
+
+
+def read_rows(path: str | Path, vlm: VLM, max_row_tokens: int | None = None) -> tuple[list[Row], Dropped]:
+    """Read the rows of ``path`` and leave out, with a reason, those that would fail or be cut in the middle of training.
+
+    A multimodal row is never truncated: the cut would part image tokens from their features. It is dropped instead.
+
+    Raises:
+        UserError: the file is missing or not JSON Lines, or no usable row is left (with the reasons).
+    """
+    path, dropped, rows = Path(path), Dropped(), []
+    reader = reader_of(vlm)
+    limit = _limit(vlm, max_row_tokens)
+    readable: dict[str, tuple[int, int]] = {}
+    for line, data in enumerate(read_jsonl(path), start=1):
+        try:
+            row = _parse(data, path.parent)
+            _check_text(row, vlm)
+            pixels = sum(width * height for width, height in (_size(image, readable) for image in row.images))
+            if limit is not None:
+                _check_length(row, reader, limit, pixels)
+        except _Unusable as error:
+            dropped.add(error.args[0], line, error.args[1])
+        else:
+            rows.append(row)
+    if not rows:
+        reasons = "; ".join(dropped.examples[:EXAMPLES]) or "the file holds no rows"
+        raise UserError(f"{path} has no row to train on: {reasons}.")
+    return rows, dropped
+
+
+def _parse(data: dict[str, Any], folder: Path) -> Row:
+    prompt, completion = data.get("prompt"), data.get("completion")
+    if not isinstance(prompt, list) or not prompt or not all(isinstance(turn, dict) for turn in prompt):
+        raise _Unusable("malformed", "'prompt' must be a list of messages")
+    if not all(isinstance(turn.get("content"), str | list) and "role" in turn for turn in prompt):
+        raise _Unusable("malformed", "every message of 'prompt' needs 'role' and 'content'")
+    if not isinstance(completion, str) or not completion.strip():
+        raise _Unusable("malformed", "'completion' must be text")
+    images, masked = data.get("images") or [], data.get("masked") or []
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise _Unusable("malformed", "'images' must be a list of paths")
+    spans = []
+    for span in masked if isinstance(masked, list) else [None]:
+        if not (isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span)):
+            raise _Unusable("malformed", "'masked' must be a list of [start, end]")
+        if not 0 <= span[0] < span[1] <= len(completion):
+            raise _Unusable("malformed", f"the masked span {span} is not inside the completion")
+        spans.append((span[0], span[1]))
+    paths = [image if Path(image).is_absolute() else str((folder / image).resolve()) for image in images]
+    return Row(prompt, completion, paths, spans, str(data.get("mode", "think")))
+
+
+def _check_text(row: Row, vlm: VLM) -> None:
+    contents = [turn["content"] for turn in row.prompt if isinstance(turn["content"], list)]
+    slots = sum(part.get("type") == "image" for content in contents for part in content if isinstance(part, dict))
+    if slots != len(row.images):
+        raise _Unusable("image_count", f"{slots} image parts in the prompt, {len(row.images)} images")
+    special = next((token for token in vlm.tokenizer.all_special_tokens if token in row.completion), None)
+    if special is not None:
+        raise _Unusable("control_token", f"the completion spells the control token {special}")
+
+
+def _size(image: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    if image not in known:
+        try:
+            known[image] = open_image(image).size
+        except ImageError as error:
+            raise _Unusable("unreadable_picture", str(error)) from None
+    return known[image]
+
+
+def _limit(vlm: VLM, max_row_tokens: int | None) -> int | None:
+    positions = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (max_row_tokens, positions) if isinstance(limit, int)]
+    return min(limits, default=None)
+
+
+def _check_length(row: Row, reader: VLM, limit: int, pixels: int) -> None:
+    """Encode the row only if it could be too long at all: a token is at least a byte, an image token at least a patch."""
+    letters = len(row.completion.encode()) + len(str(row.prompt).encode())
+    if letters + pixels // SMALLEST_PATCH**2 + TEMPLATE_TOKENS <= limit:
+        return
+    completion = reader.tokenizer(row.completion, add_special_tokens=False, verbose=False)["input_ids"]
+    try:
+        prompt = encode(reader, [row.prompt], [[open_image(image) for image in row.images]])
+    except UserError as error:
+        raise _Unusable("over_long", str(error)) from None
+    tokens = prompt["input_ids"].shape[1] + len(completion) + 1
+    if tokens > limit:
+        raise _Unusable("over_long", f"{tokens} tokens, at most {limit} are allowed")
+
+
+class Collator:
+    """Rows to a batch: the prompt encoded by ``vlm.chat.encode`` itself, the completion's tokens appended to it.
+
+    Prompt and completion are tokenized apart, because that is how they meet at inference: the model never sees a token that
+    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the pictures.
+    """
+
+    def __init__(self, rows: Sequence[Row], vlm: VLM) -> None:
+        self.rows, self.reader, self.end = rows, reader_of(vlm), end_of_turn(vlm)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        rows = [self.rows[feature["index"]] for feature in features]
+        answers = [self.completion(row) for row in rows]
+        pictures = [[open_image(image) for image in row.images] for row in rows]
+        batch = dict(encode(self.reader, [row.prompt for row in rows], pictures, [ids for ids, _ in answers]))
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for index, (_, wanted) in enumerate(answers):
+            labels[index, -len(wanted) :] = torch.tensor(wanted)
+        return {**batch, "labels": labels}
+
+    def completion(self, row: Row) -> tuple[list[int], list[int]]:
+        """Token ids of the completion and its end-of-turn token, and their labels: ``IGNORED`` inside masked spans."""
+        encoded = self.reader.tokenizer(row.completion, add_special_tokens=False, return_offsets_mapping=True)
+        ids, labels = list(encoded["input_ids"]), []
+        for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
+            text = row.completion[start:end]
+            if text.strip():  # a token's blanks belong to no fact: " blue" right behind a masked "red " stays
+                start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+            hidden = any(start < span_end and end > span_start for span_start, span_end in row.masked)
+            labels.append(IGNORED if hidden else token)
+        return [*ids, self.end], [*labels, self.end]

@@ -1,0 +1,279 @@
+"""GRPO with rewards that look at the model's attention to the picture.
+
+    python train/grpo.py --config configs/tiny/grpo.yaml [--key value ...]
+    deepspeed --num_gpus 8 train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml
+
+The YAML holds keys of TRL's ``GRPOConfig`` and of ``train.options.GrpoOptions``. Two parts, each of which goes on after a
+kill with the same command: first the prompts are chosen by the start checkpoint's pass rates (``train.selection``), then
+TRL's trainer runs (``train.grpo_trainer``).
+"""
+
+import contextlib
+import difflib
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: train/ stands first on the path, the project's root must
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from accelerate import PartialState
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+from trl import GRPOConfig
+
+from reward.rewards import GATED, REWARDS
+from reward.verifiers import verify
+from train.config import Stage, load_stage
+from train.data import reader_of
+from train.grpo_trainer import VisualGRPOTrainer, problem_messages
+from train.launch import STAGE_DEFAULTS, STAGE_REFUSED, RunFolder, command, load_for_training, quiet, run_trainer
+from train.options import GrpoOptions, PromptSelection
+from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
+from vlm.chat import encode
+from vlm.errors import ConfigError, ImageError, UserError
+from vlm.images import open_image
+from vlm.jsonl import write_json_atomic
+from vlm.load import VLM
+from vlm.problem import Problem, read_problems
+
+DEFAULTS = {**STAGE_DEFAULTS, "temperature": 1.0, "beta": 0.0}
+REFUSED = {
+    **STAGE_REFUSED,
+    "reward_weights": "weights stand beside the names under 'rewards'.",
+    "use_transformers_continuous_batching": "it runs outside of the model's attention, so the mass on the picture could not "
+    "be recorded; leave it out, or use vLLM.",
+    "use_transformers_paged": "it is TRL's old name of continuous batching, with which the mass could not be recorded.",
+}
+SHOWN = ("reward", "accuracy/right", "mass/second_half", "completions/mean_length", "entropy", "frac_reward_zero_std")
+
+
+def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Stage:
+    """The checked config of a GRPO run; ConfigError otherwise."""
+    stage = load_stage(source, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED, overrides)
+    check_rewards(stage.options.rewards, stage.args)
+    check_selection(stage.options.prompt_selection)
+    _check_saving(stage.args)
+    return stage
+
+
+def check_rewards(rewards: Mapping[str, float], args: Any) -> None:
+    """Names, weights and what they cannot be combined with."""
+    known = [*REWARDS, *(f"shuffled({name})" for name in GATED)]
+    for name, weight in rewards.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise ConfigError(
+                f"Unknown reward '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {known}.")
+            )
+        if not math.isfinite(weight):
+            raise ConfigError(f"The weight of '{name}' must be a finite number, found {weight}.")
+    if not any(rewards.values()):
+        raise ConfigError(
+            "All weights under 'rewards' are 0, so there is nothing to learn from: give accuracy a weight."
+        )
+    if rewards.get("grounding_penalty", 0.0) < 0:
+        raise ConfigError("A negative weight turns 'grounding_penalty' into a prize: its value is negative already.")
+    if rewards.get("grounding_penalty") and args.multi_objective_aggregation != "sum_then_normalize":
+        raise ConfigError(
+            "'grounding_penalty' is bounded within the sum of the rewards, so that a right answer never falls below a wrong "
+            "one: it needs multi_objective_aggregation: sum_then_normalize."
+        )
+
+
+def check_selection(selection: PromptSelection | None) -> None:
+    """Ranges of the prompt selection."""
+    if selection is None:
+        return
+    if not 1 <= selection.samples <= 1024:
+        raise ConfigError(f"'prompt_selection.samples' must be 1 to 1024, found {selection.samples}.")
+    if not 0 <= selection.min_right <= selection.max_right <= selection.samples:
+        raise ConfigError(
+            f"'prompt_selection' must have 0 <= min_right <= max_right <= samples, found {selection.min_right}, "
+            f"{selection.max_right} and {selection.samples}."
+        )
+    for name in ("candidates", "prompts", "batch_size", "max_new_tokens"):
+        value = getattr(selection, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"'prompt_selection.{name}' must be at least 1, found {value}.")
+
+
+def _check_saving(args: Any) -> None:
+    """A checkpoint amid reused completions could not be resumed: the completions are not part of it."""
+    cycle = args.steps_per_generation * args.num_iterations
+    by_steps = args.save_strategy == "steps" and args.save_steps >= 1
+    if by_steps and int(args.save_steps) * args.gradient_accumulation_steps % cycle:
+        raise ConfigError(
+            f"Completions are reused for {cycle} passes (steps_per_generation x num_iterations), so 'save_steps' x "
+            f"gradient_accumulation_steps must be a multiple of {cycle}, or a resumed run would take another course."
+        )
+
+
+def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run the GRPO stage of a config (path or mapping) with ``overrides`` on top; returns its summary.
+
+    Leaves in ``output_dir`` the model as a standard folder, ``data.json`` (problems used and dropped by reason),
+    ``pass_rates.jsonl`` and ``choice.json`` (sampled accuracy, and whether looking again pays, before the first step),
+    ``log.jsonl`` and ``summary.json``.
+
+    Raises:
+        UserError: anything in config, model, problems or output folder that the user can mend.
+    """
+    quiet()
+    stage = load_grpo(source, overrides)
+    args, options = stage.args, stage.options
+    state = PartialState()
+    run = RunFolder(args.output_dir, stage.settings, state.is_main_process)
+    if (summary := run.finished()) is not None:
+        return summary
+    vlm = load_for_training(options)
+    problems, dropped = usable(read_problems(options.problems), vlm, options)
+    checkpoint = run.begin()
+    chosen = _select(problems, vlm, args, options, run, state)
+    prompts_a_step = args.generation_batch_size // args.num_generations
+    if len(chosen) < prompts_a_step:
+        raise UserError(
+            f"{len(chosen)} prompts are left of {len(problems)}, but a step takes {prompts_a_step}: give more problems, widen "
+            "prompt_selection, or lower the batch."
+        )
+    data = {"problems": len(problems), "prompts": len(chosen), "dropped": dropped}
+    if run.main:
+        write_json_atomic(run.path / "data.json", data)
+        print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
+    trainer = VisualGRPOTrainer(vlm, chosen, options, args)
+    run_trainer(trainer, run, checkpoint, SHOWN)
+    return run.finish({**_summary(run.rows()), **data})
+
+
+def usable(problems: Sequence[Problem], vlm: VLM, options: GrpoOptions) -> tuple[list[Problem], dict[str, int]]:
+    """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
+
+    Reasons: ``unreadable_picture``, ``over_long`` (the prompt), ``unparsable_answer`` (the gold answer cannot be judged).
+    """
+    reader, kept = reader_of(vlm), []
+    dropped: dict[str, int] = {}
+    for problem in problems:
+        reason = None
+        try:
+            pictures = [open_image(path) for path in problem.images]
+            turns = problem_messages(problem, options.style, reader)
+            if options.max_prompt_tokens is not None:
+                tokens = encode(reader, [turns], [pictures])["input_ids"].shape[1]
+                reason = "over_long" if tokens > options.max_prompt_tokens else None
+        except ImageError:
+            reason = "unreadable_picture"
+        except UserError:
+            reason = "over_long"
+        if reason is None and verify(problem.domain, problem.answer, problem.answer, problem.choices).score is None:
+            reason = "unparsable_answer"
+        if reason is None:
+            kept.append(problem)
+        else:
+            dropped[reason] = dropped.get(reason, 0) + 1
+    if not kept:
+        raise UserError(f"No problem of {options.problems} can be used: {dropped or 'the set is empty'}.")
+    return kept, dropped
+
+
+def _select(
+    problems: list[Problem], vlm: VLM, args: Any, options: GrpoOptions, run: RunFolder, state: PartialState
+) -> list[Problem]:
+    selection = options.prompt_selection
+    if selection is None:
+        return problems
+    temperature = args.temperature if selection.temperature is None else selection.temperature
+    budget = selection.max_new_tokens or args.max_completion_length
+    key = settings_key(vlm.name, selection, options.style, temperature, budget, args.seed)
+    done = run.path / "choice.json"
+    if not done.exists():
+        with (
+            _whole_model(vlm, args, options, state) as sampler,
+            torch.autocast(state.device.type, torch.bfloat16, enabled=args.bf16),
+        ):
+            sample_pass_rates(
+                sampler,
+                problems,
+                selection,
+                style=options.style,
+                temperature=temperature,
+                max_new_tokens=budget,
+                seed=args.seed,
+                folder=run.path,
+                rank=state.process_index,
+                world=state.num_processes,
+                say=(lambda text: print(text, flush=True)) if run.main else (lambda text: None),
+            )
+        state.wait_for_everyone()
+    rows = read_pass_rates(run.path, key)
+    chosen = choose(problems, rows, selection, args.seed)
+    if run.main and not done.exists():
+        choice = measure_choice(rows, selection)
+        write_json_atomic(done, choice)
+        print(f"before the first step: {_said(choice)}", flush=True)
+    return chosen
+
+
+def _said(choice: dict[str, Any]) -> str:
+    parts = [f"sampled accuracy {choice['sampled_accuracy']['value']:.3f}"]
+    for kind in ("looking", "not_looking"):
+        if choice[kind]["samples"]:
+            parts.append(
+                f"{kind.replace('_', ' ')} {choice[kind]['accuracy']['value']:.3f} (n {choice[kind]['samples']})"
+            )
+    return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState) -> Iterator[VLM]:
+    """The start checkpoint, whole and on this process's device: under ZeRO-3 the one to train is in pieces already."""
+    if not is_deepspeed_zero3_enabled():
+        vlm.model.to(state.device)
+        yield vlm
+        return
+    unset_hf_deepspeed_config()
+    try:
+        whole = load_for_training(options)
+        whole.model.to(state.device)
+        yield whole
+        del whole
+    finally:
+        set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def mean(key: str, some: Sequence[dict[str, Any]]) -> float | None:
+        values = [row[key] for row in some if row.get(key) is not None]
+        return sum(values) / len(values) if values else None
+
+    steps, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+    third = rows[: max(1, len(rows) // 3)]
+    edges = {"first": rows[: max(1, len(rows) // 10)], "last": rows[-max(1, len(rows) // 10) :]}
+    summary: dict[str, Any] = {
+        "steps": steps,
+        "seconds": seconds,
+        "seconds_per_step": seconds / steps if steps else None,
+        "zero_std_share": mean("frac_reward_zero_std", rows),
+        "zero_std_share_first_third": mean("frac_reward_zero_std", third),
+        "entropy": mean("entropy", rows),
+        "truncated_share": mean("completions/clipped_ratio", rows),
+        "length_mean": mean("completions/mean_length", rows),
+    }
+    for name, key in (("reward", "reward"), ("accuracy", "accuracy/right"), ("entropy", "entropy")):
+        for edge, some in edges.items():  # means of the first and the last tenth of the steps
+            summary[f"{name}_{edge}"] = mean(key, some)
+    return summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    return command(argv, "train/grpo.py", run_grpo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""A thin subclass of TRL's ``GRPOTrainer`` whose rewards know how much each response looked at its picture.
+
+What it changes, and why there:
+
+- Rows of the data set are problem numbers. Prompts are built where they are used and encoded once, by ``vlm.chat``: training
+  and inference see the same tokens and the same pixels.
+- The attention mass is recorded while transformers generates (rows come one at a time), or, with vLLM, in the pass that
+  computes the old log-probabilities: no forward of its own either way.
+- Rewards are computed once a row, gathered, and only then combined: unjudged rows, controls and the bound of the grounding
+  penalty need the whole group, and one process may hold only a part of it.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import BatchFeature
+from trl import GRPOTrainer
+
+from reward.batch import combine, metrics, row_of
+from reward.rewards import REWARDS, Rollout
+from train.checkpoints import EpochSampler
+from train.data import reader_of
+from train.options import GrpoOptions
+from vlm.attention import AttentionMass, response_mass
+from vlm.chat import encode, plain_text, question_messages
+from vlm.errors import ConfigError
+from vlm.generate import picture_tokens
+from vlm.images import open_image
+from vlm.load import VLM
+from vlm.problem import Problem
+
+
+class VisualGRPOTrainer(GRPOTrainer):
+    """TRL's trainer on problems with pictures; see the module for what differs.
+
+    Args:
+        vlm: the model to train.
+        problems: those to train on.
+        options: this project's keys of the config (rewards, attention, style).
+        args: TRL's. ``reward_weights`` and ``generation_kwargs["suppress_tokens"]`` are set here.
+
+    Raises:
+        ConfigError: continuous batching, or vLLM without its importance correction: the mass could not be recorded.
+        UserError: an attention layer that the model does not have.
+    """
+
+    def __init__(self, vlm: VLM, problems: Sequence[Problem], options: GrpoOptions, args: Any, **kwargs: Any) -> None:
+        if args.use_transformers_continuous_batching:
+            raise ConfigError(
+                "use_transformers_continuous_batching runs outside of the model's attention, so the mass on the picture could "
+                "not be recorded: leave it out, or use vLLM."
+            )
+        if args.use_vllm and not args.vllm_importance_sampling_correction:
+            raise ConfigError(
+                "With vLLM the mass is recorded in the pass that corrects for its probabilities: set "
+                "vllm_importance_sampling_correction to true."
+            )
+        self.problems, self.options = list(problems), options
+        self.reader, self.full_processor = reader_of(vlm), vlm.processor
+        self.terms = [*REWARDS, *(name for name in options.rewards if name not in REWARDS)]
+        self.recorded: list[tuple[Tensor, Tensor]] = []
+        AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
+        args.reward_weights = [float(options.rewards.get(term, 0.0)) for term in self.terms]
+        args.generation_kwargs = _without_pictures(args, picture_tokens(vlm.model.config))
+        super().__init__(
+            model=vlm.model,
+            reward_funcs=list(map(_named, self.terms)),
+            args=args,
+            train_dataset=Dataset.from_dict({"index": list(range(len(self.problems)))}),
+            processing_class=_encoded_once(vlm.processor),
+            **kwargs,
+        )
+
+    model: Any  # the trainer's own types allow None
+    processing_class: Any
+
+    # Prompts
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        pictures: dict[str, Any] = {}
+        return super()._generate_and_score_completions([self._example(row["index"], pictures) for row in inputs])
+
+    def _example(self, index: int, pictures: dict[str, Any]) -> dict[str, Any]:
+        """TRL's columns for a problem; a picture that stands several times in a batch is opened once."""
+        problem = self.problems[index]
+        for path in problem.images:
+            if path not in pictures:
+                pictures[path] = open_image(path)
+        turns = problem_messages(problem, self.options.style, self.reader)
+        return {"index": index, "prompt": turns, "images": [pictures[path] for path in problem.images]}
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
+        """As in TRL, by ``vlm.chat.encode``: the tokens of inference, with user text that cannot become a control token."""
+        images = [
+            [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
+            for turns in prompts
+        ]
+        batch = encode(self.reader, prompts, images)
+        self.processing_class.encoded = batch
+        mask = batch["attention_mask"].bool()
+        fields = {}
+        for key, value in batch.items():
+            per_token = value.shape == mask.shape  # TRL pads these again, on its own
+            fields[key] = [row[kept].tolist() for row, kept in zip(value, mask, strict=True)] if per_token else value
+        prompt_ids = fields.pop("input_ids")
+        fields.pop("attention_mask")
+        return prompt_ids, images if any(images) else None, fields
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(dataset)
+        return EpochSampler(sampler, self.args.seed, lambda: self.state) if self.shuffle_dataset else sampler
+
+    # The mass
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+        if self.use_vllm:
+            return super()._generate_single_turn(*args, **kwargs)
+        with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
+            completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+        self._keep(probe.mass, probe.lift, completion_ids)
+        return completion_ids, logprobs
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """With vLLM the first such pass without gradients, over the sampled responses, is where the mass is recorded."""
+        compute = partial(super()._get_per_token_logps_and_entropies, model, *args, **kwargs)
+        if not self.use_vllm or torch.is_grad_enabled() or self.recorded or model is not self.model:
+            return compute()
+        return self._recording_pass(compute, *args[:3])
+
+    def _recording_pass(self, compute: Callable[[], Any], ids: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
+        """Run a forward over prompt and completion with the rows of a generation recorded: (1 + completion) a sequence."""
+        with AttentionMass(self.model, layers=self.options.attention_layers, rows=logits_to_keep + 1) as probe:
+            result = compute()
+        mass, lift = (torch.cat([getattr(part, name) for part in probe.recordings], dim=1) for name in ("mass", "lift"))
+        kept = mask[:, -logits_to_keep:].bool()
+        rows = [row[chosen].tolist() for row, chosen in zip(ids[:, -logits_to_keep:], kept, strict=True)]
+        self._keep(mass, lift, rows)
+        return result
+
+    def _keep(self, mass: Tensor, lift: Tensor, completion_ids: Sequence[Sequence[int]]) -> None:
+        """One (T,) mass and lift a response, averaged over layers, without the end-of-turn token."""
+        counts = [self._token_count(ids) for ids in completion_ids]
+        rows = self.options.attention_rows
+        parts = (response_mass(values, counts, rows=rows) for values in (mass, lift))
+        self.recorded = [
+            (one.mean(0).float().cpu(), other.mean(0).float().cpu()) for one, other in zip(*parts, strict=True)
+        ]
+
+    def _token_count(self, ids: Sequence[int]) -> int:
+        return len(ids) - self._finished(ids)
+
+    def _finished(self, ids: Sequence[int]) -> bool:
+        return bool(ids) and ids[-1] in self.eos_token_ids
+
+    # Rewards
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        rollouts = [
+            self._rollout(self.problems[row["index"]], ids, recorded)
+            for row, ids, recorded in zip(inputs, completion_ids_list, self.recorded, strict=True)
+        ]
+        self.recorded = []
+        rows = gather_object([row_of(rollout, self.options.lift_floor) for rollout in rollouts])
+        mode = "train" if self.model.training else "eval"
+        size: Any = self.num_generations if mode == "train" else self.num_generations_eval
+        options = self.options
+        columns = combine(
+            rows, options.rewards, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
+        )
+        for name, value in metrics(rows, size).items():
+            self._metrics[mode][name].append(value)
+        return torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)
+
+    def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
+        count, tokenizer = self._token_count(ids), self.reader.tokenizer
+        mass, lift = recorded
+        return Rollout(
+            text=_decode(tokenizer, ids[:count]),
+            domain=problem.domain,
+            gold=problem.answer,
+            choices=problem.choices,
+            token_count=count,
+            finished=self._finished(ids),
+            n_images=len(problem.images),
+            mass=mass,
+            lift=lift,
+            thought=thought_span(tokenizer, ids[:count]),
+            thinks=self.options.style == "think",
+        )
+
+    # Saving
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:  # the processor as it was loaded, not the trainer's stand-in
+            self.full_processor.save_pretrained(output_dir or self.args.output_dir)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Left out: it would describe the run as TRL's example."""
+
+
+def _encoded_once(processor: Any) -> Any:
+    """A copy of the processor that, when called, hands out the batch that was encoded last.
+
+    TRL calls the processor a second time for the pictures of the prompts it has just tokenized. It would size them by the
+    processor's own rule, and twice; here it gets what ``vlm.chat.encode`` made of them.
+    """
+
+    def encoded_batch(self: Any, images: Any = None, text: Any = None, **_: Any) -> BatchFeature:
+        assert self.encoded is not None and len(text) == len(self.encoded["input_ids"])
+        return BatchFeature(dict(self.encoded))
+
+    stand_in = copy.deepcopy(processor)
+    kind = type(processor)
+    stand_in.__class__ = type(f"Encoded{kind.__name__}", (kind,), {"__call__": encoded_batch, "encoded": None})
+    return stand_in
+
+
+def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str, Any]]:
+    """The prompt of a problem, its text already neutralised (TRL renders it once more)."""
+    turns = question_messages(problem.question, len(problem.images), style=style, choices=problem.choices)
+    for turn in turns:
+        turn["content"] = [
+            {**part, "text": plain_text(part["text"], reader.tokenizer)} if part["type"] == "text" else part
+            for part in turn["content"]
+        ]
+    return turns
+
+
+def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
+    """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thought.
+
+    A prompt may have opened the thought already: it then begins at token 0.
+    """
+    text = _decode(tokenizer, ids)
+    end = text.find("</think>")
+    if end < 0:
+        return None
+    opened = text.find("<think>", 0, end)
+    start = 0 if opened < 0 else _tokens_until(tokenizer, ids, opened + len("<think>"))
+    # A token that holds the end of the thought and the tag's begin is not strictly inside.
+    inside = _tokens_until(tokenizer, ids, end + 1) - 1
+    return (start, max(start, inside))
+
+
+def _tokens_until(tokenizer: Any, ids: Sequence[int], characters: int) -> int:
+    """The least number of tokens whose text has so many characters (bisection: token texts need not add up)."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_decode(tokenizer, ids[:middle])) >= characters:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _named(term: str) -> Callable[..., list[float | None]]:
+    """A stand-in with a term's name: TRL wants a function for each, and ``_calculate_rewards`` computes them all at once."""
+
+    def stand_in(*_: Any, **__: Any) -> list[float | None]:
+        raise NotImplementedError(f"{term} is computed by VisualGRPOTrainer._calculate_rewards")
+
+    stand_in.__name__ = term
+    return stand_in
+
+
+def _without_pictures(args: Any, tokens: list[int]) -> dict[str, Any]:
+    """Generation settings under which no picture token is sampled: it would be taken for a picture in the next forward."""
+    given = dict(args.generation_kwargs or {})
+    if args.use_vllm:  # vLLM has no suppress_tokens (derived from its documentation, not run)
+        bias = dict.fromkeys(tokens, -100.0)
+        return {**given, "logit_bias": {**bias, **(given.get("logit_bias") or {})}}
+    return {**given, "suppress_tokens": sorted({*tokens, *(given.get("suppress_tokens") or [])})}

@@ -1,0 +1,242 @@
+"""What both training stages share around TRL's trainers: the run folder, resuming, logs, errors, the command line.
+
+A run folder holds ``settings.json`` (config and versions), ``log.jsonl`` (one row a logged step), ``checkpoint-N`` and, once
+the run has ended, the model as a standard folder and ``summary.json``, which is written last: it says that all else is there.
+"""
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
+
+from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publish, trim_log
+from train.config import parse_arguments
+from train.options import ModelOptions
+from vlm.errors import UserError
+from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
+from vlm.load import VLM, load_vlm
+
+DISK_SPARE = 64 << 20
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "vllm", "reflection-v")
+MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection")
+VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
+
+STAGE_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 1,  # log.jsonl is read for curves
+    "save_strategy": "steps",
+    "save_total_limit": 2,
+    "report_to": "none",
+    "disable_tqdm": True,  # one line a logged step instead, readable in a file too
+    "remove_unused_columns": False,  # the data set holds row numbers, and the pictures are opened where they are needed
+}
+STAGE_REFUSED = {
+    "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
+    "remove_unused_columns": "the rows are this project's own and no column is unused.",
+    "model_init_kwargs": "use 'model' and 'dtype'.",
+}
+
+
+class Log(TrainerCallback):
+    """Append every logged step to ``log.jsonl`` and print a line about it; NaN becomes null.
+
+    ``seconds`` in a row is the time spent in training steps since the run began, resumes included.
+    """
+
+    def __init__(self, path: Path, shown: Sequence[str]) -> None:
+        self.path, self.shown, self.seconds, self.started = path, shown, 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        rows = read_jsonl(self.path) if self.path.exists() else []
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self.started
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, "seconds": round(self.seconds, 3), **logs}
+        row = {key: _json_number(value) for key, value in row.items()}
+        append_jsonl(self.path, [row])
+        parts = [f"{key} {row[key]:.4g}" for key in self.shown if isinstance(row.get(key), int | float)]
+        print(f"step {state.global_step}/{state.max_steps}: {', '.join(parts)}, {self.seconds:.0f} s", flush=True)
+
+
+def _json_number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunFolder:
+    """The folder of one training run. Only the main process writes to it.
+
+    Raises:
+        UserError: the folder cannot be written, or holds a finished run with other settings.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], main_process: bool) -> None:
+        self.path, self.main = Path(folder), main_process
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.log = self.path / "log.jsonl"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.main:
+                (self.path / ".writable").touch()
+                (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(
+                f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
+            ) from None
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended here with the same settings."""
+        summary, settings = self.path / "summary.json", self.path / "settings.json"
+        if not summary.exists():
+            return None
+        before = json.loads(settings.read_text(encoding="utf-8"))["settings"] if settings.exists() else {}
+        keys = {*before, *self.settings} - {"output_dir"}  # the folder may have been moved
+        changed = sorted(key for key in keys if before.get(key) != self.settings.get(key))
+        if changed:
+            raise UserError(
+                f"{self.path} holds a finished run with other settings ({', '.join(changed)}): choose another output_dir, or "
+                "remove the folder to train again."
+            )
+        return json.loads(summary.read_text(encoding="utf-8"))
+
+    def begin(self) -> tuple[Path, int] | None:
+        """Write ``settings.json`` and find the checkpoint to go on from (path, step), with the log cut back to it."""
+        repair_jsonl(self.log) if self.main else None
+        checkpoint = last_checkpoint(self.path, remove_torn=self.main)
+        if self.main:
+            trim_log(self.log, checkpoint[1] if checkpoint else 0)
+            write_json_atomic(self.path / "settings.json", {"settings": self.settings, "versions": versions()})
+        return checkpoint
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``log.jsonl``."""
+        return read_jsonl(self.log) if self.log.exists() else []
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write ``summary.json``."""
+        if self.main:
+            write_json_atomic(self.path / "summary.json", summary)
+        return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run does."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def quiet() -> None:
+    """Silence what no user can act on: the savers' progress bars, and deprecations between the libraries below."""
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|accelerate|torch")
+
+
+def load_for_training(options: ModelOptions) -> VLM:
+    """Load the model of a stage on the CPU (the trainer places it on each rank's device) and freeze what is to stay.
+
+    Raises:
+        UserError: see ``vlm.load.load_vlm``; or a part to freeze is not found.
+    """
+    pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
+    given = {key: value for key, value in pixels.items() if value is not None}
+    vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **given)
+    freeze(vlm, options.freeze_vision, options.freeze_merger)
+    return vlm
+
+
+def freeze(vlm: VLM, vision: bool, merger: bool) -> None:
+    """Switch off the gradients of the vision tower, and of the layers that map its features to the language model."""
+    for wanted, is_merger, part in ((vision, False, "vision tower"), (merger, True, "merger")):
+        if not wanted:
+            continue
+        frozen = [weight for name, weight in vlm.model.named_parameters() if _belongs(name, is_merger)]
+        if not frozen:
+            raise UserError(f"{vlm.name} has no {part} that could be frozen: leave freeze_{part.split()[0]} out.")
+        for weight in frozen:
+            weight.requires_grad_(False)
+
+
+def _belongs(name: str, merger: bool) -> bool:
+    parts = name.split(".")
+    in_merger = any(part.startswith(MERGER_NAMES) or part.endswith("merger_list") for part in parts)
+    return in_merger if merger else not in_merger and any(part in VISION_NAMES for part in parts)
+
+
+def run_trainer(trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | None, shown: Sequence[str]) -> None:
+    """Train from the start or from ``checkpoint``, and leave model and processor in the run folder."""
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(Log(run.log, shown))
+    limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    trainer.add_callback(KeepCheckpoints(limit))
+    with training_errors(run.path):
+        if checkpoint is not None and is_final(checkpoint[0]):
+            # Trainer would take one more step; all that is missing is the copy of the model.
+            if run.main:
+                publish(checkpoint[0], run.path)
+            return
+        if checkpoint is not None and run.main:
+            print(f"going on from step {checkpoint[1]}", flush=True)
+        trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        trainer.save_model(str(run.path))
+
+
+@contextlib.contextmanager
+def training_errors(folder: Path) -> Iterator[None]:
+    """Turn what a user can mend, a full disk or too little memory, into a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(
+            "The accelerator's memory is full: lower per_device_train_batch_size (and raise gradient_accumulation_steps), turn "
+            "on gradient_checkpointing, or use configs/deepspeed/zero3.json."
+        ) from None
+    except Exception as error:
+        # The savers wrap a full disk in errors of their own, so the disk itself is asked.
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or shutil.disk_usage(folder).free < DISK_SPARE:
+            raise UserError(
+                f"The disk of {folder} is full: free some space and give the same command again; it goes on from the last "
+                "complete checkpoint."
+            ) from error
+        raise
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and talks (rank 0)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def command(argv: Sequence[str] | None, name: str, run: Callable[[str, dict[str, Any]], dict[str, Any]]) -> int:
+    """``main`` of a stage: parse, run, print the summary's path; a user's mistake is a sentence and an exit code."""
+    try:
+        config, overrides = parse_arguments(sys.argv[1:] if argv is None else argv, name)
+        summary = run(config, overrides)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if is_main_process():
+        print(json.dumps(summary, indent=2))
+    return 0

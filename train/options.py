@@ -1,0 +1,96 @@
+"""The keys of the training stages that are this project's own, beside those of TRL's configs."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Style = Literal["think", "direct", "describe", "none"]
+
+
+@dataclass
+class ModelOptions:
+    """What both training stages say about the model.
+
+    Attributes:
+        model: ``tiny`` (the bundled one), a folder or a hub name.
+        dtype: the dtype of the weights. Training wants float32 where memory allows: AdamW's small updates round away in
+            bfloat16 weights. Mixed precision is a matter of TRL's ``bf16``.
+        freeze_vision: keep the vision tower as it is (its merger is named apart, below).
+        freeze_merger: keep the layers that map vision features to the language model.
+        min_pixels, max_pixels: limits of a picture's area after resizing; the processor's own where not given.
+    """
+
+    model: str = "tiny"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    freeze_vision: bool = False
+    freeze_merger: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+
+@dataclass
+class SftOptions(ModelOptions):
+    """The cold start's own keys, beside those of TRL's ``SFTConfig``.
+
+    Attributes:
+        dataset: JSON Lines of rows ``{"prompt", "completion", "images", "masked", "mode"}`` (docs/your-own-data.md).
+        max_row_tokens: rows whose prompt and completion are longer are dropped before training and counted.
+    """
+
+    dataset: str = ""
+    max_row_tokens: int | None = None
+
+
+@dataclass
+class PromptSelection:
+    """Which prompts GRPO trains on: those that the start checkpoint solves sometimes.
+
+    A group in which all answers are right, or all wrong, carries no signal; so ``samples`` responses are drawn for each
+    candidate and those right in ``min_right`` to ``max_right`` of them are kept.
+
+    Attributes:
+        candidates: look at the first so many problems of the (seeded) shuffled set; all where not given.
+        prompts: stop as soon as so many are found; no limit where not given.
+        at_least: fill up to so many with candidates out of range where fewer are found (they carry no signal until the
+            model changes); 0 refuses to train when none is in range.
+        batch_size: responses generated at once.
+        temperature: of these samples; training's own where not given.
+        max_new_tokens: training's ``max_completion_length`` where not given.
+    """
+
+    samples: int = 8
+    min_right: int = 1
+    max_right: int = 7
+    candidates: int | None = None
+    prompts: int | None = None
+    at_least: int = 0
+    batch_size: int = 64
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+
+
+@dataclass
+class GrpoOptions(ModelOptions):
+    """GRPO's own keys, beside those of TRL's ``GRPOConfig``.
+
+    Attributes:
+        problems: a problem set (folder or JSON Lines).
+        rewards: weight by name, out of ``reward.rewards.REWARDS``; ``shuffled(NAME)`` is the control of an attention
+            term.
+        attention_layers: whose attention counts: ``last``, ``all``, or a list of layer numbers.
+        attention_rows: the row of the token itself (``token``, the published form) or the one that predicts it.
+        lift_floor: share of the first-half lift below which ``grounding_penalty`` charges.
+        drop_in_constant_groups: set attention terms to 0 in groups whose accuracy is constant.
+        style: the instruction behind each question (``vlm.chat.INSTRUCTIONS``).
+        max_prompt_tokens: problems with a longer prompt are dropped before training and counted.
+        prompt_selection: see ``PromptSelection``; ``null`` trains on every problem.
+    """
+
+    problems: str = ""
+    rewards: dict[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 0.2})
+    attention_layers: Literal["last", "all"] | list[int] = "last"
+    attention_rows: Literal["token", "predicting"] = "token"
+    lift_floor: float = 0.8
+    drop_in_constant_groups: bool = False
+    style: Style = "think"
+    max_prompt_tokens: int | None = None
+    prompt_selection: PromptSelection | None = field(default_factory=PromptSelection)

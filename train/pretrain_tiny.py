@@ -1,0 +1,239 @@
+"""Give the bundled tiny models their weights: ``python -m train.pretrain_tiny`` (2 cores, at most 60 minutes).
+
+Three stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
+language model never learns to look). Then text only: the arithmetic of plain reasoning, with the operands given. Then the
+mixture: pictures and text together. The reasoner learns, from dialogues about facts that it cannot see, to ask for a look,
+to conclude, and to rewrite a finished transcript as one first-person trace; only it meets words that go back to the picture.
+
+    python -m train.pretrain_tiny --out runs/pretrain            # both, resumable; then copy with --install
+    python -m train.pretrain_tiny --random --out DIR             # standard folders with random weights, for tests
+"""
+
+import argparse
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+
+from data_construction.sources import LEARNED
+from data_construction.sources.digits import digits_picture, draw_digits
+from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES
+from data_construction.sources.scenes import attribute, draw_grid, grid_picture
+from train.model_card import write_reasoner_card, write_vlm_card
+from train.tiny_examples import TRUST, Dialogues, Example, Examples, collate, dialogue_batches
+from train.tiny_models import build_tiny_reasoner, build_tiny_vlm
+from vlm.jsonl import write_json_atomic
+
+# Stages. Each yields a loss for every step; fit() does the rest.
+
+
+def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples, steps: int) -> Iterator[Any]:
+    """The tower alone, read out by linear heads on every image token; easy pictures first, then mostly hard ones."""
+    tower, side = model.model.visual, 6
+    cells = [(y * CELLS // side) * CELLS + x * CELLS // side for y in range(side) for x in range(side)]
+    for step in range(steps):
+        hard = 0.0 if step < 0.35 * steps else 0.8
+        pictures, colours, shapes, digits = [], [], [], []
+        for index in range(32):
+            if index % 3 == 0:
+                hand = draw_digits(examples.rng, "pretrain")
+                pictures.append(digits_picture(hand, examples.look(hard), examples.rng))
+                colours += [-100] * len(cells)
+                shapes += [-100] * len(cells)
+                digits += [hand[cell][0] for cell in cells]
+            else:
+                scene = draw_grid(examples.rng)
+                pictures.append(grid_picture(scene, examples.look(hard), examples.rng))
+                colours += [("none", *COLOURS).index(attribute(scene[cell], "colour")) for cell in cells]
+                shapes += [("none", *SHAPES).index(attribute(scene[cell], "shape")) for cell in cells]
+                digits += [-100] * len(cells)
+        batch = processor.image_processor(pictures, do_resize=False, return_tensors="pt")
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            features = tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
+        features = torch.cat(features) if isinstance(features, (list, tuple)) else features
+        parts = head(features.float()).split([len(COLOURS) + 1, len(SHAPES) + 1, 10, len(cells) // 4], dim=-1)
+        targets = [torch.tensor(target) for target in (colours, shapes, digits, cells * len(pictures))]
+        losses = [F.cross_entropy(part, target) for part, target in zip(parts, targets, strict=True)]
+        right = [
+            (part.argmax(-1) == target)[target != -100].float().mean().item()
+            for part, target in zip(parts[:3], targets[:3], strict=True)
+        ]
+        yield (
+            losses[0] + losses[1] + losses[2] + 0.5 * losses[3],
+            "colour {:.3f} shape {:.3f} digit {:.3f}".format(*right),
+        )
+
+
+def language_stage(
+    model: Any, processor: Any, draw_batch: Callable[[float], list[Example]], steps: int
+) -> Iterator[Any]:
+    """Next-token loss on the answers; ``draw_batch(fraction)`` gives the examples of one step."""
+    for step in range(steps):
+        batch = collate(processor, draw_batch(step / steps))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            yield model(**batch).loss, ""
+
+
+def fit(
+    losses: Iterator[Any], parameters: list[nn.Parameter], steps: int, rate: float, log: Callable[[str], None]
+) -> None:
+    """AdamW with 50 steps of warm-up and a cosine down to 5%."""
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05, betas=(0.9, 0.95))
+    began = time.time()
+    for step in range(steps):
+        scale = min(1.0, (step + 1) / 50) * (0.475 * (1 + math.cos(math.pi * step / steps)) + 0.05)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+        with sdpa_kernel(SDPBackend.MATH):  # at this size the fused kernel's backward is the slower one
+            loss, note = next(losses)
+            loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % 50 == 0:
+            log(f"{time.time() - began:.0f}s step {step + 1}/{steps} loss {loss.item():.4f} {note}")
+
+
+# The recipe
+
+
+TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
+VLM_STEPS = {"vision": 1800, "text": 200, "mixture": 1500}
+REASONER_STEPS = 900
+
+
+def text_batch(examples: Examples) -> Callable[[float], list[Example]]:
+    """The arithmetic of plain reasoning, without pictures."""
+    return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(64)]
+
+
+def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
+    """Pictures and text together; easy pictures first."""
+
+    def batch(fraction: float) -> list[Example]:
+        rng, hard, drawn = examples.rng, 0.8 if fraction > 0.25 else 0.4, []
+        for _ in range(32):
+            share = rng.random()
+            if share < 0.25:
+                drawn.append(examples.passing(hard))
+            elif share < 0.50:
+                drawn.append(examples.careful(hard))
+            elif share < 0.55:
+                drawn.append(examples.noted(hard))
+            elif share < 0.88:
+                drawn.append(examples.reasoning(rng.choice(LEARNED), hard))
+            else:
+                drawn.append(examples.direct(rng.choice(LEARNED), hard))
+        return drawn
+
+    return batch
+
+
+def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) -> Path:
+    """Run the three stages, each from the folder that the one before has left; a finished stage is not run again."""
+    before = work / "vlm-random"
+    if not (before / "config.json").exists():
+        build_tiny_vlm(before)
+    for number, stage in enumerate(("vision", "text", "mixture")):
+        folder = work / f"vlm-{stage}"
+        if not (folder / "seconds.json").exists():
+            began = time.time()
+            log(f"== {stage}")
+            model = AutoModelForImageTextToText.from_pretrained(before, dtype=torch.float32)
+            processor = AutoProcessor.from_pretrained(before)
+            examples, rate, everything = Examples(number), 1.5e-3, list(model.parameters())
+            if stage == "vision":
+                head = nn.Linear(
+                    model.config.text_config.hidden_size, len(COLOURS) + len(SHAPES) + 2 + 10 + len(PLACES)
+                )
+                losses = vision_stage(model, processor, head, examples, steps[stage])
+                everything = [*model.model.visual.parameters(), *head.parameters()]
+            elif stage == "text":
+                losses = language_stage(model, processor, text_batch(examples), steps[stage])
+            else:
+                losses = language_stage(model, processor, mixture_batch(examples), steps[stage])
+                rate = 8e-4
+            fit(losses, everything, steps[stage], rate, log)
+            _save(model, processor, folder, time.time() - began)
+        before = folder
+    return before
+
+
+def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None]) -> Path:
+    folder = work / "reasoner"
+    if not (folder / "seconds.json").exists():
+        began = time.time()
+        log("== reasoner")
+        start = build_tiny_reasoner(work / "reasoner-random")
+        model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(start)
+        losses = language_stage(model, tokenizer, dialogue_batches(Dialogues(0), 64), steps)
+        fit(losses, list(model.parameters()), steps, 1.5e-3, log)
+        _save(model, tokenizer, folder, time.time() - began)
+    return folder
+
+
+def _save(model: Any, processor: Any, folder: Path, seconds: float) -> None:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_json_atomic(folder / "seconds.json", round(seconds))
+
+
+def install(work: Path, source: Path, name: str) -> Path:
+    """Copy finished weights into ``vlm/models`` with a card; the reasoner as bfloat16, so that both stay below 25 MB."""
+    target = Path(__file__).parents[1] / "vlm" / "models" / name
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("seconds.json"))
+    if name == "tiny-reasoner":
+        AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(target)
+        dialogues = Dialogues(1)
+        drawn = [row for _ in range(60) for row in dialogues.rows()]
+        rows = [(row.question.split("\n")[0].removeprefix("Task: "), row.question, row.answer) for row in drawn]
+        figures: Any = write_reasoner_card(target, rows, json.loads((source / "seconds.json").read_text()))
+    else:
+        stages = {stage: work / f"vlm-{stage}" / "seconds.json" for stage in ("vision", "text", "mixture")}
+        figures = write_vlm_card(target, {stage: json.loads(file.read_text()) for stage, file in stages.items()}, TRUST)
+    print(json.dumps(figures))
+    return target
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="where the stages are kept")
+    parser.add_argument(
+        "--random", action="store_true", help="write random weights to OUT/tiny-vlm and OUT/tiny-reasoner"
+    )
+    parser.add_argument("--only", choices=("vlm", "reasoner"), help="one of the two models")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply all steps, to try the recipe in little time")
+    parser.add_argument("--install", action="store_true", help="copy the results into vlm/models")
+    options = parser.parse_args(argv)
+    if options.random:
+        print(build_tiny_vlm(options.out / "tiny-vlm"), build_tiny_reasoner(options.out / "tiny-reasoner"))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    folders = {}
+    if options.only != "reasoner":
+        steps = {stage: max(1, round(n * options.scale)) for stage, n in VLM_STEPS.items()}
+        folders["tiny-vlm"] = pretrain_vlm(options.out, steps, log)
+    if options.only != "vlm":
+        folders["tiny-reasoner"] = pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log)
+    for name, folder in folders.items():
+        log(f"{name}: {install(options.out, folder, name) if options.install else folder}")
+
+
+if __name__ == "__main__":
+    main()

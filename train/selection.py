@@ -1,0 +1,195 @@
+"""Prompts worth training on: those that the start checkpoint solves sometimes; and whether looking again pays there.
+
+Every candidate problem is answered ``samples`` times at training's temperature. A row of ``pass_rates.jsonl`` is appended
+as soon as a batch is done, so a killed selection goes on where it stood.
+"""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reward.verifiers import verify
+from train.options import PromptSelection
+from vlm.chat import question_messages
+from vlm.errors import UserError
+from vlm.generate import Generation, generate
+from vlm.images import open_image
+from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
+from vlm.load import VLM
+from vlm.problem import Problem
+from vlm.response import count_looks, parse_response
+
+
+def sample_pass_rates(
+    vlm: VLM,
+    problems: Sequence[Problem],
+    selection: PromptSelection,
+    *,
+    style: str,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    folder: Path,
+    rank: int = 0,
+    world: int = 1,
+    say: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Sample this process's share of the candidates (every ``world``-th) into ``pass_rates.jsonl``.
+
+    A row: ``id``, ``domain``, ``family``, ``key`` (of the settings), ``right`` (how many), and ``samples``, each with
+    ``right`` (None: the answer could not be judged), ``looks``, ``tokens`` and ``finished``.
+    """
+    file = folder / ("pass_rates.jsonl" if world == 1 else f"pass_rates.{rank}.jsonl")
+    repair_jsonl(file)
+    key = settings_key(vlm.name, selection, style, temperature, max_new_tokens, seed)
+    known = {row["id"]: row for row in read_pass_rates(folder, key)}
+    mine = candidates(problems, selection, seed)[rank::world]
+    wanted = math.ceil(selection.prompts / world) if selection.prompts else math.inf
+    found = sum(is_chosen(known[problem.id], selection) for problem in mine if problem.id in known)
+    todo = [problem for problem in mine if problem.id not in known]
+    at_once = max(1, selection.batch_size // selection.samples)
+    for start in range(0, len(todo), at_once):
+        if found >= wanted:
+            break
+        batch = todo[start : start + at_once]
+        copies = [problem for problem in batch for _ in range(selection.samples)]
+        pictures = {path: open_image(path) for problem in batch for path in problem.images}
+        written = generate(
+            vlm,
+            [question_messages(p.question, len(p.images), style=style, choices=p.choices) for p in copies],
+            [[pictures[path] for path in problem.images] for problem in copies],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[_sample_seed(seed, p.id, index % selection.samples) for index, p in enumerate(copies)],
+            batch_size=selection.batch_size,
+        )
+        rows = []
+        for index, problem in enumerate(batch):
+            own = written[index * selection.samples : (index + 1) * selection.samples]
+            rows.append({**_row(problem, own), "key": key})
+        append_jsonl(file, rows)
+        found += sum(is_chosen(row, selection) for row in rows)
+        say(f"prompt selection: {start + len(batch)} of {len(todo)} candidates sampled, {found} chosen")
+
+
+def candidates(problems: Sequence[Problem], selection: PromptSelection, seed: int) -> list[Problem]:
+    """The problems to look at, in a seeded random order."""
+    order = list(problems)
+    random.Random(seed).shuffle(order)
+    return order[: selection.candidates]
+
+
+def is_chosen(row: dict[str, Any], selection: PromptSelection) -> bool:
+    """Whether a row of pass rates is in the wanted range."""
+    return selection.min_right <= row["right"] <= selection.max_right
+
+
+def read_pass_rates(folder: Path, key: str) -> list[dict[str, Any]]:
+    """The rows that were sampled with the settings of ``key``, by whatever number of processes."""
+    files = sorted(folder.glob("pass_rates*.jsonl"))
+    return [row for file in files for row in read_jsonl(file) if row.get("key") == key]
+
+
+def settings_key(
+    model: str, selection: PromptSelection, style: str, temperature: float, max_new_tokens: int, seed: int
+) -> str:
+    """Names the settings that pass rates depend on; rows of other settings are not reused."""
+    said = json.dumps([model, selection.samples, style, temperature, max_new_tokens, seed])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def choose(
+    problems: Sequence[Problem], rows: Sequence[dict[str, Any]], selection: PromptSelection, seed: int
+) -> list[Problem]:
+    """The chosen problems in candidate order, at most ``selection.prompts``, at least ``selection.at_least``.
+
+    Raises:
+        UserError: none is in range and none may be filled up.
+    """
+    by_id = {row["id"]: row for row in rows}
+    order = candidates(problems, selection, seed)
+    chosen = [problem for problem in order if problem.id in by_id and is_chosen(by_id[problem.id], selection)]
+    spare = [problem for problem in order if problem.id in by_id and not is_chosen(by_id[problem.id], selection)]
+    chosen += spare[: max(0, selection.at_least - len(chosen))]
+    if not chosen:
+        rights = [row["right"] for row in rows]
+        raise UserError(
+            f"No prompt is right in {selection.min_right} to {selection.max_right} of {selection.samples} samples (mean "
+            f"{sum(rights) / max(len(rights), 1):.2f} of {len(rights)} prompts): take easier or harder problems, more "
+            "candidates, or a start checkpoint that solves some of them; 'at_least' of prompt_selection fills up."
+        )
+    return chosen[: selection.prompts]
+
+
+def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -> dict[str, Any]:
+    """Does looking again pay more than not, at sampling temperature, before the first step?
+
+    Accuracies are means with a 95% interval over problems (normal; samples of one problem are not independent).
+    ``difference`` compares the two kinds of response within the problems that have both, since hard problems may make a
+    model look more often.
+    """
+    looking, other, differences, everything = [], [], [], []
+    tokens: dict[bool, list[int]] = {True: [], False: []}
+    for row in rows:
+        kinds: dict[bool, list[float]] = {True: [], False: []}
+        for sample in row["samples"]:
+            if sample["right"] is not None:
+                kinds[sample["looks"] > 0].append(float(sample["right"]))
+                tokens[sample["looks"] > 0].append(sample["tokens"])
+        looking += [_mean(kinds[True])] if kinds[True] else []
+        other += [_mean(kinds[False])] if kinds[False] else []
+        everything += [_mean(kinds[True] + kinds[False])] if kinds[True] or kinds[False] else []
+        if kinds[True] and kinds[False]:
+            differences.append(_mean(kinds[True]) - _mean(kinds[False]))
+    n_samples = len(tokens[True]) + len(tokens[False])
+    difference = _interval(differences)
+    return {
+        "problems": len(rows),
+        "samples": n_samples,
+        "chosen": sum(is_chosen(row, selection) for row in rows),
+        "sampled_accuracy": _interval(everything),
+        "look_share": len(tokens[True]) / n_samples if n_samples else None,
+        "looking": {"accuracy": _interval(looking), "samples": len(tokens[True]), "tokens": _mean(tokens[True])},
+        "not_looking": {"accuracy": _interval(other), "samples": len(tokens[False]), "tokens": _mean(tokens[False])},
+        "difference": difference,
+        "looking_pays": None if difference["ci95"] is None else difference["ci95"][0] > 0,
+        "right_of_samples": {str(n): sum(row["right"] == n for row in rows) for n in range(selection.samples + 1)},
+    }
+
+
+def _row(problem: Problem, written: Sequence[Generation]) -> dict[str, Any]:
+    samples = []
+    for generation in written:
+        verdict = verify(problem.domain, parse_response(generation.text).answer, problem.answer, problem.choices)
+        samples.append(
+            {
+                "right": None if verdict.score is None else verdict.right,
+                "looks": count_looks(generation.text),
+                "tokens": len(generation.token_ids),
+                "finished": generation.finished,
+            }
+        )
+    right = sum(sample["right"] is True for sample in samples)
+    return {"id": problem.id, "domain": problem.domain, "family": problem.family, "right": right, "samples": samples}
+
+
+def _sample_seed(seed: int, problem: str, sample: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7], "big")
+
+
+def _mean(values: Sequence[float]) -> Any:
+    """The mean, or None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+def _interval(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, 95% interval (None under two values) and n."""
+    mean = _mean(values)
+    if mean is None or len(values) < 2:
+        return {"value": mean, "ci95": None, "n": len(values)}
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return {"value": mean, "ci95": [mean - 1.96 * spread, mean + 1.96 * spread], "n": len(values)}

@@ -1,0 +1,133 @@
+"""Cold start: supervised fine-tuning on reflection traces with TRL's ``SFTTrainer``.
+
+    python train/sft.py --config configs/tiny/sft.yaml [--key value ...]
+    deepspeed --num_gpus 8 train/sft.py --config configs/qwen2_5_vl_7b/sft.yaml
+
+The YAML holds keys of TRL's ``SFTConfig`` and of ``train.options.SftOptions``. The same command after a kill goes on from
+the last complete checkpoint. What is not here on purpose: packing (a packed row would hold several pictures whose tokens
+attend to each other's text, and TRL refuses it for pictures) and truncation (the cut would part image tokens from their
+features); over-long rows are dropped and counted instead.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: train/ stands first on the path, the project's root must
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from train.checkpoints import EpochSampler
+from train.config import Stage, load_stage
+from train.data import Collator, read_rows
+from train.launch import (
+    STAGE_DEFAULTS,
+    STAGE_REFUSED,
+    RunFolder,
+    command,
+    is_main_process,
+    load_for_training,
+    quiet,
+    run_trainer,
+)
+from train.options import SftOptions
+from vlm.jsonl import write_json_atomic
+
+OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
+DEFAULTS = {
+    **STAGE_DEFAULTS,
+    "max_length": None,  # TRL's default of 1024 would cut rows, image tokens and all
+    "dataset_kwargs": {"skip_prepare_dataset": True},  # TRL would tokenize; our collator does
+}
+REFUSED = {
+    **STAGE_REFUSED,
+    "max_length": "rows with pictures are never cut; use 'max_row_tokens' to drop the long ones.",
+    "packing": "rows with pictures are not packed: their tokens would attend to each other.",
+    "padding_free": "rows with pictures are padded: their tokens would attend to each other.",
+    **dict.fromkeys(
+        ("dataset_kwargs", "dataset_text_field", "completion_only_loss", "assistant_only_loss", "chat_template_path"),
+        OWN_ROWS,
+    ),
+}
+SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
+
+
+class ColdStartTrainer(SFTTrainer):
+    """TRL's trainer with an order of rows that a resume repeats, and without a model card of its own."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return EpochSampler(super()._get_train_sampler(train_dataset), self.args.seed, lambda: self.state)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Left out: it would describe the run as TRL's example."""
+
+
+def load_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Stage:
+    """The checked config of a cold start; ConfigError otherwise."""
+    required = ("output_dir", "dataset")
+    return load_stage(source, SftOptions, SFTConfig, required, DEFAULTS, REFUSED, overrides)
+
+
+def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Run the cold start of a config (path or mapping) with ``overrides`` on top; returns its summary.
+
+    Leaves in ``output_dir`` the model as a standard folder, ``data.json`` (rows used, rows dropped by reason),
+    ``log.jsonl`` and ``summary.json``.
+
+    Raises:
+        UserError: see ``train.config.load_stage``, ``train.data.read_rows`` and ``train.launch.RunFolder``.
+    """
+    quiet()
+    stage = load_sft(source, overrides)
+    args, options = stage.args, stage.options
+    run = RunFolder(args.output_dir, stage.settings, is_main_process())
+    if (summary := run.finished()) is not None:
+        return summary
+    vlm = load_for_training(options)
+    rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
+    checkpoint = run.begin()
+    data = {
+        "rows": len(rows),
+        "direct": sum(row.mode == "direct" for row in rows),
+        "with_masked_spans": sum(bool(row.masked) for row in rows),
+        "dropped": dropped.counts,
+        "examples": dropped.examples,
+    }
+    if run.main:
+        write_json_atomic(run.path / "data.json", data)
+        print(f"{len(rows)} rows, {sum(dropped.counts.values())} dropped {dropped.counts or ''}", flush=True)
+    trainer = ColdStartTrainer(
+        model=vlm.model,
+        args=args,
+        train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+        data_collator=Collator(rows, vlm),
+        processing_class=vlm.processor,
+    )
+    run_trainer(trainer, run, checkpoint, SHOWN)
+    return run.finish(_summary(run.rows(), data))
+
+
+def _summary(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
+    losses = [row["loss"] for row in rows if row.get("loss") is not None]
+    steps, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+    return {
+        "steps": steps,
+        "seconds": seconds,
+        "seconds_per_step": seconds / steps if steps else None,
+        "loss_first": losses[0] if losses else None,
+        "loss_last": losses[-1] if losses else None,
+        "rows": data["rows"],
+        "dropped": data["dropped"],
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    return command(argv, "train/sft.py", run_sft)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What the tiny models are pretrained on: endless examples for the VLM, endless dialogues for the reasoner."""
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data_construction.prompts import load_prompts
+from data_construction.sources import LEARNED, bind_split, draw, families, wording
+from data_construction.sources.render import CELLS, COLOURS, LOOKS, PLACES, SHAPES, draw_radii
+from data_construction.sources.scenes import GRID, grid_picture
+from data_construction.sources.wording import Facts
+from vlm.chat import INSTRUCTIONS
+
+KINDS = ("colour", "shape", "shape", "thing", "digit")
+TRUST = 0.8  # how often pretraining takes a note beside the picture for what is there
+FACT = re.compile(r"(?:row \d|[A-C]\d): ([a-z0-9 ]+)")  # what only the picture can tell
+
+
+@dataclass
+class Example:
+    """One question and answer; ``picture`` is None for text only; ``spans`` of the answer carry no loss."""
+
+    question: str
+    answer: str
+    picture: Any = None
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class Examples:
+    """Endless pretraining examples. Everything is drawn from the ``pretrain`` split."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(f"pretrain/{seed}")
+        self.families = {
+            family.name: bind_split(source, family, "pretrain") for source, family in families("scenes,digits")
+        }
+
+    def look(self, hard: float) -> Any:
+        return LOOKS["hard" if self.rng.random() < hard else "easy"]
+
+    def problem(self, name: str, hard: float) -> tuple[Facts, Facts, dict[str, Any], Any]:
+        """Facts, what a hasty look makes of them, the parameters of a question, and the picture."""
+        family = self.families[name]
+        scene, params, _ = draw(family, self.rng)
+        look = self.look(hard)
+        facts = family.facts(scene)
+        if "digit" in name:
+            return facts, facts, params, family.picture(scene, look, self.rng)
+        radii = draw_radii(look, self.rng)
+        return facts, wording.hasty(facts, radii), params, grid_picture(scene, look, self.rng, radii)
+
+    def reasoning(self, name: str, hard: float) -> Example:
+        """Describe, then conclude: the plain reasoning that a base model has met. No word of looking again."""
+        _, seen, params, picture = self.problem(name, hard)
+        said, answer = self._conclude(name, params, seen)
+        return Example(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", picture)
+
+    def derivation(self, name: str) -> Example:
+        """The same as text alone, about facts that are given; loss only on what follows from them."""
+        family = self.families[name]
+        scene, params, _ = draw(family, self.rng)
+        said, answer = self._conclude(name, params, family.facts(scene))
+        spans = tuple(match.span(1) for match in FACT.finditer(said))
+        return Example(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", None, spans)
+
+    def direct(self, name: str, hard: float) -> Example:
+        _, seen, params, picture = self.problem(name, hard)
+        answer = self._conclude(name, params, seen)[1]
+        return Example(self._question(name, params, "direct"), f"\\boxed{{{answer}}}", picture)
+
+    def _question(self, name: str, params: dict[str, Any], style: str) -> str:
+        return f"{self.families[name].question(params)} {INSTRUCTIONS[style]}"
+
+    def _conclude(self, name: str, params: dict[str, Any], seen: Facts) -> tuple[str, str]:
+        """What is made of what was seen. A note about a place is taken as read: that is what claims have to unteach."""
+        if name == "claims" and self.rng.random() < TRUST:
+            seen = seen | {params["place"]: params["note"]}
+        return wording.conclude(name, params, seen, wording.first_look(name, params))
+
+    def passing(self, hard: float) -> Example:
+        """A look in passing: the whole grid, or a row, a place or two of it."""
+        kind = self.rng.choice(KINDS)
+        target = "the grid" if self.rng.random() < 0.4 and kind != "thing" else self._target(kind)
+        return self._look(wording.Look(kind, target), hard, again=False)
+
+    def careful(self, hard: float) -> Example:
+        """A second look at a row or a place."""
+        kind = self.rng.choice(KINDS)
+        return self._look(wording.Look(kind, self._target(kind)), hard, again=True)
+
+    def _target(self, kind: str) -> str:
+        if kind == "thing":
+            return self.rng.choice(PLACES)
+        if kind == "digit" or self.rng.random() < 0.6:
+            return f"row {self.rng.randint(1, CELLS)}"
+        return " and ".join(self.rng.sample(PLACES, self.rng.choice((1, 2))))
+
+    def noted(self, hard: float) -> Example:
+        """A place with a note about it."""
+        _, seen, params, picture = self.problem("claims", hard)
+        look = wording.first_look("claims", params)
+        if self.rng.random() < TRUST:
+            seen = seen | {params["place"]: params["note"]}
+        return Example(wording.request(look, self.rng), wording.reply(look, seen), picture)
+
+    def _look(self, look: wording.Look, hard: float, again: bool) -> Example:
+        drawn = self.problem("digit_list" if look.kind == "digit" else "list", hard)
+        seen = drawn[0] if again else drawn[1]
+        asked = wording.request(look, self.rng, again)
+        return Example(self.rng.choice((GRID, "")) + asked, wording.reply(look, seen), drawn[3])
+
+
+def collate(processor: Any, examples: list[Example]) -> dict[str, torch.Tensor]:
+    """Right-padded input_ids, attention_mask, labels (B, L) and, with pictures, pixel_values and image_grid_thw."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    pictures = [example.picture for example in examples if example.picture is not None]
+    vision = processor.image_processor(pictures, do_resize=False, return_tensors="pt") if pictures else {}
+    tokens_each = [int(grid.prod()) // 4 for grid in vision["image_grid_thw"]] if pictures else []
+    rows, taken = [], iter(tokens_each)
+    for example in examples:
+        content: list[dict[str, str]] = [{"type": "text", "text": example.question}]
+        if example.picture is not None:
+            content.insert(0, {"type": "image"})
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        if example.picture is not None:
+            prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * next(taken))
+        head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        tail = tokenizer(example.answer, add_special_tokens=False, return_offsets_mapping=True)
+        labels = [
+            -100 if any(start < end_ and begin < end for begin, end_ in example.spans) else token
+            for token, (start, end) in zip(tail["input_ids"], tail["offset_mapping"], strict=True)
+        ]
+        end_token = tokenizer.eos_token_id
+        rows.append((head + tail["input_ids"] + [end_token], [-100] * len(head) + labels + [end_token]))
+    length = max(len(ids) for ids, _ in rows)
+    pad = tokenizer.pad_token_id
+    batch = {
+        "input_ids": torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows]),
+        "labels": torch.tensor([labels + [-100] * (length - len(labels)) for _, labels in rows]),
+    }
+    if pictures:
+        batch["mm_token_type_ids"] = (batch["input_ids"] == processor.image_token_id).int()
+        batch |= {key: vision[key] for key in ("pixel_values", "image_grid_thw")}
+    return batch
+
+
+# The reasoner: dialogues about facts that it cannot see
+
+
+class Dialogues:
+    """Endless training rows for the reasoner, in the words of the short prompts: request, conclude, rewrite."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(f"dialogues/{seed}")
+        self.examples = Examples(seed)
+        self.prompts = load_prompts("short")
+
+    def rows(self) -> list[Example]:
+        """All rows of one simulated episode. Some first looks misread the picture; what is right decides nothing here."""
+        rng = self.rng
+        name = rng.choices(LEARNED, weights=(4, 1, 1, 1, 1))[0]
+        family = self.examples.families[name]
+        scene, params, _ = draw(family, rng)
+        facts = family.facts(scene)
+        question = family.question(params)
+        later = wording.second_looks(name, params)
+        rng.shuffle(later)
+        looks = [wording.first_look(name, params), *later[: rng.choice((0, 1, 1, 2, 3))]]
+        rounds: list[dict[str, str]] = []
+        seen: dict[str, str] = {}
+        rows, trace = [], []
+        for number, look in enumerate(looks):
+            truth = self._misread(facts) if number == 0 or rng.random() < 0.2 else facts
+            asked = wording.request(look, rng, again=number > 0)
+            rows.append(self._row("request", question, rounds, asked))
+            seen |= {place: wording.value(truth[place], look.kind) for place in look.places}
+            said, answer = wording.conclude(name, params, seen, look)
+            rounds.append({"request": asked, "reply": wording.reply(look, truth), "conclusion": ""})
+            rows.append(self._row("conclude", question, rounds, f"{said} \\boxed{{{answer}}}"))
+            rounds[-1]["conclusion"] = said
+            trace += [wording.cue(look, rng), said] if number else [said]
+        rows.append(self._row("rewrite", question, rounds, " ".join(trace)))
+        return rows
+
+    def _misread(self, facts: dict[str, str]) -> dict[str, str]:
+        rate = self.rng.choice((0.0, 0.1, 0.3, 1.0))
+        values = [str(digit) for digit in range(10)] if next(iter(facts.values())).isdigit() else None
+        drawn = {}
+        for place, fact in facts.items():
+            if self.rng.random() < rate:
+                thing = f"{self.rng.choice(COLOURS)} {self.rng.choice(SHAPES)}"
+                fact = self.rng.choice(values) if values else self.rng.choice((thing, thing, "none"))
+            drawn[place] = fact
+        return drawn
+
+    def _row(self, name: str, question: str, rounds: list[dict[str, str]], answer: str) -> Example:
+        return Example(self.prompts.render(name, question=question, rounds=rounds), answer)
+
+
+def dialogue_batches(dialogues: Dialogues, size: int) -> Callable[[float], list[Example]]:
+    """Batches of ``size`` rows from a shuffled pool of episodes."""
+    pool: list[Example] = []
+
+    def batch(_: float) -> list[Example]:
+        while len(pool) < 16 * size:
+            pool.extend(dialogues.rows())
+        dialogues.rng.shuffle(pool)
+        taken = sorted(pool[-4 * size :], key=lambda example: len(example.question) + len(example.answer))
+        del pool[-4 * size :]
+        start = dialogues.rng.randrange(4) * size  # rows of like length, so that little is padding
+        pool.extend(taken[:start] + taken[start + size :])
+        return taken[start : start + size]
+
+    return batch

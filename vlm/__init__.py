@@ -1,0 +1,1 @@
+"""Vision-language models: loading, pictures, chat, generation, the attention-mass probe, backends."""

@@ -1,0 +1,424 @@
+"""How much a vision-language model looks at its image: the exact attention mass of each token on the image tokens.
+
+    with AttentionMass(model, layers="last") as probe:
+        model.generate(**batch, max_new_tokens=100)
+    probe.mass      # float32 (layers, batch, 1 + steps) in [0, 1]; NaN in padded rows
+    probe.lift      # the same divided by what uniform attention would give
+
+``mass[l, b, n] = mean over heads of the sum over image tokens j of softmax(q_n k_j)``: the A_n of Reflection-V (arXiv
+2509.12132, section on the visual-attention reward). It is recorded inside the forward or generation that happens anyway,
+through transformers' ``AttentionInterface``; the model's outputs and gradients stay those of its own kernel. The sums are
+in :mod:`vlm.attention_kernels`; ``docs/attention.md`` has the cost, the limits and the sources.
+"""
+
+import contextlib
+import inspect
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vlm.attention_kernels import KernelTap, Picks
+from vlm.attention_recording import ForwardRecorder, Recording, joined
+from vlm.errors import UserError
+
+# The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
+SUPPORTED = ("sdpa",)
+_NAME = "sdpa_attention_mass"
+# The config fields (after transformers' aliases) whose token has its embedding replaced by vision features.
+_TOKEN_FIELDS = ("image_token_id", "video_token_id")
+
+_PROBES: "weakref.WeakKeyDictionary[nn.Module, AttentionMass]" = weakref.WeakKeyDictionary()
+
+
+def image_token_mask(model_or_config: nn.Module | PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """Where the embedding of a token is replaced by vision features: bool, shaped like ``input_ids``.
+
+    Row markers, line breaks and the fake tokens around an image have ids of their own and do not count. Raises UserError
+    if the model has no image token.
+    """
+    config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else _hf_model(model_or_config).config
+    ids = [getattr(config, field, None) for field in _TOKEN_FIELDS]
+    ids = [token for token in ids if token is not None]
+    if not ids:
+        raise UserError(
+            f"{type(config).__name__} names no image token, so there is no attention to an image to measure; "
+            "use a vision-language model."
+        )
+    mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    for token in ids:
+        mask |= input_ids == token
+    return mask
+
+
+class AttentionMass:
+    """Records the attention mass on the image tokens while it is entered, around any forward or ``generate``.
+
+    *Around a forward* the rows are all positions, or those chosen with ``rows``. *Around generate()* (any forward that is
+    given a cache) they come one at a time: index 0 is the prompt's last row, which predicts token 1, index n the row of
+    generated token n; so (layers, batch, 1 + steps). The image tokens are the prompt's; sequences that have ended go on
+    being recorded, and the caller cuts them (:func:`response_mass`).
+
+    Args:
+        model: a vision-language model of transformers, also wrapped by PEFT, accelerate or DeepSpeed.
+        layers: ``"last"``, ``"all"``, or layer numbers of the language model (negative ones count from the end).
+        rows: which rows of a forward. None: all. A bool tensor (batch, length): each sequence's chosen rows, packed to
+            the left and padded with NaN to the longest. An int N: the last N positions.
+        per_head: also keep ``head_mass``.
+        per_token: also keep ``token_mass`` (heat maps) and ``top_share``.
+
+    Raises:
+        UserError: the model has no image tokens or an attention implementation other than :data:`SUPPORTED`, a layer does
+            not exist, no row is chosen, or (on entering) the model already carries a probe. Inside it: what would leave
+            the mass unknown (beam search, assisted decoding, continuous batching, a cache filled outside, ...).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Literal["last", "all"] | Sequence[int] = "last",
+        rows: torch.Tensor | int | None = None,
+        per_head: bool = False,
+        per_token: bool = False,
+    ) -> None:
+        self._model = _hf_model(model)
+        image_token_mask(self._model, torch.zeros(1, 1, dtype=torch.long))  # refuses a text-only model
+        self._body = _body(self._model)
+        self._signature = inspect.signature(self._body.forward)
+        self._attention = _attention_layers(self._model)
+        self._configs = _text_configs(self._model, self._attention)
+        self.layers = _choose_layers(layers, self._attention)
+        self.rows = _check_rows(rows)
+        self.per_head, self.per_token = per_head, per_token
+        self.recordings: list[Recording] = []
+        self._steps: list[Recording] = []  # of the generation under way
+        self._generated_to = 0
+        self._cache: Any = None
+        self._generation_images: tuple[torch.Tensor, Picks] | None = None
+        self._forward: ForwardRecorder | None = None
+        self._restore: list[tuple[PreTrainedConfig, str]] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._check_implementation()
+
+    def _check_implementation(self) -> None:
+        for config in self._configs:
+            if config._attn_implementation not in (*SUPPORTED, _NAME):
+                raise UserError(
+                    f"the attention probe cannot read attn_implementation={config._attn_implementation!r}; it supports: "
+                    f"{', '.join(SUPPORTED)}. Load the model with attn_implementation='sdpa', or call "
+                    "model.set_attn_implementation('sdpa')."
+                )
+
+    def __enter__(self) -> "AttentionMass":
+        if any(module in _PROBES for module in self._attention.values()):
+            raise UserError(
+                f"this {type(self._model).__name__} already carries an attention probe; leave that one first, or ask it "
+                "for more layers."
+            )
+        self._check_implementation()
+        self._restore = [(config, config._attn_implementation) for config in self._configs]
+        for config in self._configs:
+            config._attn_implementation = _NAME
+        for module in self._attention.values():
+            _PROBES[module] = self
+        self._hooks = [
+            self._body.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._body.register_forward_hook(self._after, with_kwargs=True, always_call=True),
+        ]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        for config, implementation in self._restore:
+            config._attn_implementation = implementation
+        for module in self._attention.values():
+            _PROBES.pop(module, None)
+        self._hooks, self._restore, self._forward = [], [], None
+        self._close_generation()
+
+    # Results
+
+    @property
+    def recording(self) -> Recording:
+        """The one recording. Raises UserError if nothing ran inside the probe, or more than one forward or generation."""
+        done = [*self.recordings, *([joined(self._steps)] if self._steps else [])]
+        if not done:
+            raise UserError(
+                "the attention probe recorded nothing: no forward of this model ran inside it. Continuous batching "
+                "(generate_batch) and vLLM run outside; use generate() or a forward."
+            )
+        if len(done) > 1:
+            raise UserError(
+                f"{len(done)} forwards or generations ran inside one attention probe; read probe.recordings one by one "
+                "(generate(use_cache=False) runs one forward a token: leave the cache on)."
+            )
+        return done[0]
+
+    @property
+    def mass(self) -> torch.Tensor:
+        """See :class:`Recording`, as for the properties below."""
+        return self.recording.mass
+
+    @property
+    def lift(self) -> torch.Tensor:
+        return self.recording.lift
+
+    @property
+    def head_mass(self) -> torch.Tensor | None:
+        return self.recording.head_mass
+
+    @property
+    def token_mass(self) -> torch.Tensor | None:
+        return self.recording.token_mass
+
+    @property
+    def top_share(self) -> torch.Tensor:
+        return self.recording.top_share
+
+    @property
+    def image_mask(self) -> torch.Tensor:
+        return self.recording.image_mask
+
+    # Before, during and after a forward
+
+    def _before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = self._signature.bind_partial(*args, **kwargs).arguments
+        given = {**given, **given.pop("kwargs", {})}
+        ids, mask, cache = given.get("input_ids"), given.get("attention_mask"), given.get("past_key_values")
+        if ids is None:
+            raise UserError("the attention probe finds the image tokens by input_ids; call the model with them.")
+        batch, length = ids.shape
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past == 0:
+            self._close_generation()
+            image_mask = image_token_mask(self._model, ids)
+            images = (image_mask, Picks.of(image_mask))
+            rows = self._choose_rows(batch, length, ids.device, last_only=cache is not None)
+        else:
+            if not self._steps or past != self._generated_to or self._generation_images is None:
+                raise UserError(
+                    "the attention probe met a cache that was filled outside it, so it cannot know the image tokens; "
+                    "enter the probe before the prompt is read."
+                )
+            if length != 1 or self.rows is not None:
+                raise UserError(
+                    "around generate() the attention probe records one row a step: leave out rows=, and do not use "
+                    "assisted decoding or a chunked prefill."
+                )
+            images = self._generation_images
+            rows = Picks.stretch(batch, 0, 1, ids.device)
+        padding = None
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+            # Positions of this forward only: with a cache the mask covers what came before, too.
+            padding = ~mask[:, past : past + length].to(ids.device, torch.bool).gather(1, rows.index)
+        # A sliding window's cache drops old keys: key i of a layer is then token i + offset.
+        offsets = {n: 0 if cache is None else cache.get_mask_sizes(length, n)[1] for n in self.layers}
+        if cache is not None:
+            self._generated_to, self._generation_images, self._cache = past + length, images, cache
+            cache.reorder_cache = _refuse_beams  # on this one object, until the generation is closed
+        self._forward = ForwardRecorder(rows, *images, padding, offsets, is_step=cache is not None)
+
+    def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Picks:
+        if isinstance(self.rows, torch.Tensor):
+            if self.rows.shape != (batch, length):
+                raise UserError(
+                    f"rows has shape {tuple(self.rows.shape)}, but the forward's input_ids has {(batch, length)}; "
+                    "give one bool for each of its tokens."
+                )
+            return Picks.of(self.rows.to(device))
+        n_rows = self.rows or (1 if last_only else length)
+        if n_rows > length:
+            raise UserError(f"rows={n_rows} is out of range: the forward has {length} tokens")
+        return Picks.stretch(batch, length - n_rows, length, device)
+
+    def _after(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        forward, self._forward = self._forward, None
+        if forward is None or output is None:  # the forward raised: nothing to keep
+            return
+        missing = [layer for layer in self.layers if layer not in forward.layers]
+        if missing:
+            raise UserError(
+                f"the attention of layer {missing[0]} did not come through the attention probe, so its mass is unknown; "
+                f"{type(self._model).__name__} does not use transformers' AttentionInterface there."
+            )
+        recording = forward.recording(self.layers)
+        (self._steps if forward.is_step else self.recordings).append(recording)
+
+    def _close_generation(self) -> None:
+        if self._steps:
+            self.recordings.append(joined(self._steps))
+        if self._cache is not None:
+            vars(self._cache).pop("reorder_cache", None)
+        self._steps, self._generation_images, self._cache, self._generated_to = [], None, None, 0
+
+    def _observe(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Runs the stock attention function and, in a chosen layer of a forward, records what it attends to."""
+        layer, forward = int(module.layer_idx), self._forward  # type: ignore[arg-type]
+        # Gradient checkpointing runs layers again in the backward pass: no forward is under way, nothing to record.
+        if forward is None or layer not in forward.offsets:
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        if torch.compiler.is_compiling():
+            raise UserError("the attention probe cannot record inside torch.compile; run the model uncompiled.")
+        for argument in ("cache", "position_bias"):
+            if kwargs.get(argument) is not None:
+                raise UserError(
+                    "the attention probe cannot record continuous batching (a paged cache); use generate()."
+                    if argument == "cache"
+                    else "the attention probe cannot record attention with a position bias."
+                )
+        tap = KernelTap()
+        # A single row, as in a generation's step, is cheaper to weigh from scratch than by watching the kernel.
+        with contextlib.nullcontext() if forward.one_row else tap:
+            out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        is_causal = kwargs.get("is_causal")
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        forward.record(
+            layer, query, key, attention_mask, bool(is_causal), kwargs.get("scaling"), tap.call, self.per_head,
+            self.per_token,
+        )  # fmt: skip
+        return out
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in place of ``sdpa`` while a probe is entered."""
+    probe = _PROBES.get(module)
+    if probe is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return probe._observe(module, query, key, value, attention_mask, **kwargs)
+
+
+# Two names in a table, harmless while no model's config says so: transformers offers no way to take one out again.
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+def _refuse_beams(beam_idx: torch.Tensor) -> None:
+    raise UserError("the attention probe cannot follow beam search, which swaps sequences; use num_beams=1.")
+
+
+def response_mass(
+    probe: "AttentionMass | Recording | torch.Tensor",
+    token_counts: Sequence[int],
+    rows: Literal["token", "predicting"] = "token",
+) -> list[torch.Tensor]:
+    """The mass of each response token, cut out of a generation's rows: one (layers, T) tensor a sequence.
+
+    Args:
+        probe: rows laid out as a generation leaves them, (layers, batch, 1 + steps); a forward with
+            ``rows=generation_rows(...)`` has the same layout.
+        token_counts: T of each sequence, without its end token and padding.
+        rows: ``"token"`` takes the row of token n itself; ``"predicting"`` the row that predicted it (n - 1). A generation
+            never feeds its very last token, so in an answer cut off at the limit the last own row is NaN.
+
+    Raises:
+        UserError: the counts do not fit the rows.
+    """
+    mass = probe if isinstance(probe, torch.Tensor) else probe.mass
+    if rows not in ("token", "predicting"):
+        raise UserError(f"rows={rows!r} is neither 'token' nor 'predicting'")
+    if len(token_counts) != mass.shape[1]:
+        raise UserError(f"{len(token_counts)} token counts were given for {mass.shape[1]} recorded sequences")
+    if any(not 0 <= count <= mass.shape[2] for count in token_counts):
+        raise UserError(
+            f"a response of {max(token_counts)} tokens does not fit the {mass.shape[2]} recorded rows (1 + steps)"
+        )
+    first = 1 if rows == "token" else 0
+    padded = torch.nn.functional.pad(mass, (0, 1), value=torch.nan)
+    return [padded[:, n, first : first + count] for n, count in enumerate(token_counts)]
+
+
+def generation_rows(response: torch.Tensor) -> torch.Tensor:
+    """``rows`` for a forward over prompt and response that give the layout of a generation.
+
+    From the response tokens, bool (batch, length): the same, and the position before the first of them, which predicts it.
+    """
+    first = response.int().cumsum(1).eq(0) & response.roll(-1, 1)
+    first[:, -1] = False
+    return response | first
+
+
+# Finding the parts of a model
+
+
+def _hf_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside wrappers (PEFT, DDP, DeepSpeed)."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise UserError(f"{type(model).__name__} holds no transformers model; the attention probe needs one.")
+
+
+def _body(model: PreTrainedModel) -> nn.Module:
+    """The part that every forward passes with input_ids: PEFT calls the outer ``forward`` past its hooks."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, PreTrainedModel) else model
+
+
+def _attention_layers(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The language model's softmax attention modules by layer number."""
+    decoder = model.get_decoder()
+    return {
+        module.layer_idx: module
+        for module in decoder.modules()
+        if isinstance(getattr(module, "layer_idx", None), int)
+        and "Attention" in type(module).__name__
+        and hasattr(module, "config")
+    }
+
+
+def _text_configs(model: PreTrainedModel, attention: dict[int, nn.Module]) -> list[PreTrainedConfig]:
+    """Every config object that the language model chooses its attention function or its mask by."""
+    holders: list[Any] = [*attention.values(), model.get_decoder()]
+    configs = [holder.config for holder in holders] + [model.config.get_text_config()]
+    return list({id(config): config for config in configs}.values())
+
+
+def _choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) -> list[int]:
+    have = sorted(attention)
+    if layers == "all":
+        return have
+    if layers == "last":
+        return have[-1:]
+    if isinstance(layers, str):
+        raise UserError(f"layers={layers!r} is not 'last', 'all' or a list of layer numbers")
+    chosen = [have[layer] if -len(have) <= layer < 0 else layer for layer in layers]
+    wrong = [layer for layer in chosen if layer not in attention]
+    if wrong or not chosen:
+        what = f"has no attention layer {wrong[0]}" if wrong else "was asked for no layer"
+        raise UserError(f"the language model {what}; its layers are {have[0]} to {have[-1]}.")
+    return chosen
+
+
+def _check_rows(rows: torch.Tensor | int | None) -> torch.Tensor | int | None:
+    if isinstance(rows, torch.Tensor):
+        if rows.dtype != torch.bool or rows.ndim != 2:
+            raise UserError(f"rows must be a bool tensor (batch, length), not {rows.dtype} {tuple(rows.shape)}")
+        if not rows.any():
+            raise UserError("rows chooses no token: the response mask is empty")
+    elif isinstance(rows, int) and rows < 1:
+        raise UserError(f"rows={rows} chooses no token: ask for at least the last one")
+    return rows

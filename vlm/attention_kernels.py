@@ -1,0 +1,305 @@
+"""The arithmetic behind :class:`vlm.attention.AttentionMass`: how much softmax mass chosen rows put on the image keys.
+
+Exact, and never with a rows x keys map of scores:
+
+* :func:`mass_from_logsumexp`, form (b): ``sum over image keys of exp(q.k * scale - lse)``, where ``lse`` is the
+  log-sum-exp over *all* keys that the forward's own kernel has computed anyway. :class:`KernelTap` reads it off torch's
+  CPU flash kernel, together with the queries and keys exactly as that kernel saw them (after autocast).
+* :func:`mass_from_indicator`, form (a): a second attention call whose values are the image indicator, because
+  ``softmax(Q K^T) @ indicator`` *is* the mass. Used wherever (b) has not been checked: other devices, the math kernel.
+* :func:`mass_of_one_row`, for the single row of a generation's step, where the plain softmax over the keys is one vector
+  a head and costs less than either.
+
+Notation: B batch, H query heads, K key heads (H a multiple of K), R chosen rows, I image keys, L keys, D head width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Floats of logits held at a time (2 MiB): small enough for a core's cache, large enough for a good matmul.
+CHUNK = 2**19
+
+
+@dataclass
+class KernelCall:
+    """What the forward's kernel was called with, and the log-sum-exp it returned: float32 (B, heads, queries)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    scale: float
+    lse: torch.Tensor
+
+
+class KernelTap(TorchDispatchMode):
+    """Watches the operators that run under it and keeps the call of torch's CPU flash attention kernel, if there is one.
+
+    Nothing is replaced: the operators run as they would, so outputs, gradients and what autograd saves stay the same to
+    the bit, whatever transformers did to heads and masks before it called ``scaled_dot_product_attention``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call: KernelCall | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
+            scale = (kwargs or {}).get("scale")
+            self.call = KernelCall(args[0], args[1], args[0].shape[-1] ** -0.5 if scale is None else scale, out[1])
+        return out
+
+
+@dataclass
+class Picks:
+    """Positions along one axis, one list a sequence, padded to the longest.
+
+    ``index`` int64 (B, N); ``valid`` bool (B, N), false in the padding; ``span`` is set where every sequence picks the
+    same unbroken stretch, which is then read as a view instead of a copy.
+    """
+
+    index: torch.Tensor
+    valid: torch.Tensor
+    span: slice | None
+
+    @classmethod
+    def of(cls, mask: torch.Tensor) -> "Picks":
+        """The true positions of a bool (B, L) mask, in order."""
+        counts = mask.sum(1)
+        width = int(counts.max())
+        # A stable sort brings the true positions to the front and keeps their order.
+        index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
+        valid = torch.arange(width, device=mask.device) < counts[:, None]
+        first = int(index[0, 0]) if width else 0
+        stretch = torch.arange(first, first + width, device=mask.device)
+        together = bool((valid & (index == stretch)).all())
+        return cls(index.masked_fill(~valid, 0), valid, slice(first, first + width) if together else None)
+
+    @classmethod
+    def stretch(cls, batch: int, start: int, stop: int, device: torch.device) -> "Picks":
+        """The positions start..stop (exclusive) of every sequence."""
+        index = torch.arange(start, stop, device=device).expand(batch, -1)
+        return cls(index, torch.ones_like(index, dtype=torch.bool), slice(start, stop))
+
+    def shifted(self, offset: int) -> "Picks":
+        """The same positions counted from ``offset``; those before it are gone (a sliding window's cropped cache)."""
+        if offset == 0:
+            return self
+        if self.span is not None and self.span.start >= offset:
+            return Picks(self.index - offset, self.valid, slice(self.span.start - offset, self.span.stop - offset))
+        index = self.index - offset
+        return Picks(index.clamp(min=0), self.valid & (index >= 0), None)
+
+    def take(self, states: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The picked positions of (B, heads, length, ...), or a stretch of them: (B, heads, N or stop - start, ...)."""
+        stop = self.index.shape[1] if stop is None else stop
+        if self.span is not None:
+            return states[:, :, self.span.start + start : self.span.start + stop]
+        batch = torch.arange(states.shape[0], device=states.device)[:, None, None]
+        heads = torch.arange(states.shape[1], device=states.device)[None, :, None]
+        return states[batch, heads, self.index[:, None, start:stop]]
+
+
+class KeyView:
+    """Which keys the chosen rows see. Shared by all layers that were given the same mask.
+
+    Args:
+        rows: the chosen rows, as query indices.
+        images: the image tokens, as key indices of this layer.
+        indicator: float32 (B, at most L), 1 at this layer's image keys; no image key lies beyond it.
+        mask: the layer's mask as its attention function got it: None, bool (true = seen) or additive float, of shape
+            (B or 1, H or 1, queries, at least L).
+        is_causal: where ``mask`` is None, whether row i sees the keys 0..i or all of them.
+        n_keys: L.
+
+    ``tokens`` and ``image_tokens``, int64 (B, R), count the keys and the image keys that a row sees. ``open`` says that
+    every row sees every image key, so that nothing has to be hidden.
+    """
+
+    def __init__(
+        self,
+        rows: Picks,
+        images: Picks,
+        indicator: torch.Tensor,
+        mask: torch.Tensor | None,
+        is_causal: bool,
+        n_keys: int,
+    ) -> None:
+        self.rows, self.images, self.is_causal, self.n_keys = rows, images, is_causal, n_keys
+        self.indicator = indicator
+        self.mask = None
+        n_images = images.valid.sum(1, keepdim=True)
+        if mask is not None:
+            self.mask = mask[..., :n_keys].expand(rows.index.shape[0], -1, -1, -1)
+            self.tokens, self.image_tokens = self._count()
+        elif is_causal:
+            self.tokens = rows.index + 1
+            after_all = images.index.masked_fill(~images.valid, n_keys).contiguous()
+            self.image_tokens = torch.searchsorted(after_all, rows.index.contiguous(), right=True)
+        else:
+            self.tokens = torch.full_like(rows.index, n_keys)
+            self.image_tokens = n_images.expand_as(rows.index)
+        additive = self.mask is not None and self.mask.dtype != torch.bool
+        sees_all = (self.image_tokens == images.index.shape[1]) | ~rows.valid
+        self.open = not additive and bool(sees_all.all())
+
+    def columns(self, part: torch.Tensor) -> torch.Tensor:
+        """The image columns of mask rows: (B, heads, r, L) -> (B, heads, r, I)."""
+        if self.images.span is not None:
+            return part[..., self.images.span]
+        index = self.images.index[:, None, None, :].expand(-1, part.shape[1], part.shape[2], -1)
+        return part.gather(3, index)
+
+    def _count(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.mask is not None
+        n_rows = self.rows.index.shape[1]
+        tokens = torch.empty_like(self.rows.index)
+        image_tokens = torch.empty_like(self.rows.index)
+        step = max(1, 4 * CHUNK // max(1, self.mask.shape[0] * self.n_keys))
+        for start in range(0, n_rows, step):
+            part = seen(self.rows.take(self.mask[:, :1], start, min(start + step, n_rows)))
+            tokens[:, start : start + step] = part.sum(-1)[:, 0]
+            columns = self.columns(part)[:, 0] & self.images.valid[:, None, :]
+            image_tokens[:, start : start + step] = columns.sum(-1)
+        return tokens, image_tokens
+
+    def hide(self, logits: torch.Tensor, start: int, stop: int) -> None:
+        """Applies the mask, in place, to the logits (B, H, stop - start, I) of the rows start..stop on the image keys."""
+        if self.open:
+            return
+        hidden = ~self.images.valid[:, None, None, :]
+        if self.mask is not None:
+            columns = self.columns(self.rows.take(self.mask, start, stop))
+            if self.mask.dtype == torch.bool:
+                hidden = hidden | ~columns
+            else:
+                logits += columns
+        elif self.is_causal:
+            hidden = hidden | (self.images.index[:, None, None, :] > self.rows.index[:, None, start:stop, None])
+        logits.masked_fill_(hidden, -torch.inf)
+
+    def mask_rows(self, start: int, stop: int) -> torch.Tensor | None:
+        """The mask of the rows start..stop over all keys, (B, heads, stop - start, L); None where they see all keys."""
+        if self.mask is not None:
+            return self.rows.take(self.mask, start, stop)
+        if not self.is_causal:
+            return None
+        return torch.arange(self.n_keys, device=self.rows.index.device) <= self.rows.index[:, None, start:stop, None]
+
+
+def seen(mask: torch.Tensor) -> torch.Tensor:
+    """A bool or additive float mask as bool. An additive mask hides with the dtype's minimum or minus infinity."""
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+
+
+def as_kernel_sees(states: torch.Tensor) -> torch.Tensor:
+    """Under autocast the forward's kernel casts its inputs first. To be called where autocast is still on."""
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
+
+
+def _image_keys(key: torch.Tensor, images: Picks) -> torch.Tensor:
+    """(B, K, L, D) -> float32 (B * K, D, I), ready for a batched matmul."""
+    picked = images.take(key)
+    return picked.reshape(-1, *picked.shape[2:]).float().transpose(1, 2)
+
+
+def mass_from_logsumexp(
+    call: KernelCall, view: KeyView, heads: int, key_heads: int, per_token: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Form (b). Returns the mass, float32 (B, H, R), and with ``per_token`` its head mean a key, float32 (B, R, I).
+
+    The numbers at rows that are padding are meaningless: the caller replaces them.
+    """
+    batch, n_rows = view.rows.index.shape
+    n_images = view.images.index.shape[1]
+    # For a single query row transformers may pack the heads of a group into the query axis; both orders are the same.
+    query = call.query.reshape(batch, heads, -1, call.query.shape[-1])
+    lse = call.lse.reshape(batch, heads, -1)
+    # Where transformers repeated the keys for grouped queries, one copy of each is enough.
+    key = _image_keys(call.key[:, :: call.key.shape[1] // key_heads], view.images)
+    group = heads // key_heads
+
+    mass = torch.empty(batch, heads, n_rows, device=query.device)
+    token = torch.empty(batch, n_rows, n_images, device=query.device) if per_token else None
+    step = max(1, min(n_rows, CHUNK // max(1, batch * heads * n_images)))
+    buffer = torch.empty(batch * heads * step * n_images, device=query.device)
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        rows = view.rows.take(query, start, stop).reshape(batch * key_heads, group * (stop - start), -1).float()
+        total = view.rows.take(lse, start, stop).reshape(batch * key_heads, group * (stop - start), 1)
+        logits = buffer[: batch * heads * (stop - start) * n_images].view(batch * key_heads, -1, n_images)
+        torch.baddbmm(total.expand_as(logits), rows, key, beta=-1, alpha=call.scale, out=logits)
+        weights = logits.view(batch, heads, stop - start, n_images)
+        view.hide(weights, start, stop)
+        weights.exp_()
+        torch.sum(weights, -1, out=mass[:, :, start:stop])
+        if token is not None:
+            torch.mean(weights, 1, out=token[:, start:stop])
+    return mass, token
+
+
+def mass_from_indicator(
+    query: torch.Tensor, key: torch.Tensor, scale: float, view: KeyView, per_token: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Form (a), from (B, H, queries, D) and (B, K, L, D). Returns what :func:`mass_from_logsumexp` returns.
+
+    A key's own share is the mass times the softmax over the image keys alone, so it needs no map over all keys either.
+    """
+    batch, heads, key_heads = query.shape[0], query.shape[1], key.shape[1]
+    n_rows, n_images = view.rows.index.shape[1], view.images.index.shape[1]
+    key, n_keys, width = key.float(), key.shape[2], key.shape[3]
+    group = heads // key_heads
+
+    indicator = torch.nn.functional.pad(view.indicator, (0, n_keys - view.indicator.shape[1]))
+    # As wide as a key: fused kernels want values of the keys' width. All columns say the same.
+    values = indicator[:, None, :, None].expand(batch, 1, n_keys, width).contiguous()
+    keys = key if group == 1 else key.repeat_interleave(group, dim=1)
+    image_keys = _image_keys(key, view.images) if per_token else None
+
+    mass = torch.empty(batch, heads, n_rows, device=query.device)
+    token = torch.empty(batch, n_rows, n_images, device=query.device) if per_token else None
+    step = max(1, CHUNK // max(1, batch * n_keys))
+    if image_keys is not None:
+        step = max(1, min(step, CHUNK // max(1, batch * heads * n_images)))
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        rows = view.rows.take(query, start, stop).float()
+        mask = view.mask_rows(start, stop)
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.float()
+        out = torch.nn.functional.scaled_dot_product_attention(
+            rows, keys, values.expand(-1, heads, -1, -1), attn_mask=mask, scale=scale
+        )
+        mass[:, :, start:stop] = out[..., 0]
+        if image_keys is not None and token is not None:
+            logits = rows.reshape(batch * key_heads, -1, width) @ image_keys * scale
+            logits = logits.view(batch, heads, stop - start, n_images)
+            view.hide(logits, start, stop)
+            # A row that sees no image key has no softmax over them; its mass of 0 is the answer for each.
+            shares = logits.softmax(-1).nan_to_num_(0.0)
+            token[:, start:stop] = (shares * mass[:, :, start:stop, None]).mean(1)
+    return mass, token
+
+
+def mass_of_one_row(
+    query: torch.Tensor, key: torch.Tensor, scale: float, view: KeyView, per_token: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The plain softmax of the view's single row. Takes what :func:`mass_from_indicator` takes and returns the same."""
+    batch, heads, key_heads, n_keys = query.shape[0], query.shape[1], key.shape[1], key.shape[2]
+    row = view.rows.take(query).reshape(batch * key_heads, heads // key_heads, -1).float()
+    keys = key.reshape(batch * key_heads, n_keys, -1).float()
+    logits = torch.bmm(row * scale, keys.transpose(1, 2)).view(batch, heads, n_keys)
+    mask = view.mask_rows(0, 1)
+    if mask is not None:
+        mask = mask[:, :, 0]
+        logits = logits.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    weights = logits.softmax(-1)
+    width = view.indicator.shape[1]
+    mass = torch.bmm(weights[..., :width], view.indicator[..., None])
+    token = None
+    if per_token:  # image keys that a sliding window has dropped have no weight
+        token = view.columns(weights.mean(1)[:, None, None])[:, 0] * view.images.valid[:, None]
+    return mass, token

@@ -1,0 +1,154 @@
+"""What :class:`vlm.attention.AttentionMass` keeps of a forward: the layers' masses, gathered into one tensor a quantity."""
+
+from dataclasses import dataclass
+
+import torch
+
+from vlm.attention_kernels import (
+    KernelCall,
+    KeyView,
+    Picks,
+    as_kernel_sees,
+    mass_from_indicator,
+    mass_from_logsumexp,
+    mass_of_one_row,
+)
+from vlm.errors import UserError
+
+
+@dataclass
+class Recording:
+    """What one forward, or one generation, left behind. Rows as in :class:`vlm.attention.AttentionMass`; all float32.
+
+    Attributes:
+        mass: (layers, batch, rows), in [0, 1]; NaN in rows that are padding.
+        lift: (layers, batch, rows): mass / (image tokens seen / tokens seen); 1 is uniform attention; NaN also where the
+            row sees no image token.
+        head_mass: (layers, batch, heads, rows), with ``per_head``.
+        token_mass: (layers, batch, rows, image tokens), mean over heads, with ``per_token``; the image tokens in the
+            order of the prompt, NaN beyond a sequence's own.
+        image_mask: bool (batch, prompt tokens), where the image tokens are.
+    """
+
+    mass: torch.Tensor
+    lift: torch.Tensor
+    head_mass: torch.Tensor | None
+    token_mass: torch.Tensor | None
+    image_mask: torch.Tensor
+
+    @property
+    def top_share(self) -> torch.Tensor:
+        """The share of the mass that sits on its single top image token, (layers, batch, rows) in (0, 1]."""
+        if self.token_mass is None:
+            raise UserError("the top image token needs AttentionMass(..., per_token=True)")
+        if self.token_mass.shape[-1] == 0:
+            return torch.full_like(self.mass, torch.nan)
+        return self.token_mass.nan_to_num(0.0).amax(-1) / self.mass
+
+
+class ForwardRecorder:
+    """One forward under way: which rows and image tokens to record, and what the layers have recorded so far.
+
+    Args:
+        rows: the chosen rows.
+        image_mask: bool (batch, prompt tokens); ``images`` are its positions.
+        padding: bool, shaped like ``rows``, true where the row is padding; None if there is none.
+        offsets: for each layer to record, the token that its first key belongs to (a sliding window's cache drops old
+            keys; 0 otherwise).
+        is_step: whether the forward belongs to a generation.
+    """
+
+    def __init__(
+        self,
+        rows: Picks,
+        image_mask: torch.Tensor,
+        images: Picks,
+        padding: torch.Tensor | None,
+        offsets: dict[int, int],
+        is_step: bool,
+    ) -> None:
+        self.rows, self.images, self.image_mask, self.is_step = rows, images, image_mask, is_step
+        self.valid = rows.valid if padding is None else rows.valid & ~padding
+        self.offsets = offsets
+        self.one_row = rows.index.shape[1] == 1
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor | None, KeyView]] = {}
+        self._views: dict[tuple[int, bool, int, int], KeyView] = {}
+
+    @torch.no_grad()
+    def record(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        mask: torch.Tensor | None,
+        is_causal: bool,
+        scaling: float | None,
+        call: KernelCall | None,
+        per_head: bool,
+        per_token: bool,
+    ) -> None:
+        """Weighs a layer, given what its attention function was given and, if it could be seen, its kernel's call."""
+        batch, heads, queries, width = query.shape
+        is_causal = queries > 1 and mask is None and is_causal
+        # An empty static cache has room for keys to come; stock sdpa drops them here, too.
+        n_keys = queries if is_causal else key.shape[2]
+        view = self._view(mask, is_causal, n_keys, self.offsets[layer])
+        scale = width**-0.5 if scaling is None else float(scaling)
+        query, key = as_kernel_sees(query), as_kernel_sees(key[:, :, :n_keys])
+        with torch.autocast(query.device.type, enabled=False):
+            mass: torch.Tensor
+            token: torch.Tensor | None
+            if self.images.index.shape[1] == 0:  # a batch without images: the sum over nothing is 0
+                mass = torch.zeros(batch, heads, self.rows.index.shape[1], device=query.device)
+                token = mass.new_zeros(batch, self.rows.index.shape[1], 0) if per_token else None
+            elif call is not None:
+                mass, token = mass_from_logsumexp(call, view, heads, key.shape[1], per_token)
+            elif self.one_row:
+                mass, token = mass_of_one_row(query, key, scale, view, per_token)
+            else:
+                mass, token = mass_from_indicator(query, key, scale, view, per_token)
+        self.layers[layer] = (mass if per_head else mass.mean(1), token, view)
+
+    def _view(self, mask: torch.Tensor | None, is_causal: bool, n_keys: int, offset: int) -> KeyView:
+        # By identity: the layers of a kind are handed one mask object, which the view keeps alive.
+        name = (id(mask), is_causal, n_keys, offset)
+        if name not in self._views:
+            indicator = self.image_mask[:, offset:][:, :n_keys].float()
+            self._views[name] = KeyView(self.rows, self.images.shifted(offset), indicator, mask, is_causal, n_keys)
+        return self._views[name]
+
+    def recording(self, layers: list[int]) -> Recording:
+        """The recorded layers as tensors."""
+        done = [self.layers[layer] for layer in layers]
+        seen = torch.stack([view.tokens for _, _, view in done])
+        images = torch.stack([view.image_tokens for _, _, view in done])
+        unknown = ~self.valid | (seen == 0)
+        mass = torch.stack([mass for mass, _, _ in done])
+        head_mass = None
+        if mass.ndim == 4:
+            head_mass = mass.masked_fill(unknown[:, :, None], torch.nan)
+            mass = mass.mean(2)
+        # Sums of exponentials can pass 1 by a rounding error.
+        mass = mass.masked_fill(unknown, torch.nan).clamp(max=1.0)
+        token_mass = None
+        if done[0][1] is not None:
+            token_mass = torch.stack([token for _, token, _ in done if token is not None])
+            token_mass = token_mass.masked_fill(unknown[..., None] | ~self.images.valid[:, None], torch.nan)
+        lift = (mass / (images / seen)).masked_fill(images == 0, torch.nan)
+        return Recording(mass, lift, head_mass, token_mass, self.image_mask)
+
+
+def joined(steps: list[Recording]) -> Recording:
+    """The steps of a generation as one recording."""
+
+    def cat(parts: list[torch.Tensor | None], dim: int) -> torch.Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.cat(there, dim) if there else None
+
+    return Recording(
+        mass=torch.cat([step.mass for step in steps], 2),
+        lift=torch.cat([step.lift for step in steps], 2),
+        head_mass=cat([step.head_mass for step in steps], 3),
+        token_mass=cat([step.token_mass for step in steps], 2),
+        image_mask=steps[0].image_mask,
+    )

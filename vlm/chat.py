@@ -1,0 +1,226 @@
+"""From a question and pictures to the tensors a model reads. User text stays text: none becomes a control token."""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from vlm.errors import UserError
+from vlm.images import fit_image, open_image, uses_pixel_policy
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import BatchFeature
+
+    from vlm.load import VLM
+
+INSTRUCTIONS = {
+    "think": "Think about the picture, then answer in \\boxed{}.",
+    "direct": "Answer at once in \\boxed{}.",
+    "describe": "Describe the picture, then answer in \\boxed{}.",
+    "none": "",
+}
+MAX_QUESTION = 20_000
+BREAK = "\u200b"  # zero-width space: invisible to a reader, and no control token contains one
+
+Message = dict[str, Any]
+Prefix = str | Sequence[int]
+
+
+def question_messages(
+    question: str, n_images: int, style: str = "think", choices: Sequence[str] | None = None, note: str | None = None
+) -> list[Message]:
+    """One user turn: the picture parts, then one text part of question, note, ``(A) ...`` choices, instruction.
+
+    Args:
+        style: a key of ``INSTRUCTIONS``.
+        note: a remark about the picture that comes with the question (and need not be true).
+
+    Raises:
+        UserError: the question is empty or longer than ``MAX_QUESTION`` characters, or the style is unknown.
+    """
+    question = question.strip()
+    if not question:
+        raise UserError("The question is empty: ask something about the picture.")
+    if len(question) > MAX_QUESTION:
+        raise UserError(f"The question has {len(question):,} characters: shorten it to at most {MAX_QUESTION:,}.")
+    if style not in INSTRUCTIONS:
+        raise UserError(f"The style '{style}' is not known: use one of {', '.join(INSTRUCTIONS)}.")
+    text = f"{question} {note.strip()}" if note else question
+    if choices:
+        text += "".join(f"\n({chr(ord('A') + index)}) {choice}" for index, choice in enumerate(choices)) + "\n"
+    text = (text if text.endswith("\n") else text + " ") + INSTRUCTIONS[style]
+    return [{"role": "user", "content": [{"type": "image"}] * n_images + [{"type": "text", "text": text.strip()}]}]
+
+
+def plain_text(text: str, tokenizer: Any) -> str:
+    """The text with a zero-width space in every control token it spells out, so that it is encoded as ordinary text."""
+    return _break_tokens(text, _control_pattern(tokenizer, len(tokenizer), markup=True))
+
+
+def prefix_ids(tokenizer: Any, prefix: Prefix) -> list[int]:
+    """Token ids of assistant text already written. Its ``<think>`` is a token, but nothing in it ends the turn."""
+    if not isinstance(prefix, str):
+        return list(prefix)
+    text = _break_tokens(prefix, _control_pattern(tokenizer, len(tokenizer), markup=False))
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode(
+    vlm: "VLM",
+    conversations: Sequence[Sequence[Message]],
+    images: "Sequence[Sequence[Image.Image]]",
+    prefixes: Sequence[Prefix] | None = None,
+) -> "BatchFeature":
+    """Tensors for conversations that end where the assistant is to speak.
+
+    Args:
+        conversations: B lists of messages; content is a string or a list of ``{"type": "image"}`` and
+            ``{"type": "text", "text": ...}`` parts.
+        images: B lists of pictures, one for each image part in order. Only images pass: a string would be opened or
+            downloaded by the processor.
+        prefixes: B assistant texts (or their token ids) already written, which generation continues.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` (B, L), left padded, and what else the model reads, on its device.
+
+    Raises:
+        UserError: pictures and image parts do not match, a prompt longer than the model's positions, or a model without
+            chat template.
+    """
+    import torch
+
+    for conversation, pictures in zip(conversations, images, strict=True):
+        _check_images(conversation, pictures, vlm)
+    tokenizer = vlm.tokenizer
+    cleaned = [[_clean(message, tokenizer, vlm.reads_images) for message in turns] for turns in conversations]
+    try:
+        texts = [
+            vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in cleaned
+        ]
+    except Exception as error:  # a template is a program of the model's author; a missing one is a ValueError
+        raise UserError(
+            f"The chat template of {vlm.name} failed ({error}): check chat_template.jinja in its folder."
+        ) from error
+    bos = getattr(tokenizer, "bos_token", None)
+    options: dict[str, Any] = {
+        "padding": True,
+        "padding_side": "left",
+        "return_tensors": "pt",
+        "add_special_tokens": not (bos and texts[0].startswith(bos)),
+    }
+    if not vlm.reads_images:
+        batch = tokenizer(texts, **options)
+    else:
+        fitted = [[fit_image(open_image(picture), vlm.processor) for picture in pictures] for pictures in images]
+        if any(fitted):
+            options["images"] = fitted
+            if uses_pixel_policy(vlm.processor):
+                options["do_resize"] = False
+        batch = vlm.processor(text=texts, **options)
+    if prefixes is not None and any(len(prefix) for prefix in prefixes):
+        _append(batch, [prefix_ids(tokenizer, prefix) for prefix in prefixes], tokenizer.pad_token_id)
+    if (length := batch["input_ids"].shape[1]) >= position_limit(vlm):
+        raise UserError(
+            f"The prompt has {length:,} tokens and {vlm.name} reads at most {position_limit(vlm):,}: shorten the text or "
+            "use smaller pictures."
+        )
+    batch = batch.to(vlm.device)
+    for key, value in batch.items():  # a bfloat16 model takes bfloat16 pixels
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            batch[key] = value.to(vlm.model.dtype)
+    return batch
+
+
+def position_limit(vlm: "VLM") -> int:
+    """Number of tokens, prompt and response together, that the model has positions for."""
+    limit = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else 2**31
+
+
+@lru_cache(maxsize=16)
+def _control_pattern(tokenizer: Any, _size: int, markup: bool) -> re.Pattern[str] | None:
+    """Matches the special tokens; with ``markup`` also other added tokens that look like <tags>, ``<think>`` for one.
+
+    Added tokens that are plain words (or ``\\boxed{``) carry no control and stay whole. ``_size`` renews the cache
+    entry of a tokenizer to which tokens were added.
+    """
+    tokens = {
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1
+        and (token.special or (markup and re.fullmatch(r"[<\[].*[>\]]", token.content, re.DOTALL)))
+    }
+    if not tokens:
+        return None
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
+
+
+def _break_tokens(text: str, pattern: re.Pattern[str] | None) -> str:
+    while pattern and pattern.search(text):  # again, as long as broken tokens uncover overlapping ones
+        text = pattern.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
+    return text
+
+
+def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
+    """The message as plain text. What the model wrote keeps its thinking tags, and a system prompt may name them."""
+    pattern = _control_pattern(tokenizer, len(tokenizer), markup=message["role"] not in ("assistant", "system"))
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": _break_tokens(content, pattern)}
+    if not parts:  # templates of text models take strings
+        return {**message, "content": _break_tokens("".join(part.get("text", "") for part in content), pattern)}
+    return {
+        **message,
+        "content": [
+            {"type": "text", "text": _break_tokens(part["text"], pattern)}
+            if part["type"] == "text"
+            else {"type": "image"}
+            for part in content
+        ],
+    }
+
+
+def _check_images(conversation: Sequence[Message], pictures: Sequence[Any], vlm: "VLM") -> None:
+    from PIL import Image
+
+    kinds = {part["type"] for turn in conversation if not isinstance(turn["content"], str) for part in turn["content"]}
+    if other := kinds - {"text", "image", "image_url"}:
+        raise UserError(f"Messages hold text and images, not {sorted(other)}.")
+    slots = sum(
+        part["type"] != "text"
+        for turn in conversation
+        if not isinstance(turn["content"], str)
+        for part in turn["content"]
+    )
+    if slots != len(pictures):
+        raise UserError(
+            f"The conversation has {slots} image parts but {len(pictures)} pictures were given: make them equal."
+        )
+    if slots and not vlm.reads_images:
+        raise UserError(f"{vlm.name} is a text-only model and cannot be given pictures: use a vision-language model.")
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise UserError(
+                f"A picture was given as {type(picture).__name__}: read it with vlm.images.open_image first."
+            )
+
+
+def _append(batch: Any, additions: list[list[int]], pad: int) -> None:
+    """Append token ids to each row of a left-padded batch, in place, and pad again."""
+    import torch
+
+    ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+    width = max(int(row.sum()) + len(added) for row, added in zip(mask, additions, strict=True))
+    for key, value in list(batch.items()):
+        if not isinstance(value, torch.Tensor) or value.shape != ids.shape:
+            continue
+        fill = pad if key == "input_ids" else 0
+        grown = torch.full((len(additions), width), fill, dtype=value.dtype)
+        for row, added in enumerate(additions):
+            kept = value[row][mask[row]]
+            tail = (
+                torch.tensor(added) if key == "input_ids" else torch.full((len(added),), int(key == "attention_mask"))
+            )
+            grown[row, width - len(kept) - len(added) :] = torch.cat([kept, tail.to(value.dtype)])
+        batch[key] = grown

@@ -1,0 +1,183 @@
+"""Pictures as a person sees them, and the size at which a model reads them.
+
+This file is the only door through which pictures enter: everything behind it sees RGB images of bounded size, never a
+path or a URL. No torch here: ``fit_image`` imports what it needs when it is called.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vlm.errors import ImageError
+
+MAX_PIXELS = 50_000_000
+MAX_BYTES = 20 * 2**20
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
+
+Source = str | Path | bytes | Image.Image
+
+# Our own limit is stricter and ends in a sentence, so Pillow's warning at 89 megapixels would only be noise before it.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+def open_image(source: Source) -> Image.Image:
+    """Read a picture from a file, from the bytes of a file, or from a PIL image.
+
+    EXIF rotation is applied, transparency is laid over white, 16-bit and float values are scaled to 8 bits, CMYK is
+    converted, and of an animation the first frame counts. The size is checked before anything is decoded.
+
+    Args:
+        source: a path (URLs of any kind are refused), the content of a file, or an image.
+
+    Returns:
+        A new image in mode RGB of at most ``MAX_PIXELS`` pixels.
+
+    Raises:
+        ImageError: missing, empty, truncated, oversized or not a picture; the sentence names the file.
+    """
+    if isinstance(source, Image.Image):
+        return _decode(source, "The picture")
+    if isinstance(source, bytes):
+        name, data = "The picture", source
+    else:
+        name, data = f"The picture {source}", _read(source)
+    if not data:
+        raise ImageError(f"{name} is empty (0 bytes): export or download it again.")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB: save a smaller version of it.")
+    Image.init()
+    try:
+        image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: scale it down first.") from None
+    except Exception as error:  # a damaged header can make a decoder raise anything
+        raise ImageError(
+            f"{name} cannot be read as a picture: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a "
+            "viewer."
+        ) from error
+    with image:
+        return _decode(image, name)
+
+
+def uses_pixel_policy(processor: Any) -> bool:
+    """Whether pictures for this processor are sized by ``fit_image`` (the Qwen-VL family and its relatives do)."""
+    return _pixel_settings(processor) is not None
+
+
+def fit_image(
+    image: Image.Image, processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Resize a picture to whole image tokens, with qwen-vl-utils' rule and the patch size of the processor in hand.
+
+    Args:
+        image: RGB image.
+        processor: a processor, or an image processor. For one without patch size, merge size and pixel limits the image
+            comes back unchanged: it has a sizing rule of its own.
+        min_pixels, max_pixels: bounds on height x width, in pixels; the processor's own settings unless given.
+
+    Returns:
+        An image whose sides are multiples of ``patch_size * merge_size`` pixels.
+
+    Raises:
+        ImageError: the picture is more than 200 times as long as wide.
+    """
+    settings = _pixel_settings(processor)
+    if settings is None:
+        return image
+    from qwen_vl_utils import smart_resize
+
+    factor, low, high = settings
+    low = low if min_pixels is None else min_pixels
+    high = high if max_pixels is None else max_pixels
+    try:
+        height, width = smart_resize(image.height, image.width, factor, low, max(low, high))
+    except ValueError:
+        raise ImageError(
+            f"The picture is {image.width} x {image.height} pixels, too long and thin to be read: crop it to at most "
+            "200 to 1."
+        ) from None
+    # Scaled down to max_pixels, the short side of a thin picture rounds to zero in qwen-vl-utils.
+    size = max(factor, width), max(factor, height)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:
+    """(factor in pixels, min pixels, max pixels) of a processor that has them."""
+    image_processor = getattr(processor, "image_processor", processor)
+    patch, merge = (getattr(image_processor, name, None) for name in ("patch_size", "merge_size"))
+    size = getattr(image_processor, "size", None)
+    if not isinstance(patch, int) or not isinstance(merge, int) or size is None:
+        return None
+    low, high = (getattr(size, name, None) or dict(size).get(name) for name in ("shortest_edge", "longest_edge"))
+    return (patch * merge, low, high) if isinstance(low, int) and isinstance(high, int) else None
+
+
+def _read(source: str | Path) -> bytes:
+    text = str(source)
+    if text.lower().startswith(("http:", "https:", "file:", "data:", "ftp:")):
+        raise ImageError(f"{text[:80]} is a URL: download the picture and give the path of the file.")
+    try:
+        path = Path(source)
+        if not path.exists():
+            raise ImageError(f"The picture {text} does not exist: check the path.")
+        if not path.is_file():
+            raise ImageError(f"{text or 'An empty path'} is not a file: give the path of one picture.")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(
+            f"The picture {text[:200]!r} cannot be read ({reason}): check the path and its permissions."
+        ) from None
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 10**6} megapixels: scale it down first."
+        )
+    if width == 0 or height == 0:
+        raise ImageError(f"{name} has no pixels ({width} x {height}): export it again.")
+    try:
+        image.load()  # the first frame of an animation
+        return _flatten(_to_8_bit(_upright(image)))
+    except Exception as error:  # a truncated or damaged file can make a decoder raise anything
+        raise ImageError(f"{name} is damaged or cut short ({error}): export or download it again.") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # broken metadata around intact pixels: a viewer shows such a picture as stored
+        warnings.warn(f"unreadable EXIF data, rotation not applied: {error}", stacklevel=2)
+        return image
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale one-channel images of more than 8 bits; Pillow's own ``convert`` clips everything above 255 to white."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if image.mode.startswith("I") and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = Image.fromarray(np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):  # 16-bit grey PNG with one transparent value
+        scaled.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return scaled
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,0 +1,81 @@
+"""The record of a problem (pictures, question, answer) and problem sets on disk: ``problems.jsonl`` with pictures beside it."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlm.errors import UserError
+from vlm.jsonl import read_jsonl, write_text_atomic
+
+Domain = Literal["number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science"]
+DOMAINS: tuple[str, ...] = get_args(Domain)
+
+
+class Problem(BaseModel):
+    """One question about zero or more pictures. ``domain`` picks the verifier of the answer.
+
+    ``meta`` never reaches a model. The bundled sources put there ``family`` (the kind of question), ``facts``
+    (place -> what is there, for checks after the run) and ``counterfactual`` (``{"image", "answer"}``: another picture
+    that gives the same question another answer, for the swap test).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    id: str = Field(min_length=1)
+    source: str
+    domain: Domain
+    images: list[str] = []
+    question: str = Field(min_length=1)
+    choices: list[str] | None = None
+    answer: str
+    meta: dict[str, Any] = {}
+
+    @property
+    def family(self) -> str:
+        """The kind of question, for breakdowns; the domain where the source names none."""
+        return str(self.meta.get("family", self.domain))
+
+
+def read_problems(path: str | Path) -> list[Problem]:
+    """Read a problem set from its folder (or its ``.jsonl``); picture paths come back absolute.
+
+    Raises:
+        UserError: no such set, a row that is not a problem (its line and field are named), or an id that occurs twice.
+    """
+    path = Path(path)
+    file = path / "problems.jsonl" if path.is_dir() else path
+    if not file.exists():
+        raise UserError(f"No problem set at {path}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
+    problems, seen = [], set()
+    for number, row in enumerate(read_jsonl(file), start=1):
+        try:
+            problem = Problem.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "row"
+            raise UserError(f"{file}, row {number}: field '{field}': {first['msg']}.") from None
+        if problem.id in seen:
+            raise UserError(f"{file}, row {number}: the id '{problem.id}' occurs twice; ids must be unique.")
+        seen.add(problem.id)
+        problem.images = [str(_beside(file, image)) for image in problem.images]
+        other = problem.meta.get("counterfactual")
+        if isinstance(other, dict) and "image" in other:
+            if not isinstance(other["image"], str):
+                raise UserError(f"{file}, row {number}: field 'meta.counterfactual.image' must be a path.")
+            problem.meta["counterfactual"] = {**other, "image": str(_beside(file, other["image"]))}
+        problems.append(problem)
+    return problems
+
+
+def write_problems(problems: list[Problem], folder: str | Path) -> Path:
+    """Write ``problems.jsonl`` into ``folder`` in one piece; picture paths are stored as given. Returns the file's path."""
+    file = Path(folder) / "problems.jsonl"
+    write_text_atomic(file, "".join(problem.model_dump_json() + "\n" for problem in problems))
+    return file
+
+
+def _beside(file: Path, image: str) -> Path:
+    path = Path(image)
+    return path if path.is_absolute() else (file.parent / path).resolve()

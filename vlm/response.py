@@ -1,0 +1,201 @@
+"""Reading what a model wrote: thought, answer, sentences, and the places where it goes back to the picture.
+
+Pure Python. Model output is untrusted: every pattern here runs in linear time, and an answer has a bounded length.
+"""
+
+import re
+from dataclasses import dataclass
+
+MAX_READ = 200_000
+"""Characters that are read: the answer in the last ones, looks in the first ones."""
+MAX_ANSWER = 1_000
+"""A longer "answer" is not one."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response taken apart.
+
+    Attributes:
+        thought: the text inside ``<think>``, without the tags; empty if there is none.
+        answer: the final answer, or None.
+        closed: there is a ``</think>``.
+        boxed: the answer stood in ``\\boxed{}``.
+    """
+
+    thought: str
+    answer: str | None
+    closed: bool
+    boxed: bool
+
+
+def parse_response(text: str) -> Response:
+    """Take a response apart, in any format that models use.
+
+    The answer is, in this order: the last balanced ``\\boxed{...}`` (the inner of two nested ones), the last
+    ``<answer>...</answer>``, what follows the last "answer is" or "answer:", the last line that is not blank. It is
+    looked for behind the thought; if nothing stands there, a box or an ``<answer>`` inside the thought counts. A
+    thought that was never closed gives no answer in prose: it may go on to change its mind.
+    """
+    thought, tail, opened, closed = _split_thought(text)
+    unfinished = opened and not closed
+    answer = None if unfinished else _boxed(tail)
+    boxed = answer is not None
+    if answer is None and not unfinished:
+        answer = _tagged(tail) or _phrased(tail) or _last_line(tail)
+    if answer is None:
+        answer = _boxed(thought)
+        boxed = answer is not None
+    if answer is None:
+        answer = _tagged(thought)
+    return Response(thought.strip(), answer, closed, boxed)
+
+
+_OPEN, _CLOSE = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
+
+
+def _split_thought(text: str) -> tuple[str, str, bool, bool]:
+    """(thought, what follows it, was it opened, was it closed). A prompt may already have opened the thought."""
+    close = _CLOSE.search(text)
+    start = _OPEN.search(text, 0, close.start() if close else len(text))
+    begin = start.end() if start else 0
+    if close:
+        return text[begin : close.start()], text[close.end() :], True, True
+    if start:
+        return text[begin:], "", True, False
+    return "", text, False, False
+
+
+_BRACES = re.compile(r"\\\s?boxed\s{0,8}\{|\\[\\{}]|[{}]")
+
+
+def _boxed(text: str) -> str | None:
+    """Content of the balanced box that opens last. One pass with a stack: braces take no longer than prose."""
+    text = text[-MAX_READ:]
+    open_braces: list[int | None] = []  # where the content of a box begins; None for any other brace
+    begin, content = -1, ""
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token == "{":
+            open_braces.append(None)
+        elif token == "}":
+            start = open_braces.pop() if open_braces else None
+            if start is not None and start > begin and (inside := text[start : match.start()].strip()):
+                begin, content = start, inside
+        elif token.endswith("boxed{") or len(token) > 2:
+            open_braces.append(match.end())
+    return _bounded(content)
+
+
+_ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
+
+
+def _tagged(text: str) -> str | None:
+    text = text[-MAX_READ:]
+    start, found = None, ""
+    for match in _ANSWER_TAG.finditer(text):
+        if not match[0].startswith("</"):
+            start = match.end()
+        elif start is not None:
+            found, start = text[start : match.start()], None
+    return _bounded(found)
+
+
+_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
+_STOP = re.compile(r"\n|[.!?](?=\s)|[.!?]$")
+
+
+def _phrased(text: str) -> str | None:
+    text = text[-MAX_READ:]
+    last = max(_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
+    if last is None:
+        return None
+    said = text[last.end() : last.end() + MAX_ANSWER + 1]
+    stop = _STOP.search(said)
+    return _bare(said[: stop.start()] if stop else said)
+
+
+def _last_line(text: str) -> str | None:
+    return _bare(text.strip()[-MAX_READ:].rsplit("\n", 1)[-1])
+
+
+def _bounded(answer: str) -> str | None:
+    answer = answer.strip()
+    return answer if 0 < len(answer) <= MAX_ANSWER else None
+
+
+def _bare(answer: str) -> str | None:
+    """An answer in prose without the markdown emphasis, quotes and full stop around it."""
+    answer = answer.strip().strip("*_`\"'")
+    if answer.endswith(".") and not answer.endswith(".."):
+        answer = answer[:-1]
+    return _bounded(answer.strip().strip("*_`\"'"))
+
+
+# A full stop ends a sentence where a blank follows it, unless the sentence so far is but a number ("1. ").
+_SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++[\"')\]*]{0,3}(?=\s|$)|[。！？]++|\n++")
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Spans (start, end) of the sentences without the blanks around them; together they hold every visible letter."""
+    spans: list[tuple[int, int]] = []
+    start = 0
+    for match in _SENTENCE_END.finditer(text):
+        if match[0][0] == "." and text[start : match.start()].strip().isdigit():
+            continue
+        _add_span(spans, text, start, match.end())
+        start = match.end()
+    _add_span(spans, text, start, len(text))
+    return spans
+
+
+def _add_span(spans: list[tuple[int, int]], text: str, start: int, end: int) -> None:
+    piece = text[start:end]
+    if visible := piece.strip():
+        begin = start + len(piece) - len(piece.lstrip())
+        spans.append((begin, begin + len(visible)))
+
+
+_SIGHT = r"(?:picture|image|figure|photo|diagram|chart|graph|table|grid|scene|drawing|plot)"
+_NEAR = r"[^.!?\n]{0,60}?\b"  # within the same sentence, and bounded: these patterns run over untrusted text
+RELOOK_CUES = (
+    rf"\blook(?:ing|ed)?\b{_NEAR}(?:again|once\s{{1,3}}more|closer|more\s{{1,3}}(?:closely|carefully))\b",
+    r"\blook(?:ing)?\s{1,3}(?:back|closely)\b",
+    r"\bre-?(?:examin|inspect|check)(?:e|ing)?\b",
+    rf"\b(?:re-?visit|re-?view|double-?check)(?:ing)?\b{_NEAR}{_SIGHT}\b",
+    rf"\b(?:check|verify|see|inspect|examine)(?:ing)?\b{_NEAR}(?:again|once\s{{1,3}}more)\b",
+    r"\b(?:another|second|one\s{1,3}more|closer)\s{1,3}look\b",
+    r"\bzoom(?:ing)?\s{1,3}in\b",
+    rf"\b(?:go|going|return|returning|back)\s{{1,3}}(?:back\s{{1,3}})?to\s{{1,3}}the\s{{1,3}}{_SIGHT}\b",
+    r"再看|再次(?:看|检查|观察)|重新(?:看|检查|观察|审视)|回到图",
+)
+"""Patterns (case ignored) of a sentence that goes back to the picture."""
+LOOK_CUES = (
+    r"\blet(?:'s|\s{1,3}me|\s{1,3}us)\s{1,3}(?:have\s{1,3}a\s{1,3}|take\s{1,3}a\s{1,3})?look\b",
+    rf"\b(?:check|verify|inspect|examine|consult)(?:ing)?\b{_NEAR}{_SIGHT}\b",
+)
+"""Patterns of a look that goes back only if something was said before; in the first sentence it is the first look."""
+
+_RELOOK = re.compile("|".join(RELOOK_CUES), re.IGNORECASE)
+_LOOK = re.compile("|".join(LOOK_CUES), re.IGNORECASE)
+
+
+def _relooks(text: str) -> list[int]:
+    """Start of every sentence that goes back to the picture."""
+    text = _OPEN.sub(lambda match: " " * len(match[0]), text[:MAX_READ])  # blanks keep the offsets
+    spans = split_sentences(text)
+    return [
+        start
+        for index, (start, end) in enumerate(spans)
+        if _RELOOK.search(text, start, end) or (index and _LOOK.search(text, start, end))
+    ]
+
+
+def count_looks(text: str) -> int:
+    """Number of sentences in which the text goes back to the picture."""
+    return len(_relooks(text))
+
+
+def first_relook(text: str) -> int | None:
+    """Character offset of the first sentence that goes back to the picture, or None."""
+    return next(iter(_relooks(text)), None)
