@@ -3,6 +3,7 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+MODELS := vlm/models/tiny-vlm/config.json
 
 # Two test processes with one thread each: on two cores quicker than one process with two.
 WORKERS ?= 2
@@ -27,7 +28,11 @@ $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
 	touch $@
 
-run: install
+# Until trained weights are bundled: random ones, with which every stage runs, at chance.
+$(MODELS): $(INSTALLED)
+	$(BIN)/python -m train.pretrain_tiny --random --out vlm/models
+
+run: install $(MODELS)
 	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
 
 test: install
@@ -36,7 +41,7 @@ test: install
 	$(BIN)/mypy
 	$(PYTEST)
 
-test-slow: install
+test-slow: install $(MODELS)
 	$(PYTEST) -m slow
 
 format: install

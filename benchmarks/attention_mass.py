@@ -3,8 +3,9 @@
 Time: forwards of one text model (hidden 512, 8 layers, 8 heads of which 2 kv, float32, batch 2, 576 image and 512 response
 tokens), without the probe, with it on all layers and on one, with its other form (the indicator call), and eager with
 ``output_attentions``; interleaved, so that a machine's moods hit all alike; medians of the paired ratios, with their
-quartiles. Pictures are left out: a vision tower would only dilute the ratio. Memory: bytes allocated as torch's profiler counts them, and how the probe's share grows with
-the response. Exactness: the largest difference to eager attention, for tiny models of eight families (tests/vlm).
+quartiles. Pictures are left out: a vision tower would only dilute the ratio. Memory: bytes allocated as torch's profiler
+counts them, and how the probe's grow with the response. Exactness: the largest difference to eager attention, for tiny
+models of eight families (tests/vlm).
 
 The last line is one JSON object (design: figures.md). Exit code 1 if a figure that must hold does not.
 """

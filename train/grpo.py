@@ -10,6 +10,7 @@ TRL's trainer runs (``train.grpo_trainer``).
 
 import contextlib
 import difflib
+import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -148,7 +149,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
         print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
     trainer = VisualGRPOTrainer(vlm, chosen, options, args)
     run_trainer(trainer, run, checkpoint, SHOWN)
-    return run.finish({**_summary(run.rows()), **data})
+    return run.finish({**_summary(run.rows()), **data, **_before(run)})
 
 
 def usable(problems: Sequence[Problem], vlm: VLM, options: GrpoOptions) -> tuple[list[Problem], dict[str, int]]:
@@ -244,6 +245,16 @@ def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState)
         del whole
     finally:
         set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def _before(run: RunFolder) -> dict[str, Any]:
+    """What the selection measured of the start checkpoint."""
+    file = run.path / "choice.json"
+    if not file.exists():
+        return {}
+    choice = json.loads(file.read_text(encoding="utf-8"))
+    before = {"sampled_accuracy_before": choice["sampled_accuracy"]["value"], "look_share_before": choice["look_share"]}
+    return {**before, "looking_pays": choice["looking_pays"]}
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

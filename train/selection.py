@@ -146,7 +146,7 @@ def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -
         if kinds[True] and kinds[False]:
             differences.append(_mean(kinds[True]) - _mean(kinds[False]))
     n_samples = len(tokens[True]) + len(tokens[False])
-    difference = _interval(differences)
+    difference = _interval(differences, low=-1.0)
     return {
         "problems": len(rows),
         "samples": n_samples,
@@ -186,10 +186,11 @@ def _mean(values: Sequence[float]) -> Any:
     return sum(values) / len(values) if values else None
 
 
-def _interval(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, 95% interval (None under two values) and n."""
+def _interval(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+    """Mean, 95% interval (None under two values; cut to what is possible) and n."""
     mean = _mean(values)
     if mean is None or len(values) < 2:
         return {"value": mean, "ci95": None, "n": len(values)}
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    return {"value": mean, "ci95": [mean - 1.96 * spread, mean + 1.96 * spread], "n": len(values)}
+    interval = [max(low, mean - 1.96 * spread), min(high, mean + 1.96 * spread)]
+    return {"value": mean, "ci95": interval, "n": len(values)}

@@ -130,7 +130,6 @@ class KeyView:
         self.rows, self.images, self.is_causal, self.n_keys = rows, images, is_causal, n_keys
         self.indicator = indicator
         self.mask = None
-        n_images = images.valid.sum(1, keepdim=True)
         if mask is not None:
             self.mask = mask[..., :n_keys].expand(rows.index.shape[0], -1, -1, -1)
             self.tokens, self.image_tokens = self._count()
@@ -140,7 +139,7 @@ class KeyView:
             self.image_tokens = torch.searchsorted(after_all, rows.index.contiguous(), right=True)
         else:
             self.tokens = torch.full_like(rows.index, n_keys)
-            self.image_tokens = n_images.expand_as(rows.index)
+            self.image_tokens = images.valid.sum(1, keepdim=True).expand_as(rows.index)
         additive = self.mask is not None and self.mask.dtype != torch.bool
         sees_all = (self.image_tokens == images.index.shape[1]) | ~rows.valid
         self.open = not additive and bool(sees_all.all())

@@ -301,12 +301,12 @@ def test_an_unknown_domain_is_named() -> None:
 
 
 def test_a_hanging_expression_is_a_timeout_and_the_worker_lives_on() -> None:
-    worker = ExpressionWorker(seconds=1.0)
+    worker = ExpressionWorker(seconds=5.0)
     try:
         assert worker.compare("x+1", "1+x") == "equal"
         started = time.monotonic()
         assert worker.compare("9^{9^{9^{9}}}", "3") == "timeout"
-        assert time.monotonic() - started < 5.0
+        assert time.monotonic() - started < 30.0
         assert worker.compare("x+1", "1+x") == "equal"
         assert worker._child is not None
         worker._child.kill()

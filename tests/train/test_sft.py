@@ -1,7 +1,12 @@
 """The cold start on a tiny random model: what is learned, what is not, and that a kill changes nothing."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -217,3 +222,62 @@ def test_mistakes_end_in_a_sentence(tiny_vlm_dir: Path, tmp_path: Path, capsys: 
     (tmp_path / "file").write_text("")
     assert main(["--config", str(file), "--output_dir", str(tmp_path / "file" / "x")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_said_and_loses_nothing(
+    config: dict[str, Any], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: Any
+) -> None:
+    from train.sft import ColdStartTrainer
+
+    save = ColdStartTrainer._save
+
+    def full(self: Any, output_dir: str, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step == 3:
+            Path(output_dir).mkdir(exist_ok=True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, output_dir, *args, **kwargs)
+
+    monkeypatch.setattr(ColdStartTrainer, "_save", full)
+    settings = {"output_dir": str(tmp_path), "max_steps": 4}
+    with pytest.raises(UserError, match="is full: free some space and give the same command again"):
+        run_sft(config, settings)
+    assert runs.column(tmp_path, "step") == [1, 2, 3]
+    monkeypatch.setattr(ColdStartTrainer, "_save", save)
+    run_sft(config, settings)
+    assert runs.column(tmp_path) == runs.column(finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_kill_9_and_the_same_command_again(
+    stage: str, config: dict[str, Any], pictures: Path, tmp_path: Path, runs: Any
+) -> None:
+    keys = {**config, "max_steps": 6}
+    if stage == "grpo":
+        del keys["dataset"]
+        more = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 12}
+        keys |= {**more, "problems": str(pictures), "prompt_selection": None}
+    file = tmp_path / "config.json"  # JSON is YAML
+    file.write_text(json.dumps(keys))
+    root = Path(__file__).parents[2]
+
+    def start(folder: Path) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, f"train/{stage}.py", "--config", str(file), "--output_dir", str(folder)]
+        return subprocess.Popen(
+            command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(300) == 0
+    process = start(killed)
+    deadline = time.monotonic() + 300
+    while not (killed / "checkpoint-2").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (killed / "summary.json").exists()
+    assert start(killed).wait(300) == 0
+    assert runs.column(killed, "step") == [1, 2, 3, 4, 5, 6]
+    for key in ("loss", "entropy"):
+        assert runs.column(killed, key) == pytest.approx(runs.column(whole, key), rel=1e-6)
+    assert runs.unmoved(whole, killed) == sorted(runs.weights(whole))

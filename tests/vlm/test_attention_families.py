@@ -125,3 +125,20 @@ def test_a_sliding_window_that_cuts_the_image() -> None:
     assert (probe.head_mass - eager_heads(family, batch)).abs().max() < 1e-5
     # The last row sees six tokens, none of them of the image: a mass of 0, and no lift.
     assert (probe.mass[:, :, -1] == 0).all() and probe.lift[:, :, -1].isnan().all()
+
+
+@torch.no_grad()
+def test_a_custom_additive_mask() -> None:
+    family = FAMILIES["InternVL"]()
+    batch = family.batch([2], [9])
+    length = batch["input_ids"].shape[1]
+    bias = torch.randn(1, 1, length, length, generator=torch.Generator().manual_seed(0))
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+    hidden[-4:, 3:5] = True  # two image tokens that the last rows may not see
+    batch["attention_mask"] = bias.masked_fill(hidden, torch.finfo(torch.float32).min)
+    with AttentionMass(family.model, layers="all", per_head=True) as probe:
+        family.model(**batch)
+    assert probe.head_mass is not None
+    assert (probe.head_mass - eager_heads(family, batch)).abs().max() < 1e-5
+    share = (8 - 2) / (length - 2)
+    torch.testing.assert_close(probe.lift[:, 0, -1], probe.mass[:, 0, -1] / share)
