@@ -58,8 +58,8 @@ pipeline_tag: text-generation
 A Qwen3 text model of {parameters:.1f} M parameters, the text side of the agent loop: it asks for a look, concludes, and rewrites a
 transcript as one first-person trace, in the words of `data_construction/prompts/short`. It sees neither picture nor scene.
 
-**Data.** Dialogues simulated from the problem sources (split `pretrain`), with misread replies. **Recipe.** `python -m train.pretrain_tiny`:
-{seconds} seconds on two cores. Stored as bfloat16.
+**Data.** Dialogues simulated from the problem sources (split `pretrain`), with misread replies. **Recipe.**
+`python -m train.pretrain_tiny`: {seconds} seconds on two cores. Stored as bfloat16.
 
 **Held-out figures** ({n} dialogues, greedy): {figures}.
 """

@@ -276,23 +276,19 @@ class AttentionMass:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         if torch.compiler.is_compiling():
             raise UserError("the attention probe cannot record inside torch.compile; run the model uncompiled.")
-        for argument in ("cache", "position_bias"):
-            if kwargs.get(argument) is not None:
-                raise UserError(
-                    "the attention probe cannot record continuous batching (a paged cache); use generate()."
-                    if argument == "cache"
-                    else "the attention probe cannot record attention with a position bias."
-                )
+        if kwargs.get("cache") is not None:
+            raise UserError("the attention probe cannot record continuous batching (a paged cache); use generate().")
+        if kwargs.get("position_bias") is not None:
+            raise UserError("the attention probe cannot record attention with a position bias.")
         tap = KernelTap()
         # A single row, as in a generation's step, is cheaper to weigh from scratch than by watching the kernel.
         with contextlib.nullcontext() if forward.one_row else tap:
             out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         is_causal = kwargs.get("is_causal")
         is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        forward.record(
-            layer, query, key, attention_mask, bool(is_causal), kwargs.get("scaling"), tap.call, self.per_head,
-            self.per_token,
-        )  # fmt: skip
+        scaling = kwargs.get("scaling")
+        keep = (self.per_head, self.per_token)
+        forward.record(layer, query, key, attention_mask, bool(is_causal), scaling, tap.call, *keep)
         return out
 
 

@@ -1,7 +1,6 @@
 """All six stages for real on random-weight models, and `kill -9` in each that takes time.
 
-Random models conclude nothing, so that the agent loop would keep no trace: its stage is replaced by one that writes direct
-rows. Everything else is what `reflection-v run` does.
+Random models conclude nothing, so the agent loop keeps no trace and the cold-start set is filled up with direct answers.
 """
 
 import json
@@ -13,8 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-
-from configs import bundled_config
 
 pytestmark = pytest.mark.slow
 
@@ -42,24 +39,11 @@ learning_rate: 1e-4
 prompt_selection: null
 """
 EVAL = "max_new_tokens: 12\nbatch_size: 4\nblank: 4\nswap: 4\nsets:\n  look: {kind: first_look, style: direct}\n"
-COMMAND = """
-from pathlib import Path
-import data_construction.build
-from data_construction.dataset import direct_row
-from reflection_v.cli import main
-from vlm.jsonl import append_jsonl
-from vlm.problem import read_problems
-
-def direct_rows(config):
-    file = Path(config.out) / "sft.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    file.unlink(missing_ok=True)
-    problems = read_problems(config.problems)
-    append_jsonl(file, [direct_row(problem) for problem in problems])
-    return {"problems": len(problems), "kept": 0, "wrong": 0, "no_reflection": 0, "errors": 0}
-
-data_construction.build.run_build = direct_rows
-main()
+BUILD = """
+prompts: short
+concurrency: 4
+loop: {rounds: 2, tokens: {request: 8, reply: 8, conclusion: 8, rewrite: 8}}
+mix: {min_rows: 16}
 """
 
 
@@ -68,9 +52,8 @@ class Case:
 
     def __init__(self, folder: Path, vlm: Path, reasoner: Path) -> None:
         self.folder = folder
-        for name, text in (("run", RUN), ("sft", SFT), ("grpo", GRPO), ("eval", EVAL)):
+        for name, text in (("run", RUN), ("build", BUILD), ("sft", SFT), ("grpo", GRPO), ("eval", EVAL)):
             (folder / f"{name}.yaml").write_text(text)
-        (folder / "build.yaml").write_text(bundled_config("tiny/build.yaml").read_text())
         self.arguments = ["run", "run.yaml", "--model", str(vlm), "--reasoner", str(reasoner)]
 
     def start(self, out: str) -> subprocess.Popen[str]:
@@ -79,7 +62,7 @@ class Case:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-c", COMMAND, *self.arguments, "--out", out]
+        command = [sys.executable, "-m", "reflection_v.cli", *self.arguments, "--out", out]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **streams)  # type: ignore[call-overload]
 
@@ -135,10 +118,16 @@ def test_a_run_ends_with_a_report_and_a_second_call_does_nothing(case: Case, who
 
 
 def test_kill_9_in_each_stage_then_the_same_command_gives_the_same_counts(case: Case, whole: dict[str, object]) -> None:
-    for sign in ("problems/heldout/images/*.png", "sft/checkpoint-2", "grpo/checkpoint-2", "eval/answers/sft*"):
+    for sign in (
+        "problems/heldout/images/*.png",
+        "build/traces.jsonl",
+        "sft/checkpoint-2",
+        "grpo/checkpoint-2",
+        "eval/answers/sft*",
+    ):
         case.kill_when("killed", sign)
     printed = case.run("killed")
     assert printed.count("finished before") == 4
     assert case.counts("killed") == whole
     attempts = json.loads((case.folder / "killed" / "report.json").read_text())["attempts"]
-    assert attempts == {"problems": 2, "build": 1, "sft": 2, "grpo": 2, "eval": 2}
+    assert attempts == {"problems": 2, "build": 2, "sft": 2, "grpo": 2, "eval": 2}
