@@ -13,12 +13,15 @@ import argparse
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -43,7 +46,7 @@ def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples
     for step in range(steps):
         hard = 0.0 if step < 0.35 * steps else 0.8
         pictures, colours, shapes, digits = [], [], [], []
-        for index in range(32):
+        for index in range(PICTURES // world_size()):
             if index % 3 == 0:
                 hand = draw_digits(examples.rng, "pretrain")
                 pictures.append(digits_picture(hand, examples.look(hard), examples.rng))
@@ -86,7 +89,7 @@ def language_stage(
 def fit(
     losses: Iterator[Any], parameters: list[nn.Parameter], steps: int, rate: float, log: Callable[[str], None]
 ) -> None:
-    """AdamW with 50 steps of warm-up and a cosine down to 5%."""
+    """AdamW with 50 steps of warm-up and a cosine down to 5%; gradients are averaged over the processes."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05, betas=(0.9, 0.95))
     began = time.time()
     for step in range(steps):
@@ -96,6 +99,7 @@ def fit(
         with sdpa_kernel(SDPBackend.MATH):  # at this size the fused kernel's backward is the slower one
             loss, note = next(losses)
             loss.backward()
+        average_gradients(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -103,17 +107,38 @@ def fit(
             log(f"{time.time() - began:.0f}s step {step + 1}/{steps} loss {loss.item():.4f} {note}")
 
 
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """The mean gradient of all processes, in place. Two processes of one thread each use two cores better than one of two."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 # The recipe
 
 
 TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
+PICTURES, ROWS = 32, 64  # of a step, over all processes: with pictures, and of text alone
 VLM_STEPS = {"vision": 1800, "text": 200, "mixture": 1500}
 REASONER_STEPS = 900
 
 
 def text_batch(examples: Examples) -> Callable[[float], list[Example]]:
     """The arithmetic of plain reasoning, without pictures."""
-    return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(64)]
+    return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(ROWS // world_size())]
 
 
 def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
@@ -121,7 +146,7 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
 
     def batch(fraction: float) -> list[Example]:
         rng, hard, drawn = examples.rng, 0.8 if fraction > 0.25 else 0.4, []
-        for _ in range(32):
+        for _ in range(PICTURES // world_size()):
             share = rng.random()
             if share < 0.25:
                 drawn.append(examples.passing(hard))
@@ -141,8 +166,9 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
 def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) -> Path:
     """Run the three stages, each from the folder that the one before has left; a finished stage is not run again."""
     before = work / "vlm-random"
-    if not (before / "config.json").exists():
+    if rank() == 0 and not (before / "config.json").exists():
         build_tiny_vlm(before)
+    wait()
     for number, stage in enumerate(("vision", "text", "mixture")):
         folder = work / f"vlm-{stage}"
         if not (folder / "seconds.json").exists():
@@ -150,7 +176,7 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) 
             log(f"== {stage}")
             model = AutoModelForImageTextToText.from_pretrained(before, dtype=torch.float32)
             processor = AutoProcessor.from_pretrained(before)
-            examples, rate, everything = Examples(number), 1.5e-3, list(model.parameters())
+            examples, rate, everything = Examples(world_size() * number + rank()), 1.5e-3, list(model.parameters())
             if stage == "vision":
                 head = nn.Linear(
                     model.config.text_config.hidden_size, len(COLOURS) + len(SHAPES) + 2 + 10 + len(PLACES)
@@ -173,19 +199,30 @@ def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None]) -> Pat
     if not (folder / "seconds.json").exists():
         began = time.time()
         log("== reasoner")
-        start = build_tiny_reasoner(work / "reasoner-random")
+        start = work / "reasoner-random"
+        if rank() == 0:
+            build_tiny_reasoner(start)
+        wait()
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(start)
-        losses = language_stage(model, tokenizer, dialogue_batches(Dialogues(0), 64), steps)
+        losses = language_stage(model, tokenizer, dialogue_batches(Dialogues(rank()), ROWS // world_size()), steps)
         fit(losses, list(model.parameters()), steps, 1.5e-3, log)
         _save(model, tokenizer, folder, time.time() - began)
     return folder
 
 
 def _save(model: Any, processor: Any, folder: Path, seconds: float) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    write_json_atomic(folder / "seconds.json", round(seconds))
+    """By the first process; all wait for it."""
+    if rank() == 0:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_json_atomic(folder / "seconds.json", round(seconds))
+    wait()
+
+
+def wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def install(work: Path, source: Path, name: str) -> Path:
@@ -215,24 +252,42 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--only", choices=("vlm", "reasoner"), help="one of the two models")
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all steps, to try the recipe in little time")
+    parser.add_argument("--processes", type=int, default=2, help="that share each step's rows, one thread each")
     parser.add_argument("--install", action="store_true", help="copy the results into vlm/models")
     options = parser.parse_args(argv)
     if options.random:
         print(build_tiny_vlm(options.out / "tiny-vlm"), build_tiny_reasoner(options.out / "tiny-reasoner"))
         return
     options.out.mkdir(parents=True, exist_ok=True)
+    rendezvous = tempfile.mkdtemp()
+    if options.processes == 1:
+        work(0, options, rendezvous)
+    else:
+        mp.spawn(work, (options, rendezvous), nprocs=options.processes)
+    names = {"vlm": "tiny-vlm", "reasoner": "tiny-reasoner"}
+    for name in (options.only,) if options.only else names:
+        source = options.out / ("vlm-mixture" if name == "vlm" else "reasoner")
+        print(install(options.out, source, names[name]) if options.install else source)
+
+
+def work(process: int, options: argparse.Namespace, rendezvous: str) -> None:
+    """One process of the training."""
+    if options.processes > 1:
+        torch.set_num_threads(1)
+        store = dist.FileStore(f"{rendezvous}/store", options.processes)
+        dist.init_process_group("gloo", store=store, rank=process, world_size=options.processes)
 
     def log(line: str) -> None:
-        print(line, flush=True)
+        if process == 0:
+            print(line, flush=True)
 
-    folders = {}
     if options.only != "reasoner":
         steps = {stage: max(1, round(n * options.scale)) for stage, n in VLM_STEPS.items()}
-        folders["tiny-vlm"] = pretrain_vlm(options.out, steps, log)
+        pretrain_vlm(options.out, steps, log)
     if options.only != "vlm":
-        folders["tiny-reasoner"] = pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log)
-    for name, folder in folders.items():
-        log(f"{name}: {install(options.out, folder, name) if options.install else folder}")
+        pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

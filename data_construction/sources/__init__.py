@@ -143,6 +143,6 @@ def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **kno
     drawn = problems(source, n, seed, split, **knobs)
     for problem, pictures in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
         for file, picture in pictures.items():
-            picture.save(folder / file)
+            picture.save(folder / file, compress_level=1)  # noise hardly compresses, so do not try for long
         rows.append(problem)
     return write_problems(rows, folder)

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_construction.sources import LEARNED, wording
-from train.pretrain_tiny import main, pretrain_reasoner, pretrain_vlm
+from train.pretrain_tiny import average_gradients, main, pretrain_reasoner, pretrain_vlm
 from train.tiny_examples import Dialogues, Example, Examples, collate
 from train.tiny_models import build_tokenizer
 from vlm.load import load_text_model, load_vlm
@@ -100,3 +102,22 @@ def test_random_weights_on_request(tmp_path, capsys):
     main(["--random", "--out", str(tmp_path)])
     assert load_vlm(tmp_path / "tiny-vlm").processor.tokenizer.get_vocab() == build_tokenizer().get_vocab()
     assert "tiny-reasoner" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_agree_on_the_gradient(tmp_path):
+    main(["--only", "reasoner", "--scale", "0.002", "--processes", "2", "--out", str(tmp_path)])
+    assert not load_text_model(tmp_path / "reasoner").reads_images
+
+
+def test_gradients_are_averaged_over_processes(tmp_path):
+    mp.spawn(averaged, (str(tmp_path / "store"),), nprocs=2)
+
+
+def averaged(process: int, store: str) -> None:
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=process, world_size=2)
+    trained, idle = torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2))
+    trained.grad = torch.full((3,), float(process))
+    average_gradients([trained, idle])
+    assert torch.equal(trained.grad, torch.full((3,), 0.5)) and idle.grad is None
+    dist.destroy_process_group()
