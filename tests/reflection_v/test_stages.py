@@ -1,5 +1,6 @@
 """The wiring of the six stages: what decides a stage's result, what is checked before the first one starts."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ def stages(folder: Path, models: dict[str, str], out: str = "out") -> dict[str, 
 
 
 def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert old in text
-    file.write_text(text.replace(old, new, 1))
+    """Replace the first match of a pattern: the tests know the keys of the bundled configs, not their values."""
+    text, times = re.subn(old, new, file.read_text(), count=1)
+    assert times == 1
+    file.write_text(text)
 
 
 def test_the_order_and_what_each_needs(folder: Path, models: dict[str, str]) -> None:
@@ -60,12 +62,12 @@ def test_a_config_says_what_and_not_where(folder: Path, models: dict[str, str]) 
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
-        ("run.yaml", "seed: 0", "seed: 1", ["problems", "build", "sft", "grpo", "eval"]),
-        ("run.yaml", "n: 1500", "n: 1501", ["problems"]),
-        ("build.yaml", "rounds: 4", "rounds: 5", ["build"]),
-        ("sft.yaml", "num_train_epochs: 2", "num_train_epochs: 3", ["sft"]),
-        ("grpo.yaml", "temperature: 1.0", "temperature: 0.9", ["grpo"]),
-        ("eval.yaml", "blank: 200", "blank: 100", ["eval"]),
+        ("run.yaml", r"seed: \d+", "seed: 71", ["problems", "build", "sft", "grpo", "eval"]),
+        ("run.yaml", r"n: \d+", "n: 71", ["problems"]),
+        ("build.yaml", r"rounds: \d+", "rounds: 71", ["build"]),
+        ("sft.yaml", r"num_train_epochs: \d+", "num_train_epochs: 71", ["sft"]),
+        ("grpo.yaml", r"temperature: [\d.]+", "temperature: 0.71", ["grpo"]),
+        ("eval.yaml", r"blank: \d+", "blank: 71", ["eval"]),
     ],
 )
 def test_a_change_touches_the_stages_that_it_decides(
@@ -87,8 +89,8 @@ def test_another_model_in_the_same_folder_is_noticed(folder: Path, models: dict[
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("rounds: 4", "round: 4", r"Unknown key 'loop\.round' in .*build\.yaml; did you mean 'rounds'"),
-        ("rounds: 4", "rounds: many", r"'loop\.rounds' in .* should be a valid integer"),
+        (r"rounds: \d+", "round: 4", r"Unknown key 'loop\.round' in .*build\.yaml; did you mean 'rounds'"),
+        (r"rounds: \d+", "rounds: many", r"'loop\.rounds' in .* should be a valid integer"),
     ],
 )
 def test_a_wrong_build_config_is_named_at_once(
@@ -103,12 +105,12 @@ def test_a_wrong_build_config_is_named_at_once(
     ("stage", "old", "new", "words"),
     [
         ("sft", "learning_rate:", "learning_rat:", "Unknown key 'learning_rat' in .*; did you mean 'learning_rate'"),
-        ("sft", "save_steps: 20", "save_steps: [1, 2]", "'save_steps' in .*: wanted a number, found"),
-        ("grpo", "num_generations: 8", "num_generations: 8.5", "'num_generations' in .* found 8.5"),
-        ("eval", "blank: 200", "blanks: 200", r"Unknown key 'blanks' in .*eval\.yaml; did you mean 'blank'"),
+        ("sft", r"save_steps: \d+", "save_steps: [1, 2]", "'save_steps' in .*: wanted a number, found"),
+        ("grpo", r"num_generations: \d+", "num_generations: 8.5", "'num_generations' in .* found 8.5"),
+        ("eval", "blank:", "blanks:", r"Unknown key 'blanks' in .*eval\.yaml; did you mean 'blank'"),
         ("eval", "kind: skill", "kind: skil", r"unknown value 'skil'; did you mean 'skill'"),
         ("eval", "  describe:", "  descibe:", r"'sets' names 'descibe', which is no problem set"),
-        ("grpo", "attention_ratio: 0.2", "attention_ration: 0.2", "attention_ration"),
+        ("grpo", "attention_ratio:", "attention_ration:", "attention_ration"),
     ],
 )
 def test_a_wrong_config_of_a_later_stage_is_named_before_the_first(
