@@ -29,8 +29,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from data_construction.sources import LEARNED
 from data_construction.sources.digits import digits_picture, draw_digits
-from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES
+from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES, draw_radii
 from data_construction.sources.scenes import attribute, draw_grid, grid_picture
+from data_construction.sources.wording import SMALL
 from train.model_card import write_reasoner_card, write_vlm_card
 from train.tiny_examples import TRUST, Dialogues, Example, Examples, collate, dialogue_batches
 from train.tiny_models import build_tiny_reasoner, build_tiny_vlm
@@ -40,40 +41,44 @@ from vlm.jsonl import write_json_atomic
 
 
 def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples, steps: int) -> Iterator[Any]:
-    """The tower alone, read out by linear heads on every image token; easy pictures first, then mostly hard ones."""
+    """The tower alone, read out by linear heads on every image token; easy pictures first, then mostly hard ones.
+
+    The heads tell colour, shape, size (small or not), digit and cell. ``head`` has ``sum(HEADS)`` outputs.
+    """
     tower, side = model.model.visual, 6
     cells = [(y * CELLS // side) * CELLS + x * CELLS // side for y in range(side) for x in range(side)]
+    unknown = [-100] * len(cells)
     for step in range(steps):
         hard = 0.0 if step < 0.35 * steps else 0.8
-        pictures, colours, shapes, digits = [], [], [], []
+        pictures: list[Any] = []
+        targets: list[list[int]] = [[] for _ in HEADS]
         for index in range(PICTURES // world_size()):
+            look = examples.look(hard)
             if index % 3 == 0:
                 hand = draw_digits(examples.rng, "pretrain")
-                pictures.append(digits_picture(hand, examples.look(hard), examples.rng))
-                colours += [-100] * len(cells)
-                shapes += [-100] * len(cells)
-                digits += [hand[cell][0] for cell in cells]
+                pictures.append(digits_picture(hand, look, examples.rng))
+                seen = [unknown, unknown, unknown, [hand[cell][0] for cell in cells], cells]
             else:
-                scene = draw_grid(examples.rng)
-                pictures.append(grid_picture(scene, examples.look(hard), examples.rng))
-                colours += [("none", *COLOURS).index(attribute(scene[cell], "colour")) for cell in cells]
-                shapes += [("none", *SHAPES).index(attribute(scene[cell], "shape")) for cell in cells]
-                digits += [-100] * len(cells)
+                scene, radii = draw_grid(examples.rng), draw_radii(look, examples.rng)
+                pictures.append(grid_picture(scene, look, examples.rng, radii))
+                colours = [("none", *COLOURS).index(attribute(scene[cell], "colour")) for cell in cells]
+                shapes = [("none", *SHAPES).index(attribute(scene[cell], "shape")) for cell in cells]
+                sizes = [int(radii[cell] < SMALL) if scene[cell] else -100 for cell in cells]
+                seen = [colours, shapes, sizes, unknown, cells]
+            for target, values in zip(targets, seen, strict=True):
+                target += values
         batch = processor.image_processor(pictures, do_resize=False, return_tensors="pt")
         with torch.autocast("cpu", dtype=torch.bfloat16):
             features = tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
         features = torch.cat(features) if isinstance(features, (list, tuple)) else features
-        parts = head(features.float()).split([len(COLOURS) + 1, len(SHAPES) + 1, 10, len(cells) // 4], dim=-1)
-        targets = [torch.tensor(target) for target in (colours, shapes, digits, cells * len(pictures))]
-        losses = [F.cross_entropy(part, target) for part, target in zip(parts, targets, strict=True)]
+        parts = head(features.float()).split(HEADS, dim=-1)
+        gold = [torch.tensor(target) for target in targets]
+        loss = sum(F.cross_entropy(part, target) for part, target in zip(parts, gold, strict=True))
         right = [
             (part.argmax(-1) == target)[target != -100].float().mean().item()
-            for part, target in zip(parts[:3], targets[:3], strict=True)
+            for part, target in zip(parts, gold, strict=True)
         ]
-        yield (
-            losses[0] + losses[1] + losses[2] + 0.5 * losses[3],
-            "colour {:.3f} shape {:.3f} digit {:.3f}".format(*right),
-        )
+        yield loss, "colour {:.3f} shape {:.3f} size {:.3f} digit {:.3f} cell {:.3f}".format(*right)
 
 
 def language_stage(
@@ -131,8 +136,9 @@ def rank() -> int:
 
 
 TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
+HEADS = [len(COLOURS) + 1, len(SHAPES) + 1, 2, 10, len(PLACES)]  # colour, shape, size, digit, cell
 PICTURES, ROWS = 32, 64  # of a step, over all processes: with pictures, and of text alone
-VLM_STEPS = {"vision": 1800, "text": 200, "mixture": 1500}
+VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500}
 REASONER_STEPS = 900
 
 
@@ -178,9 +184,7 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) 
             processor = AutoProcessor.from_pretrained(before)
             examples, rate, everything = Examples(world_size() * number + rank()), 1.5e-3, list(model.parameters())
             if stage == "vision":
-                head = nn.Linear(
-                    model.config.text_config.hidden_size, len(COLOURS) + len(SHAPES) + 2 + 10 + len(PLACES)
-                )
+                head = nn.Linear(model.config.text_config.hidden_size, sum(HEADS))
                 losses = vision_stage(model, processor, head, examples, steps[stage])
                 everything = [*model.model.visual.parameters(), *head.parameters()]
             elif stage == "text":

@@ -45,7 +45,7 @@ CUES = (
     "Let me check {target} once more.",
     "Hold on, let me look closely at {target}.",
 )
-SMALL = 8.0  # pixels: what has a smaller radius is named coarsely by a hasty look
+SMALL = 9.0  # pixels: what has a smaller radius is named coarsely by a hasty look
 COARSE = {"orange": "red", "purple": "blue"}
 
 
@@ -145,7 +145,7 @@ def conclude(family: str, params: dict[str, Any], facts: Facts, look: Look) -> t
         seen = [value(facts[place], params["kind"]) for place in order]
         answer = "yes" if seen[0] == seen[1] else "no"
         both = "; ".join(f"{place}: {what}" for place, what in zip(order, seen, strict=True))
-        return f"{both}; {'the same' if answer == 'yes' else 'different'}.", answer
+        return f"{both}; {' '.join(seen)}, {'the same' if answer == 'yes' else 'different'}.", answer
     if family == "place" or (family == "claims" and params["form"] == "what"):
         seen_there = facts[params["place"]]
         return f"{params['place']}: {seen_there}.", seen_there
