@@ -3,7 +3,6 @@
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
-MODELS := vlm/models/tiny-vlm/config.json
 
 # Two test processes with one thread each: on two cores quicker than one process with two.
 WORKERS ?= 2
@@ -28,11 +27,7 @@ $(INSTALLED): setup.py pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
 	touch $@
 
-# Until trained weights are bundled: random ones, with which every stage runs, at chance.
-$(MODELS): $(INSTALLED)
-	$(BIN)/python -m train.pretrain_tiny --random --out vlm/models
-
-run: install $(MODELS)
+run: install
 	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
 
 test: install
@@ -41,7 +36,7 @@ test: install
 	$(BIN)/mypy
 	$(PYTEST)
 
-test-slow: install $(MODELS)
+test-slow: install
 	$(PYTEST) -m slow
 
 format: install

@@ -1,5 +1,7 @@
 """After the run: do the facts of the kept traces hold in the pictures? Needs problems whose ``meta.facts`` are known."""
 
+from collections import defaultdict
+from itertools import chain
 from typing import Any
 
 from data_construction.records import Trace
@@ -32,6 +34,7 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
     """Counts over the kept traces, against the scenes.
 
     Returns:
+        ``first_look``: see ``first_look_errors``, over all episodes; the rest is about kept traces only:
         ``checked`` traces (those whose problem states facts), ``corrected`` (a re-look turned a wrong fact right),
         ``spoiled`` (turned a right fact wrong), ``all_final_right`` (everything stated last is so), and the single
         changes ``wrong_to_right``, ``right_to_wrong``, ``wrong_to_wrong``; with shares of the first and third.
@@ -54,7 +57,45 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
         counts["wrong_to_wrong"] += changes.count((False, False))
     n = counts["checked"]
     shares = {f"{name}_share": round(counts[name] / n, 4) if n else None for name in ("corrected", "all_final_right")}
-    return {**counts, **shares}
+    return {**counts, **shares, "first_look": first_look_errors(traces, problems)}
+
+
+def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, dict[str, Any]]:
+    """How often a single look errs: facts in the responder's first reply of every episode, against the scene.
+
+    A fact is one word of a row (one object's colour, shape or digit), or all that is said of one place.
+
+    Returns:
+        source -> ``facts``, ``wrong`` and ``share`` (wrong / facts, in [0, 1]), and ``by_family`` with the same three.
+    """
+    found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for trace in traces:
+        problem = problems[trace.problem_id]
+        if trace.rounds and problem.meta.get("facts"):
+            wrong = found[problem.source][problem.family]
+            for key, value in final_statements(trace.rounds[0].reply).items():
+                wrong += _wrong_facts(key, value, problem.meta["facts"])
+    return {
+        source: {
+            **_error_share(list(chain.from_iterable(families.values()))),
+            "by_family": {f: _error_share(w) for f, w in families.items()},
+        }
+        for source, families in found.items()
+    }
+
+
+def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
+    """One entry a fact that the statement makes; none where it is not about the scene."""
+    row = [fact for place, fact in facts.items() if key == f"row {place[1:]}"]
+    if row and set(facts) == set(PLACES):
+        words = value.split()
+        return [index >= len(words) or not _fits(words[index], fact) for index, fact in enumerate(row)]
+    verdict = holds(key, value, facts)
+    return [] if verdict is None else [not verdict]
+
+
+def _error_share(wrong: list[bool]) -> dict[str, Any]:
+    return {"facts": len(wrong), "wrong": sum(wrong), "share": round(sum(wrong) / len(wrong), 4) if wrong else None}
 
 
 def _changes(found: list[Statement], facts: dict[str, str]) -> list[tuple[bool, bool]]:

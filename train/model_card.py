@@ -98,7 +98,7 @@ def write_reasoner_card(folder: Path, rows: list[tuple[str, str, str]], seconds:
     right = defaultdict(list)
     for (task, _, answer), generation in zip(rows, written, strict=True):
         if task != "rewrite":
-            right[task].append(generation.text.strip() == answer)
+            right[task].append(generation.text.split() == answer.replace(" \\boxed", "\\boxed").split())
         else:  # the cue is free, the facts are not
             right[task].append(final_statements(generation.text) == final_statements(answer))
     figures = {task: sum(hits) / len(hits) for task, hits in right.items() if task != "request"}

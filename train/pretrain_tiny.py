@@ -2,8 +2,9 @@
 
 Three stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
 language model never learns to look). Then text only: the arithmetic of plain reasoning, with the operands given. Then the
-mixture: pictures and text together. The reasoner learns, from dialogues about facts that it cannot see, to ask for a look,
-to conclude, and to rewrite a finished transcript as one first-person trace; only it meets words that go back to the picture.
+mixture: pictures and text together. The reasoner starts from the finished VLM's language model, which has met the arithmetic, and
+learns, from dialogues about facts that it cannot see, to ask for a look, to conclude, and to rewrite a finished transcript as
+one first-person trace; only it meets words that go back to the picture.
 
     python -m train.pretrain_tiny --out runs/pretrain            # both, resumable; then copy with --install
     python -m train.pretrain_tiny --random --out DIR             # standard folders with random weights, for tests
@@ -92,7 +93,12 @@ def language_stage(
 
 
 def fit(
-    losses: Iterator[Any], parameters: list[nn.Parameter], steps: int, rate: float, log: Callable[[str], None]
+    losses: Iterator[Any],
+    parameters: list[nn.Parameter],
+    steps: int,
+    rate: float,
+    log: Callable[[str], None],
+    kernel: SDPBackend = SDPBackend.MATH,  # with pictures the fused kernel's backward is the slower one
 ) -> None:
     """AdamW with 50 steps of warm-up and a cosine down to 5%; gradients are averaged over the processes."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05, betas=(0.9, 0.95))
@@ -101,7 +107,7 @@ def fit(
         scale = min(1.0, (step + 1) / 50) * (0.475 * (1 + math.cos(math.pi * step / steps)) + 0.05)
         for group in optimizer.param_groups:
             group["lr"] = rate * scale
-        with sdpa_kernel(SDPBackend.MATH):  # at this size the fused kernel's backward is the slower one
+        with sdpa_kernel(kernel):
             loss, note = next(losses)
             loss.backward()
         average_gradients(parameters)
@@ -199,18 +205,19 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) 
 
 
 def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None]) -> Path:
+    """One stage, from the language model of ``vlm-mixture``."""
     folder = work / "reasoner"
     if not (folder / "seconds.json").exists():
         began = time.time()
         log("== reasoner")
-        start = work / "reasoner-random"
+        start = work / "reasoner-start"
         if rank() == 0:
-            build_tiny_reasoner(start)
+            build_tiny_reasoner(start, start=work / "vlm-mixture")
         wait()
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(start)
         losses = language_stage(model, tokenizer, dialogue_batches(Dialogues(rank()), ROWS // world_size()), steps)
-        fit(losses, list(model.parameters()), steps, 1.5e-3, log)
+        fit(losses, list(model.parameters()), steps, 1.5e-3, log, SDPBackend.FLASH_ATTENTION)
         _save(model, tokenizer, folder, time.time() - began)
     return folder
 
@@ -237,7 +244,7 @@ def install(work: Path, source: Path, name: str) -> Path:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("seconds.json"))
     if name == "tiny-reasoner":
         AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(target)
-        dialogues = Dialogues(1)
+        dialogues = Dialogues(9)  # not met in training, where the seed is a rank
         drawn = [row for _ in range(60) for row in dialogues.rows()]
         rows = [(row.question.split("\n")[0].removeprefix("Task: "), row.question, row.answer) for row in drawn]
         figures: Any = write_reasoner_card(target, rows, json.loads((source / "seconds.json").read_text()))
@@ -254,7 +261,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--random", action="store_true", help="write random weights to OUT/tiny-vlm and OUT/tiny-reasoner"
     )
-    parser.add_argument("--only", choices=("vlm", "reasoner"), help="one of the two models")
+    parser.add_argument(
+        "--only", choices=("vlm", "reasoner"), help="one of the two; the reasoner starts from the VLM in OUT"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all steps, to try the recipe in little time")
     parser.add_argument("--processes", type=int, default=2, help="that share each step's rows, one thread each")
     parser.add_argument("--install", action="store_true", help="copy the results into vlm/models")
@@ -262,6 +271,10 @@ def main(argv: list[str] | None = None) -> None:
     if options.random:
         print(build_tiny_vlm(options.out / "tiny-vlm"), build_tiny_reasoner(options.out / "tiny-reasoner"))
         return
+    if options.only == "reasoner" and not (options.out / "vlm-mixture" / "config.json").exists():
+        parser.exit(
+            2, f"The reasoner starts from the VLM, and {options.out} holds none: train the VLM first (no --only).\n"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     rendezvous = tempfile.mkdtemp()
     if options.processes == 1:

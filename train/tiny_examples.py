@@ -1,5 +1,6 @@
 """What the tiny models are pretrained on: endless examples for the VLM, endless dialogues for the reasoner."""
 
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -205,16 +206,20 @@ class Dialogues:
 
 
 def dialogue_batches(dialogues: Dialogues, size: int) -> Callable[[float], list[Example]]:
-    """Batches of ``size`` rows from a shuffled pool of episodes."""
+    """Batches of ``size`` rows of like length, so that little is padding, from a shuffled pool of episodes.
+
+    The eighths of length come in turn: processes that share a step then meet rows of like length, and none waits.
+    """
     pool: list[Example] = []
+    eighths = itertools.cycle(range(8))
 
     def batch(_: float) -> list[Example]:
         while len(pool) < 16 * size:
             pool.extend(dialogues.rows())
         dialogues.rng.shuffle(pool)
-        taken = sorted(pool[-4 * size :], key=lambda example: len(example.question) + len(example.answer))
-        del pool[-4 * size :]
-        start = dialogues.rng.randrange(4) * size  # rows of like length, so that little is padding
+        taken = sorted(pool[-8 * size :], key=lambda example: len(example.question) + len(example.answer))
+        del pool[-8 * size :]
+        start = next(eighths) * size
         pool.extend(taken[:start] + taken[start + size :])
         return taken[start : start + size]
 

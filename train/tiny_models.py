@@ -8,6 +8,7 @@ import random
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -32,6 +33,7 @@ CONTROL = (PAD, "<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", "<|im
 MARKS = ("<think>", "</think>", "\\boxed{")  # ordinary text to a reader, one token each
 PIECES = r" ?[A-Za-z]+\d*| ?\d{1,2}| ?[^\sA-Za-z\d]|\s+"
 PATCH, MERGE = 16, 2
+ROPE = {"rope_type": "default", "rope_theta": 500_000.0}
 
 CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
@@ -117,21 +119,8 @@ def build_tiny_vlm(folder: str | Path, seed: int = 0) -> Path:
         chat_template=CHAT_TEMPLATE,
     )
     config = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 48,
-            "max_position_embeddings": 2048,
-            "tie_word_embeddings": True,
-            "rope_scaling": {"rope_type": "default", "mrope_section": [8, 8, 8], "mrope_interleaved": True},
-            "bos_token_id": id_of(PAD),
-            "eos_token_id": id_of(END),
-            "pad_token_id": id_of(PAD),
-        },
+        text_config=text_config(tokenizer)
+        | {"rope_scaling": {**ROPE, "mrope_section": [8, 8, 8], "mrope_interleaved": True}},
         vision_config={
             "depth": 4,
             "hidden_size": 128,
@@ -154,26 +143,37 @@ def build_tiny_vlm(folder: str | Path, seed: int = 0) -> Path:
     return _save(Qwen3VLForConditionalGeneration(config), processor, id_of, folder)
 
 
-def build_tiny_reasoner(folder: str | Path, seed: int = 0) -> Path:
-    """Write a Qwen3 text model of 3.6 M parameters with random weights and the tokenizer of the tiny VLM."""
+def build_tiny_reasoner(folder: str | Path, seed: int = 0, start: str | Path | None = None) -> Path:
+    """Write a Qwen3 text model of the tiny VLM's language-model shape, with its tokenizer.
+
+    Weights are random, or, with ``start`` (a tiny VLM's folder), those of its language model: on text the two then agree.
+    """
     tokenizer = build_tokenizer()
-    id_of = tokenizer.get_vocab().__getitem__
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=64,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=id_of(PAD),
-        eos_token_id=id_of(END),
-        pad_token_id=id_of(PAD),
-    )
     torch.manual_seed(seed)
-    return _save(Qwen3ForCausalLM(config), tokenizer, id_of, folder)
+    model = Qwen3ForCausalLM(Qwen3Config(**text_config(tokenizer), rope_parameters=ROPE))
+    if start is not None:
+        vlm = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+        model.model.load_state_dict(vlm.model.language_model.state_dict())
+    return _save(model, tokenizer, tokenizer.get_vocab().__getitem__, folder)
+
+
+def text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """The language model's shape, the same for both."""
+    id_of = tokenizer.get_vocab().__getitem__
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 48,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "bos_token_id": id_of(PAD),
+        "eos_token_id": id_of(END),
+        "pad_token_id": id_of(PAD),
+    }
 
 
 def _save(model, processor, id_of, folder: str | Path) -> Path:  # type: ignore[no-untyped-def]

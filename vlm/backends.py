@@ -164,18 +164,29 @@ class HFBackend:
             await asyncio.to_thread(worker.join)
 
     def _work(self) -> None:
-        """Body of the worker thread: everything that touches the model happens here."""
-        while (item := self._waiting.get()) is not None:
-            batch = [item]
-            while len(batch) < self.batch_size:
+        """Body of the worker thread: everything that touches the model happens here.
+
+        A batch runs until its longest response is written, so a batch holds requests of one length limit: of the limit
+        that the most requests wait for.
+        """
+        pending: dict[int, list[tuple[Request, Future[Reply]]]] = {}
+        closing = False
+        while True:
+            while not closing and max(map(len, pending.values()), default=0) < self.batch_size:
                 try:
-                    item = self._waiting.get(timeout=self.linger)
+                    item = self._waiting.get(timeout=self.linger) if pending else self._waiting.get()
                 except queue.Empty:
                     break
-                if item is None:  # the closing mark: after this batch
-                    self._waiting.put(None)
-                    break
-                batch.append(item)
+                if item is None:  # the closing mark: after what is pending
+                    closing = True
+                else:
+                    pending.setdefault(item[0].max_tokens, []).append(item)
+            if not pending:
+                return
+            limit = max(pending, key=lambda tokens: len(pending[tokens]))
+            batch, rest = pending[limit][: self.batch_size], pending.pop(limit)[self.batch_size :]
+            if rest:
+                pending[limit] = rest
             self._answer([(request, future) for request, future in batch if future.set_running_or_notify_cancel()])
 
     def _answer(self, batch: list[tuple[Request, "Future[Reply]"]]) -> None:

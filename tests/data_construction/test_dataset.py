@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from data_construction.check import check_traces, holds
 from data_construction.dataset import MixConfig, balanced, cold_start_rows, relooks, thinking_row
 from data_construction.records import Round, Trace
@@ -93,3 +95,16 @@ def test_changes_are_counted_by_what_they_do():
     counts = check_traces([corrected(0), confirmed(1), spoiled, plain(3)], problems(4))
     assert (counts["checked"], counts["corrected"], counts["spoiled"], counts["all_final_right"]) == (3, 1, 1, 2)
     assert (counts["wrong_to_right"], counts["right_to_wrong"]) == (1, 1)
+
+
+def test_the_first_look_is_judged_fact_by_fact():
+    """Three facts a row, of wrong conclusions too; what is no fact of the scene (a note) does not count."""
+    looked = [
+        make_trace(0, "row 1: red none green; note: red star.", None, status="wrong"),  # one of three is wrong
+        make_trace(1, "B1: none.", None),  # right
+        make_trace(2, "row 1: red none.", None),  # one is missing
+    ]
+    errors = check_traces(looked, problems(3))["first_look"]
+    assert {key: errors["s"][key] for key in ("facts", "wrong")} == {"facts": 7, "wrong": 2}
+    assert errors["s"]["share"] == pytest.approx(2 / 7, abs=1e-4)
+    assert errors["s"]["by_family"]["count"]["wrong"] == 2

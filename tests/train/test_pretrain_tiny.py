@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from data_construction.sources import LEARNED, wording
 from train.pretrain_tiny import average_gradients, main, pretrain_reasoner, pretrain_vlm
 from train.tiny_examples import Dialogues, Example, Examples, collate
-from train.tiny_models import build_tokenizer
+from train.tiny_models import build_tiny_reasoner, build_tokenizer
 from vlm.load import load_text_model, load_vlm
 from vlm.response import count_looks, parse_response
 
@@ -92,10 +92,28 @@ def test_every_stage_moves_its_weights_and_a_finished_one_is_not_run_again(tmp_p
     assert load_vlm(last).reads_images
 
 
-def test_the_reasoner_trains_and_loads_as_a_text_model(tmp_path):
+def test_the_reasoner_starts_from_the_language_model_of_the_vlm(tmp_path, tiny_vlm_dir):
+    start = build_tiny_reasoner(tmp_path / "reasoner", seed=1, start=tiny_vlm_dir)
+    ids = torch.randint(10, 600, (2, 20))
+    text, vlm = AutoModelForCausalLM.from_pretrained(start), AutoModelForImageTextToText.from_pretrained(tiny_vlm_dir)
+    assert torch.equal(text(ids).logits, vlm(ids).logits)
+
+
+def test_the_reasoner_trains_and_loads_as_a_text_model(tmp_path, tiny_vlm_dir):
+    (tmp_path / "vlm-mixture").symlink_to(tiny_vlm_dir)
     folder = pretrain_reasoner(tmp_path, 1, lambda line: None)
     assert json.loads((folder / "seconds.json").read_text()) >= 0
     assert not load_text_model(folder).reads_images
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("reasoner-start", "reasoner")
+    )
+    assert not [name for name in after if torch.equal(before[name], after[name])]
+
+
+def test_the_reasoner_alone_wants_a_finished_vlm(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--only", "reasoner", "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "the VLM first" in capsys.readouterr().err
 
 
 def test_random_weights_on_request(tmp_path, capsys):
@@ -105,7 +123,8 @@ def test_random_weights_on_request(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work_and_agree_on_the_gradient(tmp_path):
+def test_two_processes_share_the_work_and_agree_on_the_gradient(tmp_path, tiny_vlm_dir):
+    (tmp_path / "vlm-mixture").symlink_to(tiny_vlm_dir)
     main(["--only", "reasoner", "--scale", "0.002", "--processes", "2", "--out", str(tmp_path)])
     assert not load_text_model(tmp_path / "reasoner").reads_images
 
