@@ -1,10 +1,11 @@
 """Give the bundled tiny models their weights: ``python -m train.pretrain_tiny`` (2 cores, at most 60 minutes).
 
-Three stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
+Four stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
 language model never learns to look). Then text only: the arithmetic of plain reasoning, with the operands given. Then the
-mixture: pictures and text together. The reasoner starts from the finished VLM's language model, which has met the arithmetic, and
-learns, from dialogues about facts that it cannot see, to ask for a look, to conclude, and to rewrite a finished transcript as
-one first-person trace; only it meets words that go back to the picture.
+mixture: pictures and text together. Last conversations in which the user asks to look again. The reasoner starts from the
+language model of the mixture, which has met the arithmetic, and learns, from dialogues about facts that it cannot see, to ask
+for a look, to conclude, and to rewrite a finished transcript as one first-person trace; only it meets words that go back to
+the picture.
 
     python -m train.pretrain_tiny --out runs/pretrain            # both, resumable; then copy with --install
     python -m train.pretrain_tiny --random --out DIR             # standard folders with random weights, for tests
@@ -144,7 +145,7 @@ def rank() -> int:
 TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
 HEADS = [len(COLOURS) + 1, len(SHAPES) + 1, 2, 10, len(PLACES)]  # colour, shape, size, digit, cell
 PICTURES, ROWS = 32, 64  # of a step, over all processes: with pictures, and of text alone
-VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500}
+VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500, "conversation": 500}
 REASONER_STEPS = 900
 
 
@@ -175,13 +176,29 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
     return batch
 
 
+def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
+    """Half of it the mixture; half conversations in which the user asks to look again.
+
+    Without it a second statement about a place copies the first one, whatever the picture shows, and the cold start is too
+    short to change that (docs/log.md).
+    """
+    mixture = mixture_batch(examples)
+
+    def batch(fraction: float) -> list[Example]:
+        half = PICTURES // world_size() // 2
+        again = [examples.asked_again(examples.rng.choice(LEARNED), 0.8) for _ in range(half)]
+        return again + mixture(1.0)[half:]
+
+    return batch
+
+
 def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) -> Path:
-    """Run the three stages, each from the folder that the one before has left; a finished stage is not run again."""
+    """Run the four stages, each from the folder that the one before has left; a finished stage is not run again."""
     before = work / "vlm-random"
     if rank() == 0 and not (before / "config.json").exists():
         build_tiny_vlm(before)
     wait()
-    for number, stage in enumerate(("vision", "text", "mixture")):
+    for number, stage in enumerate(VLM_STEPS):
         folder = work / f"vlm-{stage}"
         if not (folder / "seconds.json").exists():
             began = time.time()
@@ -196,7 +213,8 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) 
             elif stage == "text":
                 losses = language_stage(model, processor, text_batch(examples), steps[stage])
             else:
-                losses = language_stage(model, processor, mixture_batch(examples), steps[stage])
+                draw_batch = mixture_batch(examples) if stage == "mixture" else conversation_batch(examples)
+                losses = language_stage(model, processor, draw_batch, steps[stage])
                 rate = 8e-4
             fit(losses, everything, steps[stage], rate, log)
             _save(model, processor, folder, time.time() - began)
@@ -249,7 +267,7 @@ def install(work: Path, source: Path, name: str) -> Path:
         rows = [(row.question.split("\n")[0].removeprefix("Task: "), row.question, row.answer) for row in drawn]
         figures: Any = write_reasoner_card(target, rows, json.loads((source / "seconds.json").read_text()))
     else:
-        stages = {stage: work / f"vlm-{stage}" / "seconds.json" for stage in ("vision", "text", "mixture")}
+        stages = {stage: work / f"vlm-{stage}" / "seconds.json" for stage in VLM_STEPS}
         figures = write_vlm_card(target, {stage: json.loads(file.read_text()) for stage, file in stages.items()}, TRUST)
     print(json.dumps(figures))
     return target
@@ -283,7 +301,7 @@ def main(argv: list[str] | None = None) -> None:
         mp.spawn(work, (options, rendezvous), nprocs=options.processes)
     names = {"vlm": "tiny-vlm", "reasoner": "tiny-reasoner"}
     for name in (options.only,) if options.only else names:
-        source = options.out / ("vlm-mixture" if name == "vlm" else "reasoner")
+        source = options.out / (f"vlm-{list(VLM_STEPS)[-1]}" if name == "vlm" else "reasoner")
         print(install(options.out, source, names[name]) if options.install else source)
 
 

@@ -23,12 +23,17 @@ FACT = re.compile(r"(?:row \d|[A-C]\d): ([a-z0-9 ]+)")  # what only the picture 
 
 @dataclass
 class Example:
-    """One question and answer; ``picture`` is None for text only; ``spans`` of the answer carry no loss."""
+    """One question and answer; ``picture`` is None for text only; ``spans`` of the answer carry no loss.
+
+    ``before`` holds earlier turns of the conversation, (question, answer) each, which carry no loss; the picture is shown
+    in the first turn.
+    """
 
     question: str
     answer: str
     picture: Any = None
     spans: tuple[tuple[int, int], ...] = ()
+    before: tuple[tuple[str, str], ...] = ()
 
 
 class Examples:
@@ -108,6 +113,25 @@ class Examples:
             seen = seen | {params["place"]: params["note"]}
         return Example(wording.request(look, self.rng), wording.reply(look, seen), picture)
 
+    def asked_again(self, name: str, hard: float) -> Example:
+        """A conversation: a question answered from a hasty look, then one or two turns that ask to look again.
+
+        That a user asks to look again is as far as it goes: no answer goes back to the picture of its own accord.
+        """
+        facts, seen, params, picture = self.problem(name, hard)
+        said, answer = self._conclude(name, params, seen)
+        if self.rng.random() < 0.5:
+            first = self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}"
+        else:
+            look = wording.first_look(name, params)
+            first = wording.request(look, self.rng), wording.reply(look, seen)
+        looks = wording.second_looks(name, params)
+        self.rng.shuffle(looks)
+        turns = [(wording.request(look, self.rng, again=True), wording.reply(look, facts)) for look in looks[:2]]
+        number = self.rng.randrange(len(turns))
+        question, reply = turns[number]
+        return Example(question, reply, picture, before=(first, *turns[:number]))
+
     def _look(self, look: wording.Look, hard: float, again: bool) -> Example:
         drawn = self.problem("digit_list" if look.kind == "digit" else "list", hard)
         seen = drawn[0] if again else drawn[1]
@@ -123,12 +147,14 @@ def collate(processor: Any, examples: list[Example]) -> dict[str, torch.Tensor]:
     tokens_each = [int(grid.prod()) // 4 for grid in vision["image_grid_thw"]] if pictures else []
     rows, taken = [], iter(tokens_each)
     for example in examples:
-        content: list[dict[str, str]] = [{"type": "text", "text": example.question}]
+        said = [text for turn in example.before for text in turn]
+        messages: list[dict[str, Any]] = [
+            {"role": ("user", "assistant")[number % 2], "content": [{"type": "text", "text": text}]}
+            for number, text in enumerate([*said, example.question])
+        ]
         if example.picture is not None:
-            content.insert(0, {"type": "image"})
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+            messages[0]["content"].insert(0, {"type": "image"})
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if example.picture is not None:
             prompt = prompt.replace("<|image_pad|>", "<|image_pad|>" * next(taken))
         head = tokenizer(prompt, add_special_tokens=False)["input_ids"]

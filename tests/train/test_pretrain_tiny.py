@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from data_construction.sources import LEARNED, wording
-from train.pretrain_tiny import average_gradients, main, pretrain_reasoner, pretrain_vlm
+from train.pretrain_tiny import VLM_STEPS, average_gradients, main, pretrain_reasoner, pretrain_vlm
 from train.tiny_examples import Dialogues, Example, Examples, collate
 from train.tiny_models import build_tiny_reasoner, build_tokenizer
 from vlm.load import load_text_model, load_vlm
@@ -20,13 +20,13 @@ def drawn(n: int) -> list[Example]:
     examples = Examples(0)
     kinds = [examples.passing, examples.careful, examples.noted]
     rows = [kind(0.5) for kind in kinds for _ in range(n)]
-    return rows + [
-        make(name, 0.5) for name in LEARNED for make in (examples.reasoning, examples.direct) for _ in range(n)
-    ]
+    by_family = (examples.reasoning, examples.direct, examples.asked_again)
+    return rows + [make(name, 0.5) for name in LEARNED for make in by_family for _ in range(n)]
 
 
 def test_the_vlm_never_meets_a_text_that_goes_back_to_the_picture():
-    assert all(count_looks(example.answer) == 0 for example in drawn(20))
+    answers = [text for one in drawn(20) for text in (one.answer, *(answer for _, answer in one.before))]
+    assert sum(count_looks(answer) for answer in answers) == 0
 
 
 def test_a_hasty_look_misnames_small_things_only():
@@ -73,12 +73,23 @@ def test_loss_falls_on_the_answer_alone_and_not_on_its_spans(tiny_vlm_dir):
     assert set(batch["labels"][1].tolist()) == {-100, *tokenizer("yes")["input_ids"], tokenizer.eos_token_id}
 
 
+def test_earlier_turns_are_read_and_carry_no_loss(tiny_vlm_dir):
+    processor = AutoProcessor.from_pretrained(tiny_vlm_dir)
+    example = Example(
+        "Look again at A1: what is there?", "A1: red star", before=(("What is at A1?", "A1: red circle"),)
+    )
+    batch = collate(processor, [example])
+    assert processor.tokenizer.decode(batch["labels"][batch["labels"] != -100]).strip() == "A1: red star<|im_end|>"
+    text = processor.tokenizer.decode(batch["input_ids"][0])
+    assert "<|im_start|>assistant\nA1: red circle<|im_end|>" in text and text.count("<|im_start|>user") == 2
+
+
 def test_every_stage_moves_its_weights_and_a_finished_one_is_not_run_again(tmp_path):
     lines: list[str] = []
-    steps = {"vision": 1, "text": 1, "mixture": 1}
+    steps = dict.fromkeys(VLM_STEPS, 1)
     last = pretrain_vlm(tmp_path, steps, lines.append)
     before = None
-    for stage in ("random", "vision", "text", "mixture"):
+    for stage in ("random", *VLM_STEPS):
         weights = AutoModelForImageTextToText.from_pretrained(tmp_path / f"vlm-{stage}").state_dict()
         if before is not None:
             moved = {name for name in weights if not torch.equal(weights[name], before[name])}
