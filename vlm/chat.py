@@ -39,7 +39,8 @@ def question_messages(
     Raises:
         UserError: the question is empty or longer than ``MAX_QUESTION`` characters, or the style is unknown.
     """
-    question = question.strip()
+    # Half a surrogate pair, as in a mistyped shell argument, is no text to a tokenizer.
+    question = question.encode("utf-8", "replace").decode("utf-8").strip()
     if not question:
         raise UserError("The question is empty: ask something about the picture.")
     if len(question) > MAX_QUESTION:

@@ -204,7 +204,7 @@ def _generate_batch(
         for row, tokens, budget, prompt in zip(rows, sequences[:, start:].tolist(), budgets, prompts, strict=True):
             end = next((place for place, token in enumerate(tokens[:budget]) if token in ends), None)
             ids = tokens[: budget if end is None else end]
-            text = _decode(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
+            text = decode_behind(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
             written.append(Generation(text, ids, end is not None, prompt))
     if probe is not None:
         _add_mass(written, probe, attention or {})
@@ -313,7 +313,7 @@ class _Pieces(BaseStreamer):
 
     def _new_text(self) -> str:
         # Some tokenizers decode a token differently at the start of a text, so some shown tokens go before the new ones.
-        return _decode(self.tokenizer, self.ids[self.context : self.shown], self.ids[self.shown :])
+        return decode_behind(self.tokenizer, self.ids[self.context : self.shown], self.ids[self.shown :])
 
     def _show(self, text: str, last: bool = False) -> None:
         if text and (last or not text.endswith("\ufffd")):
@@ -354,7 +354,7 @@ def _stream(
         thread.join()
 
 
-def _decode(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+def decode_behind(tokenizer: Any, before: list[int], ids: list[int]) -> str:
     """Text of ``ids`` as it reads behind the tokens ``before``."""
 
     def decode(tokens: list[int]) -> str:

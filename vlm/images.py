@@ -64,6 +64,27 @@ def open_image(source: Source) -> Image.Image:
         return _decode(image, name)
 
 
+def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
+    """Download a picture over http(s) and open it; for callers who were told that URLs are allowed.
+
+    Raises:
+        ImageError: no such host or page, an answer that takes longer than ``timeout`` seconds or is over the limits.
+    """
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    if not url.lower().startswith(("http://", "https://")):
+        raise ImageError(f"{url[:80]} is not an http(s) URL: download the picture and give its path.")
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:  # follows redirects to http(s) and ftp only
+            data = answer.read(MAX_BYTES + 1)
+    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = str(getattr(error, "reason", error))[:200]
+        raise ImageError(f"{url[:80]} cannot be downloaded ({reason}): check the URL and the network.") from None
+    return open_image(data)
+
+
 def uses_pixel_policy(processor: Any) -> bool:
     """Whether pictures for this processor are sized by ``fit_image`` (the Qwen-VL family and its relatives do)."""
     return _pixel_settings(processor) is not None
@@ -86,24 +107,39 @@ def fit_image(
     Raises:
         ImageError: the picture is more than 200 times as long as wide.
     """
+    size = fitted_size(image.size, processor, min_pixels, max_pixels)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def fitted_size(
+    size: tuple[int, int], processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
+) -> tuple[int, int]:
+    """The (width, height) that ``fit_image`` gives to a picture of ``size``; arguments and errors as there."""
     settings = _pixel_settings(processor)
     if settings is None:
-        return image
+        return size
     from qwen_vl_utils import smart_resize
 
     factor, low, high = settings
     low = low if min_pixels is None else min_pixels
     high = high if max_pixels is None else max_pixels
     try:
-        height, width = smart_resize(image.height, image.width, factor, low, max(low, high))
+        height, width = smart_resize(size[1], size[0], factor, low, max(low, high))
     except ValueError:
         raise ImageError(
-            f"The picture is {image.width} x {image.height} pixels, too long and thin to be read: crop it to at most "
-            "200 to 1."
+            f"The picture is {size[0]} x {size[1]} pixels, too long and thin to be read: crop it to at most 200 to 1."
         ) from None
     # Scaled down to max_pixels, the short side of a thin picture rounds to zero in qwen-vl-utils.
-    size = max(factor, width), max(factor, height)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    return max(factor, width), max(factor, height)
+
+
+def image_tokens(size: tuple[int, int], processor: Any) -> int | None:
+    """The number of tokens of a picture of ``size`` (width, height); None for a processor with a sizing rule of its own."""
+    settings = _pixel_settings(processor)
+    if settings is None:
+        return None
+    width, height = fitted_size(size, processor)
+    return (width // settings[0]) * (height // settings[0])
 
 
 def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,23 @@ def repair_jsonl(path: str | Path) -> int:
     if not _is_torn(path):
         return 0
     with open(path, "r+b") as file:
-        data = file.read()
-        keep = data.rfind(b"\n") + 1
+        size = keep = file.seek(0, os.SEEK_END)
+        tail = b""
+        while keep > 0 and b"\n" not in tail:  # from the end: the file may be large
+            step = min(keep, 2**16)
+            keep = file.seek(keep - step)
+            tail = file.read(step) + tail
+        keep += tail.rfind(b"\n") + 1
         try:
-            whole = isinstance(json.loads(data[keep:]), dict)
+            whole = isinstance(json.loads(tail[tail.rfind(b"\n") + 1 :]), dict)
         except (ValueError, RecursionError):
             whole = False
         if whole:
+            file.seek(size)
             file.write(b"\n")
             return 0
         file.truncate(keep)
-        return len(data) - keep
+        return size - keep
 
 
 def _is_torn(path: Path) -> bool:
@@ -52,29 +58,32 @@ def _is_torn(path: Path) -> bool:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read all complete rows; a torn last line is passed over.
+    """Read all complete rows; a torn last line is passed over. Raises as ``iter_jsonl`` does."""
+    return list(iter_jsonl(path))
+
+
+def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The complete rows one by one, in the memory of one; a torn last line is passed over.
 
     Raises:
-        UserError: a complete line is not a JSON object (named by its number).
+        UserError: no such file, or a complete line is not a JSON object (named by its number).
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
-    *lines, tail = path.read_bytes().split(b"\n")
-    rows = []
-    for number, line in enumerate([*lines, tail], start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if number > len(lines):  # no newline behind it: a write that was cut short
-                break
-            raise UserError(f"{path}, line {number}: not valid JSON ({error}); mend or remove that line.") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-        rows.append(row)
-    return rows
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if not line.endswith(b"\n"):  # a write that was cut short
+                    return
+                raise UserError(f"{path}, line {number}: not valid JSON ({error}); mend or remove that line.") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+            yield row
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:

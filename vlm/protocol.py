@@ -1,0 +1,68 @@
+"""What goes to a backend and what comes back: a request, a reply, an error. Pure Python."""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from vlm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation to be continued.
+
+    Attributes:
+        messages: HF messages; ``{"type": "image"}`` parts stand for ``images`` in order.
+        images: RGB pictures (``vlm.images.open_image``).
+        max_tokens: of the reply.
+        temperature, top_p, seed: of the sampling; temperature 0 takes the likeliest token.
+        extra: further keys of a server's request body, e.g. ``{"chat_template_kwargs": {"enable_thinking": False}}``;
+            a model in this process knows none.
+    """
+
+    messages: list[dict[str, Any]]
+    images: list[Image.Image] = field(default_factory=list, repr=False)
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back. ``finish_reason``: ``stop``, ``length``, or a server's word; ``seconds``: call to reply."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class BackendError(UserError):
+    """A request without a usable reply; the sentence says whose and why. It is never to be scored as a wrong answer.
+
+    Attributes:
+        name: the kind of failure in one word: ``timeout``, ``no_connection``, ``status_429``, ``unreadable``,
+            ``too_long``, ``backend`` (anything else).
+    """
+
+    def __init__(self, message: str, name: str = "backend") -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class Backend(Protocol):
+    """Answers requests, any number at once."""
+
+    name: str
+
+    async def complete(self, request: Request) -> Reply:
+        """Raises ``BackendError``, and nothing else, when there is no reply."""
+        ...
+
+    async def aclose(self) -> None:
+        """Release threads and connections; safe to call twice."""
+        ...

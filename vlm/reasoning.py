@@ -1,0 +1,386 @@
+"""How long a model thinks, and how often it looks: effort as a token budget, budget forcing, and votes.
+
+A thought that ends before it has gone back to the picture often enough is continued with a re-look cue; one that exceeds
+its budget is closed, and the answer is asked for. Source of budget forcing: s1, arXiv 2501.19393, section 3; of votes:
+self-consistency, arXiv 2203.11171.
+
+    stream = think_stream(vlm, question_messages(question, 1), [picture], EFFORTS["high"])
+    for piece in stream: print(piece, end="")
+    stream.thought      # the whole of it
+
+Without a ``<think>`` tag (a base model that was never taught one) the thought is what stands before the last ``\\boxed``.
+"""
+
+import bisect
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from vlm.errors import ConfigError, UserError
+from vlm.response import count_looks
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlm.backends import Backend
+    from vlm.chat import Message
+    from vlm.generate import Generation
+    from vlm.load import VLM
+
+CUE = "Wait, let me look at the picture again."
+ANSWER_TOKENS = 64
+"""Tokens for the answer behind a thought that was closed."""
+WORTHWHILE = 16
+"""Tokens: with less of the budget left, a thought that has ended is not continued."""
+VOTE_TEMPERATURE = 0.7
+MAX_VOTES = 64
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much a model may think.
+
+    Attributes:
+        tokens: budget of the thought; at most half of the model's positions are used.
+        looks: a thought that ends with fewer looks back at the picture is continued with ``CUE``.
+        style: the instruction that goes with it, a key of ``vlm.chat.INSTRUCTIONS``.
+    """
+
+    tokens: int
+    looks: int = 0
+    style: str = "think"
+
+
+EFFORTS = {
+    "off": Effort(64, style="direct"),
+    "low": Effort(128),
+    "medium": Effort(512),
+    "high": Effort(2048, looks=2),
+}
+
+
+def find_effort(name: str) -> Effort:
+    """Raises UserError for a name that is not in ``EFFORTS``."""
+    if name not in EFFORTS:
+        raise UserError(f"The effort '{name}' is not known: use one of {', '.join(EFFORTS)}.")
+    return EFFORTS[name]
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What a model wrote under an effort; behind a prefix, without it.
+
+    Attributes:
+        tokens: new tokens, forced ones included.
+        finished: the model ended its turn itself.
+        relooks: cues that were put into its mouth.
+        closed: its thought exceeded the budget (or never came to an answer) and was closed.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    relooks: int = 0
+    closed: bool = False
+
+
+class ThoughtStream(Iterator[str]):
+    """Pieces that together are ``thought.text``. ``close()`` stops the model within a token; ``thought`` is None before the end."""
+
+    def __init__(self, pieces: Generator[str, None, Thought]) -> None:
+        self._pieces = pieces
+        self.thought: Thought | None = None
+
+    def __iter__(self) -> "ThoughtStream":
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.thought = self.thought or end.value
+            raise
+
+    def close(self) -> None:
+        self._pieces.close()
+
+
+def think_stream(
+    vlm: "VLM",
+    messages: "Sequence[Message]",
+    images: "Sequence[Image.Image]",
+    effort: Effort,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    prefix: str = "",
+) -> ThoughtStream:
+    """One conversation, piece by piece; arguments as ``vlm.generate.generate_stream``. No piece is ever taken back."""
+    return ThoughtStream(_pieces(vlm, messages, images, effort, temperature, top_p, seed, prefix))
+
+
+def _pieces(
+    vlm: "VLM",
+    messages: "Sequence[Message]",
+    images: "Sequence[Image.Image]",
+    effort: Effort,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    prefix: str,
+) -> Generator[str, None, Thought]:
+    from vlm.generate import generate_stream
+
+    course, shown = _Course(vlm, effort, prefix), ""
+    while not course.done:
+        stream = generate_stream(
+            vlm,
+            messages,
+            images,
+            max_new_tokens=course.budget,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed + course.rounds,
+            prefix=course.prefix,
+        )
+        written = course.text
+        try:
+            for piece in stream:
+                written += piece
+                # What stands behind the end of the thought may yet be replaced by another look.
+                safe = len(written) if course.answering or not effort.looks else _settled(prefix, written)
+                if safe > len(shown):
+                    yield written[len(shown) : safe]
+                    shown = written[:safe]
+        finally:
+            stream.close()
+        assert stream.generation is not None  # the stream ended by itself
+        course.take(stream.generation)
+        if len(course.text) > len(shown):
+            yield course.text[len(shown) :]
+            shown = course.text
+    return course.thought
+
+
+def think_batch(
+    vlm: "VLM",
+    conversations: "Sequence[Sequence[Message]]",
+    images: "Sequence[Sequence[Image.Image]]",
+    effort: Effort,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] | None = None,
+    prefixes: Sequence[str] | None = None,
+    batch_size: int = 32,
+) -> list[Thought]:
+    """N conversations at once; each comes out as ``think_stream`` would write it. Arguments as ``vlm.generate.generate``."""
+    from vlm.generate import generate
+
+    courses = [_Course(vlm, effort, prefix) for prefix in prefixes or [""] * len(conversations)]
+    seeds = seeds or [0] * len(conversations)
+    while active := [number for number, course in enumerate(courses) if not course.done]:
+        written = generate(
+            vlm,
+            [conversations[number] for number in active],
+            [images[number] for number in active],
+            max_new_tokens=[courses[number].budget for number in active],
+            temperature=temperature,
+            top_p=top_p,
+            seeds=[seeds[number] + courses[number].rounds for number in active],
+            prefixes=[courses[number].prefix for number in active],
+            batch_size=batch_size,
+        )
+        for number, generation in zip(active, written, strict=True):
+            courses[number].take(generation)
+    return [course.thought for course in courses]
+
+
+async def think_served(
+    backend: "Backend",
+    messages: "Sequence[Message]",
+    images: "Sequence[Image.Image]",
+    effort: Effort,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Thought:
+    """The same from a backend. A server continues no text of ours, so of an effort only budget and instruction apply."""
+    from vlm.backends import Request
+
+    request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, top_p, seed)
+    reply = await backend.complete(request)
+    return Thought(reply.text, reply.completion_tokens, reply.finish_reason != "length")
+
+
+class _Course:
+    """One response under way: what is written so far, and what to ask the model for next.
+
+    Attributes:
+        ids: new tokens so far; ``text`` is how they read behind the prefix.
+        budget: tokens of the next round.
+        answering: the thought is over for good.
+    """
+
+    def __init__(self, vlm: "VLM", effort: Effort, prefix: str) -> None:
+        from vlm.chat import position_limit, prefix_ids
+
+        self.tokenizer, self.effort, self.given = vlm.tokenizer, effort, prefix
+        self.start = prefix_ids(vlm.tokenizer, prefix)
+        self.limit = position_limit(vlm)
+        self.budget = max(1, min(effort.tokens, self.limit // 2))
+        self.thinking_left = self.budget
+        self.ids: list[int] = []
+        self.rounds = self.relooks = 0
+        self.answering = self.closed = self.finished = self.done = False
+
+    @property
+    def prefix(self) -> list[int]:
+        return [*self.start, *self.ids]
+
+    @property
+    def text(self) -> str:
+        return self._read(self.ids)
+
+    @property
+    def thought(self) -> Thought:
+        return Thought(self.text, len(self.ids), self.finished, self.relooks, self.closed)
+
+    def take(self, written: "Generation") -> None:
+        """Add what the model wrote, then decide: another look, the answer, or the end."""
+        self.ids += written.token_ids
+        self.rounds += 1
+        self.thinking_left -= len(written.token_ids)
+        self.finished, room = written.finished, self.limit - written.prompt_tokens - len(written.token_ids)
+        if self.answering or room <= ANSWER_TOKENS:
+            self.done = True
+            return
+        text = self.given + self.text
+        end = thought_end(text)
+        if end is None and written.finished:
+            end = len(text)
+        if (
+            end is not None
+            and end >= len(self.given)
+            and count_looks(text[:end]) < self.effort.looks
+            and self.thinking_left >= WORTHWHILE
+        ):
+            self._cut(end - len(self.given))
+            self._append((" " if self.text.strip() and not self.text[-1:].isspace() else "") + CUE)
+            self.relooks += 1
+            self.budget = self.thinking_left
+            return
+        opened = "<think>" in text.lower() and "</think>" not in text.lower()
+        if written.finished and (not opened or "\\boxed" in text):
+            self.done = True
+            return
+        if opened or end is None:  # still thinking, or ended without an answer
+            self._append((" </think> " if opened else " ") + "\\boxed{")
+            self.closed = True
+        self.answering, self.budget = True, ANSWER_TOKENS
+
+    def _cut(self, characters: int) -> None:
+        """Drop what stands behind so many characters of the new text; a token across the cut is written anew."""
+        kept = self.text[:characters].rstrip()
+        whole = (
+            bisect.bisect_right(range(len(self.ids) + 1), len(kept), key=lambda n: len(self._read(self.ids[:n]))) - 1
+        )
+        self.ids = self.ids[: max(0, whole)]
+        self._append(kept[len(self.text) :])
+
+    def _append(self, text: str) -> None:
+        if text:
+            self.ids += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _read(self, ids: list[int]) -> str:
+        from vlm.generate import decode_behind
+
+        return decode_behind(self.tokenizer, self.start, ids)
+
+
+def thought_end(text: str) -> int | None:
+    """Character at which the thought ends: ``</think>``, or the last ``\\boxed`` of a text without tags; None while it lasts."""
+    lower = text.lower()
+    if (close := lower.find("</think>")) >= 0:
+        return close
+    if "<think>" in lower or (box := text.rfind("\\boxed")) < 0:
+        return None
+    return box
+
+
+def _settled(prefix: str, written: str) -> int:
+    """How many characters of ``written`` stand before the end of the thought, however that goes on."""
+    end = thought_end(prefix + written)
+    if end is not None:
+        settled = end - len(prefix)
+    else:
+        starts = [n for tag in ("</think>", "\\boxed") for n in range(1, len(tag)) if written.lower().endswith(tag[:n])]
+        settled = len(written) - max(starts, default=0)
+    return len(written[: max(0, settled)].rstrip())
+
+
+# Votes
+
+
+@dataclass(frozen=True)
+class Votes:
+    """K answers to one question, counted.
+
+    Attributes:
+        winner: index of the first response that gave the most common answer; 0 if none gave any.
+        agreement: share of all K that gave it, in [0, 1].
+        counts: answer, as first spelled -> how many gave it.
+    """
+
+    winner: int
+    agreement: float
+    counts: dict[str, int]
+
+
+def count_votes(answers: Sequence[str | None]) -> Votes:
+    """Count answers that differ in nothing but case, spaces and the writing of a number as one."""
+    names = [None if answer is None else _plain(answer) for answer in answers]
+    counted = Counter(name for name in names if name is not None)
+    if not counted:
+        return Votes(0, 0.0, {})
+    best, most = counted.most_common(1)[0]  # of equals, the first to be given
+    spelled = {
+        name: str(answer) for name, answer in reversed(list(zip(names, answers, strict=True))) if name is not None
+    }
+    return Votes(names.index(best), most / len(answers), {spelled[name]: n for name, n in counted.most_common()})
+
+
+def _plain(answer: str) -> str:
+    text = " ".join(answer.lower().split()).rstrip(".")
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
+
+
+def vote_seeds(seed: int, votes: int) -> list[int]:
+    """Seeds of the K responses of one question, far enough apart that their rounds do not share one."""
+    if not 1 <= votes <= MAX_VOTES:
+        raise UserError(f"{votes} votes were asked for: 1 to {MAX_VOTES} are possible.")
+    return [seed + 1_000 * number for number in range(votes)]
+
+
+def vote_temperature(votes: int, temperature: float | None) -> float:
+    """The temperature to sample at: as given, else 0 for one vote and ``VOTE_TEMPERATURE`` for several.
+
+    Raises:
+        ConfigError: several votes at temperature 0.
+    """
+    if temperature is None:
+        return 0.0 if votes == 1 else VOTE_TEMPERATURE
+    if votes > 1 and temperature == 0:
+        raise ConfigError("Votes at temperature 0 would all be the same: leave out --temperature, or raise it.")
+    return temperature
+
+
+def with_style(effort: Effort, style: str) -> Effort:
+    """The effort with another instruction; ``think`` leaves the one that it brings."""
+    return effort if style == "think" else replace(effort, style=style)
