@@ -6,8 +6,8 @@ seeds depend on the problem and the position in the episode only, so that a run 
 what an uninterrupted one would have written.
 """
 
+import asyncio
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,15 +15,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_construction.cohesion import first_person
-from data_construction.prompts import Prompts
-from data_construction.records import Call, Round, Trace
+from data_construction.reading import FAULTS, read_conclusion, read_look, read_request, without_thought
+from data_construction.records import Call, Role, Round, Status, Trace
+from data_construction.reply_log import ReplyLog
+from data_construction.roles import Roles
 from data_construction.statements import corrected_spans
 from reward.verifiers import verify
-from vlm.backends import Backend, BackendError, Request
 from vlm.errors import ImageError
 from vlm.images import open_image
 from vlm.problem import Problem
-from vlm.response import count_looks, parse_response
+from vlm.protocol import BackendError, Request
+from vlm.response import count_looks
 
 
 class Tokens(BaseModel):
@@ -44,7 +46,7 @@ class LoopConfig(BaseModel):
         rounds: most rounds an episode may take.
         confirm_share: share of the episodes, in [0, 1], in which a conclusion that was right at once is followed by one
             more look, so that not every re-look in the data corrects something.
-        repairs: how often a reply that cannot be used is sampled anew before the episode ends as an error.
+        repairs: how often a reply that cannot be used is asked for again before the episode ends as an error.
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
         tokens: see ``Tokens``.
@@ -60,98 +62,119 @@ class LoopConfig(BaseModel):
     tokens: Tokens = Tokens()
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Who plays the requester, summarizer and rewriter (``reasoner``) and the responder (``responder``)."""
-
-    reasoner: Backend
-    responder: Backend
-    prompts: Prompts
-
-
 class UnusableReply(Exception):
     """A reply that stayed unusable after all repairs; the episode becomes a row with status ``error``."""
+
+    def __init__(self, role: Role, fault: str) -> None:
+        super().__init__(f"the {role}'s replies cannot be used: the last one, {FAULTS[fault].removeprefix('it ')}")
+        self.name = fault
+
+
+class Unjudged(Exception):
+    """The verifier could not tell right from wrong; not the model's fault, so not wrong."""
+
+    name = "unjudged"
 
 
 @dataclass
 class Episode:
-    """One problem on its way to a trace. The gold answer is used for verdicts only and reaches no prompt."""
+    """One problem on its way to a trace. The gold answer is used for verdicts only and reaches no prompt.
+
+    ``replies`` keeps and replays replies; without one every reply is asked for. ``tries`` is how often this problem
+    ended with unusable replies before: each time it may take as many further repairs.
+    """
 
     problem: Problem
     roles: Roles
     config: LoopConfig
     seed: int
+    replies: ReplyLog | None = None
+    tries: int = 0
     calls: list[Call] = field(default_factory=list)
+    repairs: int = 0
 
     async def run(self) -> Trace:
         """Play the episode. Never raises for what models, servers or pictures do: that is a trace with status ``error``."""
         rounds: list[Round] = []
         try:
-            pictures = [open_image(image) for image in self.problem.images]
+            pictures = [await asyncio.to_thread(open_image, image) for image in self.problem.images]
             await self._rounds(rounds, pictures)
-        except (UnusableReply, BackendError, ImageError) as error:
-            return self._trace("error", rounds, why=str(error))
-        if not rounds[-1].verdict:
-            return self._trace("wrong", rounds, why=f"no right conclusion in {len(rounds)} rounds")
-        text, how = await first_person(self._ask_rewriter, self.problem, rounds, self.config.repairs)
+            if not rounds[-1].verdict:
+                return self._trace("wrong", rounds, why=f"no right conclusion in {len(rounds)} rounds")
+            text, how = await first_person(self._ask_rewriter, self.problem, rounds, self.config.repairs)
+        except (UnusableReply, Unjudged, BackendError) as error:
+            return self._trace("error", rounds, why=str(error), error=error.name)
+        except ImageError as error:
+            return self._trace("error", rounds, why=str(error), error="picture")
         return self._trace("kept" if len(rounds) > 1 else "no_reflection", rounds, text=text, cohesion=how)
 
     async def _rounds(self, rounds: list[Round], pictures: list[Image.Image]) -> None:
         confirm = self._share("confirm") < self.config.confirm_share
+        fault = ""
         while len(rounds) < self.config.rounds:
             request = await self._request(rounds)
             reply = await self._look(request, pictures, again=bool(rounds), number=len(rounds))
-            conclusion, answer = await self._conclude(rounds, request, reply)
-            verdict = verify(self.problem.domain, answer, self.problem.answer, self.problem.choices)
+            conclusion, answer, fault = await self._conclude(rounds, request, reply)
+            # In a thread: an expression may take seconds to compare.
+            verdict = await asyncio.to_thread(
+                verify, self.problem.domain, answer, self.problem.answer, self.problem.choices
+            )
+            if verdict.score is None:
+                raise Unjudged(f"the answer cannot be judged: {verdict.why}")
             rounds.append(
                 Round(request=request, reply=reply, conclusion=conclusion, answer=answer, verdict=verdict.score == 1.0)
             )
             if rounds[-1].verdict and not (confirm and len(rounds) == 1):
                 return
+        if all(round_.answer is None for round_ in rounds):  # nothing was concluded, so nothing was wrong
+            raise UnusableReply("summarizer", fault)
 
     async def _request(self, rounds: list[Round]) -> str:
-        prompt = self._prompt("request", rounds)
-        for attempt in range(self.config.repairs + 1):
-            text = await self._ask("requester", prompt, "request", self.config.temperature, len(rounds), attempt)
-            # A thinking model writes its thought first; what is asked for is the last line of what follows it.
-            lines = [line.strip() for line in text.rsplit("</think>", 1)[-1].splitlines() if line.strip()]
-            if lines and len(lines[-1]) <= 400:
-                return re.sub(r"^(asked|request|question)\s*:\s*", "", lines[-1], flags=re.IGNORECASE)
-        raise UnusableReply("the requester asked for nothing that could be passed on")
+        messages, fault = self._messages("request", rounds), ""
+        for attempt in range(self._attempts()):
+            text, finish = await self._call("requester", messages, [], self.config.temperature, len(rounds), attempt)
+            request, fault = read_request(text, finish)
+            if not fault:
+                return request
+            messages = self._repair(messages, text, fault, "request")
+        raise UnusableReply("requester", fault)
 
     async def _look(self, request: str, pictures: list[Image.Image], again: bool, number: int) -> str:
         parts: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": request}]}]
-        temperature = self.config.temperature if again else self.config.first_temperature
-        for attempt in range(self.config.repairs + 1):
-            text = await self._call("responder", messages, pictures, "reply", temperature, number, attempt)
-            reply = " ".join(text.rsplit("</think>", 1)[-1].split())
-            if reply:
-                return reply
-        raise UnusableReply("the responder saw nothing: every reply was empty")
+        temperature, fault = self.config.temperature if again else self.config.first_temperature, ""
+        for attempt in range(self._attempts()):
+            text, finish = await self._call("responder", messages, pictures, temperature, number, attempt)
+            look, fault = read_look(text, finish)
+            if not fault:
+                return look
+            messages = self._repair(messages, text, fault, "look")
+        raise UnusableReply("responder", fault)
 
-    async def _conclude(self, rounds: list[Round], request: str, reply: str) -> tuple[str, str | None]:
-        """The reasoning without its box, and the answer (None where none could be read: a wrong conclusion, no error)."""
+    async def _conclude(self, rounds: list[Round], request: str, reply: str) -> tuple[str, str | None, str]:
+        """The reasoning without its box, the answer (None where none could be read: this round's is none), the fault."""
         open_round = Round(request=request, reply=reply, conclusion="", answer=None, verdict=False)
-        prompt = self._prompt("conclude", [*rounds, open_round])
-        reasoning, answer = "", None
-        for attempt in range(self.config.repairs + 1):
+        messages, fault, reasoning = self._messages("conclude", [*rounds, open_round]), "", ""
+        for attempt in range(self._attempts()):
             temperature = self.config.first_temperature if attempt == 0 else self.config.temperature
-            text = await self._ask("summarizer", prompt, "conclusion", temperature, len(rounds), attempt)
-            text = text.rsplit("</think>", 1)[-1].strip()
-            answer = parse_response(text).answer
-            reasoning = " ".join(text.split("\\boxed", 1)[0].split())
-            if answer is not None and reasoning:
-                return reasoning, answer
+            text, finish = await self._call("summarizer", messages, [], temperature, len(rounds), attempt)
+            reasoning, answer, fault = read_conclusion(text, finish)
+            if not fault:
+                return reasoning, answer, ""
+            messages = self._repair(messages, text, fault, "conclude")
         if not reasoning:
-            raise UnusableReply("the summarizer concluded nothing: every reply was empty")
-        return reasoning, answer
+            raise UnusableReply("summarizer", fault)
+        return reasoning, None, fault
 
     async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
-        prompt = self._prompt("rewrite", rounds)
-        return await self._ask("rewriter", prompt, "rewrite", self.config.temperature, len(rounds), attempt)
+        messages = self._messages("rewrite", rounds)
+        text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
+        return "" if finish == "too_long" else without_thought(text)
 
-    def _prompt(self, name: str, rounds: list[Round]) -> str:
+    def _attempts(self) -> int:
+        return (self.config.repairs + 1) * (self.tries + 1)
+
+    def _messages(self, name: str, rounds: list[Round]) -> list[dict[str, Any]]:
         shown = [{"request": r.request, "reply": r.reply, "conclusion": r.conclusion} for r in rounds]
         question = self.problem.question
         if self.problem.choices:
@@ -159,27 +182,40 @@ class Episode:
             question += "".join(
                 f"\n({letter}) {text}" for letter, text in zip(letters, self.problem.choices, strict=False)
             )
-        return self.roles.prompts.render(name, question=question, rounds=shown)
+        return [_said("user", self.roles.prompts.render(name, question=question, rounds=shown))]
 
-    async def _ask(self, role: Any, prompt: str, limit: str, temperature: float, number: int, attempt: int) -> str:
-        messages = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
-        return await self._call(role, messages, [], limit, temperature, number, attempt)
+    def _repair(self, messages: list[dict[str, Any]], text: str, fault: str, task: str) -> list[dict[str, Any]]:
+        """The conversation with which the next attempt is asked for; it never holds more than one unusable reply."""
+        self.repairs += 1
+        if "repair" not in self.roles.prompts.texts:
+            return messages  # sampled anew: the seed goes with the attempt
+        told = self.roles.prompts.render("repair", fault=FAULTS[fault], task=task)
+        unusable = without_thought(text).strip()[:500] or "(nothing)"
+        return [messages[0], _said("assistant", unusable), _said("user", told)]
 
     async def _call(
-        self, role: Any, messages: list[dict[str, Any]], pictures: list[Image.Image], limit: str, temperature: float,
-        number: int, attempt: int,
-    ) -> str:  # fmt: skip
-        backend = self.roles.responder if role == "responder" else self.roles.reasoner
+        self, role: Role, messages: list[dict[str, Any]], pictures: list[Image.Image], temperature: float, number: int,
+        attempt: int,
+    ) -> tuple[str, str]:  # fmt: skip
+        """(text, finish reason) of one reply."""
+        settings, backend = self.roles.settings.of(role), self.roles.backend(role)
         request = Request(
             messages=messages,
             images=pictures,
-            max_tokens=getattr(self.config.tokens, limit),
-            temperature=temperature,
+            max_tokens=settings.max_tokens or getattr(self.config.tokens, LIMITS[role]),
+            temperature=temperature if settings.temperature is None else settings.temperature,
+            top_p=settings.top_p,
             seed=self._seed(role, number, attempt),
+            extra=settings.extra_body,
         )
-        reply = await backend.complete(request)
-        self.calls.append(Call(role=role, text=reply.text, tokens=reply.completion_tokens, seconds=reply.seconds))
-        return reply.text
+        if self.replies is None:
+            reply = await backend.complete(request)
+        else:
+            reply = await self.replies.get(backend, request, self.problem.id, role, (number, attempt))
+        self.calls.append(
+            Call(role=role, prompt_tokens=reply.prompt_tokens, tokens=reply.completion_tokens, seconds=reply.seconds)
+        )
+        return reply.text, reply.finish_reason
 
     def _seed(self, *position: Any) -> int:
         name = "/".join(map(str, (self.seed, self.problem.id, *position)))
@@ -188,9 +224,27 @@ class Episode:
     def _share(self, name: str) -> float:
         return self._seed(name) / 2**48
 
-    def _trace(self, status: Any, rounds: list[Round], why: str = "", text: str = "", cohesion: Any = "none") -> Trace:
-        usage: dict[str, Any] = {"tokens": sum(call.tokens for call in self.calls), "calls": len(self.calls)}
-        usage["seconds"] = round(sum(call.seconds for call in self.calls), 3)
+    def _trace(
+        self,
+        status: Status,
+        rounds: list[Round],
+        why: str = "",
+        error: str = "",
+        text: str = "",
+        cohesion: Any = "none",
+    ) -> Trace:
+        by_role: dict[str, list[int]] = {}
+        for call in self.calls:
+            counts = by_role.setdefault(call.role, [0, 0, 0])
+            by_role[call.role] = [counts[0] + call.prompt_tokens, counts[1] + call.tokens, counts[2] + 1]
+        usage = {
+            "tokens": sum(call.tokens for call in self.calls),
+            "prompt_tokens": sum(call.prompt_tokens for call in self.calls),
+            "calls": len(self.calls),
+            "repairs": self.repairs,
+            "seconds": round(sum(call.seconds for call in self.calls), 3),
+            "by_role": by_role,
+        }
         return Trace(
             id=f"{self.problem.id}#{self.seed}",
             problem_id=self.problem.id,
@@ -203,7 +257,20 @@ class Episode:
             models={"reasoner": self.roles.reasoner.name, "responder": self.roles.responder.name},
             prompts_sha256=self.roles.prompts.sha256,
             usage=usage,
-            calls=self.calls,
             status=status,
+            error=error,
             why=why,
         )
+
+
+LIMITS: dict[Role, str] = {
+    "requester": "request",
+    "responder": "reply",
+    "summarizer": "conclusion",
+    "rewriter": "rewrite",
+}
+"""Which of ``Tokens`` bounds a role."""
+
+
+def _said(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}

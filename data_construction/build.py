@@ -2,20 +2,29 @@
 
 import asyncio
 import json
-from collections import Counter
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_construction.agent import Episode, LoopConfig, Roles
+from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
+from data_construction.difficulty import DifficultyConfig, in_range, measure, read_difficulty
+from data_construction.export import export_hf
+from data_construction.play import Tally, play
 from data_construction.prompts import load_prompts
+from data_construction.quality import QualityConfig, filtered, trace_fault
+from data_construction.reading import FAULTS
 from data_construction.records import Trace
+from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import make_backend
 from vlm.errors import UserError
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import iter_jsonl, write_json_atomic, write_text_atomic
+from vlm.lock import lock
 from vlm.problem import Problem, read_problems
 
 
@@ -24,13 +33,16 @@ class BuildConfig(BaseModel):
 
     Attributes:
         problems: the problem set (folder or JSON Lines file).
-        out: where ``traces.jsonl``, ``sft.jsonl`` and ``build.json`` are written.
+        out: the folder of ``replies.jsonl``, ``traces.jsonl``, ``sft.jsonl`` and ``build.json``.
         model: the visual responder: ``tiny``, a model folder or hub name, or ``openai:NAME@URL``.
         reasoner: the text reasoner that requests, concludes and rewrites; named in the same ways.
+        roles: see ``RolesConfig``.
         prompts: ``short``, ``full`` or a folder of templates.
         concurrency: how many episodes are under way at once.
         batch_size: how many requests an in-process model answers at once.
-        loop: see ``LoopConfig``; mix: see ``MixConfig``.
+        stop_after: so many episodes in a row without any reply end the build: the server is down.
+        difficulty: see ``DifficultyConfig``; not measured where none is given.
+        loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         seed: of all sampling.
     """
 
@@ -40,91 +52,200 @@ class BuildConfig(BaseModel):
     out: str = ""
     model: str = "tiny"
     reasoner: str = "tiny-reasoner"
+    roles: RolesConfig = RolesConfig()
     prompts: str = "full"
     concurrency: int = Field(default=256, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    stop_after: int = Field(default=50, ge=1)
     loop: LoopConfig = LoopConfig()
+    difficulty: DifficultyConfig | None = None
+    quality: QualityConfig = QualityConfig()
     mix: MixConfig = MixConfig()
     seed: int = 0
 
 
-def run_build(config: BuildConfig) -> dict[str, Any]:
+def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | None = None) -> dict[str, Any]:
     """Play an episode for every problem that has no finished one in ``out/traces.jsonl``, then write ``out/sft.jsonl``.
 
-    Episodes that ended in an error are tried again. Returns the counts that stand in ``out/build.json``.
+    Episodes that ended in an error are tried again; one that a kill cut off goes on from its saved replies.
+
+    Args:
+        dry_run: play so many episodes, drawn at random, and say what the rest would take. They are kept like any other.
+        roles: in place of those that the config names, e.g. scripted ones.
+
+    Returns:
+        The counts that stand in ``out/build.json``; of a dry run the projection.
 
     Raises:
-        UserError: no such problem set or model, or a setting that cannot be used.
+        UserError: no such problem set or model, a setting that cannot be used, the folder is in use, the server is down.
+        KeyboardInterrupt: with a sentence on how far it came.
     """
     if not config.problems or not config.out:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
     problems = {problem.id: problem for problem in read_problems(config.problems)}
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    log = out / "traces.jsonl"
-    repair_jsonl(log)
-    done = {trace.problem_id for trace in read_traces(log) if trace.status != "error"} if log.exists() else set()
-    todo = [problem for problem in problems.values() if problem.id not in done]
-    if todo:
-        try:
-            asyncio.run(_play(todo, config, log))
-        except ExceptionGroup as group:  # of the task group; the first failure is the one to tell
-            raise group.exceptions[0] from None
-    traces = [trace for trace in read_traces(log) if trace.problem_id in problems]
+    with lock(out):
+        done, tries = progress(out / "traces.jsonl")
+        # Unusable replies are asked for again by the run after a complete one, not when a killed one goes on: what a
+        # kill leaves behind is then what an uninterrupted run would have left.
+        runs = finished_runs(out)
+        done |= {problem for problem, times in tries.items() if times > runs}
+        todo = [problem for problem in problems.values() if problem.id not in done]
+        chosen = todo
+        if dry_run is not None and dry_run < len(todo):
+            chosen = random.Random(f"dry/{config.seed}").sample(todo, dry_run)
+        left = len(todo) - len(chosen)
+        if config.difficulty is not None:
+            limits = {"seed": config.seed, "concurrency": config.concurrency, "batch_size": config.batch_size}
+            rates = measure(chosen, config.difficulty, out, make_backend, **limits)
+            fitting = [problem for problem in chosen if in_range(rates.get(problem.id), config.difficulty)]
+            left = round(left * len(fitting) / max(1, len(chosen)))
+            chosen = fitting
+        tally = _played(chosen, config, out, tries, roles) if chosen else None
+        if dry_run is not None:
+            return projection(tally, config, left)
+        return _finish(problems, config, out, runs + (tally is not None))
+
+
+def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:
+    if roles is None:
+        prompts = load_prompts(config.prompts)
+        roles = open_roles(make_backend, config.model, config.reasoner, config.roles, prompts, config.batch_size)
+    loop = play(
+        todo,
+        roles,
+        config.loop,
+        out,
+        seed=config.seed,
+        concurrency=config.concurrency,
+        stop_after=config.stop_after,
+        tries=tries,
+        judge=lambda trace, problem: trace_fault(trace, problem, config.quality),
+    )
+    try:
+        return asyncio.run(loop)
+    except ExceptionGroup as group:  # of the task group; the first failure is the one to tell
+        raise group.exceptions[0] from None
+    except KeyboardInterrupt:
+        done, _ = progress(out / "traces.jsonl")
+        raise KeyboardInterrupt(
+            f"Stopped; {len(done)} episodes are finished, and of the others every reply that came is kept in {out}. "
+            "Give the same command again to go on."
+        ) from None
+
+
+def progress(log: Path) -> tuple[set[str], dict[str, int]]:
+    """(ids of the problems with a finished episode, id -> how often it ended with unusable replies)."""
+    done: set[str] = set()
+    tries: dict[str, int] = defaultdict(int)
+    for row in iter_jsonl(log) if log.exists() else ():
+        if row["status"] != "error":
+            done.add(row["problem_id"])
+        elif row.get("error") in FAULTS:
+            tries[row["problem_id"]] += 1
+    return done, tries
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """The traces of a log in the order of their problems' ids; of a problem tried again, the last trace."""
+    latest = {row["problem_id"]: row for row in iter_jsonl(path)}
+    return [Trace.model_validate(latest[key]) for key in sorted(latest)]
+
+
+def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Trace]:
+    """The traces of these problems; those that fall to a filter with status ``filtered``."""
+    log = Path(config.out) / "traces.jsonl"
+    traces = [trace for trace in read_traces(log) if trace.problem_id in problems] if log.exists() else []
+    return filtered(traces, problems, config.quality, config.seed)
+
+
+def export(config: BuildConfig) -> Path:
+    """Write the kept traces as a Hugging Face data set; returns its folder. Raises as ``export_hf`` does."""
+    problems = {problem.id: problem for problem in read_problems(config.problems)}
+    return export_hf(judged_traces(problems, config), problems, Path(config.out))
+
+
+def finished_runs(out: Path) -> int:
+    """How often a build in this folder played all that there was to play."""
+    file = out / "build.json"
+    return int(json.loads(file.read_text(encoding="utf-8")).get("runs", 1)) if file.exists() else 0
+
+
+def _finish(problems: dict[str, Problem], config: BuildConfig, out: Path, runs: int) -> dict[str, Any]:
+    """Everything that is derived from the traces; made anew each time."""
+    traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
     write_text_atomic(out / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     status = Counter(trace.status for trace in traces)
+    by_role = tokens_by_role(out / "replies.jsonl")
     counts = {
+        "runs": runs,
         "problems": len(problems),
         "kept": status["kept"],
         "wrong": status["wrong"],
         "no_reflection": status["no_reflection"],
+        "filtered": status["filtered"],
         "errors": status["error"],
         "cohesion_by_model": sum(trace.cohesion == "model" for trace in traces if trace.status == "kept"),
         "tokens": sum(trace.usage.get("tokens", 0) for trace in traces),
+        "filters": reasons(traces, "filtered", lambda trace: trace.why),
+        "error_names": reasons(traces, "error", lambda trace: trace.error),
+        "tokens_by_role": by_role,
+        "tokens_per_kept_trace": per_kept(by_role, status["kept"]),
         "cold_start": mix,
         "facts": check_traces(traces, problems),
     }
+    if config.difficulty is not None:
+        rates = read_difficulty(out / "difficulty.jsonl")
+        played = sum(in_range(rates.get(problem), config.difficulty) for problem in problems)
+        counts["difficulty"] = {"measured": len(rates), "in_range": played}
     write_json_atomic(out / "build.json", counts)
     return counts
 
 
-def read_traces(path: str | Path) -> list[Trace]:
-    """The traces of a log in the order of their problems' first rows; of a problem tried again, the last trace."""
-    latest = {row["problem_id"]: row for row in read_jsonl(path)}
-    return [Trace.model_validate(latest[key]) for key in sorted(latest)]
+def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> dict[str, int]:
+    """How many traces of a status go by which name, the most frequent first."""
+    return dict(Counter(name(trace) for trace in traces if trace.status == status).most_common())
 
 
-async def _play(todo: list[Problem], config: BuildConfig, log: Path) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:
+    """Role -> ``calls``, ``prompt`` and ``completion`` tokens, of every reply that was ever had, used or not."""
+    totals: dict[str, dict[str, int]] = defaultdict(lambda: {"calls": 0, "prompt": 0, "completion": 0})
+    for row in iter_jsonl(log) if log.exists() else ():
+        total = totals[row["role"]]
+        total["calls"] += 1
+        total["prompt"] += row["reply"]["prompt_tokens"]
+        total["completion"] += row["reply"]["completion_tokens"]
+    return dict(totals)
 
-    responder = make_backend(config.model, batch_size=config.batch_size)
-    reasoner = make_backend(config.reasoner, batch_size=config.batch_size, text_only=True)
-    roles = Roles(reasoner, responder, load_prompts(config.prompts))
-    gate, status = asyncio.Semaphore(config.concurrency), Counter[str]()
-    columns = (TextColumn("build"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[status]}"), transient=True) as progress:
-        bar = progress.add_task("build", total=len(todo), status="")
 
-        async def play(problem: Problem) -> None:
-            async with gate:
-                trace = await Episode(problem, roles, config.loop, config.seed).run()
-            append_jsonl(log, [trace.model_dump()])
-            status[trace.status] += 1
-            words = f"kept {status['kept']} wrong {status['wrong']} direct {status['no_reflection']} errors {status['error']}"
-            progress.update(bar, advance=1, status=words)
+def per_kept(by_role: dict[str, dict[str, int]], kept: int) -> dict[str, int] | None:
+    """Prompt and completion tokens for each trace that was kept, those of the others included; None where none was."""
+    kinds = ("prompt", "completion")
+    return {kind: round(sum(role[kind] for role in by_role.values()) / kept) for kind in kinds} if kept else None
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for problem in todo:
-                    group.create_task(play(problem))
-        finally:
-            await responder.aclose()
-            await reasoner.aclose()
+
+def projection(tally: Tally | None, config: BuildConfig, left: int) -> dict[str, Any]:
+    """What the rest takes, going by the episodes that were played: tokens per role, and seconds.
+
+    Seconds: an episode's seconds of waiting for replies x episodes left / episodes at once. The server was as loaded
+    as the dry run loaded it: with fewer episodes than ``concurrency`` the rest may take longer than projected.
+    """
+    if tally is None or not tally.done or tally.replies is None:
+        return {"episodes": 0, "left": left}
+    share = left / tally.done
+    at_once = max(1, min(config.concurrency, left))
+    return {
+        "episodes": tally.done,
+        **{word: tally.status[key] for word, key in (("kept", "kept"), ("errors", "error"))},
+        "seconds": round(tally.seconds, 1),
+        "left": left,
+        "projected_tokens": {
+            role: {"prompt": round(prompt * share), "completion": round(completion * share)}
+            for role, (prompt, completion) in tally.replies.tokens.items()
+        },
+        "projected_seconds": round(tally.seconds_of_calls / tally.done * left / at_once, 1),
+        "projected_kept": round(tally.status["kept"] * share),
+        "measured_at": f"{min(config.concurrency, tally.done)} episodes at once, of {config.concurrency} in the config",
+    }

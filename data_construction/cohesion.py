@@ -1,15 +1,23 @@
 """Cohesion rewrite: a finished transcript becomes one first-person trace whose re-looks are rounds that really happened."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from data_construction.reading import repeats, stated_answer
 from data_construction.records import Round
 from data_construction.statements import final_statements, statements
+from reward.verifiers import verify
 from vlm.problem import Problem
 from vlm.response import count_looks
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+VALUES = re.compile(
+    r"\b(?:red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|two|three|four|five|six|seven|eight|nine|ten|"
+    r"eleven|twelve|above|below|left|top|bottom|larger|smaller|taller|shorter|none)\b"
+)
+"""Words that carry a fact wherever they stand, so that a rewrite in prose cannot swap one unseen."""
 CUES = (
     "Wait, let me look at the picture again.",
     "Let me check that in the picture once more.",
@@ -22,22 +30,26 @@ async def first_person(
 ) -> tuple[str, Literal["model", "template"]]:
     """The trace, and who wrote it: the text model where its rewrite changed nothing, else a template."""
     for attempt in range(repairs + 1):
-        text = " ".join((await ask(rounds, attempt)).rsplit("</think>", 1)[-1].split())
-        if not rewrite_fault(text, problem.question, rounds):
+        text = " ".join((await ask(rounds, attempt)).split())
+        # In a thread: an answer that is an expression may take seconds to compare.
+        if not await asyncio.to_thread(rewrite_fault, text, problem, rounds):
             return text, "model"
     return template(rounds), "template"
 
 
-def rewrite_fault(text: str, question: str, rounds: list[Round]) -> str:
+def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
     """What is wrong with a rewrite, in words; empty where nothing is.
 
-    A rewrite may drop words but no fact: every statement and number in it stands in the transcript, what it states last
-    of a place is what was seen there last, and it goes back to the picture once for every round after the first.
+    A rewrite may drop words but no fact: every statement, number and word of value in it stands in the transcript or the
+    question, what it states last of a place is what was seen there last, the answer that it gives (it need not give
+    one) is the one that was concluded, and it goes back to the picture once for every round after the first.
     """
     said = [f"{round_.reply} . {round_.conclusion}" for round_ in rounds]
     transcript = " . ".join(said)
     if not text or "\\boxed" in text:
         return "empty, or with a final box"
+    if repeats(text):
+        return "goes in circles"
     if len(text) > 2 * len(transcript) + 200:
         return "longer than the transcript allows"
     if count_looks(text) != len(rounds) - 1:
@@ -49,8 +61,13 @@ def rewrite_fault(text: str, question: str, rounds: list[Round]) -> str:
     last = final_statements(" . ".join(round_.conclusion for round_ in rounds))
     if final_statements(text) != last:
         return "what it states last is not what was seen last"
-    if not set(NUMBER.findall(text)) <= set(NUMBER.findall(f"{transcript} {question}")):
-        return "has a number that nobody said"
+    given = f"{problem.question} {' '.join(problem.choices or [])} {transcript} {rounds[-1].answer}"
+    for kind, pattern in (("number", NUMBER), ("word", VALUES)):
+        if new := set(pattern.findall(text.lower())) - set(pattern.findall(given.lower())):
+            return f"has a {kind} that nobody said: {min(new)}"
+    stated = stated_answer(text)
+    if stated is not None and verify(problem.domain, stated, rounds[-1].answer or "", problem.choices).score != 1.0:
+        return f"gives another answer: {stated}"
     return ""
 
 

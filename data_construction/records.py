@@ -4,7 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-Status = Literal["kept", "wrong", "no_reflection", "error"]
+Role = Literal["requester", "responder", "summarizer", "rewriter"]
+ROLES: tuple[Role, ...] = ("requester", "responder", "summarizer", "rewriter")
+Status = Literal["kept", "wrong", "no_reflection", "filtered", "error"]
 
 
 class Round(BaseModel):
@@ -18,10 +20,10 @@ class Round(BaseModel):
 
 
 class Call(BaseModel):
-    """One raw reply of a model, kept as it came."""
+    """One reply of a model; its text is in ``replies.jsonl``."""
 
-    role: Literal["requester", "responder", "summarizer", "rewriter"]
-    text: str
+    role: Role
+    prompt_tokens: int
     tokens: int
     seconds: float
 
@@ -30,9 +32,13 @@ class Trace(BaseModel):
     """An episode on one problem.
 
     ``status``: ``kept`` (right after at least one re-look), ``no_reflection`` (right at once; nothing was looked at
-    again), ``wrong`` (no round ended right) or ``error`` (a reply could not be had or used; ``why`` says so; tried again
-    on the next run). ``trace`` is the first-person text; ``corrected`` are the character spans of it that state what
-    a later sentence corrects; ``looks`` counts how often it goes back to the picture.
+    again), ``wrong`` (no round ended right), ``filtered`` (by a filter of ``data_construction.quality``; never in
+    ``traces.jsonl``, since filters are applied anew whenever the cold-start set is made) or ``error`` (a reply could not
+    be had or used: ``error`` names the failure, ``why`` says it in words; tried again on the next run). ``trace`` is the
+    first-person text; ``corrected`` are the character spans of it that state what a later sentence corrects; ``looks``
+    counts how often it goes back to the picture. ``usage``: ``tokens`` (written), ``prompt_tokens``, ``calls``,
+    ``repairs`` (replies that could not be used), ``seconds`` (sum over calls), ``by_role`` (role -> prompt tokens,
+    tokens, calls).
     """
 
     schema_version: int = 1
@@ -47,6 +53,6 @@ class Trace(BaseModel):
     models: dict[str, str] = {}
     prompts_sha256: str = ""
     usage: dict[str, Any] = {}
-    calls: list[Call] = []
     status: Status
+    error: str = ""
     why: str = ""

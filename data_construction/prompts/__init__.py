@@ -1,14 +1,16 @@
-"""Prompts of the agent loop: three Jinja templates (request, conclude, rewrite) in a folder, named by a hash of all three.
+"""Prompts of the agent loop: Jinja templates in a folder (request, conclude, rewrite and, if wanted, repair), named by a hash.
 
+``repair`` is what a model is told when its reply could not be used; without it the same prompt is sampled anew.
 ``short`` is the language of the bundled tiny reasoner; ``full`` is written for large models; a user's own folder works too.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
 from vlm.errors import ConfigError
 
@@ -17,7 +19,7 @@ NAMES = ("request", "conclude", "rewrite")
 
 @dataclass(frozen=True)
 class Prompts:
-    """The three prompt texts and the SHA-256 over them."""
+    """The prompt texts and the SHA-256 over them."""
 
     texts: dict[str, str]
     sha256: str
@@ -28,9 +30,8 @@ class Prompts:
         Raises:
             ConfigError: the template is not valid or names something that is not given.
         """
-        environment = Environment(undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False)
         try:
-            return environment.from_string(self.texts[name]).render(**values).strip()
+            return _compiled(self.texts[name]).render(**values).strip()
         except TemplateError as error:
             raise ConfigError(f"The prompt {name}.jinja does not render: {error}.") from None
 
@@ -47,5 +48,11 @@ def load_prompts(name: str) -> Prompts:
         raise ConfigError(
             f"The prompts folder {folder} lacks {', '.join(missing)}; use 'short', 'full' or a folder with all three."
         )
-    texts = {part: (folder / f"{part}.jinja").read_text(encoding="utf-8") for part in NAMES}
-    return Prompts(texts, hashlib.sha256("\0".join(texts[part] for part in NAMES).encode()).hexdigest())
+    names = [*NAMES, "repair"] if (folder / "repair.jinja").is_file() else NAMES
+    texts = {part: (folder / f"{part}.jinja").read_text(encoding="utf-8") for part in names}
+    return Prompts(texts, hashlib.sha256("\0".join(texts.values()).encode()).hexdigest())
+
+
+@functools.lru_cache(maxsize=32)  # compiling takes longer than all else that is done for a prompt
+def _compiled(text: str) -> Template:
+    return Environment(undefined=StrictUndefined, keep_trailing_newline=False, autoescape=False).from_string(text)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from data_construction.agent import Episode, LoopConfig, Roles
+from data_construction.agent import Episode, LoopConfig
 from data_construction.build import BuildConfig, read_traces, run_build
 from data_construction.prompts import load_prompts
 from data_construction.records import Trace
+from data_construction.roles import Roles
 from vlm.backends import BackendError, Request, ScriptedBackend
 from vlm.jsonl import read_jsonl
 from vlm.problem import Problem, write_problems
@@ -90,14 +91,14 @@ def test_an_empty_conclusion_is_sampled_again(problem):
 @pytest.mark.parametrize(
     ("script", "look", "words"),
     [
-        (Script(["", ""]), "row 1: red", "concluded nothing"),
-        (Script([], request="  "), "row 1: red", "asked for nothing"),
-        (Script([]), "   ", "saw nothing"),
+        (Script(["", ""]), "row 1: red", "the summarizer's replies"),
+        (Script([], request="  "), "row 1: red", "the requester's replies"),
+        (Script([]), "   ", "the responder's replies"),
     ],
 )
 def test_empty_replies_end_as_a_named_error(problem, script, look, words):
     trace = play(problem, script, look)
-    assert trace.status == "error" and words in trace.why
+    assert (trace.status, trace.error) == ("error", "empty") and words in trace.why
 
 
 def test_a_failing_backend_and_a_missing_picture_are_errors_by_name(problem):
@@ -134,10 +135,14 @@ def test_only_the_responder_is_given_pictures(problem):
     assert with_pictures and not any(with_pictures)
 
 
-def test_every_raw_reply_is_kept_with_its_role(problem):
+def test_every_call_is_counted_by_role(problem):
     trace = play(problem, Script(["row 1: red, red 1. \\boxed{1}", "row 1: red red, red 4711. \\boxed{4711}"]))
-    roles = [call.role for call in trace.calls]
-    assert roles == ["requester", "responder", "summarizer"] * 2 + ["rewriter"] * 2
+    assert {role: counts[2] for role, counts in trace.usage["by_role"].items()} == {
+        "requester": 2,
+        "responder": 2,
+        "summarizer": 2,
+        "rewriter": 2,
+    }
 
 
 def build_set(tmp_path, n=6) -> BuildConfig:

@@ -30,7 +30,7 @@ PROBLEM = Problem(id="p", source="s", domain="count", question="How many red sha
 
 
 def test_a_faithful_rewrite_passes():
-    assert rewrite_fault(GOOD, PROBLEM.question, ROUNDS) == ""
+    assert rewrite_fault(GOOD, PROBLEM, ROUNDS) == ""
 
 
 @pytest.mark.parametrize(
@@ -43,16 +43,19 @@ def test_a_faithful_rewrite_passes():
         (GOOD.replace("red red blue", "red red green"), "which nobody saw"),
         ("row 1: red red blue, red 2. Wait, let me look at row 1 again. row 1: red none blue, red 1.", "last"),
         (GOOD + " So 17.", "a number that nobody said"),
-        (GOOD + " and so on" * 100, "longer"),
+        (GOOD + " So there are three.", "a word that nobody said: three"),
+        (GOOD + " The answer is 1.", "another answer: 1"),
+        (GOOD + " and so on" * 100, "circles"),
+        (GOOD + "".join(f" and {word}" for word in map(chr, range(0x4E00, 0x4E00 + 200))), "longer"),
     ],
 )
 def test_an_unfaithful_rewrite_is_named(text, words):
-    assert words in rewrite_fault(text, PROBLEM.question, ROUNDS)
+    assert words in rewrite_fault(text, PROBLEM, ROUNDS)
 
 
 def test_the_template_is_faithful_and_goes_back_once_a_round():
     text = template(ROUNDS)
-    assert rewrite_fault(text, PROBLEM.question, ROUNDS) == ""
+    assert rewrite_fault(text, PROBLEM, ROUNDS) == ""
     assert count_looks(text) == 1
 
 

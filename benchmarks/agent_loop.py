@@ -1,0 +1,282 @@
+"""The agent loop against servers on loopback: time over the ideal, memory over thousands of episodes, share of a server.
+
+    python benchmarks/agent_loop.py --quick
+
+1. ``time_over_ideal``: a server with a fixed 400 ms reply, 500 episodes of 3 calls, 64 requests at once. The ideal is
+   500 x 3 x 0.4 s / 64 = 9.4 s. Nothing is faked on our side: the official client, pictures in base64, every reply
+   fsynced before it is used.
+2. ``memory_growth``: resident memory of one build at its last episode (3,000; 10,000 in the full run) over that at
+   episode 500, minus 1.
+3. ``server_share``: ``transformers serve`` with the tiny VLM. Requests/s of the agent loop over those of a bare load
+   generator that sends the very same request bodies over plain HTTP, both 8 at a time. Runs alternate; medians.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data_construction.agent import LoopConfig, Tokens  # noqa: E402
+from data_construction.build import BuildConfig, run_build  # noqa: E402
+from data_construction.roles import RoleConfig, RolesConfig  # noqa: E402
+from vlm.jsonl import iter_jsonl  # noqa: E402
+from vlm.problem import Problem, write_problems  # noqa: E402
+
+MUST_HOLD = {
+    "time_over_ideal": lambda value: value <= 1.25,
+    "memory_growth": lambda value: value <= 0.10,
+    "server_share": lambda value: value >= 0.90,
+}
+DELAY, AT_ONCE, CALLS = 0.4, 64, 3
+ONE_ROUND = LoopConfig(rounds=1, confirm_share=0.0, tokens=Tokens(request=8, reply=8, conclusion=8, rewrite=8))
+
+
+def start(*command: str) -> tuple[subprocess.Popen[str], str]:
+    """A server process and the first line that it prints."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def write_set(folder: Path, n: int) -> None:
+    """``n`` problems over 16 pictures of 192 x 192 noise, which no answer of the servers solves: 3 calls an episode."""
+    from PIL import Image
+
+    rng = random.Random(0)
+    folder.mkdir()
+    for number in range(16):
+        Image.frombytes("RGB", (192, 192), rng.randbytes(192 * 192 * 3)).save(folder / f"{number}.png")
+    rows = [
+        Problem(
+            id=f"p{i:05d}",
+            source="bench",
+            domain="count",
+            images=[f"{i % 16}.png"],
+            question=f"How many of kind {i}?",
+            answer="7",
+        )
+        for i in range(n)
+    ]
+    write_problems(rows, folder)
+
+
+def config(folder: Path, url: str, name: str, concurrency: int) -> BuildConfig:
+    served, limits = f"openai:m@{url}", RoleConfig(concurrency=concurrency)
+    return BuildConfig(
+        problems=str(folder / "set"),
+        out=str(folder / name),
+        model=served,
+        reasoner=served,
+        prompts="short",
+        roles=RolesConfig(reasoner=limits, responder=limits),
+        concurrency=concurrency + concurrency // 2,  # while some episodes wait for the disk, others fill the server
+        loop=ONE_ROUND,
+    )
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def rows_of(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def watch(path: Path, over: threading.Event, memory: dict[int, int]) -> None:
+    """Note the resident memory beside the number of finished episodes, every half second."""
+    while not over.wait(0.5):
+        memory[rows_of(path)] = resident_bytes()
+
+
+def build(settings: BuildConfig, expected: int) -> tuple[float, dict[int, int]]:
+    """(seconds from the first request to the last trace, finished episodes -> resident bytes)."""
+    out, over, memory = Path(settings.out), threading.Event(), {}
+    thread = threading.Thread(target=watch, args=(out / "traces.jsonl", over, memory))
+    thread.start()
+    began = time.perf_counter()
+    counts = run_build(settings)
+    seconds = time.perf_counter() - began
+    over.set()
+    thread.join()
+    assert counts["wrong"] == expected, counts
+    return seconds, memory
+
+
+def measure_delay(folder: Path, runs: int, episodes: int) -> dict[str, Any]:
+    server, url = start("-m", "benchmarks.loopback_server", "--delay", str(DELAY))
+    try:
+        write_set(folder / "set", 500)
+        ideal = 500 * CALLS * DELAY / AT_ONCE
+        used = time.process_time()
+        seconds = [build(config(folder, url, f"time{run}", AT_ONCE), 500)[0] for run in range(runs)]
+        used = time.process_time() - used
+        (folder / "set").rename(folder / "small")
+        write_set(folder / "set", episodes)
+        _, memory = build(config(folder, url, "memory", AT_ONCE), episodes)
+    finally:
+        server.kill()
+        server.wait()
+    first = memory[min((count for count in memory if count >= 500), default=max(memory))]
+    return {
+        "time_over_ideal": round(statistics.median(seconds) / ideal, 3),
+        "seconds": [round(one, 2) for one in seconds],
+        "ideal_seconds": round(ideal, 2),
+        "cpu_seconds": round(used / runs, 2),  # of our process, for one build: what the machine must have to spare
+        "memory_growth": round(memory[max(memory)] / first - 1, 4),
+        "memory_mb": {"at_500": round(first / 2**20, 1), f"at_{max(memory)}": round(memory[max(memory)] / 2**20, 1)},
+        "memory_episodes": episodes,
+    }
+
+
+async def bare(bodies: list[dict[str, Any]], url: str, at_once: int) -> float:
+    """Requests per second of a load generator that does nothing else."""
+    import httpx
+
+    queue = iter(bodies)
+    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=at_once)) as client:
+
+        async def work() -> None:
+            for body in queue:
+                reply = await client.post(f"{url}/chat/completions", json=body)
+                reply.raise_for_status()
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return len(bodies) / (time.perf_counter() - began)
+
+
+def served_model() -> tuple[subprocess.Popen[str], str, str]:
+    """``transformers serve`` on the tiny VLM: process, URL, model name."""
+    import socket
+
+    model = ROOT / "vlm" / "models" / "tiny-vlm"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu"], env=environment, text=True)
+    return process, f"http://127.0.0.1:{port}/v1", str(model)
+
+
+def wait_for(url: str, process: subprocess.Popen[str], seconds: float = 180) -> None:
+    import urllib.error
+    import urllib.request
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url.removesuffix('/v1')}/health", timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit(f"The server at {url} did not start.")
+
+
+def measure_served(folder: Path, pairs: int, episodes: int, at_once: int = 8) -> dict[str, Any]:
+    process, url, model = served_model()
+    try:
+        wait_for(url, process)
+        write_set(folder / "served", episodes)
+        (folder / "set").rename(folder / "large")
+        (folder / "served").rename(folder / "set")
+        settings = config(folder, url, "record", at_once).model_copy(
+            update={"model": f"openai:{model}@{url}", "reasoner": f"openai:{model}@{url}"}
+        )
+        bodies: list[dict[str, Any]] = []
+        with recording(bodies):
+            run_build(settings)  # warms the server up as well
+        ours, theirs = [], []
+        for pair in range(pairs):
+            theirs.append(asyncio.run(bare(bodies, url, at_once)))
+            out = folder / f"served{pair}"
+            began = time.perf_counter()
+            run_build(settings.model_copy(update={"out": str(out)}))
+            seconds = time.perf_counter() - began
+            ours.append(sum(1 for _ in iter_jsonl(out / "replies.jsonl")) / seconds)
+    finally:
+        process.kill()
+        process.wait()
+    shares = [our / their for our, their in zip(ours, theirs, strict=True)]
+    return {
+        "server_share": round(statistics.median(shares), 3),
+        "requests_per_second": {"loop": [round(x, 2) for x in ours], "bare": [round(x, 2) for x in theirs]},
+        "server_requests": len(bodies),
+        "server_pairs": pairs,
+    }
+
+
+class recording:
+    """Keeps the body of every request that the official client sends."""
+
+    def __init__(self, bodies: list[dict[str, Any]]) -> None:
+        self.bodies = bodies
+
+    def __enter__(self) -> None:
+        from openai import AsyncOpenAI
+
+        self.plain = AsyncOpenAI.post
+        plain, bodies = self.plain, self.bodies
+
+        async def post(client: Any, path: str, **settings: Any) -> Any:
+            bodies.append(settings["body"])
+            return await plain(client, path, **settings)
+
+        AsyncOpenAI.post = post  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        from openai import AsyncOpenAI
+
+        AsyncOpenAI.post = self.plain  # type: ignore[method-assign]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one timed run, 3,000 episodes, fewer served requests")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    args = parser.parse_args()
+    import openai  # noqa: F401  # a second of import that no build of thousands of episodes notices
+
+    stdout = sys.stdout
+    if args.json:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the builds' own lines
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, episodes = (1, 3000) if args.quick else (3, 10_000)
+        figures = measure_delay(Path(folder), runs, episodes)
+        print(json.dumps(figures), file=sys.stderr)
+        figures |= measure_served(Path(folder), *((3, 40) if args.quick else (5, 100)))
+    sys.stdout = stdout
+    figures |= {
+        "n": 500 * runs,
+        "threads": 1,
+        "load_average": {"start": round(load[0], 2), "end": round(os.getloadavg()[0], 2)},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("openai", "transformers")},
+        },
+    }
+    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
+    if not args.json:
+        for key, value in figures.items():
+            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
+    print(json.dumps(figures))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""How hard is a problem? The share of k samples that a weak and a strong model get right, kept as columns, filtered by range."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_construction.reply_log import DurableLog, ReplyLog
+from reward.verifiers import verify
+from vlm.chat import question_messages
+from vlm.errors import ImageError
+from vlm.images import open_image
+from vlm.jsonl import iter_jsonl
+from vlm.problem import Problem
+from vlm.protocol import Backend, BackendError, Request
+from vlm.response import parse_response
+
+
+class DifficultyConfig(BaseModel):
+    """Two models that answer each problem alone before the agent loop begins.
+
+    Attributes:
+        weak, strong: their names, as in ``BuildConfig.model``.
+        samples: answers of each.
+        temperature, max_tokens: of the sampling.
+        weak_range, strong_range: pass rates in [0, 1], ends included, outside of which a problem is not played.
+        api_key_env: the environment variable that holds the servers' key.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    weak: str
+    strong: str
+    samples: int = Field(default=8, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+    max_tokens: int = Field(default=1024, ge=1)
+    weak_range: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    strong_range: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
+    api_key_env: str | None = None
+
+
+def read_difficulty(path: Path) -> dict[str, dict[str, Any]]:
+    """Problem id -> its row: ``weak``, ``strong`` (pass rates), ``samples``."""
+    return {row["problem_id"]: row for row in iter_jsonl(path)} if path.exists() else {}
+
+
+def in_range(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:
+    """Whether a problem is to be played; one whose rates could not be measured is, in a later run."""
+    if row is None:
+        return False
+    ranges = {"weak": config.weak_range, "strong": config.strong_range}
+    return all(low <= row[model] <= high for model, (low, high) in ranges.items())
+
+
+def measure(
+    problems: list[Problem],
+    config: DifficultyConfig,
+    out: Path,
+    make: Callable[..., Backend],
+    *,
+    seed: int,
+    concurrency: int,
+    batch_size: int,
+) -> dict[str, dict[str, Any]]:
+    """Sample what is not in ``out/difficulty.jsonl`` yet; replies are kept in ``out/difficulty_replies.jsonl``.
+
+    A problem that a model gives no reply to gets no row, and is tried again by the next run.
+    """
+    known = read_difficulty(out / "difficulty.jsonl")
+    todo = [problem for problem in problems if problem.id not in known]
+    if todo:
+        common = {"batch_size": batch_size, "api_key_env": config.api_key_env}
+        models = {"weak": make(config.weak, **common), "strong": make(config.strong, **common)}
+        asyncio.run(_measure(todo, config, out, models, seed, concurrency))
+    return read_difficulty(out / "difficulty.jsonl")
+
+
+async def _measure(
+    todo: list[Problem], config: DifficultyConfig, out: Path, models: dict[str, Backend], seed: int, concurrency: int
+) -> None:
+    replies = ReplyLog(out / "difficulty_replies.jsonl", {problem.id for problem in todo})
+    rows = DurableLog(out / "difficulty.jsonl")
+    queue = iter(todo)
+
+    async def rate(problem: Problem, model: str) -> float:
+        pictures = [await asyncio.to_thread(open_image, image) for image in problem.images]
+        messages = question_messages(problem.question, len(pictures), style="think", choices=problem.choices)
+
+        async def right(sample: int) -> bool:
+            name = f"{seed}/{problem.id}/{model}/{sample}"
+            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+            request = Request(messages, pictures, config.max_tokens, config.temperature, seed=number)
+            reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
+            answer = parse_response(reply.text).answer
+            verdict = await asyncio.to_thread(verify, problem.domain, answer, problem.answer, problem.choices)
+            return verdict.right
+
+        return sum(await asyncio.gather(*map(right, range(config.samples)))) / config.samples
+
+    async def work() -> None:
+        for problem in queue:
+            try:
+                rates = {model: await rate(problem, model) for model in models}
+            except (BackendError, ImageError):
+                continue
+            await rows.append({"problem_id": problem.id, **rates, "samples": config.samples})
+            replies.forget(problem.id)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(todo))):
+                group.create_task(work())
+    finally:
+        await replies.aclose()
+        await rows.aclose()
+        for model in models.values():
+            await model.aclose()

@@ -1,0 +1,146 @@
+"""The kept traces as a Hugging Face data set: parquet files with the pictures inside, and a card."""
+
+import json
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data_construction.dataset import thinking_row
+from data_construction.difficulty import read_difficulty
+from data_construction.records import Trace
+from vlm.errors import UserError
+from vlm.jsonl import write_text_atomic
+from vlm.problem import Problem
+
+SHARD_ROWS = 2000
+
+CARD = """---
+task_categories: [visual-question-answering]
+tags: [reflection, chain-of-thought, vision-language, reflection-v]
+size_categories: [{size}]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/train-*.parquet
+---
+
+# Visual reflection traces
+
+{n} first-person traces that go back to the picture, built by the agent loop of Reflection-V (arXiv 2509.12132): a text
+reasoner that never sees the picture asks, a vision-language model that sees it answers, until the conclusion matches the
+gold answer; the transcript is then rewritten as one train of thought.
+
+- Text reasoner: {reasoner}
+- Vision-language model: {responder}
+- SHA-256 of the prompts: {prompts}
+- Domains: {domains}
+- Re-looks a trace: {looks}
+
+| column | |
+|---|---|
+| `id`, `problem_id`, `source`, `domain` | |
+| `images`, `question`, `choices`, `answer` | the problem |
+| `completion` | the trace inside `<think>`, then the boxed answer |
+| `masked` | character spans of `completion` that it takes back later |
+| `looks` | how often the trace goes back to the picture |
+| `rounds` | JSON: request, reply, conclusion, answer and verdict of each round |
+| `cohesion` | who wrote the trace: `model`, or `template` where no rewrite kept the facts |
+| `weak_pass_rate`, `strong_pass_rate` | share of samples that a weak and a strong model got right; null where not measured |
+
+Answers were checked, descriptions were not: the vision-language model may have misread a picture. The pictures and
+questions keep the licences of their sources.
+"""
+
+
+def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> Path:
+    """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns that folder.
+
+    Raises:
+        UserError: no trace was kept, or a picture is gone.
+    """
+    import datasets
+
+    kept = [trace for trace in traces if trace.status == "kept"]
+    if not kept:
+        raise UserError(
+            f"{out} holds no kept trace, so there is nothing to export: see reflection-v build --stats {out}."
+        )
+    difficulty = read_difficulty(out / "difficulty.jsonl")
+    text, strings = datasets.Value("string"), datasets.List(datasets.Value("string"))
+    features = datasets.Features(
+        dict.fromkeys(
+            ("id", "problem_id", "source", "domain", "question", "answer", "completion", "rounds", "cohesion"), text
+        )
+        | {"images": datasets.List(datasets.Image()), "choices": strings}
+        | {"masked": datasets.List(datasets.List(datasets.Value("int32"))), "looks": datasets.Value("int32")}
+        | dict.fromkeys(("weak_pass_rate", "strong_pass_rate"), datasets.Value("float32"))
+    )
+
+    def rows(chosen: list[Trace]) -> Iterator[dict[str, Any]]:
+        for trace in chosen:
+            yield _row(trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {}))
+
+    folder, shards = out / "hf", math.ceil(len(kept) / SHARD_ROWS)
+    with tempfile.TemporaryDirectory(dir=out) as scratch:  # complete or absent
+        fresh = Path(scratch) / "hf"
+        (fresh / "data").mkdir(parents=True)
+        for shard in range(shards):
+            chosen = kept[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+            data = datasets.Dataset.from_generator(
+                rows, features=features, gen_kwargs={"chosen": chosen}, cache_dir=f"{scratch}/cache{shard}"
+            )
+            data.to_parquet(fresh / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet")
+        write_text_atomic(fresh / "README.md", _card(kept, problems))
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    return folder
+
+
+def _row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) -> dict[str, Any]:
+    taught = thinking_row(problem, trace)
+    try:
+        images = [{"bytes": Path(image).read_bytes(), "path": Path(image).name} for image in problem.images]
+    except OSError as error:
+        raise UserError(
+            f"The picture {error.filename} of problem {problem.id} cannot be read: {error.strerror}."
+        ) from None
+    return {
+        "id": trace.id,
+        "problem_id": problem.id,
+        "source": problem.source,
+        "domain": problem.domain,
+        "question": problem.question,
+        "answer": problem.answer,
+        "completion": taught["completion"],
+        "rounds": json.dumps([round_.model_dump() for round_ in trace.rounds], ensure_ascii=False),
+        "cohesion": trace.cohesion,
+        "images": images,
+        "choices": problem.choices or [],
+        "masked": taught["masked"],
+        "looks": trace.looks,
+        "weak_pass_rate": difficulty.get("weak"),
+        "strong_pass_rate": difficulty.get("strong"),
+    }
+
+
+def _card(kept: list[Trace], problems: dict[str, Problem]) -> str:
+    def counted(values: Iterator[Any]) -> str:
+        return ", ".join(f"{value} ({n})" for value, n in Counter(values).most_common())
+
+    sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (math.inf, "100K<n<1M"))
+    return CARD.format(
+        n=len(kept),
+        size=next(name for most, name in sizes if len(kept) < most),
+        # A server's address is nobody's business.
+        reasoner=counted(trace.models["reasoner"].split("@http", 1)[0] for trace in kept),
+        responder=counted(trace.models["responder"].split("@http", 1)[0] for trace in kept),
+        prompts=counted(trace.prompts_sha256 for trace in kept),
+        domains=counted(problems[trace.problem_id].domain for trace in kept),
+        looks=counted(trace.looks for trace in kept),
+    )

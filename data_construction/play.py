@@ -1,0 +1,146 @@
+"""Many episodes at once: a fixed number of workers, what they have done so far, and what is left."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from data_construction.agent import Episode, LoopConfig
+from data_construction.records import Trace
+from data_construction.reply_log import DurableLog, ReplyLog
+from data_construction.roles import Roles
+from vlm.errors import UserError
+from vlm.problem import Problem
+
+LINE_SECONDS = 10.0
+"""How often a line is printed where no terminal shows the bar."""
+
+
+@dataclass
+class Tally:
+    """What has been done since the start of this process."""
+
+    total: int
+    status: Counter[str] = field(default_factory=Counter)
+    seconds_of_calls: float = 0.0
+    began: float = field(default_factory=time.monotonic)
+    replies: ReplyLog | None = None
+
+    @property
+    def done(self) -> int:
+        return self.status.total()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def words(self) -> str:
+        """``kept 3 direct 1 wrong 2 dropped 0 errors 0, 12,345 tokens, 210 tokens/s, 34 episodes/min``."""
+        counts = " ".join(f"{word} {self.status[key]}" for word, key in SHOWN)
+        tokens = sum(map(sum, self.replies.tokens.values())) if self.replies else 0
+        rates = f"{tokens / self.seconds:,.0f} tokens/s, {60 * self.done / self.seconds:,.0f} episodes/min"
+        return f"{counts}, {tokens:,} tokens, {rates}"
+
+    def left(self) -> str:
+        """How long the rest takes at the rate so far."""
+        if not self.done:
+            return "time left unknown"
+        minutes = (self.total - self.done) * self.seconds / self.done / 60
+        return f"{minutes:.0f} min left" if minutes < 120 else f"{minutes / 60:.1f} h left"
+
+
+SHOWN = (
+    ("kept", "kept"),
+    ("direct", "no_reflection"),
+    ("wrong", "wrong"),
+    ("dropped", "filtered"),
+    ("errors", "error"),
+)
+
+
+async def play(
+    todo: list[Problem],
+    roles: Roles,
+    loop: LoopConfig,
+    out: Path,
+    *,
+    seed: int,
+    concurrency: int,
+    stop_after: int,
+    tries: dict[str, int],
+    judge: Callable[[Trace, Problem], str],
+) -> Tally:
+    """Play an episode for every problem; each leaves one row in ``out/traces.jsonl``.
+
+    Args:
+        concurrency: episodes under way at once.
+        stop_after: give up when so many episodes in a row got no reply: the server is down, and going on would only
+            turn every problem that is left into an error.
+        tries: problem id -> how often it ended with unusable replies before.
+        judge: the filter that a trace would fall to, for the display; "" for none.
+
+    Raises:
+        UserError: ``stop_after``. OSError: the disk is full.
+    """
+    replies = ReplyLog(out / "replies.jsonl", {problem.id for problem in todo})
+    traces = DurableLog(out / "traces.jsonl")
+    for log, name in ((replies.log, "replies.jsonl"), (traces, "traces.jsonl")):
+        if log.repaired:
+            print(f"{out / name}: the last row was torn; {log.repaired} bytes were cut, and that work is done again.")
+    tally, failing, queue = Tally(len(todo), replies=replies), 0, iter(todo)
+
+    async def work() -> None:
+        nonlocal failing
+        for problem in queue:
+            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0)).run()
+            await traces.append(trace.model_dump())
+            replies.forget(problem.id)
+            tally.status["filtered" if judge(trace, problem) else trace.status] += 1
+            tally.seconds_of_calls += trace.usage["seconds"]
+            failing = failing + 1 if trace.error and not trace.usage["calls"] else 0
+            if failing >= stop_after:
+                raise UserError(
+                    f"{failing} episodes in a row got no reply at all; the last one: {trace.why} What was finished is "
+                    "kept; mend this, then give the same command again."
+                )
+
+    try:
+        async with _display(tally), asyncio.TaskGroup() as group:
+            for _ in range(min(concurrency, len(todo))):
+                group.create_task(work())
+    finally:
+        with contextlib.suppress(OSError):  # a full disk: the failure that matters is already on its way
+            await replies.aclose()
+            await traces.aclose()
+        await roles.aclose()
+    return tally
+
+
+@contextlib.asynccontextmanager
+async def _display(tally: Tally) -> AsyncIterator[None]:
+    """A live bar on a terminal, else a line every few seconds."""
+    console = Console()
+    columns = (TextColumn("build"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, TextColumn("{task.fields[words]}"), console=console, transient=True)
+    task = bar.add_task("build", total=tally.total, words="")
+
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(0.5 if console.is_terminal else LINE_SECONDS)
+            if console.is_terminal:
+                bar.update(task, completed=tally.done, words=tally.words())
+            else:
+                print(f"build {tally.done}/{tally.total} {tally.words()}, {tally.left()}", flush=True)
+
+    showing = asyncio.create_task(show())
+    with bar if console.is_terminal else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            showing.cancel()

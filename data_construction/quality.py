@@ -1,0 +1,132 @@
+"""Filters over finished traces: which of them are good enough to be learned from. Applied anew whenever the set is made."""
+
+import random
+import unicodedata
+from collections import Counter, defaultdict
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_construction.cohesion import NUMBER
+from data_construction.reading import repeats, stated_answer
+from data_construction.records import Trace
+from data_construction.statements import statements
+from reward.verifiers import verify
+from vlm.problem import Problem
+
+
+class QualityConfig(BaseModel):
+    """What a trace must be.
+
+    Attributes:
+        min_words, max_words: of its text.
+        script_share: least share of its letters, in [0, 1], that are of a script which the question uses (Latin always
+            counts): a reasoner that slips into another language in the middle is a common failure.
+        near_duplicate: traces whose words, question included, are alike by this much (Jaccard similarity of
+            word triples, estimated by MinHash) count as one; 1 turns this off.
+        max_domain_share: largest share of one domain in [0, 1]; of what is above, traces are dropped at random.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    min_words: int = Field(default=3, ge=0)
+    max_words: int = Field(default=2000, ge=1)
+    script_share: float = Field(default=0.95, ge=0, le=1)
+    near_duplicate: float = Field(default=0.9, gt=0, le=1)
+    max_domain_share: float = Field(default=1.0, gt=0, le=1)
+
+
+def filtered(traces: list[Trace], problems: dict[str, Problem], config: QualityConfig, seed: int) -> list[Trace]:
+    """The traces in their order; those that fall to a filter have status ``filtered`` and its name as ``why``."""
+    faults = {trace.id: trace_fault(trace, problems[trace.problem_id], config) for trace in traces}
+    good = [trace for trace in traces if trace.status == "kept" and not faults[trace.id]]
+    faults |= dict.fromkeys(near_duplicates(good, problems, config.near_duplicate), "near_duplicate")
+    good = [trace for trace in good if not faults[trace.id]]
+    faults |= dict.fromkeys(surplus(good, problems, config.max_domain_share, seed), "balance")
+    return [
+        trace.model_copy(update={"status": "filtered", "why": faults[trace.id]}) if faults[trace.id] else trace
+        for trace in traces
+    ]
+
+
+def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
+    """The name of the filter that a finished right trace falls to; "" for none, and for traces of any other status."""
+    if trace.status not in ("kept", "no_reflection"):
+        return ""
+    words = len(trace.trace.split())
+    if words < config.min_words or words > config.max_words:
+        return "length"
+    if repeats(trace.trace):
+        return "repeating"
+    if foreign_share(trace.trace, problem.question) > 1 - config.script_share:
+        return "language"
+    stated = stated_answer(trace.trace)
+    if stated is not None and verify(problem.domain, stated, problem.answer, problem.choices).score == 0.0:
+        return "answer"  # a partly right or unjudged statement is no contradiction
+    if unseen_facts(trace, problem):
+        return "facts"
+    return ""
+
+
+def unseen_facts(trace: Trace, problem: Problem) -> list[str]:
+    """Facts of a trace that stand in no reply: its ``place: what`` statements, and numbers that nobody said or concluded.
+
+    The question and the requests count as said: a trace may repeat what it was told.
+    """
+    told = [problem.question, *(problem.choices or []), *(round_.request for round_ in trace.rounds)]
+    seen = " . ".join([*told, *(round_.reply for round_ in trace.rounds)])
+    known = {(statement.key, statement.value) for statement in statements(seen)}
+    unseen = [f"{s.key}: {s.value}" for s in statements(trace.trace) if (s.key, s.value) not in known]
+    concluded = f"{seen} {' '.join(round_.conclusion for round_ in trace.rounds)}"
+    return unseen + sorted(set(NUMBER.findall(trace.trace)) - set(NUMBER.findall(concluded)))
+
+
+def foreign_share(text: str, question: str) -> float:
+    """Share of the letters of ``text`` that belong to a script which the question does not use."""
+    known = {"LATIN", *map(script, filter(str.isalpha, question))}
+    letters = Counter(map(script, filter(str.isalpha, text)))
+    total = letters.total()
+    return sum(n for name, n in letters.items() if name not in known) / total if total else 0.0
+
+
+def script(letter: str) -> str:
+    """``LATIN``, ``CJK``, ``CYRILLIC``, ...: the first word of a letter's Unicode name."""
+    return unicodedata.name(letter, "UNKNOWN").split(" ", 1)[0]
+
+
+def near_duplicates(traces: list[Trace], problems: dict[str, Problem], similarity: float) -> list[str]:
+    """Ids of the traces that repeat an earlier one: question and text alike, by MinHash over word triples."""
+    if similarity >= 1 or not traces:
+        return []
+    from datasketch import MinHash, MinHashLSH
+
+    index, repeated = MinHashLSH(threshold=similarity, num_perm=128), []
+    sketches: dict[str, MinHash] = {}
+    for trace in traces:
+        words = f"{problems[trace.problem_id].question} {trace.trace}".lower().split()
+        triples = {" ".join(words[at : at + 3]).encode() for at in range(max(1, len(words) - 2))}
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch(triples)
+        # The index proposes; the sketches decide.
+        if any(sketch.jaccard(other) >= similarity for other in map(sketches.__getitem__, index.query(sketch))):
+            repeated.append(trace.id)
+        else:
+            index.insert(trace.id, sketch)
+            sketches[trace.id] = sketch
+    return repeated
+
+
+def surplus(traces: list[Trace], problems: dict[str, Problem], share: float, seed: int) -> list[str]:
+    """Ids of the traces, drawn at random, without which no domain has more than ``share`` of the rest.
+
+    With too few domains for that (two cannot both stay below 0.4) all are cut to the size of the smallest.
+    """
+    ids: dict[str, list[str]] = defaultdict(list)
+    for trace in traces:
+        ids[problems[trace.problem_id].domain].append(trace.id)
+    sizes = [len(one) for one in ids.values()]
+    if share >= 1 or len(sizes) < 2:
+        return []
+    fits = (cap for cap in range(max(sizes), min(sizes), -1) if cap <= share * sum(min(size, cap) for size in sizes))
+    cap = next(fits, min(sizes))
+    rng = random.Random(f"balance/{seed}")
+    return [trace_id for one in ids.values() if len(one) > cap for trace_id in rng.sample(one, len(one) - cap)]

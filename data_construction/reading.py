@@ -1,0 +1,146 @@
+"""What models really write, read for each role: the usable part, or the name of what is wrong with it.
+
+Pure functions over untrusted text. They run in linear time, and nothing of unbounded length comes out.
+"""
+
+import re
+import zlib
+
+from vlm.response import parse_response, split_sentences
+
+FAULTS = {
+    "empty": "it is empty",
+    "endless": "it was cut off before it came to an end",
+    "repeating": "it repeats itself",
+    "too_long": "it is far too long",
+    "no_request": "it holds no question that could be passed on",
+    "answers_itself": "it gives an answer, where a question to the one who sees the picture was wanted",
+    "refusal": "it refuses, or says that there is no picture",
+    "asks_back": "it asks a question, where a description of the picture was wanted",
+    "no_answer": "it gives no final answer",
+    "bare": "it gives an answer without the reasoning that leads to it",
+    "two_answers": "it gives several final answers that differ",
+}
+"""Name -> what is wrong, in words that a model can be told."""
+
+MAX_REQUEST = 400
+MAX_LOOK = 20_000
+MAX_CONCLUSION = 50_000
+_THINK, _THOUGHT = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
+_FENCE = re.compile(r"^\s{0,8}(?:```|~~~)[\w-]{0,20}\s*$", re.MULTILINE)
+
+
+def read_request(text: str, finish_reason: str) -> tuple[str, str]:
+    """(the question to the one who sees the picture, "") or ("", fault).
+
+    Of several lines the last one labelled as the question is it, else the last that asks, else the last.
+    """
+    said, fault = _said(text, finish_reason)
+    if fault:
+        return "", fault
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    labelled = [line for line in lines if _LABEL.match(line) and _LABEL.sub("", line)]
+    asking = [line for line in lines if line.rstrip("*_`\"'”」)").endswith(("?", "？"))]
+    line = _plain((labelled or asking or lines)[-1])
+    if len(line) > MAX_REQUEST:  # a paragraph: its last question
+        sentences = [line[start:end] for start, end in split_sentences(line[-10_000:])]
+        line = next((one for one in reversed(sentences) if one.endswith(("?", "？"))), line)
+    if _CONCLUDES.search(line) or ("\\boxed" in said and not asking):
+        return "", "answers_itself"
+    return (line, "") if 0 < len(line) <= MAX_REQUEST else ("", "no_request")
+
+
+def read_look(text: str, finish_reason: str) -> tuple[str, str]:
+    """(what was seen, on one line, "") or ("", fault)."""
+    said, fault = _said(text, finish_reason, MAX_LOOK)
+    look = " ".join(said.split()).replace("’", "'")
+    if fault or not look:
+        return "", fault or "empty"
+    if len(look) <= 600:  # a refusal is short; a long description may well quote one
+        if _REFUSAL.search(look):
+            return "", "refusal"
+        sentences = [look[start:end] for start, end in split_sentences(look)]
+        if _ASKS.search(look) or all(sentence.endswith(("?", "？")) for sentence in sentences):
+            return "", "asks_back"
+    return look, ""
+
+
+def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str]:
+    """(the reasoning without its box, the answer, "") or (the reasoning or "", None, fault)."""
+    said, fault = _said(text, finish_reason, MAX_CONCLUSION)
+    if fault:
+        return "", None, fault
+    before, boxed, after = said.partition("\\boxed")
+    reasoning = " ".join(before.split()) or " ".join(after.partition("}")[2].split())
+    if not boxed and finish_reason == "length":
+        return reasoning, None, "endless"
+    answers = {"".join(answer.lower().split()) for answer in _BOX.findall(said)}
+    if len(answers) > 1:
+        return reasoning, None, "two_answers"
+    answer = parse_response(said).answer
+    if answer is None:
+        return reasoning, None, "no_answer"
+    return (reasoning, answer, "") if reasoning else ("", None, "bare")
+
+
+def stated_answer(text: str) -> str | None:
+    """The answer that a trace itself states last, as a box or in words; None where it states none."""
+    return parse_response(text).answer if "\\boxed" in text or _PHRASE.search(text) else None
+
+
+def repeats(text: str) -> bool:
+    """Whether a text goes in circles: it packs to a twelfth of its length, where plain prose packs to a third."""
+    return len(text) >= 600 and len(text.encode()) > 12 * len(zlib.compress(text.encode(), 6))
+
+
+def without_thought(text: str) -> str:
+    """What follows the thought; the whole text where there is none, nothing where it was never closed."""
+    *_, said = _THOUGHT.split(text)
+    return "" if _THINK.search(said) else said
+
+
+def _said(text: str, finish_reason: str, most: int = MAX_CONCLUSION) -> tuple[str, str]:
+    """(the reply without thought and code fences, fault)."""
+    if finish_reason == "too_long" or len(text) > 4 * MAX_CONCLUSION:
+        return "", "too_long"
+    said = without_thought(text)
+    if not said.strip():
+        unclosed = _THINK.search(text) and not _THOUGHT.search(text)
+        return "", "endless" if finish_reason == "length" or unclosed else "empty"
+    if repeats(said):
+        return "", "repeating"
+    if len(said) > most:
+        return "", "too_long"
+    said = _FENCE.sub("", said) if "```" in said or "~~~" in said else said
+    return said.strip(), "" if said.strip() else "empty"
+
+
+def _plain(line: str) -> str:
+    """A line without list marks, label, and the emphasis or quotes around it."""
+    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s{1,4}", "", line).strip("*_`\"'“”「」 ")
+    return _LABEL.sub("", line).strip("*_`\"'“”「」 ")
+
+
+_LABEL = re.compile(
+    r"^[*_#\s]{0,6}(?:asked|request|(?:my |next |the )?question|问题|提问)[*_]{0,3}\s?[:：][*_\s]{0,5}", re.IGNORECASE
+)
+_CONCLUDES = re.compile(
+    r"\\boxed|^(?:so |thus |therefore,? )?the (?:final )?answer is\b|^(?:final )?answer\s?:", re.IGNORECASE
+)
+_BOX = re.compile(r"\\boxed\s{0,4}\{([^{}]{1,200})\}")
+_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])", re.IGNORECASE)
+_PICTURE = r"(?:image|picture|photo|figure)s?"
+_REFUSAL = re.compile(
+    r"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{0,60}\b(?:can(?:no|')t|can not|unable|not able)\b"
+    r"|\bI(?: a|')m (?:unable|not able) to (?:help|assist|comply|view|see|access|process)\b"
+    rf"|\b(?:can(?:no|')t|can not|unable to) (?:help|assist|comply|(?:view|see|access|process) (?:the|this|that|an?y?|your) {_PICTURE})\b"
+    rf"|\bno {_PICTURE} (?:was|were|is|has been|have been) (?:provided|attached|uploaded|given|shared)\b"
+    r"|\bas an? (?:AI|language model)\b"
+    r"|抱歉|对不起|无法(?:查看|看到|识别|提供|回答)(?:图|该|这|您)",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"\b(?:could|can|would) you (?:please )?(?:clarify|specify|provide|upload|share)\b"
+    r"|\bplease (?:provide|upload|share|clarify|specify)\b|请(?:提供|上传|说明)",
+    re.IGNORECASE,
+)

@@ -1,0 +1,161 @@
+"""Replies that are on disk before anyone acts on them, and that are never asked for twice.
+
+``replies.jsonl`` is the truth: an episode is replayed from it up to where it was, and goes on from there. So a kill costs
+the replies that were in flight, and nothing else.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from vlm.jsonl import iter_jsonl, repair_jsonl
+from vlm.protocol import Backend, Reply, Request
+
+GROUP_SECONDS = 0.005
+"""How long a row waits for others to share its fsync with; while one fsync runs, the next group gathers."""
+MAX_TEXT = 200_000
+"""Characters: a longer reply is none; its beginning is kept to look at."""
+
+
+class DurableLog:
+    """A JSON Lines file to which many coroutines append; ``append`` returns when the row is on disk.
+
+    Args:
+        path: the file; made where it does not exist. A torn last line is cut first.
+
+    Attributes:
+        repaired: bytes that were cut off.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.repaired = repair_jsonl(path)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by aclose
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # the file's own name must survive as well
+        os.close(folder)
+        self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="log")
+        self._error: OSError | None = None
+
+    async def append(self, row: dict[str, Any]) -> None:
+        """Write a row.
+
+        Raises:
+            OSError: the disk is full or gone; no later row is written either, so that none follows a torn one.
+        """
+        if self._error is not None:
+            raise self._error
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        on_disk = asyncio.get_running_loop().create_future()
+        self._waiting.append((line, on_disk))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write_groups())
+        await on_disk
+
+    async def aclose(self) -> None:
+        """Write what still waits, and close."""
+        if self._writer is not None:
+            await self._writer
+        self._thread.shutdown()
+        self._file.close()
+
+    async def _write_groups(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(GROUP_SECONDS)
+            group, self._waiting = self._waiting, []
+            try:
+                if self._error is not None:
+                    raise self._error
+                data = b"".join(line for line, _ in group)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._write, data)
+            except OSError as error:
+                self._error = error
+                for _, on_disk in group:
+                    if not on_disk.done():
+                        on_disk.set_exception(error)
+            else:
+                for _, on_disk in group:
+                    if not on_disk.done():
+                        on_disk.set_result(None)
+        self._writer = None
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:  # a raw file may take less than it was given
+            view = view[self._file.write(view) :]
+        os.fsync(self._file.fileno())
+
+
+class ReplyLog:
+    """Asks backends, keeping every reply in ``replies.jsonl``; what is there already is not asked for again.
+
+    Args:
+        path: of the log.
+        wanted: ids of the problems that are still to be played; the saved replies of others stay on disk.
+
+    Attributes:
+        asked, replayed: replies that were asked for and that were found saved.
+        tokens: role -> [prompt tokens, completion tokens], of those that were asked for.
+    """
+
+    def __init__(self, path: Path, wanted: Collection[str]) -> None:
+        self.log = DurableLog(path)
+        self.asked = self.replayed = 0
+        self.tokens: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        self._saved: dict[str, dict[str, Reply]] = defaultdict(dict)
+        for row in iter_jsonl(path):
+            if row.get("problem_id") in wanted:
+                self._saved[row["problem_id"]][row["key"]] = Reply(**row["reply"])
+
+    async def get(
+        self, backend: Backend, request: Request, problem_id: str, role: str, place: tuple[int, int]
+    ) -> Reply:
+        """The reply to a request of an episode, ``place`` being its round and attempt.
+
+        Raises:
+            BackendError: there is none.
+            OSError: it could not be written.
+        """
+        key = request_key(backend, request, role, place)
+        if (saved := self._saved.get(problem_id, {}).get(key)) is not None:
+            self.replayed += 1
+            return saved
+        self.asked += 1
+        reply = await backend.complete(request)
+        text = reply.text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be written
+        if len(text) > MAX_TEXT:
+            reply = replace(reply, finish_reason="too_long")
+            text = text[:1000]
+        reply = replace(reply, text=text, seconds=round(reply.seconds, 4))
+        row = {"problem_id": problem_id, "role": role, "round": place[0], "attempt": place[1], "key": key}
+        await self.log.append(row | {"reply": asdict(reply)})
+        counts = self.tokens[role]
+        counts[0] += reply.prompt_tokens
+        counts[1] += reply.completion_tokens
+        return reply
+
+    def forget(self, problem_id: str) -> None:
+        """Free the memory that a finished episode's saved replies take."""
+        self._saved.pop(problem_id, None)
+
+    async def aclose(self) -> None:
+        await self.log.aclose()
+
+
+def request_key(backend: Backend, request: Request, role: str, place: tuple[int, int]) -> str:
+    """Names a request by all that decides its reply but the pictures, which go with the problem.
+
+    Of a server's name only the model counts: a server that comes back at another address goes on with the same work.
+    """
+    model = backend.name.split("@http", 1)[0]
+    settings = [request.max_tokens, request.temperature, request.top_p, request.seed, request.extra]
+    whole = json.dumps([model, role, place, settings, request.messages], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]

@@ -1,0 +1,112 @@
+"""Who plays which role: models, connections and sampling, each with its own settings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data_construction.prompts import Prompts
+from data_construction.records import ROLES, Role
+from vlm.protocol import Backend
+
+
+class RoleConfig(BaseModel):
+    """Settings of one role. What is not given comes from ``roles.reasoner`` (for the three text roles), then from the loop.
+
+    Attributes:
+        model: in place of ``model`` (responder) or ``reasoner`` (the others).
+        api_key_env: the environment variable that holds the server's key.
+        temperature, top_p, max_tokens: of every call of this role, in place of ``loop.temperature`` and ``loop.tokens``.
+        extra_body: further keys for a server, e.g. ``{chat_template_kwargs: {enable_thinking: false}, top_k: 20}``.
+        timeout: seconds for one attempt; max_retries: further attempts after 429, 5xx, a timeout or a lost connection.
+        concurrency: most requests under way at this server. Roles with the same model and settings share it.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str | None = None
+    api_key_env: str | None = None
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    extra_body: dict[str, Any] = {}
+    timeout: float = Field(default=120.0, gt=0)
+    max_retries: int = Field(default=4, ge=0)
+    concurrency: int = Field(default=128, ge=1)
+
+
+class RolesConfig(BaseModel):
+    """The settings of the roles; ``reasoner`` stands for requester, summarizer and rewriter together."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    reasoner: RoleConfig = RoleConfig()
+    requester: RoleConfig = RoleConfig()
+    responder: RoleConfig = RoleConfig()
+    summarizer: RoleConfig = RoleConfig()
+    rewriter: RoleConfig = RoleConfig()
+
+    def of(self, role: Role) -> RoleConfig:
+        """The settings of a role, filled up with those of ``reasoner``."""
+        own: RoleConfig = getattr(self, role)
+        if role == "responder":
+            return own
+        return self.reasoner.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who plays the requester, summarizer and rewriter (``reasoner``) and the responder (``responder``).
+
+    ``others`` holds the backends of roles that have a model or a connection of their own.
+    """
+
+    reasoner: Backend
+    responder: Backend
+    prompts: Prompts
+    settings: RolesConfig = field(default_factory=RolesConfig)
+    others: dict[Role, Backend] = field(default_factory=dict)
+
+    def backend(self, role: Role) -> Backend:
+        return self.others.get(role) or (self.responder if role == "responder" else self.reasoner)
+
+    async def aclose(self) -> None:
+        for backend in {id(one): one for one in (self.reasoner, self.responder, *self.others.values())}.values():
+            await backend.aclose()
+
+
+def open_roles(
+    make: Callable[..., Backend], model: str, reasoner: str, settings: RolesConfig, prompts: Prompts, batch_size: int
+) -> Roles:
+    """The backends of all roles; those with the same model and connection share one.
+
+    Args:
+        make: ``vlm.backends.make_backend``.
+        model, reasoner: names of the responder's model and of the text model.
+
+    Raises:
+        ConfigError, UserError: as ``make`` does.
+    """
+    opened: dict[tuple[Any, ...], Backend] = {}
+
+    def backend(role: Role) -> Backend:
+        one = settings.of(role)
+        name = one.model or (model if role == "responder" else reasoner)
+        connection = {
+            "api_key_env": one.api_key_env,
+            "timeout": one.timeout,
+            "max_retries": one.max_retries,
+            "concurrency": one.concurrency,
+        }
+        # A model in this process is loaded once, whatever is said about connections.
+        text_only = role != "responder"
+        key = (name, *connection.values()) if name.startswith("openai:") else (name, text_only)
+        if key not in opened:
+            opened[key] = make(name, batch_size=batch_size, text_only=text_only, **connection)
+        return opened[key]
+
+    players = {role: backend(role) for role in ROLES}
+    own: dict[Role, Backend] = {role: one for role, one in players.items() if one is not players["requester"]}
+    responder = own.pop("responder", players["requester"])
+    return Roles(players["requester"], responder, prompts, settings, own)

@@ -1,0 +1,75 @@
+"""What a build came to: printed, and drawn."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from vlm.errors import UserError
+from vlm.jsonl import iter_jsonl, write_json_atomic
+
+
+def write_stats(folder: Path) -> dict[str, Any]:
+    """Count the traces of ``folder`` and write ``stats.json`` and ``stats.png`` there. Returns the counts.
+
+    Works on a build that is under way, too: it reads what is on disk.
+
+    Raises:
+        UserError: the folder holds no build.
+    """
+    if not (folder / "traces.jsonl").exists():
+        raise UserError(f"{folder} holds no traces.jsonl: give the --out folder of a build.")
+    latest = {row["problem_id"]: row for row in iter_jsonl(folder / "traces.jsonl")}
+    rows = list(latest.values())
+    good = [row for row in rows if row["status"] == "kept"]
+    stats: dict[str, Any] = {
+        "episodes": len(rows),
+        "status": _counts(row["status"] for row in rows),
+        "errors": _counts(row["error"] or "unnamed" for row in rows if row["status"] == "error"),
+        "rounds": _counts(len(row["rounds"]) for row in rows if row["status"] != "error"),
+        "looks_of_kept": _counts(row["looks"] for row in good),
+        "words_of_kept": _spread([len(row["trace"].split()) for row in good]),
+        "written_by": _counts(row["cohesion"] for row in good),
+        "repairs": sum(row["usage"].get("repairs", 0) for row in rows),
+        "seconds_of_an_episode": _spread([row["usage"].get("seconds", 0.0) for row in rows]),
+    }
+    if (folder / "build.json").exists():  # what was derived when the build was finished
+        derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
+        keys = ("problems", "filters", "tokens_by_role", "tokens_per_kept_trace", "cold_start", "facts", "difficulty")
+        stats |= {key: derived[key] for key in keys if key in derived}
+    write_json_atomic(folder / "stats.json", stats)
+    _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")
+    return stats
+
+
+def _counts(values: Any) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(Counter(values).items(), key=lambda item: str(item[0]))}
+
+
+def _spread(values: list[Any]) -> dict[str, float] | None:
+    """Least, median and largest; None of nothing."""
+    ordered = sorted(values)
+    return {"least": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]} if ordered else None
+
+
+def _draw(stats: dict[str, Any], words: list[int], file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    panels = figure.subplots(2, 2)
+    endings = stats["status"] | {f"error: {name}": n for name, n in stats["errors"].items()}
+    for panel, title, bars in (
+        (panels[0, 0], "How episodes ended", endings),
+        (panels[0, 1], "Re-looks in kept traces", stats["looks_of_kept"]),
+        (panels[1, 1], "Completion tokens by role", _completion(stats)),
+    ):
+        panel.barh(list(bars), list(bars.values()))
+        panel.set_title(title)
+        panel.invert_yaxis()
+    panels[1, 0].hist(words, bins=30)
+    panels[1, 0].set_title("Words of kept traces")
+    figure.savefig(file, dpi=120)
+
+
+def _completion(stats: dict[str, Any]) -> dict[str, int]:
+    return {role: counts["completion"] for role, counts in stats.get("tokens_by_role", {}).items()}
