@@ -6,11 +6,13 @@ TRL and serves every config of the project; ``load_stage`` builds TRL's argument
 mapping.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
+from configs import bundled_config
 from vlm.errors import ConfigError
 
 
@@ -254,6 +257,26 @@ def _read_value(text: str, key: str) -> Any:
         raise ConfigError(f"'{key}': the value {text!r} cannot be read; put special characters in quotes.") from None
 
 
+_PROCESSES: ContextVar[int | None] = ContextVar("processes", default=None)
+
+
+@contextlib.contextmanager
+def as_if(processes: int | None) -> Iterator[None]:
+    """Inside this, configs are checked as by one of so many processes, though there is only this one."""
+    token = _PROCESSES.set(processes)
+    try:
+        yield
+    finally:
+        _PROCESSES.reset(token)
+
+
+def _for_processes(trl_class: type) -> type:
+    processes = _PROCESSES.get()
+    if processes is None:
+        return trl_class
+    return type(trl_class.__name__, (trl_class,), {"world_size": property(lambda self: processes)})
+
+
 @dataclass
 class Stage:
     """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record)."""
@@ -291,15 +314,26 @@ def load_stage(
     for key in required:
         if not checked.get(key):
             raise ConfigError(f"{where} must say '{key}'.")
+    if isinstance(checked.get("deepspeed"), str):
+        checked["deepspeed"] = _deepspeed_file(checked["deepspeed"], where)
     settings = {**defaults, **checked}
     ours = {key: value for key, value in settings.items() if key in _fields(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}
     options = build(options_class, ours, where)
     try:
-        args = trl_class(**{**_device_defaults(checked), **theirs})
+        args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
     return Stage(args, options, settings)
+
+
+def _deepspeed_file(name: str, where: str) -> str:
+    """The DeepSpeed config of that name: as given, or the one of this project that stands under ``configs/``."""
+    bundled = bundled_config(name.removeprefix("configs/"))
+    for path in (Path(name), bundled):
+        if path.is_file():
+            return str(path)
+    raise ConfigError(f"'deepspeed' in {where}: there is no file {name}; this project's are under configs/deepspeed/.")
 
 
 def _device_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import difflib
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,22 @@ if __package__ in (None, ""):  # run as a file: train/ stands first on the path,
 
 import torch
 from accelerate import PartialState
-from transformers.integrations.deepspeed import (
-    is_deepspeed_zero3_enabled,
-    set_hf_deepspeed_config,
-    unset_hf_deepspeed_config,
-)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from reward.rewards import GATED, REWARDS
-from reward.verifiers import verify
 from train.config import Stage, load_stage
 from train.data import reader_of
-from train.grpo_trainer import VisualGRPOTrainer, problem_messages
+from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import STAGE_DEFAULTS, STAGE_REFUSED, RunFolder, command, load_for_training, quiet, run_trainer
+from train.lora import lora_config
+from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
+from train.ranks import read_blank_pictures, whole_weights
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
-from vlm.chat import encode
-from vlm.errors import ConfigError, ImageError, UserError
-from vlm.images import open_image
+from train.sift import sift
+from train.tracking import StopAtGap
+from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic
 from vlm.load import VLM
 from vlm.problem import Problem, read_problems
@@ -60,6 +59,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     stage = load_stage(source, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED, overrides)
     check_rewards(stage.options.rewards, stage.args)
     check_selection(stage.options.prompt_selection)
+    check_weights(stage.options.domain_weights)
     _check_saving(stage.args)
     return stage
 
@@ -130,56 +130,46 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     stage = load_grpo(source, overrides)
     args, options = stage.args, stage.options
     state = PartialState()
-    run = RunFolder(args.output_dir, stage.settings, state.is_main_process)
+    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems)
     if (summary := run.finished()) is not None:
         return summary
     vlm = load_for_training(options)
     problems, dropped = usable(read_problems(options.problems), vlm, options)
     checkpoint = run.begin()
     chosen = _select(problems, vlm, args, options, run, state)
+    if options.domain_weights is not None:
+        chosen = mix_domains(chosen, options.domain_weights, args.seed)
+    if options.curriculum == "easy_first":
+        chosen = easy_first(chosen, pass_rates(chosen, run.path))
+        args.shuffle_dataset = False
     prompts_a_step = args.generation_batch_size // args.num_generations
     if len(chosen) < prompts_a_step:
         raise UserError(
             f"{len(chosen)} prompts are left of {len(problems)}, but a step takes {prompts_a_step}: give more problems, widen "
             "prompt_selection, or lower the batch."
         )
-    data = {"problems": len(problems), "prompts": len(chosen), "dropped": dropped}
+    domains = dict(Counter(problem.domain for problem in chosen))
+    data = {"problems": len(problems), "prompts": len(chosen), "domains": domains, "dropped": dropped}
     if run.main:
         write_json_atomic(run.path / "data.json", data)
         print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
-    trainer = VisualGRPOTrainer(vlm, chosen, options, args)
-    run_trainer(trainer, run, checkpoint, SHOWN)
+    read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
+    trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
+    if options.max_logprob_gap is not None:
+        trainer.add_callback(StopAtGap(options.max_logprob_gap))
+    run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish({**_summary(run.rows()), **data, **_before(run)})
 
 
 def usable(problems: Sequence[Problem], vlm: VLM, options: GrpoOptions) -> tuple[list[Problem], dict[str, int]]:
     """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
 
-    Reasons: ``unreadable_picture``, ``over_long`` (the prompt), ``unparsable_answer`` (the gold answer cannot be judged).
+    The reasons are the keys of ``train.sift.REMEDIES``.
     """
-    reader, kept = reader_of(vlm), []
-    dropped: dict[str, int] = {}
-    for problem in problems:
-        reason = None
-        try:
-            pictures = [open_image(path) for path in problem.images]
-            turns = problem_messages(problem, options.style, reader)
-            if options.max_prompt_tokens is not None:
-                tokens = encode(reader, [turns], [pictures])["input_ids"].shape[1]
-                reason = "over_long" if tokens > options.max_prompt_tokens else None
-        except ImageError:
-            reason = "unreadable_picture"
-        except UserError:
-            reason = "over_long"
-        if reason is None and verify(problem.domain, problem.answer, problem.answer, problem.choices).score is None:
-            reason = "unparsable_answer"
-        if reason is None:
-            kept.append(problem)
-        else:
-            dropped[reason] = dropped.get(reason, 0) + 1
-    if not kept:
-        raise UserError(f"No problem of {options.problems} can be used: {dropped or 'the set is empty'}.")
-    return kept, dropped
+    sifted = sift(problems, reader_of(vlm), options.style, options.max_prompt_tokens)
+    if not sifted.kept:
+        raise UserError(f"No problem of {options.problems} can be used: {sifted.dropped or 'the set is empty'}.")
+    return sifted.kept, sifted.dropped
 
 
 def _select(
@@ -237,14 +227,11 @@ def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState)
         vlm.model.to(state.device)
         yield vlm
         return
-    unset_hf_deepspeed_config()
-    try:
+    with whole_weights(args):
         whole = load_for_training(options)
         whole.model.to(state.device)
         yield whole
         del whole
-    finally:
-        set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
 def _before(run: RunFolder) -> dict[str, Any]:
@@ -283,7 +270,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return command(argv, "train/grpo.py", run_grpo)
+    return command(argv, "train/grpo.py", run_grpo, load_grpo)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from reward.rewards import REWARDS, Rollout
 from train.checkpoints import EpochSampler
 from train.data import reader_of
 from train.options import GrpoOptions
+from train.prompts import problem_messages
 from vlm.attention import AttentionMass, response_mass
-from vlm.chat import encode, plain_text, question_messages
+from vlm.chat import encode
 from vlm.errors import ConfigError
 from vlm.generate import picture_tokens
 from vlm.images import open_image
@@ -166,7 +167,10 @@ class VisualGRPOTrainer(GRPOTrainer):
             for row, ids, recorded in zip(inputs, completion_ids_list, self.recorded, strict=True)
         ]
         self.recorded = []
-        rows = gather_object([row_of(rollout, self.options.lift_floor) for rollout in rollouts])
+        own = [row_of(rollout, self.options.lift_floor) for rollout in rollouts]
+        for row, rollout in zip(own, rollouts, strict=True):
+            row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # a curve of the accuracy for each domain
+        rows = gather_object(own)
         mode = "train" if self.model.training else "eval"
         size: Any = self.num_generations if mode == "train" else self.num_generations_eval
         options = self.options
@@ -220,17 +224,6 @@ def _encoded_once(processor: Any) -> Any:
     kind = type(processor)
     stand_in.__class__ = type(f"Encoded{kind.__name__}", (kind,), {"__call__": encoded_batch, "encoded": None})
     return stand_in
-
-
-def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str, Any]]:
-    """The prompt of a problem, its text already neutralised (TRL renders it once more)."""
-    turns = question_messages(problem.question, len(problem.images), style=style, choices=problem.choices)
-    for turn in turns:
-        turn["content"] = [
-            {**part, "text": plain_text(part["text"], reader.tokenizer)} if part["type"] == "text" else part
-            for part in turn["content"]
-        ]
-    return turns
 
 
 def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:

@@ -14,7 +14,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publish, trim_log
 from train.config import parse_arguments
+from train.lora import merge_adapter
 from train.options import ModelOptions
+from train.provenance import provenance
+from train.ranks import check_ranks_agree, join_deepspeed, keep_names, whole_weights, world_size
+from train.reader import part_of
+from train.tracking import Tracked
 from vlm.errors import UserError
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
 from vlm.load import VLM, load_vlm
 
 DISK_SPARE = 64 << 20
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "vllm", "reflection-v")
-MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection")
-VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
 
 STAGE_DEFAULTS: dict[str, Any] = {
     "logging_steps": 1,  # log.jsonl is read for curves
@@ -83,16 +84,17 @@ def _json_number(value: Any) -> Any:
 
 
 class RunFolder:
-    """The folder of one training run. Only the main process writes to it.
+    """The folder of one training run on the data set ``data``. Only the main process writes to it.
 
     Raises:
         UserError: the folder cannot be written, or holds a finished run with other settings.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], main_process: bool) -> None:
-        self.path, self.main = Path(folder), main_process
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], main_process: bool, data: str | Path) -> None:
+        self.path, self.main, self.data = Path(folder), main_process, data
         self.settings = json.loads(json.dumps(settings, default=str))
         self.log = self.path / "log.jsonl"
+        self.known: dict[str, Any] = {}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.main:
@@ -124,7 +126,8 @@ class RunFolder:
         checkpoint = last_checkpoint(self.path, remove_torn=self.main)
         if self.main:
             trim_log(self.log, checkpoint[1] if checkpoint else 0)
-            write_json_atomic(self.path / "settings.json", {"settings": self.settings, "versions": versions()})
+            self.known = provenance(self.settings, self.data)
+            write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint
 
     def rows(self) -> list[dict[str, Any]]:
@@ -136,15 +139,6 @@ class RunFolder:
         if self.main:
             write_json_atomic(self.path / "summary.json", summary)
         return summary
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run does."""
-    found = {"python": sys.version.split()[0]}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def quiet() -> None:
@@ -161,34 +155,42 @@ def load_for_training(options: ModelOptions) -> VLM:
     """
     pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
     given = {key: value for key, value in pixels.items() if value is not None}
+    join_deepspeed()
     vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **given)
-    freeze(vlm, options.freeze_vision, options.freeze_merger)
+    keep_names(vlm.model)
+    freeze(vlm.model, vlm.name, options.freeze_vision, options.freeze_merger)
     return vlm
 
 
-def freeze(vlm: VLM, vision: bool, merger: bool) -> None:
-    """Switch off the gradients of the vision tower, and of the layers that map its features to the language model."""
-    for wanted, is_merger, part in ((vision, False, "vision tower"), (merger, True, "merger")):
+def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
+    """Switch off the gradients of the vision tower, and of the layers that map its features to the language model.
+
+    Raises:
+        UserError: the model has no part of that kind.
+    """
+    for wanted, part, option in ((vision, "vision", "freeze_vision"), (merger, "merger", "freeze_merger")):
         if not wanted:
             continue
-        frozen = [weight for name, weight in vlm.model.named_parameters() if _belongs(name, is_merger)]
+        frozen = [weight for weight_name, weight in model.named_parameters() if part_of(weight_name) == part]
         if not frozen:
-            raise UserError(f"{vlm.name} has no {part} that could be frozen: leave freeze_{part.split()[0]} out.")
+            raise UserError(f"{name} has no {part} part that could be frozen: leave {option} out.")
         for weight in frozen:
             weight.requires_grad_(False)
 
 
-def _belongs(name: str, merger: bool) -> bool:
-    parts = name.split(".")
-    in_merger = any(part.startswith(MERGER_NAMES) or part.endswith("merger_list") for part in parts)
-    return in_merger if merger else not in_merger and any(part in VISION_NAMES for part in parts)
-
-
-def run_trainer(trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | None, shown: Sequence[str]) -> None:
+def run_trainer(
+    trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | None, shown: Sequence[str], options: ModelOptions
+) -> None:
     """Train from the start or from ``checkpoint``, and leave model and processor in the run folder."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
+    if run.main and options.gpus not in (None, world_size()):
+        print(
+            f"this config is meant for {options.gpus} processes, not {world_size()}: a step takes other rows",
+            flush=True,
+        )
     trainer.add_callback(Log(run.log, shown))
+    trainer.add_callback(Tracked(run.known, trainer.callback_handler))
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     trainer.add_callback(KeepCheckpoints(limit))
     with training_errors(run.path):
@@ -196,11 +198,20 @@ def run_trainer(trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | Non
             # Trainer would take one more step; all that is missing is the copy of the model.
             if run.main:
                 publish(checkpoint[0], run.path)
+            _merge(trainer.args, run, options)
             return
         if checkpoint is not None and run.main:
             print(f"going on from step {checkpoint[1]}", flush=True)
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        check_ranks_agree(trainer.model)
         trainer.save_model(str(run.path))
+        _merge(trainer.args, run, options)
+
+
+def _merge(args: Any, run: RunFolder, options: ModelOptions) -> None:
+    if options.lora is not None and run.main:
+        with whole_weights(args):
+            merge_adapter(run.path, options.model, options.dtype)
 
 
 @contextlib.contextmanager
@@ -229,10 +240,18 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def command(argv: Sequence[str] | None, name: str, run: Callable[[str, dict[str, Any]], dict[str, Any]]) -> int:
-    """``main`` of a stage: parse, run, print the summary's path; a user's mistake is a sentence and an exit code."""
+def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, Any]], load: Callable[..., Any]) -> int:
+    """``main`` of a stage: parse, then check, plan or run; a user's mistake is a sentence and an exit code.
+
+    ``--check`` and ``--plan`` (with ``--json``, ``--memory GB``) look at config, data and model before anything is trained.
+    """
+    from train.preflight import run_preflight, take_flags
+
     try:
-        config, overrides = parse_arguments(sys.argv[1:] if argv is None else argv, name)
+        rest, wanted = take_flags(list(sys.argv[1:] if argv is None else argv))
+        config, overrides = parse_arguments(rest, name)
+        if wanted["check"] or wanted["plan"]:
+            return run_preflight(load, config, overrides, wanted)
         summary = run(config, overrides)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,6 +5,33 @@ from typing import Literal
 
 Style = Literal["think", "direct", "describe", "none"]
 
+# How the layers are called, across families, that map vision features to the language model, and the vision towers.
+MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection")
+VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
+
+
+@dataclass
+class Lora:
+    """Low-rank adapters in place of full training (PEFT): the model itself stays frozen.
+
+    At the end they are merged, so that ``output_dir`` holds a standard model; the adapter alone is in its ``adapter/``.
+
+    Attributes:
+        r: the rank.
+        alpha: the adapters' output is scaled by ``alpha / r``.
+        dropout: on their input, in [0, 1).
+        targets: names of the linear layers of the language model to adapt.
+        train_merger: train the merger in full beside the adapters.
+    """
+
+    r: int = 64
+    alpha: int = 128
+    dropout: float = 0.0
+    targets: list[str] = field(
+        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    train_merger: bool = False
+
 
 @dataclass
 class ModelOptions:
@@ -17,6 +44,9 @@ class ModelOptions:
         freeze_vision: keep the vision tower as it is (its merger is named apart, below).
         freeze_merger: keep the layers that map vision features to the language model.
         min_pixels, max_pixels: limits of a picture's area after resizing; the processor's own where not given.
+        lora: see ``Lora``; all weights that are not frozen are trained where not given.
+        gpus: the number of processes that the batch sizes are meant for; ``--check`` and ``--plan`` reckon with it, and a
+            run with another number says so.
     """
 
     model: str = "tiny"
@@ -25,6 +55,8 @@ class ModelOptions:
     freeze_merger: bool = False
     min_pixels: int | None = None
     max_pixels: int | None = None
+    lora: Lora | None = None
+    gpus: int | None = None
 
 
 @dataclass
@@ -82,6 +114,11 @@ class GrpoOptions(ModelOptions):
         drop_in_constant_groups: set attention terms to 0 in groups whose accuracy is constant.
         style: the instruction behind each question (``vlm.chat.INSTRUCTIONS``).
         max_prompt_tokens: problems with a longer prompt are dropped before training and counted.
+        max_logprob_gap: with vLLM, end the run when the mean difference between the log-probabilities of sampling and of
+            training is larger (nats a token); ``null`` only logs it.
+        domain_weights: share of the prompts by domain (they are divided by their sum); a domain with too few problems gives
+            them several times an epoch, one that is not named gives none. Every problem once where not given.
+        curriculum: ``easy_first`` takes the prompts in the order of their pass rates, the easiest first, in every epoch.
         prompt_selection: see ``PromptSelection``; ``null`` trains on every problem.
     """
 
@@ -93,4 +130,7 @@ class GrpoOptions(ModelOptions):
     drop_in_constant_groups: bool = False
     style: Style = "think"
     max_prompt_tokens: int | None = None
+    max_logprob_gap: float | None = 0.1
+    domain_weights: dict[str, float] | None = None
+    curriculum: Literal["none", "easy_first"] = "none"
     prompt_selection: PromptSelection | None = field(default_factory=PromptSelection)

@@ -33,7 +33,9 @@ from train.launch import (
     quiet,
     run_trainer,
 )
+from train.lora import lora_config
 from train.options import SftOptions
+from train.ranks import read_blank_pictures
 from vlm.jsonl import write_json_atomic
 
 OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
@@ -56,7 +58,13 @@ SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
 
 
 class ColdStartTrainer(SFTTrainer):
-    """TRL's trainer with an order of rows that a resume repeats, and without a model card of its own."""
+    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Vision-language models declare that they take no token count, so Trainer would average the means of processes and of
+        # accumulated batches, whatever their lengths. TRL's loss does not ask the model: it divides by the count itself.
+        self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return EpochSampler(super()._get_train_sampler(train_dataset), self.args.seed, lambda: self.state)
@@ -83,11 +91,12 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     quiet()
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
-    run = RunFolder(args.output_dir, stage.settings, is_main_process())
+    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset)
     if (summary := run.finished()) is not None:
         return summary
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
+    read_blank_pictures(vlm, [len(row.images) for row in rows])
     checkpoint = run.begin()
     data = {
         "rows": len(rows),
@@ -105,8 +114,9 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
         data_collator=Collator(rows, vlm),
         processing_class=vlm.processor,
+        peft_config=lora_config(options.lora, vlm.model),
     )
-    run_trainer(trainer, run, checkpoint, SHOWN)
+    run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish(_summary(run.rows(), data))
 
 
@@ -126,7 +136,7 @@ def _summary(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    return command(argv, "train/sft.py", run_sft)
+    return command(argv, "train/sft.py", run_sft, load_sft)
 
 
 if __name__ == "__main__":

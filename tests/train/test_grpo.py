@@ -326,7 +326,7 @@ def test_unusable_problems_are_counted(config: dict[str, Any], tmp_path: Path) -
     options = load_grpo(config, {"output_dir": str(tmp_path), "max_prompt_tokens": 200}).options
     kept, dropped = usable(problems, vlm, options)
     assert [problem.id for problem in kept] == ["p3", "p4", "p5"]
-    assert dropped == {"unreadable_picture": 1, "unparsable_answer": 1, "over_long": 1}
+    assert dropped == {"missing_picture": 1, "unparsable_answer": 1, "over_long": 1}
 
 
 # Prompt selection

@@ -1,0 +1,211 @@
+"""The real launcher, ``deepspeed``, on two CPU ranks: what moves, what is equal to one process, kills, pictures and none."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import torch
+
+from train.grpo import run_grpo
+from train.ranks import first_disagreement
+from train.sft import run_sft
+
+pytest.importorskip("deepspeed")
+ROOT = Path(__file__).parents[2]
+ENDS_WITHIN = 60  # seconds after a rank was killed
+
+
+@pytest.fixture(scope="module")
+def keys(tiny_vlm_dir: Path, taught: Path, pictures: Path, runs: Any) -> dict[str, dict[str, Any]]:
+    """The config of each stage: a step takes 4 rows in the cold start, 8 responses to 2 problems in GRPO."""
+    twelve = pictures / "twelve.jsonl"  # whole batches in every epoch: the launcher would fill up a part of one
+    twelve.write_text((pictures / "rows.jsonl").read_text() * 2)
+    sft = {"model": str(tiny_vlm_dir), "dataset": str(twelve), "per_device_train_batch_size": 2, "max_steps": 5}
+    grpo = {
+        "model": str(taught),
+        "problems": str(pictures),
+        "per_device_train_batch_size": 4,
+        "num_generations": 4,
+        "max_completion_length": 28,
+        "loss_type": "dr_grpo",
+        "scale_rewards": "none",
+        "prompt_selection": None,
+        "rewards": {"accuracy": 1.0, "format": 0.5, "attention_ratio": 0.2},
+        "max_steps": 3,
+    }
+    return {"sft": {**runs.BASE, **sft}, "grpo": {**runs.BASE, **grpo}}
+
+
+def start(stage: str, config: dict[str, Any], folder: Path, zero: int) -> "subprocess.Popen[str]":
+    """``deepspeed --num_accelerators 2 train/STAGE.py``, as a process group of its own that prints into ``log.txt``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder.parent / f"{folder.name}.json"  # JSON is YAML
+    file.write_text(json.dumps(config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--master_port", str(port)]
+    keys = ["--config", str(file), "--output_dir", str(folder), "--deepspeed", f"configs/deepspeed/zero{zero}.json"]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # ninja, of this environment
+    )
+    with open(folder / "log.txt", "a") as log:
+        command = [*launcher, f"train/{stage}.py", *keys]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+
+def launch(stage: str, config: dict[str, Any], folder: Path, zero: int) -> None:
+    """Run the launcher to its end; a hang is killed and fails."""
+    process = start(stage, config, folder, zero)
+    try:
+        code = process.wait(420)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, (folder / "log.txt").read_text()[-3000:]
+
+
+MATRIX = [
+    pytest.param("sft", 2),
+    pytest.param("grpo", 3),
+    pytest.param("sft", 3, marks=pytest.mark.slow),
+    pytest.param("grpo", 2, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("stage", "zero"), MATRIX)
+def test_two_ranks_train_every_tensor(
+    stage: str, zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+) -> None:
+    launch(stage, keys[stage], tmp_path / "two", zero)
+    assert runs.unmoved(Path(keys[stage]["model"]), tmp_path / "two") == []
+    # A summary is only written if all ranks hold the same weights (train.ranks.check_ranks_agree).
+    assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == keys[stage]["max_steps"]
+    if stage == "sft":
+        run_sft({**keys["sft"], "output_dir": str(tmp_path / "one"), "per_device_train_batch_size": 4})
+        assert runs.column(tmp_path / "two") == pytest.approx(runs.column(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_a_row_is_paid_the_same_by_one_process_and_by_two(
+    zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    greedy = {"max_steps": 1, "log_completions": True, "generation_kwargs": {"do_sample": False}}
+    launch("grpo", {**keys["grpo"], **greedy}, tmp_path / "two", zero)
+    run_grpo(
+        {**keys["grpo"], **greedy, "output_dir": str(tmp_path / "one"), "per_device_train_batch_size": 8},
+    )
+    one, two = (
+        pandas.read_parquet(tmp_path / name / "completions" / "completions_00001.parquet") for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 8
+    for table in (one, two):
+        table["said"] = table["prompt"].astype(str) + table["completion"].astype(str)
+    one, two = one.sort_values("said"), two.sort_values("said")
+    assert list(one["said"]) == list(two["said"])
+    assert (one["attention_ratio"] > 0).any()  # a right answer: there is something to compare
+    for name in ("accuracy", "attention_ratio", "attention_late_mass"):
+        assert list(two[name]) == pytest.approx(list(one[name]), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "zero"), [("sft", 2), ("sft", 3), ("grpo", 2), ("grpo", 3)])
+def test_a_killed_rank_ends_the_launcher_and_the_run_goes_on(
+    stage: str, zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+) -> None:
+    config = {**keys[stage], "max_steps": 6}
+    launch(stage, config, tmp_path / "whole", zero)
+    killed = tmp_path / "killed"
+    process = start(stage, config, killed, zero)
+    try:
+        deadline = time.monotonic() + 300
+        while not (killed / "checkpoint-2" / "complete").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ranks = [pid for pid in children(process.pid) if f"--local_rank={1}" in command_line(pid)]
+        os.kill(ranks[0], signal.SIGKILL)
+        began = time.monotonic()
+        assert process.wait(ENDS_WITHIN) != 0
+        assert time.monotonic() - began < ENDS_WITHIN
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert "exits with return code = -9" in (killed / "log.txt").read_text()
+    assert not (killed / "summary.json").exists()
+    launch(stage, config, killed, zero)
+    assert runs.column(killed, "step") == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "entropy"):
+        assert runs.column(killed, name) == pytest.approx(runs.column(tmp_path / "whole", name), rel=1e-4, abs=1e-6)
+
+
+def children(pid: int) -> list[int]:
+    """All processes below ``pid``."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in map(int, below) for found in (child, *children(child))]
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+def test_an_error_of_one_rank_ends_the_launcher_with_its_sentence(
+    keys: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    process = start("sft", {**keys["sft"], "dataset": str(tmp_path / "absent.jsonl")}, tmp_path / "run", 2)
+    assert process.wait(300) != 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "absent.jsonl does not exist" in log and "Traceback" not in log
+
+
+MIXED = [
+    pytest.param("sft", 2),
+    pytest.param("sft", 3, marks=pytest.mark.slow),
+    pytest.param("grpo", 2, marks=pytest.mark.slow),
+    pytest.param("grpo", 3, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("stage", "zero"), MIXED)
+def test_text_alone_and_pictures_on_different_ranks(
+    stage: str, zero: int, keys: dict[str, dict[str, Any]], pictures: Path, tmp_path: Path, runs: Any
+) -> None:
+    """Every second row is text alone; a rank's part of a step often has no picture, sometimes all of a step's have none."""
+    config = {**keys[stage], "max_steps": 5}
+    name = "dataset" if stage == "sft" else "problems"
+    source = pictures / ("twelve.jsonl" if stage == "sft" else "problems.jsonl")
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["images"] = [str(pictures / image) for image in row["images"]] if number % 3 == 0 else []
+        if stage == "sft" and not row["images"]:
+            row["prompt"][0]["content"] = [part for part in row["prompt"][0]["content"] if part["type"] == "text"]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config[name] = str(file)
+    if stage == "sft":
+        # Plain descent: where a whole step has no picture, one process leaves the vision tower out of the optimizer's step, and
+        # several give it gradients of zero, with which Adam would move on by its momentum.
+        config |= {"per_device_train_batch_size": 1, "optim": "sgd", "learning_rate": 0.1}
+    launch(stage, config, tmp_path / "two", zero)
+    assert runs.column(tmp_path / "two", "step") == [1, 2, 3, 4, 5]
+    assert runs.unmoved(Path(config["model"]), tmp_path / "two") == []
+    if stage == "sft":
+        run_sft({**config, "output_dir": str(tmp_path / "one"), "per_device_train_batch_size": 2})
+        assert runs.column(tmp_path / "two") == pytest.approx(runs.column(tmp_path / "one"), rel=1e-4)
+
+
+def test_ranks_that_disagree_are_found() -> None:
+    first = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    assert first_disagreement(["a", "b"], [first, first.clone()]) is None
+    assert first_disagreement(["a", "b"], [first, first + torch.tensor([0, 0, 0, 1e-12])]) == "b"

@@ -1,0 +1,345 @@
+"""--check names every planted fault before a weight loads, and --plan counts bytes; both for every config that ships."""
+
+import importlib.util
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from configs import bundled_config
+from data_construction.build import BuildConfig
+from eval.harness import EvalConfig
+from reflection_v.config import checked, load_run_config
+from reflection_v.stages import EvalKeys
+from train.config import check_keys, read_config
+from train.data import Collator, read_rows
+from train.grpo import load_grpo
+from train.grpo import main as grpo_main
+from train.lora import lora_config
+from train.options import GrpoOptions, Lora, SftOptions
+from train.plan import make_plan
+from train.preflight import check
+from train.reader import SHIPPED, count_weights, load_reader, skeleton
+from train.sft import load_sft
+from train.sft import main as sft_main
+from train.sift import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens
+from vlm.chat import encode, question_messages
+from vlm.errors import UserError
+from vlm.images import open_image
+from vlm.load import load_vlm
+from vlm.problem import Problem
+
+CONFIGS = sorted(path for path in bundled_config("").rglob("*.yaml"))
+
+
+def problem(number: int, **changes: Any) -> dict[str, Any]:
+    row = {
+        "id": f"p{number}",
+        "source": "test",
+        "domain": "text",
+        "images": ["good.png"],
+        "question": "What is at A1?",
+        "answer": "red",
+    }
+    return {**row, **changes}
+
+
+FAULTS = [  # (the reason under which it is named, the row)
+    ("unreadable_picture", {"images": ["broken.png"]}),
+    ("missing_picture", {"images": ["absent.png"]}),
+    ("over_long", {"question": "why " * 600}),
+    ("unparsable_answer", {"domain": "number", "answer": "many"}),
+    ("duplicate_id", {"id": "p0"}),
+    ("image_in_text", {"question": "What is in <|image_pad|> ?"}),
+    ("malformed", {"domain": "colour"}),
+    ("answer_not_a_choice", {"domain": "choice", "choices": ["red", "blue"], "answer": "green"}),
+    ("unusable_picture", {"images": ["thin.png"]}),
+    ("no_question", {"question": "  "}),
+    ("control_token", {"question": "Say <|im_end|> now."}),
+    ("unreadable_picture", {"images": ["short.png"]}),
+]
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A problem set with four good rows and one of each fault."""
+    Image.new("RGB", (96, 96), "red").save(tmp_path / "good.png")
+    Image.new("RGB", (2, 900), "red").save(tmp_path / "thin.png")
+    Image.effect_noise((96, 96), 90).save(tmp_path / "short.png")
+    (tmp_path / "short.png").write_bytes((tmp_path / "short.png").read_bytes()[:2000])  # a good header
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    rows = [problem(number) for number in range(4)]
+    rows += [problem(number, **change) for number, (_, change) in enumerate(FAULTS, start=4)]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def keys(tiny_vlm_dir: Path, planted: Path, tmp_path: Path) -> dict[str, Any]:
+    batch = {"per_device_train_batch_size": 4, "num_generations": 4, "max_prompt_tokens": 200}
+    return {"model": str(tiny_vlm_dir), "problems": str(planted), "output_dir": str(tmp_path / "out"), **batch}
+
+
+def test_every_planted_fault_is_named_with_its_remedy(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    report = check(load_grpo(keys))
+    named = {finding.check: finding for finding in report.findings}
+    for number, (reason, _) in enumerate(FAULTS, start=4):
+        said = named[reason].said
+        assert REMEDIES[reason] in said
+        assert f"p{number}" in said or f"row {number + 1}" in said
+        assert named[reason].level == ("note" if reason in KEPT_ALL_THE_SAME else "dropped")
+    assert set(named) == {reason for reason, _ in FAULTS}
+    assert report.counts["problems"] == 6 and report.counts["dropped"] == len(FAULTS) - 2
+    assert report.passed  # what is left can be trained on
+    file = Path(keys["problems"]) / "grpo.json"
+    file.write_text(json.dumps(keys))
+    assert grpo_main(["--config", str(file), "--check", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])["check"]
+    assert printed["passed"] and printed["problems"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "named", "said"),
+    [
+        ({"gpus": 8}, "batch", "fewer than the 8 of one step"),
+        ({"problems": "absent"}, "problems", "No problem set at absent"),
+        ({"model": "absent/model"}, "model", "cannot be read"),
+    ],
+)
+def test_what_would_end_a_run_is_an_error(keys: dict[str, Any], changes: dict[str, Any], named: str, said: str) -> None:
+    report = check(load_grpo({**keys, **changes}))
+    assert not report.passed
+    assert any(f.level == "error" and f.check == named and said in f.said for f in report.findings)
+
+
+def test_batches_are_checked_for_all_processes_by_one(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(keys["problems"]) / "grpo.json"
+    file.write_text(json.dumps({**keys, "per_device_train_batch_size": 1, "num_generations": 8}))
+    assert grpo_main(["--config", str(file), "--check", "--gpus", "8"]) == 0
+    assert grpo_main(["--config", str(file), "--check", "--gpus", "3"]) == 2
+    assert "num_generations" in capsys.readouterr().err
+
+
+def test_missing_packages_and_a_small_disk_are_named(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=10**6))
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    report = check(load_grpo({**keys, "use_vllm": True}))
+    errors = {finding.check: finding.said for finding in report.findings if finding.level == "error"}
+    assert "pip install 'reflection-v[vllm]'" in errors["packages"]
+    assert "save_total_limit" in errors["disk"]
+    monkeypatch.delenv("DS_ACCELERATOR")  # a machine that only checks
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert check(load_grpo({**keys, "use_vllm": True})).passed
+
+
+def test_prompt_tokens_are_those_of_training(tiny_vlm_dir: Path, tmp_path: Path) -> None:
+    """Counted from sizes alone, on the tiny model and on a Qwen2.5-VL processor, as the encoder counts them from pixels."""
+    Image.new("RGB", (300, 170), "red").save(tmp_path / "a.png")
+    Image.new("RGB", (40, 500), "blue").save(tmp_path / "b.png")
+    one = Problem(**problem(0, images=[str(tmp_path / "a.png"), str(tmp_path / "b.png")]))
+    for name in (str(tiny_vlm_dir), "Qwen/Qwen2.5-VL-3B-Instruct"):
+        reader = load_reader(GrpoOptions(model=name, max_pixels=200_000)).vlm
+        pictures = [open_image(path) for path in one.images]
+        batch = encode(reader, [question_messages(one.question, 2)], [pictures])
+        counted = prompt_tokens(one, [picture.size for picture in pictures], "think", reader)
+        assert counted == batch["input_ids"].shape[1]
+
+
+def test_the_main_process_keeps_no_pixels(tiny_vlm_dir: Path, tmp_path: Path) -> None:
+    """The main process keeps names and sizes, no pixels; a batch reads its own pictures only. Seconds are in docs/training.md."""
+    for number in range(4):
+        Image.effect_noise((400, 400), 60).convert("RGB").save(tmp_path / f"{number}.png")
+    (tmp_path / "problems.jsonl").write_text(
+        "".join(json.dumps(problem(n, images=[f"{n % 4}.png"])) + "\n" for n in range(500))
+    )
+    stage = load_grpo({"model": str(tiny_vlm_dir), "problems": str(tmp_path), "output_dir": str(tmp_path / "out")})
+    check(stage)  # modules that are imported on first use are no pixels
+    tracemalloc.start()
+    report = check(stage)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert report.passed and report.counts["problems"] == 500
+    assert peak < 500 * 400 * 400 * 3 / 4  # far less than the pictures would take
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_loads_and_passes_check_and_plan(
+    path: Path, pictures: Path, tiny_vlm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    keys = read_config(path)
+    out = {"output_dir": str(tmp_path / "out"), "use_cpu": True}
+    out |= {"model": str(tiny_vlm_dir)} if path.parent.name == "tiny" else {}
+    kind = path.stem.split("_")[0]
+    if "build" in (kind, path.parent.name):
+        checked(BuildConfig, keys, path)
+    elif kind == "eval":
+        check_keys(keys, EvalKeys, EvalConfig)
+    elif kind in ("run", "improve"):
+        assert yaml.safe_load(path.read_text())
+        if kind == "run":
+            load_run_config(path)
+    else:
+        many = tmp_path / "many"
+        many.mkdir()
+        for picture in pictures.glob("*.png"):
+            shutil.copy(picture, many)
+        source = "rows.jsonl" if kind == "sft" else "problems.jsonl"
+        rows = [json.loads(line) for line in (pictures / source).read_text().splitlines()] * 20
+        rows = [{**row, "id": str(n)} for n, row in enumerate(rows)] if kind == "grpo" else rows
+        (many / source).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = {"dataset": str(many / source)} if kind == "sft" else {"problems": str(many)}
+        stage = (load_sft if kind == "sft" else load_grpo)(path, {**out, **data})
+        report = check(stage)
+        assert report.passed, report.findings
+        plan = make_plan(stage.args, stage.options)
+        assert plan.fits and plan.facts["gpus"] == (stage.options.gpus or 1)
+        assert plan.peak > sum(plan.parts[name] for name in ("weights", "gradients", "optimizer"))
+
+
+def test_shipped_model_configs_have_the_published_sizes() -> None:
+    billions = {
+        "Qwen/Qwen2.5-VL-3B-Instruct": 3.75,
+        "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
+        "Qwen/Qwen3-VL-8B-Instruct": 8.77,
+    }
+    assert set(billions) == set(SHIPPED)
+    for name, wanted in billions.items():
+        every, _ = count_weights(skeleton(load_reader(SftOptions(model=name)).config.to_json_string()))
+        assert sum(every.values()) / 1e9 == pytest.approx(wanted, abs=0.01)
+        assert every["vision"] > every["merger"] > 0
+
+
+def plan_of(tmp_path: Path, gpus: int = 1, **changes: Any) -> Any:
+    keys = {"output_dir": str(tmp_path), "dataset": "rows.jsonl", "use_cpu": True, "per_device_train_batch_size": 1}
+    stage = load_sft({**keys, "model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16", "bf16": True, **changes})
+    return make_plan(stage.args, stage.options, gpus)
+
+
+def test_the_plan_parts_what_zero_parts(tmp_path: Path) -> None:
+    n = 8.292166656
+    zero2 = plan_of(tmp_path, 4, deepspeed="configs/deepspeed/zero2.json")
+    zero3 = plan_of(tmp_path, 4, deepspeed="configs/deepspeed/zero3.json")
+    offload = plan_of(tmp_path, 4, deepspeed="configs/deepspeed/zero3_offload.json")
+    lora = plan_of(tmp_path, 1, lora={"r": 16})
+    assert zero2.parts["weights"] == pytest.approx(2 * n, abs=0.01)
+    assert zero2.parts["optimizer"] == zero3.parts["optimizer"] == pytest.approx(12 * n / 4, abs=0.01)
+    assert zero3.parts["weights"] == pytest.approx(2 * n / 4, abs=0.01)
+    assert offload.parts["optimizer"] == offload.parts["weights"] == 0 and offload.cpu > 25
+    assert lora.parts["optimizer"] < 1 and lora.fits and not plan_of(tmp_path, 1).fits
+    assert any("lora" in line for line in plan_of(tmp_path, 1).advice)
+    assert any("zero3" in line for line in plan_of(tmp_path, 2, deepspeed="configs/deepspeed/zero2.json").advice)
+
+
+def table_rows() -> list[str]:
+    """The rows of the table in docs/training.md: GB on each of 1, 2, 4, 8 GPUs."""
+    rows = []
+    for folder, size in (("qwen2_5_vl_3b", "3B"), ("qwen2_5_vl_7b", "7B")):
+        settings: list[tuple[str, str, dict[str, Any]]] = [
+            ("SFT, ZeRO-2", "sft", {}),
+            ("SFT, ZeRO-3", "sft", {"deepspeed": "configs/deepspeed/zero3.json"}),
+            ("SFT, ZeRO-3, offload", "sft", {"deepspeed": "configs/deepspeed/zero3_offload.json"}),
+            ("SFT, LoRA", "sft_lora", {}),
+            ("GRPO, ZeRO-2, vLLM colocated", "grpo", {}),
+            ("GRPO, ZeRO-3, vLLM server", "grpo_server", {}),
+            ("GRPO, LoRA, transformers", "grpo_lora", {}),
+        ]
+        for name, file, changes in settings:
+            load, data = (load_sft, "dataset") if file.startswith("sft") else (load_grpo, "problems")
+            stage = load(
+                bundled_config(f"{folder}/{file}.yaml"), {data: "x", "output_dir": "x", "use_cpu": True, **changes}
+            )
+            peaks = [make_plan(stage.args, stage.options, gpus).peak for gpus in (1, 2, 4, 8)]
+            rows.append(
+                f"| {size} | {name} | " + " | ".join(f"{p:.0f}" if p <= 80 else f"({p:.0f})" for p in peaks) + " |"
+            )
+    return rows
+
+
+def test_the_table_in_the_docs_is_the_plan() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    shown = [line for line in page.splitlines() if line.startswith(("| 3B |", "| 7B |"))]
+    assert shown == table_rows()
+
+
+def test_planned_activations_are_those_that_torch_saves(tiny_vlm_dir: Path, pictures: Path) -> None:
+    """The formula against the tensors that a forward of the tiny model really keeps for its backward, float32."""
+    vlm = load_vlm(tiny_vlm_dir, device="cpu")
+    rows, _ = read_rows(pictures / "rows.jsonl", vlm)
+    batch = Collator(rows, vlm)([{"index": index} for index in range(len(rows))])
+    saved: dict[int, int] = {}
+    weights = {weight.untyped_storage().data_ptr() for weight in vlm.model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        held.append(tensor)  # or its address would be used again
+        return tensor
+
+    held: list[torch.Tensor] = []
+    for weight in vlm.model.model.visual.parameters():
+        weight.requires_grad_(False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        vlm.model.model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
+    from train.plan import _activations
+
+    planned = 2 * _activations(vlm.model.config.get_text_config(), batch["input_ids"].numel(), False)  # 4 bytes, not 2
+    assert 0.5 < planned / sum(saved.values()) < 2
+
+
+# LoRA
+
+
+def test_lora_trains_its_adapters_and_leaves_a_merged_model(
+    tiny_vlm_dir: Path, pictures: Path, tmp_path: Path, runs: Any
+) -> None:
+    config = {**runs.BASE, "model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "max_steps": 2}
+    file = tmp_path / "sft.json"
+    file.write_text(json.dumps({**config, "lora": {"r": 4, "alpha": 8}, "per_device_train_batch_size": 2}))
+    out = tmp_path / "out"
+    assert sft_main(["--config", str(file), "--output_dir", str(out)]) == 0
+    moved = set(runs.weights(tiny_vlm_dir)) - set(runs.unmoved(tiny_vlm_dir, out))
+    wanted = {
+        name for name in runs.weights(tiny_vlm_dir) if "language_model.layers" in name and name.endswith("proj.weight")
+    }
+    assert moved == wanted
+    assert (out / "adapter" / "adapter_model.safetensors").exists()
+    load_vlm(out, device="cpu")
+    # A kill between the last checkpoint and the merge: the same command only merges.
+    for name in ("summary.json", "model.safetensors", "config.json"):
+        (out / name).unlink()
+    shutil.rmtree(out / "adapter")
+    assert sft_main(["--config", str(file), "--output_dir", str(out)]) == 0
+    assert set(runs.weights(tiny_vlm_dir)) - set(runs.unmoved(tiny_vlm_dir, out)) == wanted
+
+
+def test_planned_adapters_are_those_that_peft_makes(tiny_vlm_dir: Path, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    for merger in (False, True):
+        lora = {"r": 4, "train_merger": merger}
+        keys = {"model": str(tiny_vlm_dir), "dataset": "x", "output_dir": str(tmp_path), "lora": lora}
+        stage = load_sft(keys)
+        vlm = load_vlm(tiny_vlm_dir, device="cpu")
+        wrapped = get_peft_model(vlm.model, lora_config(stage.options.lora, vlm.model))
+        made = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
+        assert make_plan(stage.args, stage.options).facts["trainable"] == made
+
+
+def test_lora_names_that_are_not_there_are_refused(tiny_vlm_dir: Path) -> None:
+    model = load_vlm(tiny_vlm_dir, device="cpu").model
+    with pytest.raises(UserError, match="no layer named z_proj"):
+        lora_config(Lora(targets=["q_proj", "z_proj"]), model)
+    with pytest.raises(UserError, match="r and alpha"):
+        lora_config(Lora(r=0), model)
+    assert lora_config(None, model) is None

@@ -1,0 +1,276 @@
+"""``--plan``: how many bytes each part of a training run takes on each GPU, before any of them is at hand.
+
+Derived from the model's own classes (weights are counted on torch's meta device) and the settings of the run. Not measured on
+GPUs. What the numbers rest on, with W weights, T of them trainable, over N processes:
+
+- DeepSpeed with bf16 keeps bf16 weights and gradients (2 bytes each) and in the optimizer float32 weights and Adam's two
+  moments (12 bytes a trainable weight). ZeRO-2 parts gradients and optimizer over N, ZeRO-3 the weights too.
+- Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
+- Activations of one micro-batch: with gradient checkpointing the input of every layer and one layer in full, else all layers in
+  full. A layer in full: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
+  queries, attention output, gate, up, and their product); attention itself is fused and keeps no square matrix.
+- Vision activations: alike, on patches (4 a token), if the tower is trained; else one layer.
+- Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
+- Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
+  share of the GPU's memory, kept during training unless it sleeps.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from train.lora import target_names
+from train.options import GrpoOptions, ModelOptions
+from train.reader import count_weights, load_reader, skeleton
+
+GB = 1e9
+GPU_MEMORY = 80.0
+CONTEXT = 2.0  # CUDA context, communication buckets, fragments: GB a GPU
+TILE = 1024
+PROMPT_TOKENS = 512  # text around the pictures where the config sets no limit
+ANSWER_TOKENS = 1024
+
+
+@dataclass
+class Plan:
+    """GB a GPU.
+
+    Attributes:
+        parts: by part; those of ``training`` and of ``generation`` are not held at the same time.
+        peak: the larger of the two, with what is held throughout.
+        cpu: GB of CPU memory a process for what is offloaded.
+        facts: the numbers that the plan was made from.
+        advice: settings to change, the most useful first; empty if it fits.
+    """
+
+    parts: dict[str, float]
+    peak: float
+    cpu: float
+    facts: dict[str, Any]
+    advice: list[str]
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.facts["gpu_memory_gb"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "parts_gb": self.parts,
+            "peak_gb": self.peak,
+            "cpu_gb": self.cpu,
+            "fits": self.fits,
+            **self.facts,
+            "advice": self.advice,
+        }
+
+
+def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory: float = GPU_MEMORY) -> Plan:
+    """The plan of a stage's checked config.
+
+    Args:
+        args: TRL's arguments; options: this project's.
+        gpus: processes, one a GPU; the config's own number (else 1) where not given.
+        memory: of one GPU, in GB.
+
+    Raises:
+        UserError: the model's config cannot be read, or a part to freeze is missing.
+    """
+    unset_hf_deepspeed_config()  # reading a ZeRO-3 config switched on the parting of every model that is made from here on
+    reader = load_reader(options)
+    world = gpus or options.gpus or 1
+    zero = _zero(args)
+    every, trainable = _weights(reader.config, options)
+    total, trained = sum(every.values()), sum(trainable.values())
+
+    engine = zero["stage"] > 0
+    width = 2 if engine and _half(args) else {"float32": 4, "bfloat16": 2, "auto": 2}[options.dtype]
+    split = {
+        name: world if zero["stage"] >= stage else 1
+        for name, stage in (("weights", 3), ("gradients", 2), ("optimizer", 1))
+    }
+    state = 12 if engine and _half(args) else 2 * width
+    weights = total * width / split["weights"]
+    gradients = trained * width / split["gradients"]
+    optimizer = trained * state / split["optimizer"]
+    cpu = 0.0
+    if zero["offload_optimizer"]:
+        cpu, optimizer = cpu + optimizer, 0.0
+    if zero["offload_param"]:
+        cpu, weights = cpu + weights, 0.0
+
+    image, text, answer = _lengths(args, options, reader)
+    rows = args.per_device_train_batch_size
+    tokens = rows * (image + text + answer)
+    config = reader.config.get_text_config()
+    activations = _activations(config, tokens, args.gradient_checkpointing)
+    trains_vision = trainable["vision"] > 0
+    vision = _vision_activations(reader.config, rows * image * 4, args.gradient_checkpointing or not trains_vision)
+    logits = 3 * 4 * min(tokens, TILE) * config.vocab_size
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": optimizer,
+        "activations": activations,
+        "vision activations": vision,
+        "logits": logits,
+        "context": CONTEXT * GB,
+    }
+    held = weights + optimizer + CONTEXT * GB
+    training, generation = held + gradients + activations + vision + logits, 0.0
+    if isinstance(options, GrpoOptions):
+        if args.beta and options.lora is None:
+            parts["reference model"] = total * width / split["weights"]
+            training += parts["reference model"]
+        if args.use_vllm and args.vllm_mode == "colocate":
+            parts["vLLM"] = args.vllm_gpu_memory_utilization * memory * GB
+            generation = held + parts["vLLM"]
+            training += 0 if args.vllm_enable_sleep_mode else parts["vLLM"]
+        elif not args.use_vllm:
+            batch = rows * args.steps_per_generation
+            parts["key/value cache"] = batch * (image + text + answer) * _cache_bytes(config)
+            gathered = total * width if zero["stage"] >= 3 and args.ds3_gather_for_generation else 0
+            if gathered:
+                parts["gathered weights"] = gathered
+            generation = held + parts["key/value cache"] + gathered
+    peak = max(training, generation) / GB
+    facts = {
+        "model": options.model,
+        "gpus": world,
+        "gpu_memory_gb": memory,
+        "zero_stage": zero["stage"],
+        "weights": total,
+        "trainable": trained,
+        "weights_by_part": dict(every),
+        "row_tokens": {"image": image, "text": text, "answer": answer},
+        "rows_at_once": rows,
+        "largest": "generation" if generation > training else "training",
+    }
+    in_gb = {name: round(size / GB, 2) for name, size in parts.items()}
+    advice = [] if peak <= memory else _advice(args, options, zero, in_gb, world, generation > training)
+    return Plan(in_gb, round(peak, 2), round(cpu / GB, 2), facts, advice)
+
+
+def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
+    """Numbers of weights and of trainable weights by part; adapters are reckoned, r x (inputs + outputs) a layer."""
+    model = skeleton(config.to_json_string())
+    every, trainable = count_weights(model)
+    for frozen, part in ((options.freeze_vision, "vision"), (options.freeze_merger, "merger")):
+        trainable[part] *= not frozen
+    if options.lora is None:
+        return every, trainable
+    lora = options.lora
+    layers: list[Any] = [model.get_submodule(name) for name in target_names(lora, model)]
+    adapters = sum(lora.r * (layer.in_features + layer.out_features) for layer in layers)
+    merger = every["merger"] if lora.train_merger else 0
+    return every + Counter(lora=adapters), Counter(lora=adapters, merger=merger)
+
+
+def _zero(args: Any) -> dict[str, Any]:
+    """What DeepSpeed's config says of parting and offloading."""
+    given = args.deepspeed
+    if given is None:
+        return {"stage": 0, "offload_optimizer": False, "offload_param": False}
+    data = given if isinstance(given, Mapping) else json.loads(Path(given).read_text(encoding="utf-8"))
+    zero = data.get("zero_optimization", {})
+
+    def on_cpu(key: str) -> bool:
+        return bool(zero.get(key, {}).get("device", "none") != "none")
+
+    return {
+        "stage": int(zero.get("stage", 0)),
+        "offload_optimizer": on_cpu("offload_optimizer"),
+        "offload_param": on_cpu("offload_param"),
+    }
+
+
+def _half(args: Any) -> bool:
+    return bool(args.bf16 or args.fp16)
+
+
+def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, int]:
+    """(image, text, answer) tokens of the longest row that the settings admit, with one picture a row."""
+    pixels, merge = _pixels(reader.vlm.processor, options.max_pixels)
+    image = pixels // merge**2 if merge else 0
+    if isinstance(options, GrpoOptions):
+        answer = args.max_completion_length
+        text = max(0, options.max_prompt_tokens - image) if options.max_prompt_tokens else PROMPT_TOKENS
+        image = min(image, options.max_prompt_tokens or image)
+    else:
+        limit = getattr(options, "max_row_tokens", None)
+        answer, text = ANSWER_TOKENS, PROMPT_TOKENS
+        if limit:
+            image = min(image, limit)
+            text, answer = min(text, limit - image), max(0, limit - image - text)
+    return image, text, answer
+
+
+def _pixels(processor: Any, limit: int | None) -> tuple[int, int]:
+    """(the most pixels of a picture, side of a token in pixels)."""
+    reader = processor.image_processor
+    size = getattr(reader, "size", None)
+    longest = getattr(size, "longest_edge", None)
+    side = getattr(reader, "patch_size", None)
+    if not isinstance(longest, int) or not isinstance(side, int) or not hasattr(reader, "merge_size"):
+        return limit or 1_000_000, 28
+    return min(longest, limit or longest), side * reader.merge_size
+
+
+def _activations(config: Any, tokens: int, checkpointing: bool) -> float:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    kv = config.num_key_value_heads * (getattr(config, "head_dim", None) or hidden // config.num_attention_heads)
+    full = 2 * tokens * (8 * hidden + 3 * kv + 4 * inner)
+    return config.num_hidden_layers * 2 * tokens * hidden + full if checkpointing else config.num_hidden_layers * full
+
+
+def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float:
+    vision = getattr(config, "vision_config", None)
+    hidden: int = getattr(vision, "hidden_size", 0)
+    if not hidden:
+        return 0.0
+    depth: Any = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", 1)
+    inner = getattr(vision, "intermediate_size", None) or 4 * hidden
+    full = 2 * patches * (10 * hidden + 3 * inner)
+    return depth * 2 * patches * hidden + full if checkpointing else depth * full
+
+
+def _cache_bytes(config: Any) -> int:
+    """Of one token, in bf16."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head)
+
+
+def _advice(
+    args: Any, options: ModelOptions, zero: Mapping[str, Any], parts: Mapping[str, float], world: int, generating: bool
+) -> list[str]:
+    """Settings to change for what is largest, the most useful first."""
+    said = []
+    if generating and "vLLM" in parts:
+        said.append("lower vllm_gpu_memory_utilization, or run vLLM as a server (vllm_mode: server)")
+    if generating and "gathered weights" in parts:
+        said.append("ds3_gather_for_generation: false (slower), or vLLM")
+    if not generating and "vLLM" in parts and not args.vllm_enable_sleep_mode:
+        said.append("vllm_enable_sleep_mode: true")
+    if not args.gradient_checkpointing:
+        said.append("gradient_checkpointing: true")
+    states = parts["weights"] + parts["gradients"] + parts["optimizer"]
+    moving = parts["activations"] + parts["vision activations"] + parts.get("key/value cache", 0.0)
+    by_states = []
+    if world > 1 and zero["stage"] < 3:
+        by_states.append(f"deepspeed: configs/deepspeed/zero{max(2, zero['stage'] + 1)}.json")
+    if options.lora is None:
+        by_states.append("lora: {r: 64}")
+    if not zero["offload_optimizer"]:
+        by_states.append("deepspeed: configs/deepspeed/zero3_offload.json (optimizer in CPU memory, slower)")
+    if options.dtype == "float32" and zero["stage"] == 0:
+        by_states.append("deepspeed: configs/deepspeed/zero2.json (bf16 weights, float32 in the optimizer)")
+    by_states.append(f"more than {world} GPUs")
+    by_rows = []
+    if args.per_device_train_batch_size > 1:
+        by_rows.append("a lower per_device_train_batch_size with a higher gradient_accumulation_steps")
+    by_rows.append("a lower max_pixels")
+    return said + (by_states + by_rows if states >= moving else by_rows + by_states)

@@ -1,0 +1,282 @@
+"""``--check`` and ``--plan``: what would go wrong in a run, said before any weight loads.
+
+    python train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml --problems my/set --output_dir runs/rl --check
+
+A finding has a level: ``error`` (the run would end or learn nothing), ``dropped`` (rows that are left out), ``note`` (worth
+knowing). The exit code is 1 if there is an error. Where no accelerator is at hand this is not the machine that trains, so
+missing packages and too small disks are notes.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from train.config import Stage, as_if, merge, read_config
+from train.data import read_rows
+from train.launch import is_main_process
+from train.options import GrpoOptions
+from train.plan import GB, GPU_MEMORY, make_plan
+from train.reader import Reader, load_reader
+from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
+from vlm.errors import ConfigError, UserError
+
+Level = Literal["error", "dropped", "note"]
+Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], Stage]
+
+ROW_REMEDIES = {
+    **REMEDIES,
+    "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
+    "image_count": "give one image part in the prompt for each picture",
+    "over_long": "raise max_row_tokens, lower max_pixels, or shorten the rows",
+    "control_token": "remove control tokens from the completions",
+}
+TRACKERS = {
+    "wandb": "pip install 'reflection-v[gpu]'",
+    "tensorboard": "pip install tensorboard",
+    "trackio": "pip install trackio",
+}
+
+
+def packages(args: Any, options: Any) -> list[tuple[str, str, str]]:
+    """(setting, module, how to get it) of the optional packages that a config needs."""
+    wanted = [
+        (bool(args.deepspeed), "deepspeed", "deepspeed", "pip install 'reflection-v[gpu]'"),
+        (bool(getattr(args, "use_vllm", False)), "use_vllm", "vllm", "pip install 'reflection-v[vllm]'"),
+        (options.lora is not None, "lora", "peft", "pip install peft"),
+        (bool(args.use_liger_kernel), "use_liger_kernel", "liger_kernel", "pip install liger-kernel"),
+        *((name in (args.report_to or []), "report_to", name, remedy) for name, remedy in TRACKERS.items()),
+    ]
+    return [(setting, module, remedy) for needed, setting, module, remedy in wanted if needed]
+
+
+@dataclass
+class Finding:
+    level: Level
+    check: str
+    said: str
+
+
+@dataclass
+class Report:
+    """What a check found; ``counts`` are figures by name (rows, tokens, bytes)."""
+
+    findings: list[Finding] = field(default_factory=list)
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, level: Level, check: str, said: str) -> None:
+        self.findings.append(Finding(level, check, said))
+
+    @property
+    def passed(self) -> bool:
+        return not any(finding.level == "error" for finding in self.findings)
+
+
+def check(stage: Stage) -> Report:
+    """All checks of a stage's checked config, in seconds."""
+    report, began = Report(), time.monotonic()
+    args, options = stage.args, stage.options
+    world = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
+    here = torch.accelerator.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"
+    for key, module, remedy in packages(args, options):
+        if importlib.util.find_spec(module) is None:
+            report.add("error" if here else "note", "packages", f"'{key}' needs the package {module}: {remedy}.")
+    if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
+        report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
+    reader: Reader | None = None
+    try:
+        reader = load_reader(options)
+    except UserError as error:
+        report.add("error", "model", str(error))
+    if reader is not None:
+        if not reader.exact:
+            report.add(
+                "note", "model", f"The tokenizer of {options.model} is not at hand: text tokens are an upper bound."
+            )
+        rows = (
+            _grpo_rows(report, options, reader)
+            if isinstance(options, GrpoOptions)
+            else _sft_rows(report, options, reader)
+        )
+        _batches(report, args, options, world, rows)
+        _disk(report, stage, world, "error" if here else "note")
+    report.counts |= {"processes": world, "seconds": round(time.monotonic() - began, 2)}
+    return report
+
+
+def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> int:
+    try:
+        sifted = Sifted()
+        problems = read_loosely(options.problems, sifted)
+        sift(problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, sifted=sifted)
+    except UserError as error:
+        report.add("error", "problems", str(error))
+        return 0
+    for reason, n in sifted.counts.items():
+        level: Level = "note" if reason in KEPT_ALL_THE_SAME else "dropped"
+        report.add(level, reason, f"{n} rows ({'; '.join(sifted.examples[reason])}): {REMEDIES[reason]}.")
+    if not sifted.kept:
+        report.add("error", "problems", f"No problem of {options.problems} can be used: mend what is named above.")
+    report.counts |= {
+        "problems": len(sifted.kept),
+        "dropped": sum(sifted.dropped.values()),
+        "with_pictures": sum(bool(problem.images) for problem in sifted.kept),
+        "prompt_tokens": _spread(sifted.tokens),
+    }
+    return len(sifted.kept)
+
+
+def _sft_rows(report: Report, options: Any, reader: Reader) -> int:
+    try:
+        rows, dropped = read_rows(options.dataset, reader.vlm, options.max_row_tokens)
+    except UserError as error:
+        report.add("error", "dataset", str(error))
+        return 0
+    for reason, n in dropped.counts.items():
+        shown = "; ".join(line for line in dropped.examples if f", {reason}:" in line)
+        report.add("dropped", reason, f"{n} rows ({shown}): {ROW_REMEDIES[reason]}.")
+    report.counts |= {
+        "rows": len(rows),
+        "dropped": sum(dropped.counts.values()),
+        "with_pictures": sum(bool(row.images) for row in rows),
+    }
+    return len(rows)
+
+
+def _batches(report: Report, args: Any, options: Any, world: int, rows: int) -> None:
+    step = args.per_device_train_batch_size * world * args.gradient_accumulation_steps
+    if isinstance(options, GrpoOptions):
+        responses = args.per_device_train_batch_size * world * args.steps_per_generation
+        if responses % args.num_generations:
+            report.add(
+                "error",
+                "batch",
+                f"A generation writes {responses} responses on {world} processes, no multiple of num_generations "
+                f"{args.num_generations}: change per_device_train_batch_size or num_generations.",
+            )
+        step = responses // args.num_generations
+        report.counts["prompts_a_generation"] = step
+    else:
+        report.counts["rows_a_step"] = step
+    if 0 < rows < step:
+        report.add(
+            "error", "batch", f"{rows} usable rows are fewer than the {step} of one step: give more, or a lower batch."
+        )
+
+
+def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
+    """A checkpoint holds weights, and 12 bytes (Adam and, under DeepSpeed, float32 weights) a trainable weight."""
+    args = stage.args
+    try:
+        plan = make_plan(args, stage.options, world)
+    except UserError as error:
+        report.add("error", "model", str(error))
+        return
+    weights, trainable = plan.facts["weights"], plan.facts["trainable"]
+    width = 4 if stage.options.dtype == "float32" and not args.deepspeed else 2
+    one = weights * width + (trainable * 12 if args.save_strategy != "no" and not args.save_only_model else 0)
+    kept = (
+        0 if args.save_strategy == "no" else (args.save_total_limit or 10) + 1
+    )  # the old one goes after the new one is whole
+    wanted = kept * one + weights * width
+    folder = Path(args.output_dir).resolve()
+    folder = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    report.counts |= {"disk_wanted_gb": round(wanted / GB, 2), "disk_free_gb": round(free / GB, 2)}
+    if wanted > free:
+        report.add(
+            level,
+            "disk",
+            f"Checkpoints want {wanted / GB:.0f} GB and {folder} has {free / GB:.0f} GB: lower save_total_limit, set "
+            "save_only_model: true (which cannot resume), or choose another output_dir.",
+        )
+
+
+def _spread(values: list[int]) -> dict[str, int]:
+    ordered = sorted(values)
+    if not ordered:
+        return {}
+    return {"median": ordered[len(ordered) // 2], "longest": ordered[-1]}
+
+
+def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
+    """``--check`` and ``--plan`` of a stage's command; prints what it finds and returns the exit code.
+
+    Args:
+        wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
+    """
+    # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
+    gpus = merge(read_config(config), overrides).get("gpus")
+    with as_if(gpus if isinstance(gpus, int) and gpus > 0 else None):
+        stage = load(config, {**overrides, "use_cpu": True})
+    said: dict[str, Any] = {}
+    passed = True
+    if wanted.get("check"):
+        report = check(stage)
+        passed = report.passed
+        said["check"] = {"passed": passed, "findings": [asdict(one) for one in report.findings], **report.counts}
+    if wanted.get("plan"):
+        said["plan"] = make_plan(
+            stage.args, stage.options, wanted.get("gpus"), wanted.get("memory") or GPU_MEMORY
+        ).as_json()
+    if not is_main_process():
+        return 0 if passed else 1
+    if wanted.get("json"):
+        print(json.dumps(said))
+    else:
+        _print(said)
+    return 0 if passed else 1
+
+
+def _print(said: Mapping[str, Any]) -> None:
+    if "check" in said:
+        for finding in said["check"]["findings"]:
+            print(f"{finding['level']:<8}{finding['check']}: {finding['said']}")
+        rest = {key: value for key, value in said["check"].items() if key not in ("findings", "passed")}
+        print(
+            f"check {'passed' if said['check']['passed'] else 'failed'}: "
+            + ", ".join(f"{k} {v}" for k, v in rest.items())
+        )
+    if "plan" in said:
+        plan = said["plan"]
+        for part, size in plan["parts_gb"].items():
+            print(f"{part:<22}{size:8.2f} GB")
+        fit = "fits" if plan["fits"] else "does not fit"
+        print(
+            f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB a GPU, {plan['gpus']} x {plan['gpu_memory_gb']:g} GB: {fit}"
+        )
+        if plan["cpu_gb"]:
+            print(f"{'CPU memory':<22}{plan['cpu_gb']:8.2f} GB a process")
+        for line in plan["advice"]:
+            print(f"change: {line}")
+
+
+def take_flags(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take ``--check``, ``--plan``, ``--json``, ``--memory GB`` out of a command line; ``--gpus`` stays, it is a key.
+
+    Raises:
+        ConfigError: ``--memory`` without a number.
+    """
+    rest, words = [], list(argv)
+    wanted: dict[str, Any] = {"check": False, "plan": False, "json": False, "memory": None}
+    while words:
+        word = words.pop(0)
+        if word in ("--check", "--plan", "--json"):
+            wanted[word[2:]] = True
+        elif word == "--memory":
+            try:
+                wanted["memory"] = float(words.pop(0))
+            except (IndexError, ValueError):
+                raise ConfigError(
+                    "--memory needs the memory of a GPU in GB behind it, for example --memory 80."
+                ) from None
+        else:
+            rest.append(word)
+    return rest, wanted

@@ -1,0 +1,164 @@
+"""What several processes need of each other: ZeRO-3 that knows their number, batches without pictures, equal weights."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+
+from train.data import reader_of
+from vlm.chat import encode
+from vlm.errors import UserError
+from vlm.load import VLM
+
+BLANK_SIDE = 64
+NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+def world_size() -> int:
+    """The number of processes that train together."""
+    return torch.distributed.get_world_size() if _distributed() else 1
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def join_deepspeed() -> None:
+    """Tell DeepSpeed of the process group that exists already.
+
+    Under ZeRO-3 weights are parted while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
+    would then count one process and refuse the batch size.
+    """
+    if is_deepspeed_zero3_enabled() and _distributed():
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+
+
+def keep_names(model: nn.Module) -> None:
+    """Let a model that was loaded under ZeRO-3 be saved under the names of its own tensors.
+
+    transformers undoes on saving the renamings of loading. Under ZeRO-3 it keeps also those that loading had no use for, and
+    would write names that no loader finds again.
+    """
+    if is_deepspeed_zero3_enabled():
+        model._weight_conversions = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def whole_weights(args: Any) -> Iterator[None]:
+    """Inside this a model loads whole, also where ZeRO-3 would part it."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+class BlankPictures:
+    """Lets a batch without pictures pass through the vision tower, with an effect of exactly zero.
+
+    Where one process has pictures and another has none, the gradients of the vision tower (ZeRO-2) or its weights (ZeRO-3) are
+    exchanged by one and not by the other: they would wait for each other for ever. So a blank picture is read behind the
+    embedding, where pictures are read too, and its features enter with the factor 0. Generation is left alone: TRL gathers
+    the whole weights for it, and each process writes its answers by itself.
+    """
+
+    def __init__(self, vlm: VLM) -> None:
+        turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}]
+        batch = encode(reader_of(vlm), [turns], [[Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), "grey")]])
+        self.model = vlm.model
+        known = inspect.signature(self.model.get_image_features).parameters
+        self.blank = {key: value for key, value in batch.items() if key in known and key not in NOT_PIXELS}
+        self.wanted = False
+        self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self.model.get_input_embeddings().register_forward_hook(self._read)
+
+    def _begin(self, _model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        pixels = kwargs.get("pixel_values")
+        if pixels is not None and pixels.numel() == 0:  # TRL's part of a batch whose pictures are in other parts
+            kwargs = {key: value for key, value in kwargs.items() if key not in self.blank}
+            pixels = None
+        self.wanted = pixels is None and kwargs.get("past_key_values") is None
+        return args, kwargs
+
+    def _read(self, _embedding: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
+        if not self.wanted:
+            return embedded
+        self.wanted = False  # the embedding may be used again within a forward
+        features = self.model.get_image_features(**{key: one.to(embedded.device) for key, one in self.blank.items()})
+        return embedded + 0 * torch.stack([part.float().sum() for part in _tensors(features)]).sum().to(embedded.dtype)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def read_blank_pictures(vlm: VLM, pictures: list[int]) -> None:
+    """Install ``BlankPictures`` where batches without pictures can occur: several processes, rows with and without.
+
+    Args:
+        pictures: the number of pictures of each row of the data.
+    """
+    if world_size() > 1 and any(pictures) and not all(pictures):
+        BlankPictures(vlm)
+
+
+def check_ranks_agree(model: nn.Module) -> None:
+    """Compare the weights of all processes after training (exactly, by two sums of each tensor).
+
+    Raises:
+        UserError: they differ, so that what was saved is only one of several models.
+    """
+    if world_size() == 1:
+        return
+    sums = torch.stack([two for weight in model.parameters() for two in _sums(weight)]).cpu()
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, sums)
+    if apart := first_disagreement([name for name, _ in model.named_parameters()], everyone):
+        raise UserError(
+            f"After training the processes hold different weights ({apart}), so the saved model is that of the first alone: check "
+            "that all nodes run the same versions on the same data, then train again."
+        )
+
+
+def first_disagreement(names: list[str], everyone: list[Tensor]) -> str | None:
+    """The first tensor whose two sums are not the same in all processes; ``everyone``: (2 x tensors,) each."""
+    for sums in everyone[1:]:
+        if (apart := (sums != everyone[0]).nonzero()).numel():
+            return names[int(apart[0]) // 2]
+    return None
+
+
+def _sums(weight: Tensor) -> tuple[Tensor, Tensor]:
+    with _whole(weight):
+        values = weight.detach().double().flatten()
+        return values.sum(), values.square().sum()
+
+
+def _whole(weight: Tensor) -> Any:
+    """ZeRO-3 holds a part of each tensor; inside this it is whole."""
+    if not hasattr(weight, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([weight])

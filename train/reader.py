@@ -1,0 +1,131 @@
+"""What can be known of a model before its weights load: its config, its processor, how many weights it has and of what part.
+
+For the models that the configs of this project name, ``configs/*/model`` holds config and picture settings, so that a check
+or a plan asks neither the network nor the disk for weights.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+import configs
+from train.options import MERGER_NAMES, VISION_NAMES, ModelOptions
+from vlm.errors import UserError
+from vlm.load import BUNDLED, VLM, bundled_model
+
+SHIPPED = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b",
+    "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl_7b",
+    "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl",
+}
+
+
+@dataclass
+class Reader:
+    """A model without weights.
+
+    Attributes:
+        vlm: config and processor, enough to encode prompts (``vlm.model`` cannot compute).
+        exact: False where the model's own tokenizer is not at hand: text is then counted by the tiny models' tokenizer, which
+            spells unknown words byte by byte, an upper bound.
+    """
+
+    vlm: VLM
+    exact: bool
+
+    @property
+    def config(self) -> Any:
+        return self.vlm.model.config
+
+
+@dataclass
+class _Weightless:
+    config: Any
+    generation_config: Any
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+
+def load_reader(options: ModelOptions) -> Reader:
+    """Config and processor of ``options.model``, with the pixel limits of the options.
+
+    Raises:
+        UserError: the model is not there, or is no vision-language model.
+    """
+    name = options.model
+    pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
+    pixels = {key: value for key, value in pixels.items() if value is not None}
+    folder = bundled_model(name) if name in BUNDLED and not Path(name).exists() else Path(name).expanduser()
+    where, local, exact = str(folder), folder.is_dir() or name in SHIPPED, True
+    if not folder.is_dir():
+        where = name
+        try:
+            AutoConfig.from_pretrained(name, local_files_only=True)
+        except Exception:  # not in the hub's cache
+            if name in SHIPPED:
+                where, exact = str(configs.bundled_config(f"{SHIPPED[name]}/model")), False
+    try:
+        config = AutoConfig.from_pretrained(where, local_files_only=local)
+        stops = GenerationConfig.from_pretrained(where, local_files_only=local)
+        processor = (
+            AutoProcessor.from_pretrained(where, local_files_only=local, **pixels)
+            if exact
+            else _stand_in(config.model_type, where, pixels)
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"Config and processor of {name} cannot be read ({reason}): give a model folder, or a hub name that can be reached."
+        ) from None
+    if not hasattr(processor, "image_processor"):
+        raise UserError(f"{name} has no image processor: give a vision-language model.")
+    return Reader(VLM(_Weightless(config, stops), processor, name), exact)
+
+
+def _stand_in(model_type: str, folder: str, pixels: dict[str, int | None]) -> Any:
+    from train.tiny_models import CHAT_TEMPLATE, build_tokenizer
+
+    kind = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[model_type]))
+    video = {"qwen2_5_vl": "Qwen2VLVideoProcessor", "qwen3_vl": "Qwen3VLVideoProcessor"}[model_type]
+    return kind(
+        image_processor=AutoImageProcessor.from_pretrained(folder, **pixels),
+        tokenizer=build_tokenizer(),
+        video_processor=getattr(transformers, video)(),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@lru_cache(maxsize=4)
+def skeleton(config_json: str) -> nn.Module:
+    """The model of a config (its ``to_json_string()``) without storage, on torch's meta device."""
+    data = json.loads(config_json)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(data.pop("model_type"), **data))
+    return model  # type: ignore[no-any-return]
+
+
+def count_weights(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
+    """Numbers of weights and of trainable weights by part: ``vision``, ``merger``, ``language``."""
+    every, trainable = Counter[str](), Counter[str]()
+    for name, weight in model.named_parameters():
+        part = part_of(name)
+        every[part] += weight.numel()
+        trainable[part] += weight.numel() * weight.requires_grad
+    return every, trainable
+
+
+def part_of(name: str) -> str:
+    """The part of a model that a weight belongs to, by its name."""
+    words = name.split(".")
+    if any(word.startswith(MERGER_NAMES) or word.endswith("merger_list") for word in words):
+        return "merger"
+    return "vision" if any(word in VISION_NAMES for word in words) else "language"

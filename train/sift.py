@@ -1,0 +1,182 @@
+"""Problems that GRPO can use: the others are left out before training, counted by reason, with examples that name them."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from reward.verifiers import verify
+from train.data import EXAMPLES
+from train.prompts import problem_messages
+from vlm.chat import encode
+from vlm.errors import ImageError, UserError
+from vlm.images import image_tokens, open_image
+from vlm.jsonl import read_jsonl
+from vlm.load import VLM
+from vlm.problem import Problem, read_problems
+
+AT_ONCE = 256
+REMEDIES = {
+    "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
+    "duplicate_id": "give every problem an id of its own",
+    "missing_picture": "check the paths; they are relative to problems.jsonl",
+    "unreadable_picture": "export or download these pictures again",
+    "unusable_picture": "crop or scale these pictures",
+    "over_long": "raise max_prompt_tokens, lower max_pixels, or shorten the questions",
+    "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
+    "answer_not_a_choice": "make the answer one of the choices, or its letter",
+    "control_token": "nothing must be done: the token is read as plain text; remove it if it was not meant",
+    "image_in_text": "name pictures in 'images', not in the question; the mark is read as plain text",
+    "no_question": "write a question",
+}
+KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
+
+
+@dataclass
+class Sifted:
+    """What was found.
+
+    Attributes:
+        kept: the problems that can be trained on.
+        counts: how many rows for each reason; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
+        examples: the first few of each reason, by id.
+        tokens: prompt tokens of each kept problem, pictures included (empty where they were not counted).
+    """
+
+    kept: list[Problem] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    tokens: list[int] = field(default_factory=list)
+
+    def add(self, reason: str, who: str, why: str = "") -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if self.counts[reason] <= EXAMPLES:
+            self.examples.setdefault(reason, []).append(f"{who}: {why}" if why else who)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {reason: n for reason, n in self.counts.items() if reason not in KEPT_ALL_THE_SAME}
+
+
+def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
+    """The rows of a problem set that are problems; the others are counted in ``sifted``, where ``read_problems`` would end."""
+    folder = Path(path)
+    file = folder / "problems.jsonl" if folder.is_dir() else folder
+    if not file.exists():
+        return read_problems(path)  # for its sentence
+    problems, seen = [], set()
+    for number, row in enumerate(read_jsonl(file), start=1):
+        try:
+            problem = Problem.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "row"
+            sifted.add("malformed", f"row {number}", f"field '{place}': {first['msg']}")
+            continue
+        if problem.id in seen:
+            sifted.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
+            continue
+        seen.add(problem.id)
+        problem.images = [str(image if Path(image).is_absolute() else file.parent / image) for image in problem.images]
+        problems.append(problem)
+    return problems
+
+
+def sift(
+    problems: Sequence[Problem],
+    reader: VLM,
+    style: str,
+    max_prompt_tokens: int | None,
+    *,
+    count: bool = False,
+    sifted: Sifted | None = None,
+) -> Sifted:
+    """Sort out what would fail or be cut in the middle of training.
+
+    Args:
+        count: count the tokens of every prompt, not only where one could be too long.
+        sifted: what ``read_loosely`` has found already.
+    """
+    sifted = Sifted() if sifted is None else sifted
+    for problem, sizes in zip(problems, _sizes(problems), strict=True):
+        problem_dropped = False
+        for reason, why in _faults(problem, sizes, reader):
+            sifted.add(reason, problem.id, why)
+            problem_dropped |= reason not in KEPT_ALL_THE_SAME
+        if problem_dropped or isinstance(sizes, ImageError):
+            continue
+        if count or max_prompt_tokens is not None:
+            try:
+                tokens = prompt_tokens(problem, sizes, style, reader)
+            except (UserError, ImageError) as error:
+                reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
+                sifted.add(reason, problem.id, str(error))
+                continue
+            if max_prompt_tokens is not None and tokens > max_prompt_tokens:
+                sifted.add("over_long", problem.id, f"{tokens} tokens, at most {max_prompt_tokens} are allowed")
+                continue
+            sifted.tokens.append(tokens)
+        sifted.kept.append(problem)
+    return sifted
+
+
+def _sizes(problems: Sequence[Problem]) -> Iterator[list[tuple[int, int]] | ImageError]:
+    """(width, height) of each problem's pictures, every one of them decoded: a file that is cut short has a good header."""
+
+    def sizes(problem: Problem) -> list[tuple[int, int]] | ImageError:
+        try:
+            return [open_image(path).size for path in problem.images]
+        except ImageError as error:
+            return error
+
+    with ThreadPoolExecutor(min(16, cpu_count() or 1)) as pool:  # the decoders let go of the interpreter's lock
+        for start in range(0, len(problems), AT_ONCE):
+            yield from pool.map(sizes, problems[start : start + AT_ONCE])
+
+
+def _faults(problem: Problem, sizes: list[tuple[int, int]] | ImageError, reader: VLM) -> Iterator[tuple[str, str]]:
+    if isinstance(sizes, ImageError):
+        absent = [path for path in problem.images if not Path(path).exists()]
+        yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
+    if not problem.question.strip():
+        yield "no_question", ""
+    if problem.choices and not _is_choice(problem.answer, problem.choices):
+        yield "answer_not_a_choice", f"'{problem.answer}' is none of {len(problem.choices)} choices"
+    elif not _readable(problem.domain, problem.answer, tuple(problem.choices or ())):
+        yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
+    spelled = next((token for token in reader.tokenizer.all_special_tokens if token in problem.question), None)
+    if spelled is not None:
+        yield ("image_in_text" if "image" in spelled or "vision" in spelled else "control_token"), spelled
+
+
+def _is_choice(answer: str, choices: Sequence[str]) -> bool:
+    letters = [chr(ord("A") + index) for index in range(len(choices))]
+    said = answer.strip().strip("()").casefold()
+    return said in [choice.strip().casefold() for choice in choices] or said.upper() in letters
+
+
+@lru_cache(maxsize=65536)
+def _readable(domain: str, answer: str, choices: tuple[str, ...]) -> bool:
+    """Whether the verifier can read the gold answer at all."""
+    return verify(domain, answer, answer, list(choices) or None).score is not None
+
+
+def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:
+    """Tokens of the prompt, its pictures included, without reading their pixels where the sizing rule is known.
+
+    Raises:
+        UserError, ImageError: a prompt that cannot be built, a picture that cannot be sized.
+    """
+    turns: list[dict[str, Any]] = problem_messages(problem, style, reader)
+    counts = [image_tokens(size, reader.processor) for size in sizes]
+    if any(n is None for n in counts):
+        pictures = [[open_image(path) for path in problem.images]]
+        return int(encode(reader, [turns], pictures)["input_ids"].shape[1])
+    text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    words = reader.tokenizer(text, verbose=False)["input_ids"]
+    return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder a picture is in the text
