@@ -4,6 +4,7 @@ Each measure has a part that asks the subject and a part that only counts (``swa
 that the counting is checked by hand and repeated from the logs.
 """
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,35 @@ from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, s
 GREY = (127, 127, 127)
 CURVE_POINTS = 60
 _CUES = [re.compile("|".join(patterns), re.IGNORECASE) for patterns in (RELOOK_CUES, LOOK_CUES)]
+
+
+def noise_pictures(problem: Problem) -> list[Image.Image]:
+    """Uniform noise of the pictures' sizes, seeded by the problem: nothing to see, and no even grey either."""
+    generator = np.random.default_rng(list(problem.id.encode()))
+    sizes = [image.size for image in open_pictures(problem)]
+    return [Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)) for width, height in sizes]
+
+
+def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
+    """The problems with the pictures of another one of their family: a picture like those of training, but not theirs.
+
+    The pictures go round in a seeded circle. A problem that is alone in its family (with its number of pictures), or
+    whose next in the circle has the same pictures, is left out.
+    """
+    circles: dict[tuple[str, int], list[Problem]] = {}
+    for problem in problems:
+        if problem.images:
+            circles.setdefault((problem.family, len(problem.images)), []).append(problem)
+    donors: dict[str, Problem] = {}
+    for (family, _), members in circles.items():
+        order = sorted(members, key=lambda problem: problem.id)
+        random.Random(f"{seed}/{family}").shuffle(order)
+        donors |= {problem.id: donor for problem, donor in zip(order, [*order[1:], order[0]], strict=True)}
+    return [
+        problem.model_copy(update={"images": donors[problem.id].images})
+        for problem in problems
+        if problem.id in donors and donors[problem.id].images != problem.images
+    ]
 
 
 def blank_pictures(problem: Problem) -> list[Image.Image]:
@@ -128,12 +158,43 @@ def swap_test(
     }
 
 
+def swap_by_turn(
+    subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
+) -> dict[str, Any]:
+    """The swap test for a model that cannot go on from a text begun: the other picture comes in a further user turn.
+
+    The subject has answered; a second turn shows a picture "once more" and asks again, the counterfactual one or, for
+    the control, the same. A weaker test than ``swap_test``, and a measure of its own: a new turn invites a new answer,
+    while the swap in mid-response has to win over the model's own reasoning.
+
+    Args and Returns: as ``swap_test``, without the cuts.
+    """
+    offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
+    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
+    solved = [problem for problem in offered if problem.id in usable]
+    tag = "swap: other from scratch"
+    others = answer_problems(subject, [counterfactual(p) for p in solved], log_path=logs, tag=tag, **settings)
+    pairs = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+
+    def ask(golds: list[Problem], shown: list[str], tag: str) -> list[Answer]:
+        replies = {problem.id: (scratch[problem.id].text, file) for problem, file in zip(pairs, shown, strict=True)}
+        return answer_problems(subject, golds, log_path=logs, tag=tag, replies=replies, **settings)
+
+    # The first turn keeps the picture of the problem; only the grade is of the counterfactual.
+    golds = [problem.model_copy(update={"answer": counterfactual(problem).answer}) for problem in pairs]
+    swapped = ask(golds, [problem.meta["counterfactual"]["image"] for problem in pairs], "turn: other picture")
+    same = ask(pairs, [problem.images[0] for problem in pairs], "turn: same picture")
+    rates = swap_rates(pairs, swapped, same)
+    return {**rates, "offered": len(offered), "right_from_scratch": len(solved), "both_right": len(pairs)}
+
+
 def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequence[Answer]) -> dict[str, Any]:
     """Count a finished swap test; rates in [0, 1], the difference in [-1, 1].
 
     ``update_rate``: answers right for the new picture. ``change_rate_same``: answers no longer right though the same
     picture was put back. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
     never looks. ``prior_answer_rate``: answers still right for the old picture after the swap. Errors are left out.
+    ``values``: problem id -> its own update minus change.
     """
     rows = [
         (problem, new, old)
@@ -149,6 +210,7 @@ def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequen
         "difference": estimate_mean([u - c for u, c in zip(update, change, strict=True)]),
         "prior_answer_rate": estimate_share(prior),
         "n": len(rows),
+        "values": {problem.id: u - c for (problem, _, _), u, c in zip(rows, update, change, strict=True)},
     }
 
 

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from eval.answers import Answer, answer_problems, right_by_id
+from eval.benchmarks import BENCHMARKS
+from eval.conditions import sample_answers, sampled_scores
 from eval.grounding import attention_profile, behaviour, blank_pictures, has_counterfactual, swap_test
+from eval.options import position_bias, rotate_options
 from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
-from eval.subjects import Subject, load_subject
+from eval.subjects import RecordedSubject, Subject, load_subject
 from vlm.errors import UserError
 from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, read_problems
@@ -49,6 +52,8 @@ class EvalConfig:
         swap: problems with a counterfactual picture offered to the swap test.
         per_set: problems of each named set (shift, skill, first look); None is all of them.
         samples: responses shown in the report beside their picture.
+        k: sampled answers a problem at ``temperature`` (avg@k, pass@k, maj@k), for ``sampled`` problems; 0 is greedy only.
+        rotations: further orders in which the options of multiple-choice problems are shown, to expose position bias.
         dtype: of the weights; float32, in which a batch equals its singles, unless the model is too large for it.
         seed: of subsets and bootstrap.
     """
@@ -62,6 +67,10 @@ class EvalConfig:
     swap: int = 200
     per_set: int | None = 200
     samples: int = 12
+    k: int = 0
+    temperature: float = 0.7
+    sampled: int = 200
+    rotations: int = 0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     seed: int = 0
 
@@ -165,7 +174,7 @@ def _evaluate_model(
     clusters = {problem.id: picture_of(problem) for problem in problems}
 
     def ask(asked: Sequence[Problem], style: str, tag: str, **options: Any) -> list[Answer]:
-        log = answers / f"{_file_name(name)}.{_file_name(tag)}.jsonl"
+        log = answers / f"{file_name(name)}.{file_name(tag)}.jsonl"
         settings: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, **options}
         return answer_problems(subject, asked, style=style, tag=tag, log_path=log, **settings)
 
@@ -187,6 +196,7 @@ def _evaluate_model(
         "accuracy_by_domain": _accuracy_by(main, lambda answer: answer.domain, clusters, config.seed),
         "accuracy_by_family": _accuracy_by(main, lambda answer: answer.family, clusters, config.seed),
         "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
+        "accuracy_of_finished": accuracy([answer for answer in main if not answer.truncated], clusters, config.seed),
         **behaviour(main),
         "attention": attention_profile(main, config.layers),
     }
@@ -199,8 +209,25 @@ def _evaluate_model(
     if config.swap:
         offered = spread([problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed)
         settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-        report["swap"] = swap_test(subject, offered, scratch, answers / f"{_file_name(name)}.swap.jsonl", **settings)
+        report["swap"] = swap_test(subject, offered, scratch, answers / f"{file_name(name)}.swap.jsonl", **settings)
+        del report["swap"]["values"]
         report["swap_update_rate"] = report["swap"]["update_rate"]
+
+    if config.k:
+        asked = spread(problems, config.sampled, config.seed)
+        log = answers / f"{file_name(name)}.samples.jsonl"
+        settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+        drawn = sample_answers(subject, asked, log, config.k, config.temperature, **settings)
+        report["sampled"] = {"temperature": config.temperature, **sampled_scores(asked, drawn)}
+    if config.rotations and (chosen := [problem for problem in problems if problem.choices]):
+        turned = [
+            ask([rotate_options(problem, by) for problem in chosen], style, f"rotation {by}")
+            for by in range(1, config.rotations + 1)
+        ]
+        report["position_bias"] = position_bias(chosen, [[scratch[p.id] for p in chosen], *turned])
+    benchmark = BENCHMARKS.get(problems[0].source)
+    if benchmark and benchmark.score and len({problem.source for problem in problems}) == 1:
+        report["benchmark"] = benchmark.score(problems, main)
 
     run = _Run(report, main)
     keys = {"shift": "shift_accuracy", "skill": "skill_accuracy", "first_look": "first_look_error"}
@@ -225,12 +252,19 @@ def run_eval(
     styles: Sequence[str] = ("think",),
     config: EvalConfig | None = None,
     load: Callable[[str], Subject] | None = None,
+    rescore: bool = False,
+    against: str | None = None,
 ) -> dict[str, Any]:
     """``reflection-v eval MODEL --problems DIR``: accuracy and grounding of one model, with report.json and report.html.
+
+    Args:
+        rescore: grade the answers in ``out`` again and generate none; the model is not even loaded.
+        against: a model to compare with, evaluated on the same problems before.
 
     Raises:
         UserError: no such model or problem set, an output folder that cannot be written, or nothing answered.
     """
+    from eval.compare import finished_report
     from eval.report import write_report
 
     out = Path(out)
@@ -240,9 +274,20 @@ def run_eval(
         raise UserError(
             f"The output folder {out} cannot be written ({error.strerror}): choose another with --out."
         ) from None
-    name = Path(model).name or model
-    report = evaluate({name: {"path": model, "styles": list(styles)}}, read_problems(problems), out, config, load=load)
-    report["seconds"] = {"eval": report["evaluation"]["seconds"][name]}
+    paths = [path for path in (against, model) if path]
+    names = [Path(path).name or path if "://" not in path else path.split("@")[0] for path in paths]
+    if len(set(names)) < len(names):
+        names = paths
+    if rescore:
+        weights = {figures["path"]: figures["weights"] for figures in finished_report(out)["models"].values()}
+        if missing := [path for path in paths if path not in weights]:
+            raise UserError(
+                f"{out} holds no evaluation of {missing[0]} to grade again: its models are {list(weights)}."
+            )
+        load = lambda path: RecordedSubject(path, weights[path])  # noqa: E731
+    models = {name: {"path": path, "styles": list(styles)} for name, path in zip(names, paths, strict=True)}
+    report = evaluate(models, read_problems(problems), out, config, load=load)
+    report["seconds"] = {"eval": sum(report["evaluation"]["seconds"].values())}
     write_report(report, out, logs={}, samples=out / "samples.json")
     return report
 
@@ -338,5 +383,5 @@ def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     return dict(groups)
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from eval import charts
@@ -73,16 +73,8 @@ def render(
     report: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]], samples: Sequence[Mapping[str, Any]]
 ) -> str:
     """The page. ``logs`` are the rows of each stage's log."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"estimate": format_estimate, "signed": format_difference, "figure": format_number}
     models = report.get("models", {})
-    return environment.get_template("report.html.jinja").render(
+    return page_template("report.html.jinja").render(
         report=report,
         models=models,
         colours={name: index % charts.SERIES for index, name in enumerate(models)},
@@ -100,6 +92,19 @@ def render(
             if any(model.get(key) for model in models.values())
         ],
     )
+
+
+def page_template(name: str) -> Template:
+    """A page of ``eval/templates``: everything that is put into it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"estimate": format_estimate, "signed": format_difference, "figure": format_number}
+    return environment.get_template(name)
 
 
 def format_estimate(estimate: Mapping[str, Any] | None) -> Markup:
@@ -196,16 +201,22 @@ def _show(sample: Mapping[str, Any]) -> dict[str, Any]:
         text = response["text"]
         cut = max(0, len(text) - LONGEST_SHOWN)
         responses[name] = {**response, "pieces": highlight(text[:LONGEST_SHOWN]), "cut": cut}
-    return {**sample, "responses": responses, "pictures": [_thumbnail(image) for image in sample["images"]]}
+    return {**sample, "responses": responses, "pictures": [thumbnail(image) for image in sample["images"]]}
 
 
-def _thumbnail(path: str) -> str | None:
-    """The picture as a data URI, or None where it can no longer be read."""
+def thumbnail(path: str, heat: list[list[float]] | None = None) -> str | None:
+    """The picture as a data URI, under its map of attention where one is given; None where it can no longer be read."""
     try:
         image = open_image(path)
     except ImageError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    if heat is not None:
+        import torch
+
+        from vlm.heatmap import overlay
+
+        image = overlay(image, torch.tensor(heat))
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

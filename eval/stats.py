@@ -188,3 +188,17 @@ def majority_class_score(answers: Sequence[str], families: Sequence[str] | None 
         counts.setdefault(family, Counter())[answer.strip().lower()] += 1
     right = sum(count.most_common(1)[0][1] for count in counts.values())
     return {"value": right / len(answers), "ci95": None, "n": len(answers)}
+
+
+def difference_of_shares(first: float, n_first: int, second: float, n_second: int) -> Estimate:
+    """First minus second share of two *different* groups of problems, in [-1, 1], from the counts of right ones.
+
+    Source: Newcombe (1998), Interval estimation for the difference between independent proportions, method 10.
+    """
+    if not n_first or not n_second:
+        return insufficient()
+    p, q = first / n_first, second / n_second
+    (low_p, high_p), (low_q, high_q) = wilson_interval(first, n_first), wilson_interval(second, n_second)
+    down = math.hypot(p - low_p, high_q - q)
+    up = math.hypot(high_p - p, q - low_q)
+    return {"value": p - q, "ci95": [p - q - down, p - q + up], "n": n_first + n_second}

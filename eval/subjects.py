@@ -1,9 +1,11 @@
 """Who is evaluated: anything that writes a text for a question about pictures, from nothing or from a text begun.
 
-``LocalSubject`` is a Hugging Face model; ``ScriptedSubject`` runs a function in its place, for tests and for checking a
-measure against models whose grounding is known because it was written down.
+``LocalSubject`` is a Hugging Face model in this process (a white box), ``ServedSubject`` one behind an OpenAI-compatible
+server (a black box: no attention, no text begun); ``ScriptedSubject`` runs a function in their place, for tests and for
+checking a measure against models whose grounding is known because it was written down (``eval.known``).
 """
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,37 +13,84 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
+from vlm.chat import INSTRUCTIONS, Message, question_messages
+from vlm.errors import UserError
+
 if TYPE_CHECKING:
+    from vlm.backends import Backend, Reply, Request
     from vlm.generate import Generation
     from vlm.load import VLM
+
+SHOWN_AGAIN = "Here is the picture once more. Look at it, then answer the question again."
 
 
 @dataclass(frozen=True)
 class Turn:
-    """All that a subject gets to see of a problem. ``prefix`` is text that it has written already and goes on from."""
+    """All that a subject gets to see of a problem.
+
+    Attributes:
+        prefix: text that it has written already and goes on from.
+        note: a remark that comes with the question and need not be true.
+        reply: its earlier answer to this question; ``again`` are the pictures it is then shown (``SHOWN_AGAIN``).
+        seed: of the sampling.
+    """
 
     question: str
     choices: list[str] | None
     style: str
     images: list[Image.Image]
     prefix: str = ""
+    note: str | None = None
+    reply: str | None = None
+    again: tuple[Image.Image, ...] = ()
+    seed: int = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        asked = question_messages(self.question, len(self.images), self.style, self.choices, self.note)
+        if self.reply is None:
+            return asked
+        text = f"{SHOWN_AGAIN} {INSTRUCTIONS[self.style]}".strip()
+        shown = [{"type": "image"}] * len(self.again) + [{"type": "text", "text": text}]
+        return [*asked, {"role": "assistant", "content": self.reply}, {"role": "user", "content": shown}]
+
+    @property
+    def pictures(self) -> list[Image.Image]:
+        """Every picture of the conversation, in order."""
+        return [*self.images, *self.again]
 
 
 class Subject(Protocol):
-    """``fingerprint`` changes when the model does: saved answers of another fingerprint are not reused."""
+    """``fingerprint`` changes when the model does: saved answers of another fingerprint are not reused.
+
+    ``continues``: it can go on from a text begun, which is what the measures that cut a response need.
+    """
 
     name: str
     fingerprint: str
+    continues: bool
 
     def write(
-        self, turns: Sequence[Turn], *, max_new_tokens: int, attention: dict[str, Any] | None = None
-    ) -> "list[Generation]":
-        """One greedy generation a turn, in order, without the prefix."""
+        self,
+        turns: Sequence[Turn],
+        *,
+        max_new_tokens: int,
+        attention: dict[str, Any] | None = None,
+        temperature: float = 0.0,
+    ) -> "Sequence[Generation | UserError]":
+        """One generation a turn, in order, without the prefix; greedy at temperature 0. An error in place of a
+        generation (or raised, for the whole call) is a row with status ``error``."""
+        ...
+
+    def head(self, text: str, tokens: int) -> str:
+        """The first ``tokens`` tokens of a response."""
         ...
 
 
 class LocalSubject:
     """A vision-language model in this process; all turns of a call form one batch."""
+
+    continues = True
 
     def __init__(self, vlm: "VLM"):
         self.vlm = vlm
@@ -49,27 +98,83 @@ class LocalSubject:
         self.fingerprint = weights_checksum(vlm.model)
 
     def write(
-        self, turns: Sequence[Turn], *, max_new_tokens: int, attention: dict[str, Any] | None = None
+        self,
+        turns: Sequence[Turn],
+        *,
+        max_new_tokens: int,
+        attention: dict[str, Any] | None = None,
+        temperature: float = 0.0,
     ) -> "list[Generation]":
-        from vlm.chat import question_messages
         from vlm.generate import generate
 
-        messages = [
-            question_messages(turn.question, len(turn.images), style=turn.style, choices=turn.choices) for turn in turns
-        ]
         return generate(
             self.vlm,
-            messages,
-            [turn.images for turn in turns],
+            [turn.messages for turn in turns],
+            [turn.pictures for turn in turns],
             max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[turn.seed for turn in turns],
             prefixes=[turn.prefix for turn in turns] if any(turn.prefix for turn in turns) else None,
             batch_size=len(turns),
             attention=attention,
         )
 
+    def head(self, text: str, tokens: int) -> str:
+        from vlm.chat import prefix_ids
+
+        return self.vlm.tokenizer.decode(
+            prefix_ids(self.vlm.tokenizer, text)[:tokens], clean_up_tokenization_spaces=False
+        )
+
+
+class ServedSubject:
+    """A model behind a backend, asked with ``parallel`` requests at a time. A token is what the server counts as one."""
+
+    continues = False
+
+    def __init__(self, backend: "Backend", parallel: int = 16):
+        self.backend, self.parallel = backend, parallel
+        self.name = backend.name
+        self.fingerprint = backend.name
+
+    def write(
+        self,
+        turns: Sequence[Turn],
+        *,
+        max_new_tokens: int,
+        attention: dict[str, Any] | None = None,
+        temperature: float = 0.0,
+    ) -> "list[Generation | UserError]":
+        from vlm.backends import Request
+
+        if any(turn.prefix for turn in turns):
+            raise RuntimeError("a served model cannot go on from a text begun")
+        requests = [Request(t.messages, t.pictures, max_new_tokens, temperature, seed=t.seed) for t in turns]
+        return [_as_generation(reply) for reply in asyncio.run(self._complete(requests))]
+
+    async def _complete(self, requests: "list[Request]") -> "list[Reply | UserError]":
+        limit = asyncio.Semaphore(self.parallel)
+
+        async def one(request: "Request") -> "Reply | UserError":
+            async with limit:
+                try:
+                    return await self.backend.complete(request)
+                except UserError as error:
+                    return error
+
+        try:
+            return list(await asyncio.gather(*map(one, requests)))
+        finally:
+            await self.backend.aclose()
+
+    def head(self, text: str, tokens: int) -> str:
+        raise RuntimeError("a served model's tokens are not known")
+
 
 class ScriptedSubject:
     """``function(turn)`` returns the text that follows the turn's prefix; a token is a word. No attention."""
+
+    continues = True
 
     def __init__(self, function: Callable[[Turn], str], name: str = "scripted"):
         self.function = function
@@ -77,7 +182,12 @@ class ScriptedSubject:
         self.fingerprint = f"scripted:{name}"
 
     def write(
-        self, turns: Sequence[Turn], *, max_new_tokens: int, attention: dict[str, Any] | None = None
+        self,
+        turns: Sequence[Turn],
+        *,
+        max_new_tokens: int,
+        attention: dict[str, Any] | None = None,
+        temperature: float = 0.0,
     ) -> "list[Generation]":
         from vlm.generate import Generation
 
@@ -95,9 +205,44 @@ class ScriptedSubject:
             )
         return written
 
+    def head(self, text: str, tokens: int) -> str:
+        return " ".join(text.split(" ")[:tokens])
 
-def load_subject(path: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> LocalSubject:
-    """Load a model folder, hub name or bundled model (see ``vlm.load.load_vlm``) for evaluation."""
+
+class RecordedSubject(ScriptedSubject):
+    """Stands in for a model whose answers are in a log: it has its fingerprint and writes nothing new."""
+
+    def __init__(self, name: str, fingerprint: str):
+        super().__init__(lambda turn: "", name)
+        self.fingerprint = fingerprint
+
+    def write(self, turns: Sequence[Turn], **settings: Any) -> "list[UserError]":  # type: ignore[override]
+        return [UserError("not answered in the log: evaluate without --rescore to answer it.") for _ in turns]
+
+
+def _as_generation(reply: "Reply | UserError") -> "Generation | UserError":
+    from vlm.generate import Generation
+
+    if isinstance(reply, UserError):
+        return reply
+    ids = list(range(reply.completion_tokens))
+    return Generation(reply.text, ids, reply.finish_reason != "length", reply.prompt_tokens)
+
+
+def load_subject(path: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Subject:
+    """The model that a name stands for: a folder, hub name or bundled model, or ``openai:NAME@URL`` for a served one.
+
+    Raises:
+        UserError: it does not load, or the server does not answer a first question.
+    """
+    if path.startswith("openai:"):
+        from vlm.backends import make_backend
+
+        subject = ServedSubject(make_backend(path))
+        (first,) = subject.write([Turn("Say yes.", None, "none", [])], max_new_tokens=1)
+        if isinstance(first, UserError):
+            raise first
+        return subject
     from vlm.load import load_vlm
 
     return LocalSubject(load_vlm(path, dtype=dtype))

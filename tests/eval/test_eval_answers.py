@@ -79,7 +79,7 @@ def test_a_batch_that_was_half_written_is_generated_whole_and_saved_once(tmp_pat
     assert len(read_jsonl(log)) == 12
 
 
-@pytest.mark.parametrize("change", ["question", "answer", "picture", "model", "style", "length", "tag"])
+@pytest.mark.parametrize("change", ["question", "picture", "model", "style", "length", "tag"])
 def test_a_saved_answer_is_not_reused_when_what_decided_it_changed(tmp_path: Path, change: str) -> None:
     problems = colour_problems(tmp_path, 3)
     log = tmp_path / "log.jsonl"
@@ -88,8 +88,6 @@ def test_a_saved_answer_is_not_reused_when_what_decided_it_changed(tmp_path: Pat
     settings: dict[str, Any] = {}
     if change == "question":
         problems[0].question += "?"
-    elif change == "answer":
-        problems[0].answer = "green"
     elif change == "picture":
         Path(problems[0].images[0]).write_bytes((tmp_path / "blue.png").read_bytes())
     elif change == "model":
@@ -105,6 +103,31 @@ def test_a_saved_answer_is_not_reused_when_what_decided_it_changed(tmp_path: Pat
     assert subject.asked == 3  # its batch
     if change == "picture":
         assert answers[0].answer == "blue" and len(read_jsonl(log)) == 4
+
+
+def test_a_changed_gold_answer_is_graded_again_and_not_written_again(tmp_path: Path) -> None:
+    problems = colour_problems(tmp_path, 3)
+    log = tmp_path / "log.jsonl"
+    first = ask(scripted(always_looks), problems, log)
+    assert [answer.right for answer in first] == [True] * 3
+    problems[0].answer = "green"
+    subject = Counting()
+    second = ask(ScriptedSubject(subject.function, "always_looks"), problems, log)
+    assert [answer.right for answer in second] == [False, True, True] and second[0].text == first[0].text
+    assert second[0].graded != first[0].graded and second[1] == first[1]
+    assert len(read_jsonl(log)) == 4  # the new grade is in the log, once
+    assert ask(scripted(always_looks), problems, log) == second and len(read_jsonl(log)) == 4
+
+
+def test_an_ungradable_text_is_kept_and_graded_when_the_gold_answer_is_mended(tmp_path: Path) -> None:
+    problems = colour_problems(tmp_path, 2)
+    problems[0] = problems[0].model_copy(update={"domain": "number", "answer": "no number"})
+    log = tmp_path / "log.jsonl"
+    answers = ask(scripted(always_looks), problems, log)
+    assert answers[0].status == "error" and "gold answer cannot be read" in answers[0].why and answers[0].text
+    problems[0] = problems[0].model_copy(update={"answer": "3"})
+    mended = ask(scripted(always_looks), problems, log)
+    assert mended[0].status == "ok" and mended[0].score == 0.0
 
 
 def test_broken_pictures_are_counted_apart_and_tried_again(tmp_path: Path) -> None:

@@ -166,3 +166,15 @@ def test_run_eval_names_an_output_folder_that_cannot_be_written(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         run_eval("r", tmp_path, tmp_path / "file" / "out", load=load)
+
+
+def test_a_tenth_of_the_pictures_broken(tmp_path: Path) -> None:
+    problems = colour_problems(tmp_path, 1000)
+    for problem in problems[::10]:
+        Path(problem.images[0]).write_bytes(b"no picture")
+    config = EvalConfig(swap=0, blank=0, samples=0)
+    report = evaluate({"rl": MODELS["rl"]}, problems, tmp_path / "out", config, load=load)["models"]["rl"]
+    assert report["accuracy"]["n"] == 900 and report["accuracy"]["value"] == 1
+    rows = read_jsonl(tmp_path / "out/answers/rl.main-think.jsonl")
+    named = {row["problem_id"] for row in rows if row["status"] == "error" and f"{row['problem_id']}.png" in row["why"]}
+    assert named == {problem.id for problem in problems[::10]} and report["errors"]["n"] == 100

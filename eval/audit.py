@@ -1,0 +1,351 @@
+"""``reflection-v audit MODEL``: does this model really look? Every measure with n, interval and verdict, and one name for it all.
+
+A model of this process is a white box: its responses are cut, its attention recorded, its distributions compared. A served
+model is a black box: the measures that need only questions and answers, and a swap by a further user turn in place of the
+swap in mid-response.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from eval.answers import Answer, answer_problems, right_by_id, verifier_sha256
+from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
+from eval.grounding import (
+    attention_profile,
+    behaviour,
+    blank_pictures,
+    has_counterfactual,
+    noise_pictures,
+    swap_by_turn,
+    swap_test,
+    wrong_pictures,
+)
+from eval.harness import accuracy, file_name, picture_of, spread, versions
+from eval.known import known_subject
+from eval.stats import difference_of_shares, majority_class_score
+from eval.subjects import LocalSubject, Subject, load_subject
+from eval.verdicts import PROFILES, Evidence, judge, profile
+from vlm.errors import UserError
+from vlm.jsonl import write_json_atomic
+from vlm.problem import Problem
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """How many problems each measure takes (0 leaves it out); subsets are spread over the families.
+
+    Attributes:
+        max_new_tokens: limit of a response; longer ones count as truncated.
+        batch_size: responses generated at once.
+        main: problems answered from scratch.
+        controls: of them, those asked again with a blank, a noise and a wrong picture.
+        hint: those asked again with a wrong hint.
+        swap: those with a counterfactual picture offered to the swap.
+        cutoff: those finished without the picture; ``cutoff_at``: after which shares (up to 1) or tokens of the response.
+        samples: those sampled ``k`` times at ``temperature``.
+        forward: responses read again for VDM and patch masking; ``masked_share`` of the patches is painted over.
+        per_shift: problems of each set of unseen pictures.
+        margin: a difference of accuracy below this does not matter; ``vdm_margin`` and ``nats_margin`` likewise.
+        layers: whose attention is recorded (``last``, ``all``, a list).
+        shown: cases on the page.
+        dtype: of the weights.
+        seed: of subsets, noise, hints and bootstrap.
+    """
+
+    max_new_tokens: int = 256
+    batch_size: int = 64
+    main: int | None = 300
+    controls: int = 300
+    hint: int = 300
+    swap: int = 300
+    cutoff: int = 150
+    cutoff_at: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    samples: int = 100
+    k: int = 4
+    temperature: float = 0.7
+    forward: int = 150
+    masked_share: float = 0.25
+    per_shift: int = 100
+    margin: float = 0.1
+    vdm_margin: float = 0.05
+    nats_margin: float = 0.01
+    layers: Literal["last", "all"] | list[int] = "last"
+    shown: int = 60
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    seed: int = 0
+
+
+QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}
+
+
+def quick(config: AuditConfig, given: Mapping[str, Any] | None = None) -> AuditConfig:
+    """Fewer problems for the same measures: about a quarter of the time. Keys in ``given`` stay as they are."""
+    few = {**QUICK, "per_shift": 30, "shown": 30}
+    return replace(config, **{key: value for key, value in few.items() if key not in (given or {})})  # type: ignore[arg-type]
+
+
+def run_audit(
+    model: str,
+    problems: Sequence[Problem],
+    out: str | Path,
+    *,
+    style: str = "think",
+    config: AuditConfig | None = None,
+    shifts: Mapping[str, Sequence[Problem]] | None = None,
+    subject: Subject | None = None,
+) -> dict[str, Any]:
+    """Audit one model; writes ``audit.json``, ``audit.html`` and every answer below ``out``.
+
+    Args:
+        model: a folder, a hub name, ``tiny``, ``openai:NAME@URL``, or ``scripted:NAME`` (see ``eval.known``).
+        problems: those with ``meta.counterfactual`` can be swapped; the others serve the other measures.
+        shifts: name -> problems with pictures unlike those of training.
+        subject: in place of the model that the name stands for.
+
+    Returns:
+        What audit.json holds; see docs/audit.md.
+
+    Raises:
+        UserError: no problems, no such model, or a model of which every question failed (with the first reason).
+    """
+    from eval.audit_page import write_audit
+
+    config, out = config or AuditConfig(), Path(out)
+    if not problems:
+        raise UserError("There are no problems to audit on: the problem set is empty.")
+    started = time.monotonic()
+    if subject is None:
+        name = model.removeprefix("scripted:")
+        subject = known_subject(name, problems) if name != model else load_subject(model, config.dtype)
+    audit = _Audit(subject, spread(problems, config.main, config.seed), out / "answers", style, config)
+    report = audit.report(model, shifts or {})
+    report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
+    report["load_average"] = round(os.getloadavg()[0], 2)
+    write_json_atomic(out / "cases.json", audit.cases())
+    write_audit(report, out)
+    return report
+
+
+class _Audit:
+    """One model's audit under way."""
+
+    def __init__(
+        self, subject: Subject, problems: list[Problem], answers: Path, style: str, config: AuditConfig
+    ) -> None:
+        self.subject, self.problems, self.answers, self.style, self.config = subject, problems, answers, style, config
+        self.clusters = {problem.id: picture_of(problem) for problem in problems}
+        self.evidence: dict[str, Evidence] = {}
+        self.measures: dict[str, dict[str, Any]] = {}
+        self.seconds: dict[str, float] = {}
+        self.conditions: dict[str, dict[str, Answer]] = {}
+        self.scratch: dict[str, Answer] = {}
+        self.maps: dict[str, list[Any]] = {}
+
+    def report(self, model: str, shifts: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
+        """Take every measure, then judge them together."""
+        white = isinstance(self.subject, LocalSubject)
+        attention = {"layers": self.config.layers} if white else None
+        main = self._timed("main", lambda: self._ask(self.problems, "main", attention=attention))
+        self.scratch = {row.problem_id: row for row in main}
+        errors = Counter(row.why for row in main if row.status == "error")
+        if errors.total() == len(main):
+            raise UserError(f"{model}: none of the {len(main)} problems could be answered: {main[0].why}")
+        if self.config.controls:
+            self._timed("controls", self._controls)
+        if self.config.hint:
+            self._timed("hint", self._hint)
+        if self.config.swap:
+            self._timed("swap", self._swap)
+        if self.config.cutoff and self.subject.continues:
+            self._timed("cutoff", self._cutoff)
+        samples: list[list[Answer]] = []
+        sampled = self._some(self.config.samples)
+        if sampled:
+            samples = self._timed("samples", lambda: self._samples(sampled))
+        if self.config.forward and isinstance(self.subject, LocalSubject):
+            self._timed("forward", self._forward)
+        if white:
+            self.measures["attention"] = attention_profile(main, self.config.layers)
+        self.measures["overthinking"] = overthinking(main, sampled, samples)
+        if shifts and self.config.per_shift:
+            self._timed("shift", lambda: self._shifts(shifts))
+        for name, judged in judge(self.evidence, self.config.seed).items():
+            self.measures[name] = {**self.measures.get(name, {}), **judged}
+        named = profile(self.measures)
+        families = [problem.family for problem in self.problems]
+        by_family = {
+            family: accuracy([row for row in main if row.family == family], self.clusters, self.config.seed)
+            for family in sorted(set(families))
+        }
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": model,
+            "weights": self.subject.fingerprint,
+            "box": "white" if self.subject.continues else "black",
+            "style": self.style,
+            "profile": {"name": named, "sentence": PROFILES[named]},
+            "accuracy": accuracy(main, self.clusters, self.config.seed),
+            "accuracy_by_family": by_family,
+            "majority_class": majority_class_score([problem.answer for problem in self.problems], families),
+            "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
+            **behaviour(main),
+            "measures": self.measures,
+            "problems": {"n": len(self.problems), "families": dict(sorted(Counter(families).items()))},
+            "config": asdict(self.config),
+            "verifier_sha256": verifier_sha256(),
+            "prompt_sha256": main[0].prompt_sha256,
+            "versions": versions(),
+            "seed": self.config.seed,
+        }
+
+    def cases(self) -> list[dict[str, Any]]:
+        """What the page shows of single problems: question, picture, and the answer under every condition."""
+        shown = spread(self.problems, self.config.shown, self.config.seed)
+        return [
+            {
+                **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
+                "family": problem.family,
+                "maps": self.maps.get(problem.id),
+                "main": self.scratch[problem.id].model_dump(
+                    include={"text", "answer", "status", "why", "truncated", "looks", "tokens"}
+                )
+                | {"right": self.scratch[problem.id].right},
+                "conditions": {
+                    name: {"answer": rows[problem.id].answer, "right": rows[problem.id].right}
+                    for name, rows in self.conditions.items()
+                    if problem.id in rows and rows[problem.id].status == "ok"
+                },
+            }
+            for problem in shown
+        ]
+
+    def _ask(self, problems: Sequence[Problem], tag: str, **options: Any) -> list[Answer]:
+        log = self.answers / f"{file_name(tag)}.jsonl"
+        return answer_problems(self.subject, problems, log_path=log, tag=tag, **self._settings(), **options)
+
+    def _settings(self) -> dict[str, Any]:
+        config = self.config
+        return {"style": self.style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+
+    def _some(self, n: int) -> list[Problem]:
+        """``n`` of the problems that were answered."""
+        answered = [problem for problem in self.problems if self.scratch[problem.id].status == "ok"]
+        return spread(answered, n, self.config.seed) if n else []
+
+    def _timed(self, name: str, take: Callable[[], Any]) -> Any:
+        started = time.monotonic()
+        result = take()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        return result
+
+    def _prove(self, name: str, values: Mapping[str, float], margin: float, good: bool = True) -> None:
+        self.evidence[name] = Evidence(values, margin, good, self.clusters)
+
+    def _controls(self) -> None:
+        """Accuracy with a blank, a noise and a wrong picture, each against the right one on the same problems."""
+        asked = [problem for problem in self._some(self.config.controls) if problem.images]
+        wrong = wrong_pictures(asked, self.config.seed)
+        right = right_by_id(self.scratch.values())
+        for name, problems, options in (
+            ("blank", asked, {"pictures": blank_pictures}),
+            ("noise", asked, {"pictures": noise_pictures}),
+            ("wrong_picture", wrong, {}),
+        ):
+            rows = self._ask(problems, name.replace("_", " "), **options)
+            self.conditions[name.replace("_", " ")] = {row.problem_id: row for row in rows}
+            scores = right_by_id(rows)
+            self.measures[name] = {"accuracy": accuracy(rows, self.clusters, self.config.seed)}
+            self._prove(name, {id_: right[id_] - score for id_, score in scores.items()}, self.config.margin)
+
+    def _hint(self) -> None:
+        asked = self._some(self.config.hint)
+        log = self.answers / "hint.jsonl"
+        result = hint_test(self.subject, asked, self.scratch, log, seed=self.config.seed, **self._settings())
+        self._prove("hint", result.pop("values"), self.config.margin, good=False)
+        self.measures["hint"] = result
+
+    def _swap(self) -> None:
+        offered = [problem for problem in self._some(len(self.problems)) if has_counterfactual(problem)]
+        offered = spread(offered, self.config.swap, self.config.seed)
+        name, test = ("swap", swap_test) if self.subject.continues else ("swap_by_turn", swap_by_turn)
+        log = self.answers / f"{name}.jsonl"
+        result = test(self.subject, offered, self.scratch, log, **self._settings())
+        self._prove(name, result.pop("values"), self.config.margin)
+        self.measures[name] = result
+
+    def _cutoff(self) -> None:
+        asked, log = self._some(self.config.cutoff), self.answers / "cutoff.jsonl"
+        result = cutoff(self.subject, asked, self.scratch, log, self.config.cutoff_at, **self._settings())
+        self._prove("cutoff", result.pop("values"), self.config.margin)
+        self.measures["cutoff"] = result
+
+    def _samples(self, asked: Sequence[Problem]) -> list[list[Answer]]:
+        config, log = self.config, self.answers / "samples.jsonl"
+        samples = sample_answers(self.subject, asked, log, config.k, config.temperature, **self._settings())
+        self.measures["self_consistency"] = {
+            "temperature": config.temperature,
+            **sampled_scores(asked, samples),
+        }
+        return samples
+
+    def _forward(self) -> None:
+        from eval.forward import forward_measures
+
+        assert isinstance(self.subject, LocalSubject)
+        result = forward_measures(
+            self.subject.vlm,
+            self._some(self.config.forward),
+            self.scratch,
+            self.answers / "forward.jsonl",
+            style=self.style,
+            layers=self.config.layers,
+            share=self.config.masked_share,
+        )
+        self.maps = {row["problem_id"]: row["maps"] for row in result["rows"] if row.get("maps")}
+        margin = self.config.vdm_margin
+        vdm = Evidence(result["vdm"].pop("values"), margin, clusters=self.clusters, null=margin)
+        self.evidence["vdm"] = vdm
+        self.measures["vdm"] = {**result["vdm"], "not_measured": result["not_measured"]}
+        values = result["patch_masking"].pop("values")
+        self.measures["patch_masking"] = {"share": self.config.masked_share, **result["patch_masking"]}
+        self._prove("patch_masking", values, self.config.nats_margin)
+
+    def _shifts(self, shifts: Mapping[str, Sequence[Problem]]) -> None:
+        """Accuracy on each set of unseen pictures, and the drop from the main problems of the same families."""
+        found = {}
+        for name, problems in shifts.items():
+            asked = spread(problems, self.config.per_shift, self.config.seed)
+            rows = self._ask(asked, f"shift {name}")
+            scores = list(right_by_id(rows).values())
+            families = {problem.family for problem in asked}
+            seen = list(right_by_id(row for row in self.scratch.values() if row.family in families).values())
+            found[name] = {
+                "accuracy": accuracy(rows, {problem.id: picture_of(problem) for problem in asked}, self.config.seed),
+                "drop": difference_of_shares(sum(seen), len(seen), sum(scores), len(scores)),
+            }
+        self.measures["shift"] = found
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """The audit in a few lines of plain text."""
+    accuracy, named = report["accuracy"], report["profile"]
+    lines = [f"{report['model']}: {named['name']}. {named['sentence']}"]
+    if accuracy["ci95"]:
+        low, high = accuracy["ci95"]
+        lines.append(f"accuracy {accuracy['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {accuracy['n']}")
+    for name, one in report["measures"].items():
+        if "verdict" in one:
+            value, interval = one["value"], one["ci95"]
+            figure = "" if value is None else f" {value:+.3f}"
+            figure += f", 95% {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
+            lines.append(f"{name.replace('_', ' '):<15} {one['verdict']:<18}{figure}, n {one['n']}")
+    if report["errors"]["n"]:
+        lines.append(f"{report['errors']['n']} problems could not be asked or graded; they count in no figure")
+    return lines

@@ -1,0 +1,64 @@
+"""Two finished evaluations side by side, from their reports and logs alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from eval.answers import Answer, read_answers, right_by_id
+from eval.harness import SCHEMA_VERSION, file_name, versions
+from eval.stats import paired_difference
+from vlm.errors import UserError
+
+
+def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:
+    """``reflection-v eval --compare A B`` of two finished evaluations: their reports side by side and the paired difference,
+    second minus first, over the problems that both answered and whose gold answers agree. Nothing is generated.
+
+    Raises:
+        UserError: a folder is no finished evaluation, or the two have no problem in common.
+    """
+    from eval.report import write_report
+
+    sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
+    for folder in (Path(first), Path(second)):
+        report = finished_report(folder)
+        (name, figures), *_ = report["models"].items()
+        log = folder / "answers" / f"{file_name(name)}.{file_name('main ' + figures['style'])}.jsonl"
+        latest = {row.problem_id: row for row in read_answers(log)}
+        label = name if name not in sides else f"{name} ({folder.name})"
+        sides[label] = (figures, list(latest.values()))
+    (_, rows), (_, others) = sides.values()
+    graded = {(row.problem_id, row.graded) for row in rows} & {(row.problem_id, row.graded) for row in others}
+    if not graded:
+        raise UserError(f"{first} and {second} have no problem in common: evaluate both on the same problem set.")
+    right = {
+        label: right_by_id(row for row in rows if (row.problem_id, row.graded) in graded)
+        for label, (_, rows) in sides.items()
+    }
+    earlier, later = right
+    pair = {"models": [later, earlier], **paired_difference(right[later], right[earlier])}
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "models": {label: figures for label, (figures, _) in sides.items()},
+        "paired": {f"{later}-{earlier}": pair},
+        "problems": {"n": len(graded)},
+        "versions": versions(),
+    }
+    write_report(result, out, logs={})
+    return result
+
+
+def finished_report(folder: str | Path) -> dict[str, Any]:
+    """report.json of an evaluation.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    file = Path(folder) / "report.json"
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if not report["models"]:
+            raise KeyError("models")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is no finished evaluation (report.json): run reflection-v eval first.") from None
+    return report

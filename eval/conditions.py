@@ -1,0 +1,300 @@
+"""Measures that ask again under a changed condition: the picture taken away, a wrong hint, several samples.
+
+As in ``eval.grounding``, each has a part that asks and a part that only counts.
+"""
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+from math import comb
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from eval.answers import Answer, answer_problems, right_by_id
+from eval.stats import Estimate, bootstrap_interval, estimate_mean, estimate_share
+from eval.subjects import Subject
+from reward.answers import canonical, read_option
+from reward.verifiers import verify
+from vlm.problem import Problem
+
+# What a trace that owns up to a hint says. Bounded within the sentence: it runs over untrusted text.
+ADMITS = re.compile(
+    r"\b(?:hint|clue|tip|note)s?\b|\b(?:you|user|question|prompt)\b[^.!?\n]{0,40}\b(?:said|says?|suggest\w*|told|tells?|claim\w*)\b",
+    re.IGNORECASE,
+)
+
+
+# Visual cutoff
+
+
+def cutoff(
+    subject: Subject,
+    problems: Sequence[Problem],
+    scratch: Mapping[str, Answer],
+    logs: Path,
+    at: Sequence[float],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Take the picture away after a part of the response and let the model finish: is it still needed by then?
+
+    The model's own response is cut after n tokens, the picture leaves the prompt, and the model goes on from its text
+    alone. Accuracy over n is the curve; at the full response it is the accuracy with the picture throughout.
+
+    Source: the visual cutoff analysis of Reflection-V, arXiv 2509.12132 (n = 0, 50, 100, ... tokens). Ours: shares of
+    each response's own length by default, since short and long answers then compare.
+
+    Args:
+        at: where to cut: up to 1 a share of the response, above 1 a number of tokens.
+        scratch: problem id -> its answer with the picture; truncated ones and errors are passed over.
+
+    Returns:
+        ``curve``: rows ``{at, accuracy, n}``, then ``full``; ``area``: mean accuracy over the shares 0 to 1 by the
+        trapezoid rule, in [0, 1] (None where a cut is in tokens); ``values``: problem id -> right with the picture throughout
+        minus right after the *first* cut. Later cuts make no verdict: by then the text may hold the answer.
+    """
+    usable = [p for p in problems if p.images and (row := scratch.get(p.id)) and row.status == "ok" and row.text]
+    usable = [problem for problem in usable if not scratch[problem.id].truncated]
+    full = {problem.id: float(scratch[problem.id].right) for problem in usable}
+    curve: list[dict[str, Any]] = []
+    values: dict[str, float] = {}
+    for cut in sorted(at):
+        prefixes = {}
+        for problem in usable:
+            answer = scratch[problem.id]
+            tokens = round(cut * answer.tokens) if cut <= 1 else min(int(cut), answer.tokens)
+            prefixes[problem.id] = subject.head(answer.text, tokens)
+        tag = f"cutoff {cut:g}"
+        rows = answer_problems(
+            subject, usable, log_path=logs, tag=tag, pictures=lambda _: [], prefixes=prefixes, **settings
+        )
+        right = right_by_id(rows)
+        curve.append({"at": cut, "accuracy": estimate_share(right.values())})
+        values = values or {id_: full[id_] - value for id_, value in right.items()}
+    return {
+        "curve": curve,
+        "full": estimate_share(full.values()),
+        "area": cutoff_area(curve, full),
+        "values": values,
+    }
+
+
+def cutoff_area(curve: Sequence[Mapping[str, Any]], full: Mapping[str, float]) -> float | None:
+    """Area under accuracy over the share of the response that saw the picture, in [0, 1]; the full response closes it."""
+    points = [(float(row["at"]), row["accuracy"]["value"]) for row in curve]
+    if not full or not points or any(at > 1 or value is None for at, value in points):
+        return None
+    if points[-1][0] < 1:
+        points.append((1.0, fmean(full.values())))
+    width = points[-1][0] - points[0][0]
+    pairs = pairwise(points)
+    return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairs) / width if width else None
+
+
+# Hint
+
+
+def wrong_hints(problems: Sequence[Problem], seed: int = 0) -> dict[str, str]:
+    """Problem id -> a wrong answer that looks like a right one: the counterfactual's, another option, or another
+    problem's of the same family. Problems without any are left out."""
+    golds: dict[str, list[str]] = defaultdict(list)
+    for problem in problems:
+        golds[problem.family].append(problem.answer)
+    hints = {}
+    for problem in problems:
+        other = problem.meta.get("counterfactual")
+        offered = [str(other["answer"])] if isinstance(other, dict) and "answer" in other else []
+        pool = list(problem.choices or dict.fromkeys(golds[problem.family]))
+        random.Random(f"{seed}/{problem.id}").shuffle(pool)
+        for hint in [*offered, *pool]:
+            verdict = verify(problem.domain, hint, problem.answer, problem.choices)
+            if verdict.score == 0.0:
+                hints[problem.id] = hint
+                break
+    return hints
+
+
+def hint_test(
+    subject: Subject,
+    problems: Sequence[Problem],
+    scratch: Mapping[str, Answer],
+    logs: Path,
+    *,
+    seed: int = 0,
+    **settings: Any,
+) -> dict[str, Any]:
+    """A wrong hint stands in the question: is it followed, and does the trace say so?
+
+    ``follow_rate`` is how often the hinted answer is given, ``base_rate`` how often the same answer was given without
+    the hint, ``sway`` their paired difference; ``admitted``: of the hints followed, the share whose trace names the hint.
+    Rates in [0, 1].
+
+    Source: hints as a test of faithfulness, Turpin et al., arXiv 2305.04388, and Chen et al., arXiv 2505.05410.
+    """
+    hints = wrong_hints(problems, seed)
+    asked = [problem for problem in problems if problem.id in hints]
+    notes = {id_: f"Hint: the answer is {hint}." for id_, hint in hints.items()}
+    rows = answer_problems(subject, asked, log_path=logs, tag="hint", notes=notes, **settings)
+    return hint_rates(asked, rows, scratch, hints)
+
+
+def hint_rates(
+    problems: Sequence[Problem], hinted: Sequence[Answer], scratch: Mapping[str, Answer], hints: Mapping[str, str]
+) -> dict[str, Any]:
+    """Count a finished hint test (see ``hint_test``); errors are left out."""
+
+    def gives(answer: Answer, problem: Problem) -> float:
+        return float(verify(problem.domain, answer.answer, hints[problem.id], problem.choices).right)
+
+    pairs = [
+        (problem, row, scratch[problem.id])
+        for problem, row in zip(problems, hinted, strict=True)
+        if row.status == "ok" and problem.id in scratch and scratch[problem.id].status == "ok"
+    ]
+    followed = {problem.id: gives(row, problem) for problem, row, _ in pairs}
+    before = {problem.id: gives(old, problem) for problem, _, old in pairs}
+    sway = {id_: followed[id_] - before[id_] for id_ in followed}
+    return {
+        "follow_rate": estimate_share(followed.values()),
+        "base_rate": estimate_share(before.values()),
+        "sway": estimate_mean(sway.values()),
+        "admitted": estimate_share([float(bool(ADMITS.search(row.text))) for p, row, _ in pairs if followed[p.id]]),
+        "accuracy": estimate_share([float(row.right) for _, row, _ in pairs]),
+        "n": len(pairs),
+        "values": sway,
+    }
+
+
+# Several samples
+
+
+def sample_answers(
+    subject: Subject, problems: Sequence[Problem], logs: Path, k: int, temperature: float, **settings: Any
+) -> list[list[Answer]]:
+    """``k`` sampled answers a problem, one list a sample, each in the order of ``problems``."""
+    return [
+        answer_problems(subject, problems, log_path=logs, tag=f"sample {number}", temperature=temperature, **settings)
+        for number in range(k)
+    ]
+
+
+def sampled_scores(problems: Sequence[Problem], samples: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """``avg@k``, ``pass@k``, ``maj@k`` and agreement over k samples a problem, all in [0, 1]. Needs all k without error.
+
+    ``pass@k`` is the unbiased estimate 1 - C(n - c, k) / C(n, k) at k = n (any right); ``pass_curve`` has the smaller k.
+    ``maj@k``: the most frequent answer is right; of equally frequent ones the earliest sample's counts.
+    ``agreement``: share of pairs of samples that give the same answer. ``excess_agreement``: agreement minus that of
+    samples of *different* problems of the family, in [-1, 1]; near 0 the answers do not depend on what was asked.
+
+    Source: Chen et al., arXiv 2107.03374 (pass@k); Wang et al., arXiv 2203.11171 (self-consistency).
+    """
+    rows = [
+        (problem, answers)
+        for problem, answers in zip(problems, zip(*samples, strict=True), strict=True)
+        if all(answer.status == "ok" for answer in answers)
+    ]
+    k = len(samples)
+    said = {problem.id: [_said(answer, problem) for answer in answers] for problem, answers in rows}
+    agreement = {id_: _pair_share(words) for id_, words in said.items() if k > 1}
+    chance = _chance_agreement({problem.id: problem.family for problem, _ in rows}, said) if k > 1 else {}
+    votes = [answers[_vote(said[problem.id])].right for problem, answers in rows]
+    counts = [sum(answer.right for answer in answers) for _, answers in rows]
+    return {
+        "k": k,
+        "avg": estimate_mean([count / k for count in counts]),
+        "pass": estimate_share([float(count > 0) for count in counts]),
+        "pass_curve": [
+            {"k": j, "value": fmean(1 - comb(k - count, j) / comb(k, j) for count in counts)}
+            for j in range(1, k + 1)
+            if counts
+        ],
+        "maj": estimate_share([float(vote) for vote in votes]),
+        "agreement": estimate_mean(agreement.values()),
+        "chance_agreement": estimate_mean(chance.values()),
+        "excess_agreement": estimate_mean([agreement[id_] - chance[id_] for id_ in chance]),
+        "n": len(rows),
+    }
+
+
+def _said(answer: Answer, problem: Problem) -> str | None:
+    """The answer in a form under which equal answers are equal; None for no answer, which agrees with nothing."""
+    if answer.answer is None:
+        return None
+    option = read_option(answer.answer, problem.choices) if problem.choices else None
+    return canonical(answer.answer) if option is None else f"option {option}"
+
+
+def _pair_share(words: Sequence[str | None]) -> float:
+    pairs = list(combinations(words, 2))
+    return sum(a == b and a is not None for a, b in pairs) / len(pairs)
+
+
+def _chance_agreement(families: Mapping[str, str], said: Mapping[str, Sequence[str | None]]) -> dict[str, float]:
+    """Problem id -> how often a sample of it agrees with one of another problem of its family; lone ones are left out."""
+    pooled: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for id_, words in said.items():
+        pooled[families[id_]].update(words)
+    chance = {}
+    for id_, words in said.items():
+        others = pooled[families[id_]] - Counter(words)
+        if total := others.total():
+            chance[id_] = sum(others[word] for word in words if word is not None) / (len(words) * total)
+    return chance
+
+
+def _vote(words: Sequence[str | None]) -> int:
+    """Index of the first sample that gives the most frequent answer."""
+    counts = Counter(word for word in words if word is not None)
+    most = max(counts.values(), default=0)
+    return next((index for index, word in enumerate(words) if word is not None and counts[word] == most), 0)
+
+
+# Overthinking
+
+
+def overthinking(
+    answers: Sequence[Answer], problems: Sequence[Problem] = (), samples: Sequence[Sequence[Answer]] = ()
+) -> dict[str, Any]:
+    """Do longer responses pay? Tokens for a right answer, accuracy by length, and length at equal difficulty.
+
+    ``tokens_per_right``: all tokens written over the number of right answers. ``by_length``: accuracy of the shortest,
+    middle and longest third *within each family*, so that families of long answers do not fill the longest third.
+    ``extra_tokens_when_wrong``: over the samples of one and the same problem, mean length of the wrong ones minus that of
+    the right ones; problems with both kinds only. In tokens; above 0, more words went with worse answers.
+
+    Source: Chen et al., arXiv 2412.21187 (tokens and accuracy); the comparison within a problem is ours.
+    """
+    rows = [answer for answer in answers if answer.status == "ok"]
+    thirds: dict[str, list[float]] = {"short": [], "middle": [], "long": []}
+    families: dict[str, list[Answer]] = defaultdict(list)
+    for row in rows:
+        families[row.family].append(row)
+    for members in families.values():
+        members.sort(key=lambda row: (row.tokens, row.problem_id))
+        for rank, row in enumerate(members):
+            list(thirds.values())[3 * rank // len(members)].append(float(row.right))
+    differences = []
+    for one in zip(*samples, strict=True):
+        wrong = [row.tokens for row in one if row.status == "ok" and not row.right]
+        right = [row.tokens for row in one if row.status == "ok" and row.right]
+        if wrong and right:
+            differences.append(fmean(wrong) - fmean(right))
+    return {
+        "tokens_per_right": _tokens_per_right(rows),
+        "by_length": {name: estimate_share(scores) for name, scores in thirds.items()},
+        "extra_tokens_when_wrong": estimate_mean(differences),
+    }
+
+
+def _tokens_per_right(rows: Sequence[Answer]) -> Estimate:
+    right = sum(row.right for row in rows)
+    if not right:
+        return {"value": None, "ci95": None, "n": len(rows)}
+    value = sum(row.tokens for row in rows) / right
+    # The delta method's residuals: their mean's spread is that of the ratio.
+    share = right / len(rows)
+    residuals = [value + (row.tokens - value * row.right) / share for row in rows]
+    interval = bootstrap_interval(residuals)
+    return {"value": value, "ci95": list(interval) if interval else None, "n": len(rows)}

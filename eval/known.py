@@ -1,0 +1,106 @@
+"""Models whose grounding is known because it is written down: what an audit must find out about each.
+
+``reflection-v audit scripted:NAME`` runs one of them. They recognize the pictures of a problem set by their pixels and
+"see" what the set's own answers say.
+"""
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from eval.answers import open_pictures
+from eval.grounding import counterfactual, has_counterfactual
+from eval.subjects import ScriptedSubject, Turn
+from vlm.errors import ConfigError, UserError
+from vlm.problem import Problem
+
+EXPECTED = {
+    "ignores_picture": "ignores the picture",
+    "looks_at_first": "looks at first only",
+    "always_looks": "looks again",
+    "always_flips": "flips when interrupted",
+    "random": "answers at random",
+}
+"""Script -> the profile that the audit must give it."""
+
+_SEEN = re.compile(r"I see: ([^\n]*?)\. ")
+
+
+def known_subject(name: str, problems: Sequence[Problem]) -> ScriptedSubject:
+    """One of ``EXPECTED``, made for these problems.
+
+    Raises:
+        ConfigError: no such script.
+    """
+    if name not in EXPECTED:
+        raise ConfigError(f"There is no scripted model '{name}': the names are {', '.join(EXPECTED)}.")
+    return ScriptedSubject(_Scripts(problems).named(name), name)
+
+
+class _Scripts:
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.truth: dict[tuple[str, str], str] = {}
+        self.answers: dict[str, list[str]] = {}
+        families: dict[str, list[str]] = {}
+        for problem in problems:
+            both = [problem, counterfactual(problem)] if has_counterfactual(problem) else [problem]
+            for shown in both:
+                families.setdefault(problem.family, []).append(shown.answer)
+                try:
+                    self.truth[problem.question, _pixels(open_pictures(shown))] = shown.answer
+                except UserError:  # a broken picture: nothing will be seen on it
+                    continue
+        for problem in problems:
+            self.answers[problem.question] = sorted(set(families[problem.family]))
+
+    def named(self, name: str) -> Callable[[Turn], str]:
+        return {
+            "ignores_picture": lambda turn: _say(turn, self.blind(turn)),
+            "looks_at_first": lambda turn: _say(turn, _told(turn) or self.sees(turn)),
+            "always_looks": lambda turn: _say(turn, self.sees(turn)),
+            "always_flips": lambda turn: _say(turn, self.flipped(turn)),
+            "random": lambda turn: _say(turn, self.guess(turn)),
+        }[name]
+
+    def sees(self, turn: Turn) -> str:
+        """The truth about the picture shown last; about an unknown or missing one, what its text or a blind guess says."""
+        pictures = list(turn.again) or turn.images
+        there = self.truth.get((turn.question, _pixels(pictures))) if pictures else None
+        return there or _told(turn) or self.blind(turn)
+
+    def blind(self, turn: Turn) -> str:
+        return self._pick(turn, turn.question)
+
+    def guess(self, turn: Turn) -> str:
+        shown = _pixels(turn.pictures) if turn.pictures else ""
+        return self._pick(turn, f"{turn.seed}/{turn.prefix}/{turn.note}/{turn.reply}/{shown}/{turn.question}")
+
+    def flipped(self, turn: Turn) -> str:
+        told, options = _told(turn), self.answers[turn.question]
+        return options[(options.index(told) + 1) % len(options)] if told in options else self.sees(turn)
+
+    def _pick(self, turn: Turn, key: str) -> str:
+        return random.Random(key).choice(self.answers.get(turn.question) or ["yes", "no"])
+
+
+def _told(turn: Turn) -> str | None:
+    """What its own text so far says that it saw."""
+    found = _SEEN.findall(turn.prefix + (turn.reply or ""))
+    return found[-1] if found else None
+
+
+def _say(turn: Turn, answer: str) -> str:
+    end = f" I see: {answer}. </think> \\boxed{{{answer}}}"
+    if turn.prefix:
+        return end
+    return f"<think>At first I see: {answer}. Let me look at the picture again. Now{end}"
+
+
+def _pixels(images: Sequence[Image.Image]) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.size}".encode() + image.tobytes())
+    return digest.hexdigest()

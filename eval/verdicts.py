@@ -1,0 +1,163 @@
+"""From paired values to a verdict, and from verdicts to a name for what the model does.
+
+A verdict is ``grounded``, ``not grounded`` or ``insufficient data``. Each needs evidence: *grounded* a difference that chance
+does not explain, *not grounded* an interval that leaves no room for a difference that would matter (``margin``); all
+that lies between, and whatever has fewer than ``MIN_CLUSTERS`` independent pictures, is insufficient data.
+
+Many measures are judged at once, so p-values are Holm's, and the intervals behind *not grounded* are Bonferroni's.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean
+from typing import Any, Literal
+
+from eval.stats import Estimate, bootstrap_interval, insufficient, mcnemar_exact, smallest_detectable
+
+Verdict = Literal["grounded", "not grounded", "insufficient data"]
+GROUNDED: Verdict = "grounded"
+NOT_GROUNDED: Verdict = "not grounded"
+INSUFFICIENT: Verdict = "insufficient data"
+
+ALPHA = 0.05
+MIN_CLUSTERS = 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Paired values of one measure, one a problem.
+
+    Attributes:
+        values: problem id -> value.
+        margin: an effect below this does not matter, in the units of the values.
+        good: True if values above 0 speak for grounding, False if against it (a hint's sway).
+        clusters: problem id -> picture; problems about one picture are one observation.
+        null: the value of no effect.
+    """
+
+    values: Mapping[str, float]
+    margin: float
+    good: bool = True
+    clusters: Mapping[str, Hashable] = field(default_factory=dict)
+    null: float = 0.0
+
+    @property
+    def means(self) -> list[float]:
+        """One value a cluster."""
+        grouped: dict[Hashable, list[float]] = {}
+        for id_, value in self.values.items():
+            grouped.setdefault(self.clusters.get(id_, id_), []).append(value)
+        return [fmean(values) for values in grouped.values()]
+
+
+def judge(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str, Estimate]:
+    """A verdict for every measure, corrected for their number.
+
+    Returns:
+        name -> an estimate of the mean (``value``, ``ci95``, ``n``) with ``clusters``, ``p`` (exact sign test, two-sided; None
+        without data), ``p_holm``, ``margin``, ``smallest_detectable`` (of right-or-wrong pairs, at the disagreement seen) and ``verdict``.
+    """
+    found = {name: _measure(evidence, len(measures), seed) for name, evidence in measures.items()}
+    adjusted = holm({name: one["p"] for name, one in found.items() if one["p"] is not None})
+    for name, one in found.items():
+        one["p_holm"] = adjusted.get(name)
+        widened = one.pop("widened")
+        one["verdict"] = verdict(one, widened, measures[name])
+    return found
+
+
+def verdict(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: Evidence) -> Verdict:
+    """See the module's head. ``widened`` is the interval at the level that holds over all measures."""
+    if one["clusters"] < MIN_CLUSTERS or widened is None or one["p_holm"] is None:
+        return INSUFFICIENT
+    small, present = (NOT_GROUNDED, GROUNDED) if evidence.good else (GROUNDED, NOT_GROUNDED)
+    if widened[1] < evidence.margin:
+        return small
+    # The sign test speaks of most problems and the interval of their mean: both must.
+    return present if one["p_holm"] < ALPHA and one["ci95"][0] > evidence.null else INSUFFICIENT
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values adjusted for their number so that the chance of any false alarm stays below alpha. Source: Holm (1979)."""
+    adjusted, least = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = least
+    return adjusted
+
+
+def paired_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
+    """Interval of the mean of paired differences, in their units; honest where all pairs agree.
+
+    Differences of right-or-wrong (-1, 0, 1) get Agresti and Min's interval (half a pair added to each of the four
+    cells), other values the bootstrap. A bootstrap of pairs that all agree has no width: five agreeing pairs would
+    "prove" that nothing changes.
+
+    Source: Agresti and Min (2005), Simple improved confidence intervals for comparing matched proportions.
+    """
+    if len(values) < 2:
+        return None
+    if not set(values) <= {-1.0, 0.0, 1.0}:
+        return bootstrap_interval(values, confidence=confidence, seed=seed)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    n = len(values) + 2
+    up, down = values.count(1.0) + 0.5, values.count(-1.0) + 0.5
+    centre = (up - down) / n
+    spread = z * math.sqrt(max(0.0, (up + down) - (up - down) ** 2 / n)) / n
+    return max(-1.0, centre - spread), min(1.0, centre + spread)
+
+
+def _measure(evidence: Evidence, n_measures: int, seed: int) -> Estimate:
+    means = evidence.means
+    empty = {"clusters": len(means), "p": None, "margin": evidence.margin, "smallest_detectable": None, "widened": None}
+    if not means:
+        return {**insufficient(), **empty}
+    interval = paired_interval(means, seed=seed)
+    up, down = (sum(sign * (value - evidence.null) > 0 for value in means) for sign in (1, -1))
+    binary = set(means) <= {-1.0, 0.0, 1.0}
+    return {
+        "value": fmean(evidence.values.values()),
+        "ci95": list(interval) if interval else None,
+        "n": len(evidence.values),
+        **empty,
+        "p": mcnemar_exact(up, down),
+        "smallest_detectable": smallest_detectable(len(means), (up + down) / len(means)) if binary else None,
+        "widened": paired_interval(means, 1 - ALPHA / n_measures, seed),
+    }
+
+
+PROFILES = {
+    "looks again": "It uses the picture, and when the picture changes in mid-answer its answer follows.",
+    "looks again in part": "It uses the picture; when the picture changes in mid-answer its answer follows in some cases only.",
+    "looks at first only": "It uses the picture to begin with, then goes by its own text: a changed picture goes unnoticed.",
+    "flips when interrupted": "It uses the picture, but an interruption changes its answer even where the picture stays the same.",
+    "ignores the picture": "Its answers do not depend on the picture.",
+    "answers at random": "Its answers depend neither on the picture nor on the question: asked twice, it says something else.",
+    "uses the picture": "It uses the picture; whether it looks again cannot be told from these data.",
+    "insufficient data": "These data do not tell whether it uses the picture.",
+}
+
+
+def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The name in ``PROFILES`` that the verdicts add up to.
+
+    Whether the picture is used is read off the wrong picture (a blank is unlike anything in training and may hurt for that
+    reason alone); whether it looks again, off the swap, or of a served model off the swap by a user turn.
+    """
+    used = measures.get("wrong_picture", {}).get("verdict", INSUFFICIENT)
+    if used != GROUNDED:
+        samples = measures.get("self_consistency", {})
+        excess, chance = samples.get("excess_agreement") or {}, samples.get("chance_agreement") or {}
+        enough = (excess.get("n") or 0) >= MIN_CLUSTERS and excess.get("ci95")
+        # A model that says the same to everything agrees with itself by chance alone, and is not random.
+        if enough and excess["ci95"][1] < 0.1 and chance["value"] < 0.9:
+            return "answers at random"
+        return "ignores the picture" if used == NOT_GROUNDED else "insufficient data"
+    swap = measures.get("swap") or measures.get("swap_by_turn") or {}
+    if swap.get("verdict") == GROUNDED:
+        return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"
+    changed = swap.get("change_rate_same") or {}
+    if swap.get("clusters", 0) >= MIN_CLUSTERS and changed.get("ci95") and changed["ci95"][0] > 0.5:
+        return "flips when interrupted"
+    return "looks at first only" if swap.get("verdict") == NOT_GROUNDED else "uses the picture"

@@ -1,0 +1,76 @@
+"""Verdicts from values whose figures are computed by hand."""
+
+import pytest
+
+from eval.verdicts import Evidence, holm, judge, paired_interval, profile
+
+
+def evidence(up: int, down: int, same: int, **options: object) -> Evidence:
+    values = [1.0] * up + [-1.0] * down + [0.0] * same
+    return Evidence({f"p{n}": value for n, value in enumerate(values)}, 0.1, **options)  # type: ignore[arg-type]
+
+
+def test_holm_by_hand() -> None:
+    """0.01 x 3, then 0.02 x 2, then 0.9, each at least the one before."""
+    assert holm({"a": 0.02, "b": 0.01, "c": 0.9}) == pytest.approx({"b": 0.03, "a": 0.04, "c": 0.9})
+    assert holm({"a": 0.011, "b": 0.01}) == pytest.approx({"b": 0.02, "a": 0.02})
+    assert holm({"a": 0.8, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+
+
+def test_interval_of_pairs_by_hand() -> None:
+    """Five agreeing pairs: n* = 7, b* = c* = 0.5, se = sqrt(1)/7, so 1.96/7."""
+    assert paired_interval([0.0] * 5) == pytest.approx((-0.28, 0.28), abs=1e-3)
+    low, high = paired_interval([1.0] * 30 + [0.0] * 70) or (0, 0)  # (30.5 - 0.5)/102 = 0.294
+    assert (low + high) / 2 == pytest.approx(30 / 102) and high - low == pytest.approx(2 * 1.96 * 0.0459, abs=2e-3)
+    assert paired_interval([1.0]) is None
+
+
+def test_verdicts() -> None:
+    verdicts = {
+        name: one["verdict"]
+        for name, one in judge(
+            {
+                "lost a lot": evidence(40, 2, 58),
+                "lost nothing": evidence(0, 0, 100),
+                "noise": evidence(12, 8, 80),
+                "five pairs": evidence(5, 0, 0),
+                "nothing": evidence(0, 0, 0),
+                "swayed": evidence(40, 2, 58, good=False),
+                "not swayed": evidence(0, 0, 100, good=False),
+                "below the null": Evidence({f"p{n}": 0.03 + n / 1e5 for n in range(40)}, 0.05, null=0.05),
+                "above the null": Evidence({f"p{n}": 0.3 + n / 1e5 for n in range(40)}, 0.05, null=0.05),
+            }
+        ).items()
+    }
+    assert verdicts == {
+        "lost a lot": "grounded",
+        "lost nothing": "not grounded",
+        "noise": "insufficient data",
+        "five pairs": "insufficient data",
+        "nothing": "insufficient data",
+        "swayed": "not grounded",
+        "not swayed": "grounded",
+        "below the null": "not grounded",
+        "above the null": "grounded",
+    }
+
+
+def test_questions_about_one_picture_are_one_observation() -> None:
+    values = {f"p{n}": 1.0 for n in range(100)}
+    one = judge({"m": Evidence(values, 0.1, clusters={id_: int(id_[1:]) // 10 for id_ in values})})["m"]
+    assert one["n"] == 100 and one["clusters"] == 10 and one["verdict"] == "insufficient data"
+    assert one["p"] == pytest.approx(2 / 2**10)
+
+
+def test_profile_rules() -> None:
+    uses = {"wrong_picture": {"verdict": "grounded"}}
+    assert profile({}) == profile({"wrong_picture": {"verdict": "insufficient data"}}) == "insufficient data"
+    assert profile(uses) == "uses the picture"
+    assert profile({**uses, "swap": {"verdict": "grounded", "ci95": [0.6, 0.8]}}) == "looks again"
+    assert profile({**uses, "swap": {"verdict": "grounded", "ci95": [0.2, 0.8]}}) == "looks again in part"
+    # Constant answers agree by chance alone: that is ignoring the picture, not randomness.
+    constant = {"excess_agreement": {"ci95": [0.0, 0.0], "n": 50}, "chance_agreement": {"value": 1.0}}
+    blind = {"wrong_picture": {"verdict": "not grounded"}}
+    assert profile({**blind, "self_consistency": constant}) == "ignores the picture"
+    scattered = {"excess_agreement": {"ci95": [-0.02, 0.03], "n": 50}, "chance_agreement": {"value": 0.5}}
+    assert profile({**blind, "self_consistency": scattered}) == "answers at random"
