@@ -1,0 +1,215 @@
+"""The parts of the page that change, as HTML. Every text that a visitor or a model wrote is escaped here and nowhere else."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from demo.engine import Run
+from demo.pictures import Example
+from vlm.heatmap import overlay
+from vlm.response import first_relook
+
+SHOWN_SIDE = 640
+"""Pixels: a longer side of a heat map is scaled down to it."""
+CURVE = 600, 120
+MAX_POINTS = 400
+STATES = {"thinking": "Thinking", "done": "Done", "stopped": "Stopped", "late": "Stopped"}
+
+
+def status(text: str, kind: str = "info") -> str:
+    """One line that screen readers announce. ``kind``: ``info`` or ``error``."""
+    role = "alert" if kind == "error" else "status"
+    return Markup('<p class="status {}" role="{}">{}</p>').format(kind, role, text)
+
+
+def run_status(run: Run) -> str:
+    """What the status line says about a run."""
+    return status(f"{STATES[run.state]}: {run.tokens} tokens, {run.seconds:.1f} s. {run.note}".strip())
+
+
+def waiting() -> str:
+    return status("Waiting for the model …")
+
+
+def examples(found: Sequence[Example]) -> str:
+    """Buttons with the example pictures."""
+    buttons = [
+        Markup(
+            '<button type="button" class="example" data-n="{n}"><img src="picture/{token}" alt="">'
+            "<span>{question}</span></button>"
+        ).format(n=n, token=example.token, question=example.question.rpartition(". ")[2])
+        for n, example in enumerate(found)
+    ]
+    return Markup('<div class="example-row" role="group" aria-label="Examples">{}</div>').format(
+        Markup("").join(buttons)
+    )
+
+
+def run_panel(run: Run, chosen: int | None = None) -> str:
+    """A response: answer, sentences in the colour of their image mass, heat map and curve of the chosen one."""
+    parts = [Markup("<h2>{}</h2>").format(run.title), _answer(run), _trace(run, chosen)]
+    if run.gaze is not None:
+        parts += [_figure(run, chosen), _curve(run, chosen)]
+    elif run.state != "thinking" and run.note:
+        parts.append(Markup('<p class="note">{}</p>').format(run.note))
+    return Markup('<section class="run" data-state="{}">{}</section>').format(run.state, Markup("").join(parts))
+
+
+def verdict(before: Run, after: Run) -> str:
+    """What a test showed, in words that claim no more than it did."""
+    if after.state != "done":
+        return ""
+    was, now = (run.answer if run.answer is not None else "none" for run in (before, after))
+    if before.answer is None or after.answer is None:
+        said = "One of the two has no answer, so nothing can be compared."
+    elif was == now:
+        said = {
+            "Look again": "The second look changed nothing.",
+            "Swap picture": "The picture changed in the middle of the thought and the answer did not: it may have read its own "
+            "text and not the picture, or both pictures give this answer.",
+            "Blank picture": "The picture was gone and the answer stayed: from there on it did not need the picture.",
+        }[after.title]
+    else:
+        said = {
+            "Look again": "The second look changed the answer.",
+            "Swap picture": "The answer followed the change of the picture in the middle of the thought.",
+            "Blank picture": "Without the picture the answer changed: it still needed it.",
+        }[after.title]
+    return Markup('<p class="verdict" role="status"><strong>{}</strong> → <strong>{}</strong>. {}</p>').format(
+        was, now, said
+    )
+
+
+def _answer(run: Run) -> Markup:
+    if run.state == "thinking" and run.answer is None:
+        return Markup("")
+    answer = Markup('<p class="answer">Answer: <strong>{}</strong></p>').format(
+        "none" if run.answer is None else run.answer
+    )
+    looks = f"looks back {run.looks} time{'' if run.looks == 1 else 's'}"
+    facts = [f"{run.tokens} tokens", f"{run.seconds:.1f} s", looks]
+    if sum(run.votes.values()) > 1:
+        given = ", ".join(f"{name} × {count}" for name, count in run.votes.items())
+        facts.append(f"{run.agreement:.0%} of the votes agree ({given})")
+    return answer + Markup('<p class="facts">{}</p>').format(" · ".join(facts))
+
+
+def _trace(run: Run, chosen: int | None) -> Markup:
+    if run.gaze is None:
+        text = Markup('<span class="given">{}</span>{}').format(run.text[: run.given], run.text[run.given :])
+        caret = Markup('<span class="caret" aria-hidden="true"></span>') if run.state == "thinking" else ""
+        return Markup('<div class="trace">{}{}</div>').format(text, caret)
+    most = max((sentence.mass for sentence in run.gaze.sentences), default=0.0) or 1.0
+    buttons = [
+        Markup(
+            '<button type="button" class="sentence{given}" data-n="{n}" aria-pressed="{pressed}" style="--heat:{heat:.3f}" '
+            'title="{mass:.1%} of its attention is on the picture, {lift:.2f} times an even spread">{text}'
+            "<small>{mass:.0%}</small></button>"
+        ).format(
+            given=" given" if sentence.end <= run.given else "",
+            n=n,
+            pressed="true" if n == chosen else "false",
+            heat=sentence.mass / most,
+            mass=sentence.mass,
+            lift=sentence.lift,
+            text=sentence.text,
+        )
+        for n, sentence in enumerate(run.gaze.sentences)
+    ]
+    hint = Markup(
+        '<p class="hint">Colour and percentage: how much of its attention is on the picture while it writes. '
+        "Choose a sentence.</p>"
+    )
+    return Markup('<div class="trace" role="group" aria-label="Sentences of the response">{}</div>{}').format(
+        Markup(" ").join(buttons), hint
+    )
+
+
+def _figure(run: Run, chosen: int | None) -> Markup:
+    assert run.gaze is not None
+    if not run.gaze.maps:
+        return Markup('<p class="note">{}</p>').format(run.gaze.note)
+    every = [sentence.maps[0] for sentence in run.gaze.sentences if sentence.maps]
+    most = max((float(heat.max()) for heat in every), default=0.0)
+    if chosen is None:
+        heat, said = run.gaze.maps[0], "the whole response"
+    else:
+        heat, said = run.gaze.sentences[chosen].maps[0], f"“{run.gaze.sentences[chosen].text[:120]}”"
+    return Markup(
+        '<figure><img class="heat" src="{}" alt="Heat map over the picture"><figcaption>Where it looks while it writes {}. '
+        '<span class="scale" aria-hidden="true"></span></figcaption></figure>'
+    ).format(_heat_uri(run.picture, heat, most), said)
+
+
+def _heat_uri(picture: Image.Image, heat: torch.Tensor, most: float) -> str:
+    scale = SHOWN_SIDE / max(picture.size)
+    if scale < 1:
+        picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+    data = io.BytesIO()
+    overlay(picture, heat, most).save(data, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _curve(run: Run, chosen: int | None) -> Markup:
+    """Mass by token, with the chosen sentence, the first look back, and what looking everywhere alike would give."""
+    assert run.gaze is not None
+    mass, lift = run.gaze.mass, run.gaze.lift
+    width, height = CURVE
+    top = max([*mass, 1e-6]) * 1.05
+    step = max(1, len(mass) // MAX_POINTS)
+
+    def line(values: Sequence[float]) -> str:
+        shown = [(n, sum(values[n : n + step]) / len(values[n : n + step])) for n in range(0, len(values), step)]
+        return " ".join(f"{(n + 0.5) * width / len(values):.1f},{height * (1 - value / top):.1f}" for n, value in shown)
+
+    even = [value / ratio if ratio > 0 else 0.0 for value, ratio in zip(mass, lift, strict=True)]
+    marks = Markup("")
+    if chosen is not None:
+        first, last = run.gaze.sentences[chosen].tokens
+        marks += _band("chosen", first, last, len(mass))
+    relook = first_relook(run.text)
+    if relook is not None:
+        at = next((s.tokens[0] for s in run.gaze.sentences if s.end > relook), 0) * width / len(mass)
+        marks += Markup('<line class="relook" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/>').format(at, height)
+    return Markup(
+        '<figure class="curve"><div class="axis"><span>{top:.0%}</span><span>0%</span></div>'
+        '<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" role="img" '
+        'aria-label="Attention to the picture by token, from {first:.0%} to {last:.0%}">'
+        '{marks}<polyline class="even" points="{even}"/><polyline class="mass" points="{line}"/></svg>'
+        '<figcaption><span class="key mass">attention on the picture</span> <span class="key even">an even spread over all '
+        "tokens</span>{relook} <span>token 1 to {count}</span></figcaption></figure>"
+    ).format(
+        top=top,
+        w=width,
+        h=height,
+        first=mass[0],
+        last=mass[-1],
+        marks=marks,
+        even=line(even),
+        line=line(mass),
+        relook=Markup(' <span class="key relook">first look back</span>') if relook is not None else "",
+        count=len(mass),
+    )
+
+
+def _band(name: str, first: int, last: int, count: int) -> Markup:
+    width, height = CURVE
+    left, right = first * width / count, last * width / count
+    return Markup('<rect class="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"/>').format(
+        name, left, right - left, height
+    )
+
+
+def has_sentence(run: Run | None, number: object) -> bool:
+    """Whether a number that came from the page names a sentence of the run."""
+    return (
+        run is not None
+        and run.gaze is not None
+        and isinstance(number, int)
+        and not isinstance(number, bool)
+        and 0 <= number < len(run.gaze.sentences)
+    )

@@ -1,0 +1,88 @@
+"""Pictures that visitors gave, held in memory under names that cannot be guessed; nothing is written to disk."""
+
+import io
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from vlm.errors import ImageError
+from vlm.images import open_image
+from vlm.problem import read_problems
+
+MAX_UPLOAD = 20 * 2**20
+SHOWN_PIXELS = 2_000_000
+"""A picture is scaled down to this: what models read, and what bounds the memory (6 MB each)."""
+CAPACITY = 64
+LIFETIME = 3600.0
+"""Seconds that a picture is kept after it was last used."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A bundled picture with its question and another picture that gives the question another answer."""
+
+    token: str
+    other: str
+    question: str
+    answer: str
+    other_answer: str
+
+
+class PictureStore:
+    """Token -> picture. The least recently used one goes where there are too many; examples stay."""
+
+    def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kept: OrderedDict[str, tuple[float, Image.Image]] = OrderedDict()
+        self._examples: dict[str, Image.Image] = {}
+        self._capacity, self._clock, self._lock = capacity, clock, threading.Lock()
+        self.examples = self._read_examples()
+
+    def add(self, data: bytes) -> str:
+        """Keep the picture of an uploaded file. Returns its token; raises ImageError as ``vlm.images.open_image``."""
+        picture = open_image(data)
+        if (scale := (SHOWN_PIXELS / (picture.width * picture.height)) ** 0.5) < 1:
+            size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        token = secrets.token_urlsafe(24)
+        with self._lock:
+            self._kept[token] = (self._clock(), picture)
+            while len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        return token
+
+    def get(self, token: object) -> Image.Image:
+        """Raises ImageError where there is no such picture, or no longer."""
+        if isinstance(token, str):
+            if token in self._examples:
+                return self._examples[token]
+            with self._lock:
+                now = self._clock()
+                for old in [name for name, (used, _) in self._kept.items() if now - used > LIFETIME]:
+                    del self._kept[old]
+                if token in self._kept:
+                    _, picture = self._kept.pop(token)
+                    self._kept[token] = (now, picture)
+                    return picture
+        raise ImageError("The picture is no longer here: choose it again.")
+
+    def png(self, token: object) -> bytes:
+        """The picture as a file; errors as ``get``."""
+        data = io.BytesIO()
+        self.get(token).save(data, "PNG")
+        return data.getvalue()
+
+    def _read_examples(self) -> list[Example]:
+        found = []
+        for problem in read_problems(Path(__file__).parent / "examples"):
+            other = problem.meta["counterfactual"]
+            tokens = f"example-{problem.id}", f"example-{problem.id}-other"
+            for token, path in zip(tokens, (problem.images[0], other["image"]), strict=True):
+                self._examples[token] = open_image(path)
+            found.append(Example(*tokens, problem.question, problem.answer, str(other["answer"])))
+        return found

@@ -1,0 +1,252 @@
+"""Serving the page safely: only the routes that it needs, pictures in memory, nothing from or to the network.
+
+Gradio has many more routes than this page uses (files, proxies, downloads of URLs, run history). The gate in front of it
+lets through a short list and answers 404 to the rest, so none of them can read a file of the host.
+"""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from typing import Any
+
+# Read when gradio is imported: no telemetry, no look for a newer version, no run history.
+os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from demo.app import STATIC, build_app
+from demo.engine import Engine, Sessions
+from demo.pictures import MAX_UPLOAD, PictureStore
+from vlm.errors import ConfigError, UserError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+ROUTES = {
+    "GET": re.compile(
+        r"/|/config/?|/theme\.css|/assets/[\w./-]+|/static/[\w./-]+|/favicon\.ico|/manifest\.json|/picture/[\w-]+"
+        r"|/gradio_api/(?:info|app_id|startup-events|queue/data|heartbeat/\w+)/?"
+    ),
+    "POST": re.compile(r"/picture|/gradio_api/(?:queue/join|cancel|reset)/?"),
+}
+MAX_BODY = 200_000
+"""Bytes of any request but an upload."""
+DRAINED = 200 * 2**20
+HEADERS = {
+    # The page's own scripts are inline and compile templates; nothing may be loaded from, or sent to, another host.
+    "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+class Gate:
+    """ASGI middleware: the routes of ``ROUTES``, bodies of bounded size and known shape, requests of this page only.
+
+    Args:
+        local: answer to the names of this machine only.
+        functions: the numbers of Gradio's event handlers.
+    """
+
+    def __init__(self, app: Any, local: bool, functions: Collection[int]) -> None:
+        self.app, self.local, self.functions = app, local, functions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        if scope["method"] == "POST" and scope["path"] != "/picture":
+            body = await read_body(receive, MAX_BODY)
+            if body is None or not is_plain(body, self.functions):
+                await JSONResponse({"error": "This request is not one of this page."}, 413 if body is None else 400)(
+                    scope, receive, send
+                )
+                return
+            receive = _replay(body, receive)
+
+        async def send_guarded(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *ours]
+            await send(message)
+
+        await self.app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        allowed = ROUTES.get("GET" if scope["method"] == "HEAD" else scope["method"])
+        unknown = allowed is None or not allowed.fullmatch(scope["path"]) or ".." in scope["path"]
+        if unknown or b"deep_link" in scope["query_string"]:  # it names a file
+            return JSONResponse({"error": "There is nothing here."}, 404)
+        host = headers.get("host", "")
+        # Another site's page could reach this machine under a name of its own (DNS rebinding), or post to it.
+        if self.local and _host_name(host) not in LOCAL:
+            return JSONResponse({"error": "This demo answers only to its own machine."}, 403)
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return JSONResponse({"error": "This request comes from another page."}, 403)
+        return None
+
+
+def _host_name(host: str) -> str:
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
+async def read_body(receive: Receive, limit: int) -> bytes | None:
+    """A request's body; None if it is larger than ``limit`` bytes.
+
+    What is too much is read and dropped, up to ``DRAINED``: a browser that is cut off shows no answer.
+    """
+    body, size = bytearray(), 0
+    while size <= DRAINED:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        size += len(message.get("body", b""))
+        if size <= limit:
+            body += message.get("body", b"")
+        if not message.get("more_body", False):
+            break
+    return bytes(body) if size <= limit else None
+
+
+SHAPES: dict[str, tuple[type, ...]] = {
+    "data": (list,),
+    "fn_index": (int,),
+    "session_hash": (str,),
+    "event_id": (str, type(None)),
+    "trigger_id": (int, type(None)),
+}
+
+
+def is_plain(body: bytes, functions: Collection[int]) -> bool:
+    """Whether a body is JSON of the known shape without a file in it: Gradio would open its path, or download its URL."""
+    try:
+        value = json.loads(body)
+        json.dumps(
+            value, ensure_ascii=False, allow_nan=False
+        ).encode()  # half a surrogate pair can be read, not written
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(value, dict) or any(
+        name in value and not isinstance(value[name], types) for name, types in SHAPES.items()
+    ):
+        return False
+    if value.get("fn_index", next(iter(functions))) not in functions:
+        return False
+    waiting: list[Any] = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "path" in part or "url" in part:
+                return False
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return True
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+def make_server(engine: Engine, local: bool = True, pictures: PictureStore | None = None) -> Gate:
+    """The whole application, for uvicorn or a test client."""
+    pictures, sessions = pictures or PictureStore(), Sessions()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.post("/picture")
+    async def upload(request: Request) -> JSONResponse:
+        data = await read_body(request.receive, MAX_UPLOAD)
+        if data is None:
+            return JSONResponse({"error": "The picture is larger than 20 MB: save a smaller version of it."}, 413)
+        try:
+            token = await run_in_threadpool(pictures.add, data)
+        except UserError as error:  # not a 4xx: browsers would log that as an error of the page
+            return JSONResponse({"error": str(error)})
+        return JSONResponse({"token": token})
+
+    @app.get("/picture/{token}")
+    def show(token: str) -> Response:
+        try:
+            data = pictures.png(token)
+        except UserError as error:
+            return JSONResponse({"error": str(error)}, 404)
+        return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
+
+    blocks = build_app(engine, pictures, sessions)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css_paths=[STATIC / "page.css"],
+    )
+    return Gate(app, local, set(blocks.fns))
+
+
+def serve(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, api_key_env: str | None = None) -> None:
+    """Serve the page until it is interrupted; the first model is loaded before the address is printed.
+
+    Raises:
+        UserError: a model that does not load, or a port that is taken.
+    """
+    engine = Engine(models, api_key_env)
+    engine.model(next(iter(engine.names)))
+    local = host in LOCAL
+    listening = listen(host, port)
+    server = uvicorn.Server(
+        uvicorn.Config(make_server(engine, local), log_level="warning", timeout_graceful_shutdown=2)
+    )
+    shown = f"[{host}]" if ":" in host else host
+    print(f"The demo is at http://{shown}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    if not local:
+        print("Whoever can reach this machine can use it: there is no password.", flush=True)
+    server.run(sockets=[listening])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"Port {port} of {host} cannot be used ({error.strerror}): give another with --port."
+        ) from None
+    return listening

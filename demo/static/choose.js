@@ -1,0 +1,25 @@
+// Buttons with data-n: a click tells Python which; arrow keys move between them, and the focus survives the redrawing.
+let last = null;
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button[data-n]");
+  if (!button) return;
+  last = button.dataset.n;
+  trigger("select", { n: Number(last) });
+});
+element.addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  const button = event.target.closest("button[data-n]");
+  if (!step || !button) return;
+  const buttons = [...element.querySelectorAll("button[data-n]")];
+  const next = buttons[buttons.indexOf(button) + step];
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
+  if (next.classList.contains("sentence")) next.click();
+});
+watch("value", () => {
+  if (last === null) return;
+  const button = element.querySelector(`button[data-n="${last}"]`);
+  last = null;
+  if (button) button.focus({ preventScroll: true });
+});

@@ -1,0 +1,121 @@
+"""One server of the demo for all browser tests, and pages that note what must not happen."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE = 120_000
+"""Milliseconds: how long a busy machine may take for one step."""
+
+
+@pytest.fixture(scope="session")
+def address(tiny_vlm_dir: Path) -> Iterator[str]:
+    """The demo on a free port, with a model of random weights that cannot end by itself: it writes to every budget's end.
+
+    Which of the marks of a response random weights happen to write would decide what can be tested.
+    """
+    import uvicorn
+
+    import demo.engine
+    import vlm.generate
+    from demo.engine import Engine
+    from demo.serve import listen, make_server
+
+    demo.engine.RUN_SECONDS = 3600.0  # a busy machine may take long
+    engine = Engine([str(tiny_vlm_dir)])
+    vlm_ = engine.model(next(iter(engine.names)))
+    marks = vlm_.tokenizer.convert_tokens_to_ids(["<think>", "</think>", "\\boxed{", vlm_.tokenizer.eos_token])
+    never = vlm.generate.picture_tokens
+    vlm.generate.picture_tokens = lambda config: [*never(config), *marks]
+    listening = listen("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(make_server(engine), log_level="warning", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)
+    vlm.generate.picture_tokens = never
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visitor:
+    """A page in a browser context of its own, with the trouble that it had."""
+
+    page: Any
+    trouble: list[str] = field(default_factory=list)
+
+    def ask(self, effort: str = "low") -> None:
+        self.choose_effort(effort)
+        self.page.click("#ask")
+
+    def choose_effort(self, effort: str) -> None:
+        self.page.get_by_label("Effort").click()
+        self.page.get_by_role("option", name=effort, exact=True).click()
+
+    def example(self, number: int) -> None:
+        self.page.click(f"button.example >> nth={number}")
+        self.page.wait_for_function("document.querySelector('textarea').value !== ''")
+        self.page.wait_for_selector(".slot img[src^='picture/example-']")
+
+    def finished(self, panel: str = "#before") -> None:
+        self.page.wait_for_selector(f"{panel} section[data-state='done'] button.sentence")
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """A function that opens the demo as a new visitor; at the end, no visitor may have had trouble."""
+    visitors: list[Visitor] = []
+
+    def arrive(**options: Any) -> Visitor:
+        context = browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        visitor = Visitor(context.new_page())
+        page, trouble = visitor.page, visitor.trouble
+        page.on("console", lambda said: trouble.append(f"console: {said.text}") if said.type == "error" else None)
+        page.on("pageerror", lambda error: trouble.append(f"page: {error}"))
+        page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: _note_foreign(request.url, address, trouble))
+        page.goto(address)
+        page.wait_for_selector("button.example")
+        visitors.append(visitor)
+        return visitor
+
+    yield arrive
+    for visitor in visitors:
+        visitor.page.context.close()
+    assert [trouble for visitor in visitors for trouble in visitor.trouble] == []
+
+
+def _note_foreign(url: str, address: str, trouble: list[str]) -> None:
+    if not url.startswith((address, "data:", "blob:")):
+        trouble.append(f"request to {url}")

@@ -1,0 +1,148 @@
+"""The gate: what it lets through, and what stays closed."""
+
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from demo.engine import Engine
+from demo.pictures import MAX_UPLOAD
+from demo.serve import HEADERS, MAX_BODY, make_server, serve
+from vlm.errors import ConfigError, UserError
+
+HOME = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def client(tiny_vlm_dir: Path) -> Iterator[TestClient]:
+    with TestClient(make_server(Engine([str(tiny_vlm_dir)])), base_url=HOME) as client:
+        yield client
+
+
+def png() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(data, "PNG")
+    return data.getvalue()
+
+
+def test_the_page_names_no_other_host_and_no_path_of_this_one(client: TestClient, tiny_vlm_dir: Path) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    assert "googleapis" not in answer.text and str(tiny_vlm_dir) not in answer.text
+    config = client.get("/config").json()
+    assert config["analytics_enabled"] is False and not config.get("run_history", False)
+    assert str(tiny_vlm_dir.parent) not in json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=http://127.0.0.1:1/x",
+        "/gradio_api/file/etc/passwd",
+        "/gradio_api/proxy=http://127.0.0.1:1/x",
+        "/gradio_api/upload_progress?upload_id=x",
+        "/gradio_api/stream/a/b/1/playlist.m3u8",
+        "/gradio_api/runs",
+        "/gradio_api/run-history/records",
+        "/gradio_api/deep_link?session_hash=x",
+        "/gradio_api/queue/status",
+        "/gradio_api/openapi.json",
+        "/monitoring",
+        "/monitoring/summary",
+        "/assets/../../../etc/passwd",
+        "/assets/..%2f..%2fetc/passwd",
+        "/static/%2e%2e/%2e%2e/etc/passwd",
+        "/custom_component/x/client/component/..%2f..%2fetc%2fpasswd",
+        "/svelte/x.js",
+        "/docs",
+        "/openapi.json",
+        "/?deep_link=x",
+    ],
+)
+def test_no_way_to_a_file_or_another_host(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert "root:" not in answer.text
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/upload", "/gradio_api/run/predict", "/gradio_api/api/ask", "/gradio_api/call/ask", "/login"]
+)
+def test_no_other_post(client: TestClient, path: str) -> None:
+    assert client.post(path, json={"data": []}).status_code == 404
+    assert client.put("/picture").status_code == client.delete("/").status_code == 404
+
+
+def join(client: TestClient, data: Any, **more: Any) -> int:
+    body = {"data": data, "fn_index": 0, "session_hash": "abc", **more}
+    return client.post("/gradio_api/queue/join", json=body).status_code
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+        {"url": "http://127.0.0.1:1/x"},
+        [{"a": [{"path": "x"}]}],
+    ],
+)
+def test_no_file_in_a_request(client: TestClient, file: Any) -> None:
+    assert join(client, [file]) == 400
+    assert join(client, [], event_data=file) == 400
+
+
+def test_bodies_are_bounded_and_json(client: TestClient) -> None:
+    assert join(client, ["x" * MAX_BODY]) == 413
+    for body in (b"", b"[]", b"{", b"\xff\xfe", b"[" * 100_000):
+        assert client.post("/gradio_api/queue/join", content=body).status_code == 400
+
+
+def test_a_picture_goes_in_and_comes_back(client: TestClient) -> None:
+    token = client.post("/picture", content=png()).json()["token"]
+    assert client.get(f"/picture/{token}").content.startswith(b"\x89PNG")
+    assert client.get("/picture/example-count").status_code == 200
+    assert client.get("/picture/unknown").status_code == 404
+    answer = client.post("/picture", content=b"<svg onload=alert(1)>")
+    assert "token" not in answer.json() and "cannot be read as a picture" in answer.json()["error"]
+    answer = client.post("/picture", content=b"x" * (MAX_UPLOAD + 1))
+    assert answer.status_code == 413 and "larger than 20 MB" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example:7860"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"origin": "null"},
+    ],
+)
+def test_other_sites_are_kept_out(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get("/", headers=headers).status_code == 403
+    assert client.post("/picture", content=png(), headers=headers).status_code == 403
+
+
+def test_its_own_page_and_a_public_host_are_let_in(client: TestClient, tiny_vlm_dir: Path) -> None:
+    assert client.get("/config", headers={"origin": HOME}).status_code == 200
+    assert client.get("/config", headers={"host": "localhost:7860"}).status_code == 200
+    with TestClient(make_server(Engine([str(tiny_vlm_dir)]), local=False), base_url="http://lab.example") as public:
+        assert public.get("/config").status_code == 200
+
+
+def test_mistakes_on_the_command_line(tiny_vlm_dir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ConfigError, match="cannot be used"):
+            serve([str(tiny_vlm_dir)], port=taken.getsockname()[1])
+    with pytest.raises(UserError, match="does not exist"):
+        serve(["./no-such-model"])
