@@ -9,13 +9,15 @@ WORKERS ?= 2
 TEST_ENV := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
 
-.PHONY: help install run test test-slow format clean
+.PHONY: help install run test test-slow test-browser demo format clean
 
 help:
 	@echo "make install    .venv with the project (editable) and all that tests and the demo need"
 	@echo "make run        every stage on the bundled tiny models; report in runs/tiny/report.html"
 	@echo "make test       ruff, mypy, pytest"
 	@echo "make test-slow  kills, launchers, fuzz, the wheel"
+	@echo "make test-browser  the demo in headless Chromium, installed with apt-get where it is missing"
+	@echo "make demo       the page that shows where the bundled model looks"
 	@echo "make format     ruff format and safe fixes"
 	@echo "make clean      remove build output and caches (not .venv, not runs)"
 
@@ -24,7 +26,7 @@ install: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml
 	@echo 'Installing into .venv (torch is large: this may take minutes)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
 	touch $@
 
 run: install
@@ -38,6 +40,14 @@ test: install
 
 test-slow: install
 	$(PYTEST) -m slow
+
+# One process: the tests share one server. CHROMIUM names another browser.
+test-browser: install
+	tests/browser/install_chromium
+	$(TEST_ENV) $(BIN)/pytest -m browser --durations 10 tests/browser
+
+demo: install
+	$(BIN)/reflection-v demo
 
 format: install
 	$(BIN)/ruff check --fix .

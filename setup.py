@@ -26,10 +26,11 @@ CORE = [
     "rich>=14.0",
     "matplotlib>=3.10",
     "scikit-learn>=1.7",
+    "datasketch>=1.6",
 ]
 
 EXTRAS = {
-    "gpu": ["deepspeed>=0.18", "wandb>=0.22"],
+    "gpu": ["deepspeed>=0.18", "wandb>=0.22", "tensorboard>=2.20"],
     "demo": ["gradio>=6.0"],
     "serve": ["transformers[serving]>=5.23"],
     "vllm": ["vllm>=0.11"],
@@ -41,6 +42,11 @@ EXTRAS = {
         "pytest>=8.4",
         "pytest-xdist>=3.8",
         "hypothesis>=6.140",
+        "transformers[serving]>=5.23",  # tests/data_construction/test_served.py starts its server
+        "deepspeed>=0.18",  # the launcher tests run it on two CPU ranks
+        "wandb>=0.22",  # offline, in the logging tests
+        "tensorboard>=2.20",
+        "playwright>=1.50",  # drives the system's chromium in tests/browser; its own browsers are not downloaded
         "build>=1.3",
         "setuptools>=77",  # tests/test_wheel.py builds without isolation, so without a download
     ],
@@ -61,6 +67,7 @@ setup(
     package_data={
         "": [f"**/*.{ending}" for ending in ("yaml", "json", "jinja", "html", "css", "js", "txt")],
         "vlm": ["models/**/*"],
+        "demo": ["examples/*"],
     },
     install_requires=CORE,
     extras_require=EXTRAS,

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from reflection_v.files import disk_full, make_folder, writing_to
-from vlm.errors import UserError
+from vlm.errors import ConfigError, UserError
 
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -42,7 +42,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "Stopped. What was finished is kept; the same command does the rest.", 130
+        return str(error) or "Stopped. What was finished is kept; the same command does the rest.", 130
     path = getattr(error, "filename", None) or Path.cwd()
     if disk_full(error):
         return f"The disk is full: {path} could not be written. Free some space, then try again.", 1
@@ -72,6 +72,8 @@ def examples(*commands: str) -> str:
 NAMES = "tiny or tiny-reasoner (bundled), a model folder, a hub name, or openai:NAME@URL."
 Model = Annotated[str | None, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")]
 Out = Annotated[Path | None, typer.Option(help="Output folder.")]
+Check = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
+Plan = Annotated[bool, typer.Option("--plan", help="Only reckon the memory of each GPU; nothing is trained.")]
 
 
 def show_version(wanted: bool) -> None:
@@ -161,31 +163,53 @@ def problems(
 
 @app.command(
     context_settings=ANY_KEY,
-    epilog=examples("reflection-v build configs/tiny/build.yaml --problems my/set --out my/traces --seed 7"),
+    epilog=examples(
+        "reflection-v build configs/tiny/build.yaml --problems my/set --out my/traces --seed 7",
+        "reflection-v build my/build.yaml --dry-run 50",
+        "reflection-v build my/build.yaml --export hf",
+        "reflection-v build --stats my/traces",
+    ),
 )
 def build(
     context: typer.Context,
-    config: Annotated[Path, typer.Argument(help="The config of the agent loop.")],
+    config: Annotated[Path | None, typer.Argument(help="The config of the agent loop.")] = None,
     problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
     out: Out = None,
     model: Annotated[str | None, typer.Option(help="The VLM that looks: " + NAMES)] = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + NAMES)] = None,
+    dry_run: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Play N episodes and say what the rest would take.")
+    ] = None,
+    stats: Annotated[Path | None, typer.Option(help="Count and draw what lies in this folder; build nothing.")] = None,
+    export: Annotated[
+        Literal["hf"] | None, typer.Option(help="Afterwards write the kept traces as a Hugging Face data set.")
+    ] = None,
 ) -> None:
     """Build reflection traces: a text reasoner asks about pictures that it cannot see, a VLM looks and answers.
 
-    Writes traces.jsonl, row by row, and sft.jsonl. Given again, the same command does the problems that are left. Any
-    key of the config can be given as an option.
+    Writes replies.jsonl and traces.jsonl, row by row, and sft.jsonl. Given again, the same command does the problems
+    that are left. Any key of the config can be given as an option.
     """
+    if stats is not None:
+        from data_construction.stats import write_stats
+
+        print_counts(write_stats(stats))
+        print(f"Drawn in {stats / 'stats.png'}")
+        return
+    if config is None:
+        raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or --stats DIR.")
     from reflection_v.config import checked
     from train.config import merge, read_config
 
     given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner}
     settings = merge(read_config(config), extra_keys(context) | texts(given))
-    from data_construction.build import BuildConfig, run_build
+    from data_construction import build as work
 
-    values = checked(BuildConfig, settings, config)
+    values = checked(work.BuildConfig, settings, config)
     with writing_to(values.out or None):
-        print_counts(run_build(values))
+        print_counts(work.run_build(values, dry_run=dry_run))
+        if export is not None and dry_run is None:
+            print(f"The data set is {work.export(values)}")
 
 
 @app.command(
@@ -197,14 +221,18 @@ def sft(
     config: Annotated[Path, typer.Argument(help="The training config.")],
     out: Out = None,
     model: Model = None,
+    check: Check = False,
+    plan: Plan = False,
 ) -> None:
     """Cold start: teach the VLM the traces.
 
     The same code as python -m train.sft --config CONFIG. Any key of the config can be given as an option.
     """
     keys = training_keys(context, config, out, model)
-    from train.sft import run_sft
+    from train.sft import load_sft, run_sft
 
+    if check or plan:
+        raise typer.Exit(look_first(load_sft, config, keys, check, plan))
     print_counts(run_sft(config, keys))
 
 
@@ -217,15 +245,47 @@ def grpo(
     config: Annotated[Path, typer.Argument(help="The training config.")],
     out: Out = None,
     model: Model = None,
+    check: Check = False,
+    plan: Plan = False,
 ) -> None:
     """Reinforcement learning with rewards that look at the model's attention to the picture.
 
     The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option.
     """
     keys = training_keys(context, config, out, model)
-    from train.grpo import run_grpo
+    from train.grpo import load_grpo, run_grpo
 
+    if check or plan:
+        raise typer.Exit(look_first(load_grpo, config, keys, check, plan))
     print_counts(run_grpo(config, keys))
+
+
+@app.command(
+    context_settings=ANY_KEY,
+    epilog=examples(
+        "reflection-v improve configs/improve.yaml --model runs/tiny/sft --problems my/set --heldout my/heldout --out my/rounds",
+        "reflection-v improve configs/improve.yaml --model BIG --student SMALL --problems my/set --heldout my/test --out my/small",
+    ),
+)
+def improve(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(help="The config of the rounds.")],
+    problems: Annotated[Path | None, typer.Option(help="The problem set to sample answers to.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="The problem set to measure on.")] = None,
+    out: Out = None,
+    model: Model = None,
+) -> None:
+    """Self-improvement: sample, keep right and grounded answers, learn them, measure; until accuracy stops rising.
+
+    With --student the kept answers train that model instead: distillation. Any key of the config can be given as an
+    option.
+    """
+    from reflection_v.improve import load_improve, run_improve
+
+    given = {"problems": problems, "heldout": heldout, "out": out, "model": model}
+    report = run_improve(load_improve(config, extra_keys(context) | texts(given)))
+    best = report["rounds"][report["best"]]
+    print(f"The best round is {report['best']}: {best['model']}, accuracy {best['accuracy']['value']:.3f}")
 
 
 @app.command(
@@ -234,16 +294,43 @@ def grpo(
     epilog=examples(
         "reflection-v eval tiny --problems my/set",
         "reflection-v eval runs/tiny/grpo --problems my/set --out my/report --blank 50 --max_new_tokens 512",
+        "reflection-v eval path/to/model --benchmark mathvista --out runs/mathvista --k 8",
+        "reflection-v eval --compare runs/eval-a runs/eval-b --out runs/compared",
     ),
 )
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="tiny (bundled), a model folder, or a hub name.")],
-    problems: Annotated[Path, typer.Option(help="The problem set.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL; or, to compare, the "
+            "folder of a finished evaluation."
+        ),
+    ],
+    problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a problem set: mathvista, mathvision, mmmu, mmmu_pro_4, "
+            "mmmu_pro_10, mmmu_pro_vision, m3cot or hallusionbench; with --via, the tasks of that package."
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A hub name or local folder of the benchmark's rows.")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/eval"),
     style: Annotated[
         list[str] | None, typer.Option(help="think, direct or describe; of several, the better one counts.")
     ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="A", help="Compare with A: a model, or the folder of a finished evaluation.")
+    ] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Grade the saved answers again; generate nothing, load no model.")
+    ] = False,
+    backend: Annotated[
+        Literal["hf", "openai"] | None, typer.Option(help="How the model runs; by its name where not given.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="With --backend openai: the server, http://HOST:PORT/v1.")] = None,
+    via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
 ) -> None:
     """Accuracy with intervals, and grounding: blank and swapped pictures, attention over the response.
@@ -254,42 +341,226 @@ def evaluate(
     from train.config import build as checked_config
 
     keys = extra_keys(context)
-    from eval.harness import EvalConfig, run_eval
+    model = with_backend(model, backend, url)
+    if via is not None:
+        if benchmark is None:
+            raise ConfigError("--via lmms-eval needs --benchmark: the names of its tasks, with commas.")
+        from eval.lmms import run_lmms
 
-    config = checked_config(EvalConfig, keys, "the command line")
+        return run_lmms(model, benchmark, out, keys.get("main"))
     with writing_to(out):
-        report = run_eval(model, problems, out, styles=style or ["think"], config=config)
+        if compare is not None and is_evaluation(compare) and is_evaluation(model):
+            from eval.compare import compare as compare_finished
+
+            report = compare_finished(compare, model, out)
+        else:
+            from eval.harness import EvalConfig, run_eval
+
+            config = checked_config(EvalConfig, keys, "the command line")
+            if benchmark is not None:
+                from eval.benchmarks import prepare_benchmark
+
+                problems = out / "problems"
+                _, left_out = prepare_benchmark(benchmark, problems, data)
+                for why, count in left_out.items():
+                    print(f"{count} rows left out: {why}", file=sys.stderr)
+            if problems is None:
+                raise ConfigError("There is nothing to evaluate on: give --problems DIR or --benchmark NAME.")
+            styles = style or ["think"]
+            report = run_eval(model, problems, out, styles=styles, config=config, rescore=rescore, against=compare)
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
-    for name, figures in report["models"].items():
-        accuracy = figures["accuracy"]
-        low, high = accuracy["ci95"]
-        print(f"{name}: accuracy {accuracy['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {accuracy['n']}")
+    print_evaluation(report)
     print(f"The report is {out / 'report.html'}, its figures {out / 'report.json'}")
 
 
-@app.command(epilog=examples('reflection-v ask picture.png "How many orange shapes are there?"'))
-def ask(
-    image: Annotated[str, typer.Argument(help="A picture file.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+def print_evaluation(report: dict[str, Any]) -> None:
+    """Accuracies, and differences of two models."""
+    for name, figures in report["models"].items():
+        for title, one in {"accuracy": figures["accuracy"], **figures.get("benchmark", {})}.items():
+            if one["ci95"]:
+                low, high = one["ci95"]
+                print(f"{name}: {title} {one['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {one['n']}")
+        if figures["errors"]["n"]:
+            print(
+                f"{name}: {figures['errors']['n']} problems could not be asked or graded; they are not counted as wrong"
+            )
+    for name, one in report["paired"].items():
+        if one["ci95"]:
+            low, high = one["ci95"]
+            print(
+                f"{name}: {one['value']:+.3f}, 95% {low:+.3f} to {high:+.3f}, McNemar p {one['mcnemar_p']:.4f}, n {one['n']}"
+            )
+
+
+def is_evaluation(folder: str) -> bool:
+    """Whether a folder holds a finished evaluation."""
+    return (Path(folder) / "report.json").is_file() and (Path(folder) / "answers").is_dir()
+
+
+def with_backend(model: str, backend: str | None, url: str | None) -> str:
+    """The model's name with what ``--backend`` and ``--url`` say about it."""
+    served = model.startswith("openai:")
+    if backend == "hf" and served:
+        raise ConfigError(f"'{model}' is served: --backend hf takes a folder or a hub name.")
+    if backend == "openai" and not served:
+        if url is None:
+            raise ConfigError("--backend openai needs --url http://HOST:PORT/v1, or the model as openai:NAME@URL.")
+        return f"openai:{model}@{url}"
+    if url is not None and backend != "openai":
+        raise ConfigError("--url goes with --backend openai.")
+    return model
+
+
+@app.command(
+    context_settings=ANY_KEY,
+    epilog=examples(
+        "reflection-v audit tiny",
+        "reflection-v audit path/to/model --problems my/set --out my/audit --quick",
+        "reflection-v audit openai:NAME@http://localhost:8000/v1",
+        "reflection-v audit scripted:always_looks",
+    ),
+)
+def audit(
+    context: typer.Context,
     model: Annotated[
-        str, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")
+        str, typer.Argument(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
     ] = "tiny",
-    effort: Annotated[Literal["low", "medium", "high"], typer.Option(help="How many tokens it may write.")] = "medium",
+    problems: Annotated[
+        Path | None, typer.Option(help="Your own problem set; 300 problems of the bundled sources where none is given.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/audit"),
+    style: Annotated[str, typer.Option(help="think, direct, describe or none: what to do before answering.")] = "think",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+) -> None:
+    """Does this model really look? Grounding measures with intervals and verdicts, and one name for what it does.
+
+    A model folder is a white box; a served model is a black box, asked the measures that need only answers. Writes
+    audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
+    eval.audit.AuditConfig can be given as an option.
+    """
+    from train.config import build as checked_config
+
+    keys = extra_keys(context)
+    from eval import audit as room
+
+    config = checked_config(room.AuditConfig, keys, "the command line")
+    with writing_to(out):
+        asked, shifts = audit_problems(problems, out, config.seed)
+        config = room.quick(config, keys) if quick else config
+        report = room.run_audit(model, asked, out, style=style, config=config, shifts=shifts)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print("\n".join(room.summary(report)))
+    print(f"The report is {out / 'audit.html'}, its figures {out / 'audit.json'}")
+
+
+AUDIT_SIZE, SHIFT_SIZE = 300, 100
+AUDIT_FAMILIES = ["count", "compare", "place", "digit_sum", "claims"]  # those that the bundled model was taught
+LAYOUT_FAMILIES = ["layout_count", "layout_left"]
+
+
+def audit_problems(given: Path | None, out: Path, seed: int) -> tuple[list[Any], dict[str, list[Any]]]:
+    """The problems of an audit, and its sets of unseen pictures.
+
+    Without a set of the user's own they are drawn into ``OUT/problems``: pictures and answers follow from the seed alone,
+    and each problem brings a picture that gives its question another answer.
+    """
+    from vlm.problem import read_problems
+
+    if given is not None:
+        return read_problems(given), {}
+    from data_construction.sources import write_set
+
+    sets: dict[str, tuple[str, int, dict[str, Any]]] = {
+        "main": ("scenes,digits", AUDIT_SIZE, {"family_names": AUDIT_FAMILIES, "counterfactual": True})
+    }
+    for change in ("noise", "size", "palette"):
+        knobs = {"family_names": AUDIT_FAMILIES, "difficulty": f"unseen_{change}"}
+        sets[change] = ("scenes,digits", SHIFT_SIZE, knobs)
+    sets["layout"] = ("scenes", SHIFT_SIZE, {"family_names": LAYOUT_FAMILIES})
+    for name, (source, n, knobs) in sets.items():
+        folder = out / "problems" / f"{name}-{seed}"
+        if not (folder / "problems.jsonl").exists():  # written last: complete where it is
+            write_set(source, n, seed, "heldout", folder, **knobs)
+    main, *shifts = (read_problems(out / "problems" / f"{name}-{seed}") for name in sets)
+    return main, dict(zip(list(sets)[1:], shifts, strict=True))
+
+
+@app.command(
+    epilog=examples(
+        'reflection-v ask picture.png "How many orange shapes are there?"',
+        'reflection-v ask before.png after.png "What has changed?" --effort high --votes 4',
+        'reflection-v ask picture.png "Where is the star?" --heatmap look.png --json',
+        "reflection-v ask --batch questions.jsonl --out answers.jsonl",
+    )
+)
+def ask(
+    image: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Picture files, or - for standard input.")
+    ] = None,
+    question: Annotated[str | None, typer.Argument(help="What to ask about them, or -.")] = None,
+    model: Annotated[
+        str, typer.Option(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
+    ] = "tiny",
+    effort: Annotated[
+        Literal["off", "low", "medium", "high"],
+        typer.Option(help="How long it may think; high makes it look again at least twice."),
+    ] = "medium",
+    votes: Annotated[int, typer.Option(help="Sample so many responses; the most common answer counts.")] = 1,
     style: Annotated[
         Literal["think", "direct", "describe"], typer.Option(help="What to do before answering.")
     ] = "think",
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="0 takes the likeliest token; the default where there is one vote.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    heatmap: Annotated[Path | None, typer.Option(help="Write a PNG of where it looked.")] = None,
+    batch: Annotated[
+        Path | None, typer.Option(help="JSON Lines of questions in place of one; given again, it does what is left.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The answers of --batch; FILE.answers.jsonl by default.")] = None,
+    urls: Annotated[bool, typer.Option("--urls", help="Pictures may be http(s) URLs, which are downloaded.")] = False,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable that holds the server's key.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of the stream.")] = False,
 ) -> None:
-    """Ask a model about a picture: its trace as it is written, then the answer."""
-    from vlm.infer import main as infer
+    """Ask a model about pictures: its trace as it is written, then the answer."""
+    from argparse import Namespace
 
-    arguments = [f"--image={image}", f"--question={question}", f"--model={model}", f"--effort={effort}"]
-    arguments += [f"--style={style}", f"--temperature={temperature}", f"--seed={seed}"]
-    raise typer.Exit(infer([*arguments, "--json"] if as_json else arguments))
+    from vlm.infer import run as answer
+
+    given: dict[str, Any] = {
+        "image": image or [],
+        "question": question,
+        "model": model,
+        "effort": effort,
+        "votes": votes,
+    }
+    given |= {"style": style, "temperature": temperature, "seed": seed, "heatmap": heatmap, "batch": batch, "out": out}
+    raise typer.Exit(answer(Namespace(**given, urls=urls, api_key_env=api_key_env, json=as_json)))
+
+
+@app.command(epilog=examples("reflection-v demo", "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861"))
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model to pick from, the first one to start with: " + NAMES + " May be repeated."),
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
+    host: Annotated[str, typer.Option(help="Only this machine can reach the default, 127.0.0.1.")] = "127.0.0.1",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable that holds the server's key.")
+    ] = None,
+) -> None:
+    """A page that shows where the model looks while it thinks, sentence by sentence, and lets you test it."""
+    from demo.serve import serve
+
+    serve(model or ["tiny"], host, port, api_key_env)
 
 
 def training_keys(context: typer.Context, config: Path, out: Path | None, model: str | None) -> dict[str, Any]:
@@ -300,6 +571,13 @@ def training_keys(context: typer.Context, config: Path, out: Path | None, model:
     if out is not None:
         make_folder(out)
     return extra_keys(context) | texts({"output_dir": out, "model": model})
+
+
+def look_first(load: Any, config: Path, keys: dict[str, Any], check: bool, plan: bool) -> int:
+    """--check and --plan of a training command; returns the exit code."""
+    from train.preflight import run_preflight
+
+    return run_preflight(load, str(config), keys, {"check": check, "plan": plan})
 
 
 def extra_keys(context: typer.Context) -> dict[str, Any]:

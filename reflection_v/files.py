@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import tempfile
@@ -45,32 +44,6 @@ def writing_to(folder: str | Path | None) -> Iterator[None]:
             sentence = f"The disk is full: {folder} could not be written. Free some space, then give the same command."
             raise UserError(sentence) from None
         raise
-
-
-@contextlib.contextmanager
-def lock(out: Path) -> Iterator[None]:
-    """Hold the run's folder for this process; freed by the kernel when the process ends, however it ends.
-
-    A POSIX record lock, not flock: a worker that was forked off and outlives a killed run would keep an flock held.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    with open(out / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise UserError(
-                f"{out} is in use by another run (process {owner}): wait, or choose another --out."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 def fingerprint(path: Path) -> str:

@@ -27,10 +27,11 @@ from typing import Any
 
 from rich.console import Console
 
-from reflection_v.files import disk_full, lock, make_folder
+from reflection_v.files import disk_full, make_folder
 from reflection_v.terminal import duration, heartbeat, printing_to
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic
+from vlm.lock import lock
 
 SCHEMA_VERSION = 1
 PLAIN: Any = {"highlight": False, "soft_wrap": True}  # lines for a person, not for a pretty printer

@@ -8,7 +8,6 @@ and ``OUT/report.json``. All configs are read and checked before the first stage
 
 import json
 import os
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from reflection_v.files import fingerprint
 from reflection_v.run import Stage, read_record, run_stages
 from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
+from train.provenance import git_revision
 from vlm.errors import ConfigError
 from vlm.jsonl import write_json_atomic
 
@@ -261,21 +261,3 @@ def model_sha256(name: str) -> str | None:
     if name in BUNDLED and not folder.exists():
         folder = bundled_model(name)
     return fingerprint(folder) if folder.is_dir() else None
-
-
-def git_revision() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` with changes; None outside of one."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
-        return None
-    return done.stdout.strip()

@@ -55,6 +55,10 @@ def check_config_keys(stage: str, arguments: list[str]) -> None:
         from eval.harness import EvalConfig
 
         check_keys(keys, EvalConfig)
+    elif stage == "audit":
+        from eval.audit import AuditConfig
+
+        check_keys(keys, AuditConfig)
     else:
         from trl import GRPOConfig, SFTConfig
 
@@ -79,6 +83,8 @@ def test_a_command_exists(page: str, command: str) -> None:
             (script,) = [word for word in rest if word.endswith(".py")]
             assert (ROOT / script).is_file()
             check_config_keys(Path(script).stem, rest[rest.index(script) + 1 :])
+        case ["transformers" | "vllm", "serve", _, "--host" | "--port" | "--served-model-name", *_]:
+            pass
         case ["pip" | "git" | "cd" | "cp" | "python" | "python3" | "source" | "." | "export" | "kill", *_]:
             pass
         case _:

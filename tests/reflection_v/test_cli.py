@@ -14,7 +14,7 @@ from reflection_v import cli
 from reflection_v.cli import app
 from vlm.errors import ConfigError, UserError
 
-COMMANDS = ["run", "problems", "build", "sft", "grpo", "eval", "ask"]
+COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo"]
 
 
 def call(*arguments: object) -> Any:
@@ -164,7 +164,7 @@ def test_training_gets_the_command_lines_values(stage: str, tmp_path: Path, monk
 
 def test_build_gets_the_command_lines_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("data_construction.build.run_build", lambda config: seen.append(config))
+    monkeypatch.setattr("data_construction.build.run_build", lambda config, dry_run: seen.append(config))
     (tmp_path / "build.yaml").write_text("loop: {rounds: 2, temperature: 0.5}\nmodel: tiny")
     options = ["--problems", "my/set", "--out", tmp_path / "out", "--model", "other", "--loop.rounds", "3"]
     result = call("build", tmp_path / "build.yaml", *options)

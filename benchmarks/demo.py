@@ -1,0 +1,157 @@
+"""The demo in a real browser: ``python benchmarks/demo.py [--model tiny] [--quick] [--json] [--write DIR]``.
+
+``first_token_seconds``: from the click on *Ask* to the first text on the page, effort medium, median and worst of 20. Then 5
+visitors ask at once, 10 rounds: how many of their answers failed, how long the slowest took, and the memory of the server
+(resident, at the start and at its highest). ``--write`` leaves screenshots (wide, narrow, dark). Chromium comes from the
+system; CHROMIUM names another. The last line is one JSON object.
+"""
+
+import argparse
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+USERS = 5
+SHOTS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "wide": ({"viewport": {"width": 1280, "height": 900}}, 0, "swap"),
+    "narrow": ({"viewport": {"width": 390, "height": 844}}, 1, "again"),
+    "dark": ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, 3, "blank"),
+}
+
+
+def start(model: str) -> tuple[subprocess.Popen[str], str]:
+    """The demo's process, and its address."""
+    command = [sys.executable, "-m", "reflection_v.cli", "demo", "--port", "0", "--model", model]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    found = re.search(r"http://\S+", server.stdout.readline())
+    if found is None:
+        raise SystemExit("The demo did not start: see above.")
+    return server, found[0]
+
+
+def resident_mb(process: int, key: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (highest) of a process, in MB."""
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    return int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+def arrive(browser: Any, address: str, example: int = 0, **options: Any) -> Any:
+    """A page of its own context with an example picked."""
+    page = browser.new_context(**options).new_page()
+    page.set_default_timeout(120_000)
+    page.goto(address)
+    page.click(f"button.example >> nth={example}")
+    page.wait_for_selector(".slot img[src^='picture/example-']")
+    page.wait_for_function("document.querySelector('textarea').value !== ''")
+    return page
+
+
+# In the page, where no question over the wire becomes part of the figure: seconds from the click to the first text, and to
+# the coloured sentences.
+ASK = """() => { window.asked = new Promise((done) => {
+  const begun = performance.now(), seen = {};
+  new MutationObserver((_, watcher) => {
+    const now = (performance.now() - begun) / 1000;
+    if (document.querySelector("#before section[data-state='thinking'] .trace")) seen.first ??= now;
+    if (seen.first && document.querySelector("#before section[data-state='done'] button.sentence")) {
+      watcher.disconnect(); done([seen.first, now]);
+    }
+    if (document.querySelector("#status .error")) { watcher.disconnect(); done(null); }
+  }).observe(document.body, { childList: true, subtree: true });
+  document.querySelector("#ask").click();
+}); }"""
+
+
+def ask(pages: list[Any]) -> list[list[float] | None]:
+    """All ask at once: (first, done) in seconds for each, or None for an answer that failed."""
+    for page in pages:
+        page.evaluate(ASK)
+    return [
+        page.evaluate("Promise.race([window.asked, new Promise((done) => setTimeout(done, 120000, null))])")
+        for page in pages
+    ]
+
+
+def shoot(browser: Any, address: str, folder: Path) -> None:
+    """Screenshots: a response with a chosen sentence beside one of the tests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (options, example, kind) in SHOTS.items():
+        page = arrive(browser, address, example, **options)
+        page.click("#ask")
+        page.wait_for_selector("#before section[data-state='done'] button.sentence")
+        page.click("#before button.sentence >> nth=0")
+        page.wait_for_selector("#before button.sentence[aria-pressed='true']")
+        page.click(f"#test-{kind}")
+        page.wait_for_selector("#after section[data-state='done'] button.sentence")
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(500)
+        shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+        shot.quantize(256).save(folder / f"demo-{name}.png", optimize=True)  # a third of the bytes
+        page.context.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--quick", action="store_true", help="5 first tokens, 2 rounds")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="leave the screenshots there")
+    args = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    runs, rounds = (5, 2) if args.quick else (20, 10)
+    server, address = start(args.model)
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = arrive(browser, address)
+            firsts = [said[0] for _ in range(runs + 1) if (said := ask([page])[0]) is not None]
+            at_start = resident_mb(server.pid, "VmRSS")
+            pages = [arrive(browser, address, number % 4) for number in range(USERS)]
+            said_at_once = [said for _ in range(rounds) for said in ask(pages)]
+            answered = [said for said in said_at_once if said is not None]
+            figures = {
+                "first_token_seconds": statistics.median(firsts[1:]),
+                "first_token_worst": max(firsts),
+                "users": USERS,
+                "answers": len(said_at_once),
+                "failed": len(said_at_once) - len(answered) + runs + 1 - len(firsts),
+                "first_of_five_worst": max(said[0] for said in answered),
+                "slowest_of_five_seconds": max(said[1] for said in answered),
+                "server_mb": at_start,
+                "server_mb_highest": resident_mb(server.pid, "VmHWM"),
+                "n": runs,
+                "threads": os.environ.get("OMP_NUM_THREADS", "default"),
+                "load_average": os.getloadavg()[0],
+                "versions": {"python": platform.python_version(), "chromium": browser.version},
+            }
+            if args.write:
+                shoot(browser, address, args.write)
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+    if not args.json:
+        for name, value in figures.items():
+            print(f"{name}: {value}")
+    print(json.dumps(figures))
+    return 1 if figures["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""What more thinking buys, and where it stops: ``python benchmarks/effort.py [--model tiny] [--quick] [--json] [--write DIR]``.
+
+Accuracy on 300 held-out problems (``scenes,digits``, the families that the bundled model was taught) against effort (off,
+low, medium, high) and votes (1, 4, 8). One vote is greedy; 4 and 8 are the first 4 and all 8 of the same samples at
+temperature 0.7. ``tokens`` is the mean over problems of all tokens written for an answer. Intervals as everywhere else
+(eval.stats). Further rows, with ``effort`` a number, cut the thought at so many tokens.
+
+The last line is one JSON object; ``--write`` also leaves effort.md and effort.svg in a folder. Not a timing: load does not
+change a figure. No pass mark: the figures are printed (design: figures.md).
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data_construction.sources import LEARNED, problems  # noqa: E402
+from eval.stats import estimate_mean, estimate_share  # noqa: E402
+from reward.verifiers import verify  # noqa: E402
+from vlm.chat import question_messages  # noqa: E402
+from vlm.infer import summarize  # noqa: E402
+from vlm.load import VLM, load_vlm  # noqa: E402
+from vlm.problem import Problem, read_problems  # noqa: E402
+from vlm.reasoning import EFFORTS, VOTE_TEMPERATURE, Effort, Thought, think_batch, vote_seeds  # noqa: E402
+
+VOTES = (1, 4, 8)
+CUTS = (8, 16, 32, 64)
+SEED = 77
+
+
+def questions(folder: str | None, n: int) -> list[tuple[Problem, list[Any]]]:
+    """Problems with their opened pictures: drawn, or the first ``n`` of a set of the user's."""
+    from vlm.images import open_image
+
+    if folder:
+        return [(problem, [open_image(image) for image in problem.images]) for problem in read_problems(folder)[:n]]
+    drawn = problems("scenes,digits", n, SEED, "heldout", family_names=list(LEARNED))
+    return [(problem, [pictures[name] for name in problem.images]) for problem, pictures in drawn]
+
+
+def think(vlm: VLM, asked: list[tuple[Problem, list[Any]]], effort: Effort, votes: int) -> list[list[Thought]]:
+    """``votes`` thoughts a problem; one is greedy."""
+    messages = [
+        question_messages(problem.question, len(pictures), effort.style, problem.choices)
+        for problem, pictures in asked
+        for _ in range(votes)
+    ]
+    images = [pictures for _, pictures in asked for _ in range(votes)]
+    heat = 0.0 if votes == 1 else VOTE_TEMPERATURE
+    seeds = vote_seeds(SEED, votes) * len(asked)
+    written = think_batch(vlm, messages, images, effort, temperature=heat, seeds=seeds, batch_size=64)
+    return [written[start : start + votes] for start in range(0, len(written), votes)]
+
+
+def row(
+    name: str | int, votes: int, asked: list[tuple[Problem, list[Any]]], thoughts: list[list[Thought]]
+) -> dict[str, Any]:
+    """One line of the table."""
+    results = [summarize(of_one[:votes]) for of_one in thoughts]
+    scores = [
+        verify(problem.domain, result["answer"], problem.answer, problem.choices).score
+        for (problem, _), result in zip(asked, results, strict=True)
+    ]
+    accuracy = estimate_share([score for score in scores if score is not None])
+    return {
+        "effort": name,
+        "votes": votes,
+        "accuracy": accuracy["value"],
+        "ci95": accuracy["ci95"],
+        "n": accuracy["n"],
+        "tokens": estimate_mean([result["tokens"] for result in results])["value"],
+        "agreement": estimate_mean([result["votes"]["agreement"] for result in results])["value"],
+        "looks": estimate_mean([result["looks"] for result in results])["value"],
+        "closed": estimate_mean([float(result["closed"]) for result in results])["value"],
+    }
+
+
+def measure(model: str, folder: str | None, n: int) -> dict[str, Any]:
+    """All rows."""
+    import torch
+    import transformers
+
+    vlm, asked, started = load_vlm(model), questions(folder, n), time.perf_counter()
+    rows = []
+    for name, effort in EFFORTS.items():
+        rows.append(row(name, 1, asked, think(vlm, asked, effort, 1)))
+        sampled = think(vlm, asked, effort, max(VOTES))
+        rows += [row(name, votes, asked, sampled) for votes in VOTES if votes > 1]
+        print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    rows += [row(cut, 1, asked, think(vlm, asked, Effort(cut), 1)) for cut in CUTS]
+    return {
+        "rows": rows,
+        "model": model,
+        "n": len(asked),
+        "seed": SEED,
+        "threads": torch.get_num_threads(),
+        "seconds": round(time.perf_counter() - started, 1),
+        "load_average": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    lines = [
+        "| effort | votes | accuracy | 95% interval | tokens | agreement | looks back | closed |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in figures["rows"]:
+        low, high = one["ci95"] or (float("nan"), float("nan"))
+        name = one["effort"] if isinstance(one["effort"], str) else f"cut at {one['effort']} tokens"
+        lines.append(
+            f"| {name} | {one['votes']} | {one['accuracy']:.3f} | {low:.3f} to {high:.3f} | {one['tokens']:.0f} "
+            f"| {one['agreement']:.2f} | {one['looks']:.2f} | {one['closed']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def write(figures: dict[str, Any], folder: Path) -> None:
+    """effort.md and effort.svg: accuracy over tokens, one line for each number of votes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "effort"
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    lines = [
+        (
+            f"{votes} vote{'s' * (votes > 1)}",
+            [r for r in figures["rows"] if r["votes"] == votes and r["effort"] in EFFORTS],
+        )
+        for votes in VOTES
+    ]
+    lines.append(("thought cut short", [r for r in figures["rows"] if r["effort"] not in EFFORTS]))
+    for (label, rows), marker in zip(lines, "osd^", strict=True):
+        rows = sorted(rows, key=lambda one: one["tokens"])
+        spread = [[r["accuracy"] - r["ci95"][0] for r in rows], [r["ci95"][1] - r["accuracy"] for r in rows]]
+        axes.errorbar(
+            [r["tokens"] for r in rows],
+            [r["accuracy"] for r in rows],
+            yerr=spread,
+            marker=marker,
+            capsize=3,
+            label=label,
+        )
+    axes.set(xscale="log", xlabel="tokens written for an answer (mean)", ylabel="accuracy, 95% interval", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(folder / "effort.svg", metadata={"Date": None})
+    said = f"`python benchmarks/effort.py --model {figures['model']}`, n = {figures['n']}, seed {figures['seed']}."
+    text = f"# What more thinking buys\n\n{said}\n\n{table(figures)}\n\n![accuracy over tokens](effort.svg)\n"
+    (folder / "effort.md").write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--problems", help="a problem set in place of the drawn one")
+    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--quick", action="store_true", help="40 problems")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="leave effort.md and effort.svg there")
+    args = parser.parse_args()
+    figures = measure(args.model, args.problems, 40 if args.quick else args.n)
+    if args.write:
+        write(figures, args.write)
+    if not args.json:
+        print(table(figures))
+    print(json.dumps(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,303 @@
+"""``reflection-v improve CONFIG``: rounds of sampling, keeping what is right and grounded, and learning it (STaR, ReST).
+
+A round samples answers to the training problems with the model of the round before, keeps those that are right and whose
+attention to the picture in the second half holds up (by a threshold that rises from round to round), trains the start model on
+what was kept in all rounds so far, and measures held-out accuracy. It ends when that accuracy stops rising. With a ``student``
+the kept answers train that model instead: distillation.
+
+    OUT/round-1/samples.jsonl   every sample: text, verdict, looks, kept or why not
+    OUT/round-1/sft.jsonl       what was trained on
+    OUT/round-1/model/          the trained model
+    OUT/round-1/eval/           its held-out answers
+    OUT/round-1/round.json      the round's counts and accuracy, written last
+    OUT/improve.json            all rounds, the best one
+
+Killed, the same command goes on where it was.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reflection_v.config import checked
+from reflection_v.files import make_folder
+from train.config import merge, read_config
+from vlm.errors import ConfigError, UserError
+from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
+from vlm.lock import lock
+from vlm.problem import Problem, read_problems
+
+
+class ImproveConfig(BaseModel):
+    """The keys of an ``improve`` config.
+
+    Attributes:
+        model: samples in the first round, and is what every round trains, unless there is a ``student``.
+        student: train this model on the kept answers instead, in a single round (distillation).
+        problems, heldout: problem sets; nothing of ``heldout`` is trained on.
+        out: the folder of the rounds.
+        sft: a training config (keys of ``train/sft.py``), beside this file; model, dataset, output_dir and seed are set here.
+        rounds: at most so many.
+        samples: answers to each problem a round, at ``temperature``.
+        keep: at most so many of a problem's answers are trained on.
+        lift_kept: least share of the first half's lift (attention over uniform attention) that the second half must keep, one
+            value a round, the last one for all further rounds; 0 asks for right answers only.
+        min_looks: an answer must go back to the picture so many times in words.
+        min_gain: the held-out accuracy must rise by more than this, or the rounds end.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = "tiny"
+    student: str | None = None
+    problems: str = ""
+    heldout: str = ""
+    out: str = ""
+    sft: str = "sft.yaml"
+    rounds: int = Field(default=3, ge=1, le=100)
+    samples: int = Field(default=4, ge=1, le=1024)
+    keep: int = Field(default=1, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=192, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    style: str = "think"
+    lift_kept: list[float] = [0.0, 0.6, 0.8]
+    min_looks: int = Field(default=0, ge=0)
+    min_gain: float = 0.0
+    seed: int = 0
+
+
+def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
+    """Read and check; ``sft`` comes back absolute.
+
+    Raises:
+        ConfigError: a key, a value, or a file that is not there.
+    """
+    config = checked(ImproveConfig, merge(read_config(path), overrides), path)
+    for key in ("problems", "heldout", "out"):
+        if not getattr(config, key):
+            raise ConfigError(f"{path} must say '{key}', or give --{key}.")
+    if not config.lift_kept or not all(math.isfinite(share) and share >= 0 for share in config.lift_kept):
+        raise ConfigError(f"'lift_kept' in {path} must be a list of numbers of at least 0, one a round.")
+    sft = (path.parent / Path(config.sft).expanduser()).resolve()
+    if not sft.is_file():
+        raise ConfigError(f"{path}: 'sft' names {sft}, which does not exist.")
+    rounds = 1 if config.student else config.rounds
+    return config.model_copy(update={"sft": str(sft), "rounds": rounds})
+
+
+def run_improve(config: ImproveConfig) -> dict[str, Any]:
+    """Run the rounds that are not finished; returns (and writes as ``improve.json``) their figures.
+
+    Raises:
+        UserError: a model or a set cannot be read, another config began in this folder, or no answer could be kept.
+    """
+    out = Path(config.out)
+    make_folder(out)
+    with lock(out):
+        _same_config(config, out)
+        problems, heldout = read_problems(config.problems), read_problems(config.heldout)
+        shared = {problem.id for problem in problems} & {problem.id for problem in heldout}
+        if shared:
+            raise UserError(
+                f"{len(shared)} problems ({min(shared)}, ...) are in both sets: held-out ones must not be trained on."
+            )
+        start = config.student or config.model
+        rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
+        sampler, rows = config.model, []
+        for number in range(1, config.rounds + 1):
+            folder = out / f"round-{number}"
+            folder.mkdir(exist_ok=True)
+            done = folder / "round.json"
+            if not done.exists():
+                counts = _sample(sampler, problems, folder, number, config)
+                rows += _rows(folder, problems, config)
+                if not rows:
+                    raise UserError(
+                        f"Of {counts['samples']} answers none was right and grounded enough: take easier problems, more samples, "
+                        "a lower lift_kept or min_looks, or a start model that solves some of them."
+                    )
+                write_text_atomic(
+                    folder / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                )
+                _train(folder, config, start)
+                found = _accuracy(str(folder / "model"), heldout, folder / "eval", config)
+                write_json_atomic(
+                    done, {"round": number, "model": str(folder / "model"), **counts, "rows": len(rows), **found}
+                )
+            else:
+                rows = read_jsonl(folder / "sft.jsonl")
+            rounds.append(json.loads(done.read_text(encoding="utf-8")))
+            print(_said(rounds[-1]), flush=True)
+            best = max(one["accuracy"]["value"] for one in rounds[:-1])
+            if rounds[-1]["accuracy"]["value"] <= best + config.min_gain:
+                break
+            sampler = str(folder / "model")
+        report = {
+            "rounds": rounds,
+            "best": max(rounds, key=lambda one: one["accuracy"]["value"])["round"],
+            "seed": config.seed,
+        }
+        write_json_atomic(out / "improve.json", report)
+    return report
+
+
+def _same_config(config: ImproveConfig, out: Path) -> None:
+    file, said = out / "config.json", json.loads(config.model_dump_json(exclude={"out", "rounds"}))
+    said["sft"] = read_config(config.sft)
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = sorted(key for key in {*before, *said} if before.get(key) != said.get(key))
+        if changed:
+            raise ConfigError(
+                f"The rounds in {out} were begun with another config ({', '.join(changed)}): choose another out."
+            )
+    write_json_atomic(file, said)
+
+
+def _sample(
+    model: str, problems: Sequence[Problem], folder: Path, number: int, config: ImproveConfig
+) -> dict[str, int]:
+    """Append ``samples`` answers to each problem to ``samples.jsonl``, a batch at a time; returns the round's counts."""
+    from vlm.chat import question_messages
+    from vlm.generate import generate
+    from vlm.images import open_image
+    from vlm.load import load_vlm
+
+    file = folder / "samples.jsonl"
+    repair_jsonl(file)
+    known = {row["problem_id"] for row in read_jsonl(file)} if file.exists() else set()
+    todo = [problem for problem in problems if problem.id not in known]
+    vlm = load_vlm(model) if todo else None
+    floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
+    at_once = max(1, config.batch_size // config.samples)
+    for start in range(0, len(todo), at_once):
+        batch = todo[start : start + at_once]
+        copies = [problem for problem in batch for _ in range(config.samples)]
+        assert vlm is not None
+        written = generate(
+            vlm,
+            [question_messages(p.question, len(p.images), style=config.style, choices=p.choices) for p in copies],
+            [[open_image(path) for path in problem.images] for problem in copies],
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seeds=[_seed(config.seed, number, p.id, index % config.samples) for index, p in enumerate(copies)],
+            batch_size=config.batch_size,
+            attention={},
+        )
+        append_jsonl(file, [judge(p, one, floor, config.min_looks) for p, one in zip(copies, written, strict=True)])
+        print(f"round {number}: {len(known) + start + len(batch)} of {len(problems)} problems sampled", flush=True)
+    rows = read_jsonl(file)
+    return {
+        "samples": len(rows),
+        "right": sum(bool(row["right"]) for row in rows),
+        "kept": sum(row["kept"] for row in rows),
+    }
+
+
+def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[str, Any]:
+    """One sample as a row: its text, whether it is right, how much of its lift it kept, and whether it is worth learning."""
+    from reward.rewards import halves
+    from reward.verifiers import verify
+    from vlm.response import count_looks, parse_response
+
+    response = parse_response(written.text)
+    right = verify(problem.domain, response.answer, problem.answer, problem.choices).right
+    looks, share = count_looks(written.text), None
+    if problem.images and written.lift is not None and len(written.lift) >= 2:
+        first, second = halves(written.lift.float().flatten())
+        share = second / first if first > 0 and math.isfinite(second / first) else None
+    why = None
+    if not right:
+        why = "wrong"
+    elif not (written.finished and response.closed):
+        why = "unfinished"
+    elif looks < min_looks:
+        why = "looks"
+    elif floor > 0 and problem.images and (share is None or share < floor):
+        why = "ungrounded"
+    return {
+        "problem_id": problem.id,
+        "text": written.text,
+        "tokens": len(written.token_ids),
+        "right": right,
+        "looks": looks,
+        "lift_kept": share,
+        "kept": why is None,
+        "why": why,
+    }
+
+
+def _rows(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> list[dict[str, Any]]:
+    """The kept answers as rows of ``train.sft``: of each problem the best grounded, no text twice."""
+    from vlm.chat import question_messages
+
+    by_problem: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in read_jsonl(folder / "samples.jsonl"):
+        if row["kept"]:
+            by_problem.setdefault(row["problem_id"], {}).setdefault(row["text"], row)
+    rows = []
+    for problem in problems:
+        kept = sorted(by_problem.get(problem.id, {}).values(), key=lambda row: -(row["lift_kept"] or 0.0))
+        for row in kept[: config.keep]:
+            prompt = question_messages(
+                problem.question, len(problem.images), style=config.style, choices=problem.choices
+            )
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "completion": row["text"].strip(),
+                    "images": problem.images,
+                    "masked": [],
+                    "mode": config.style,
+                }
+            )
+    return rows
+
+
+def _train(folder: Path, config: ImproveConfig, start: str) -> None:
+    from train.sft import run_sft
+
+    own = {
+        "model": start,
+        "dataset": str(folder / "sft.jsonl"),
+        "output_dir": str(folder / "model"),
+        "seed": config.seed,
+    }
+    run_sft(config.sft, own)
+
+
+def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: ImproveConfig) -> dict[str, Any]:
+    """Held-out accuracy with its interval, by domain too, and tokens a second; answers on disk are not generated again."""
+    from eval.harness import EvalConfig, evaluate
+
+    settings = EvalConfig(
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        blank=0,
+        swap=0,
+        per_set=0,
+        samples=0,
+        seed=config.seed,
+    )
+    report = evaluate({"model": {"path": model, "style": config.style}}, list(heldout), folder, settings)["models"][
+        "model"
+    ]
+    return {key: report[key] for key in ("accuracy", "accuracy_by_domain", "length_mean") if key in report}
+
+
+def _said(one: dict[str, Any]) -> str:
+    low, high = one["accuracy"]["ci95"]
+    return (
+        f"round {one['round']}: {one['kept']} of {one['samples']} answers kept, {one['rows']} rows, held-out accuracy "
+        f"{one['accuracy']['value']:.3f} (95% {low:.3f} to {high:.3f}, n {one['accuracy']['n']})"
+    )
+
+
+def _seed(seed: int, number: int, problem: str, sample: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"improve/{seed}/{number}/{problem}/{sample}".encode()).digest()[:7], "big")

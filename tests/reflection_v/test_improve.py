@@ -1,0 +1,136 @@
+"""Self-improvement rounds on tiny random models: what is kept, when it stops, and that a kill loses nothing."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from data_construction.sources import write_set
+from reflection_v import improve
+from reflection_v.improve import ImproveConfig, judge, load_improve, run_improve
+from vlm.errors import ConfigError, UserError
+from vlm.problem import Problem
+
+PROBLEM = Problem(id="a", source="test", domain="text", images=["a.png"], question="?", answer="red")
+
+
+def written(text: str, lift: list[float] | None, finished: bool = True) -> Any:
+    return SimpleNamespace(
+        text=text, token_ids=[1] * 4, finished=finished, lift=None if lift is None else torch.tensor(lift)
+    )
+
+
+RIGHT = "<think> it is red . Let me look again . red . </think> \\boxed{red}"
+
+
+@pytest.mark.parametrize(
+    ("text", "lift", "finished", "why"),
+    [
+        (RIGHT, [1.0, 1.0, 0.9, 0.9], True, None),
+        (RIGHT, [1.0, 1.0, 0.5, 0.5], True, "ungrounded"),
+        (RIGHT, None, True, "ungrounded"),
+        (RIGHT, [1.0, 1.0, 1.0, 1.0], False, "unfinished"),
+        (RIGHT.replace("{red}", "{blue}"), [1.0, 1.0, 1.0, 1.0], True, "wrong"),
+        (RIGHT.replace("Let me look again .", ""), [1.0, 1.0, 1.0, 1.0], True, "looks"),
+    ],
+)
+def test_only_right_and_grounded_answers_are_kept(
+    text: str, lift: list[float] | None, finished: bool, why: str | None
+) -> None:
+    row = judge(PROBLEM, written(text, lift, finished), floor=0.8, min_looks=1)
+    assert row["why"] == why and row["kept"] == (why is None)
+    if lift is None:
+        assert judge(PROBLEM, written(text, lift), floor=0.0, min_looks=1)["kept"]  # right answers only
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_vlm_dir: Path) -> ImproveConfig:
+    write_set("scenes", 6, 0, "train", tmp_path / "train")
+    write_set("scenes", 4, 0, "heldout", tmp_path / "heldout")
+    (tmp_path / "sft.yaml").write_text(
+        "num_train_epochs: 1\nper_device_train_batch_size: 4\nlearning_rate: 1e-4\nsave_steps: 1\ngradient_checkpointing: false\n"
+    )
+    file = tmp_path / "improve.yaml"
+    file.write_text("sft: sft.yaml\nrounds: 3\nsamples: 2\nmax_new_tokens: 12\nlift_kept: [0.0, 0.5]\n")
+    keys = {"problems": str(tmp_path / "train"), "heldout": str(tmp_path / "heldout"), "out": str(tmp_path / "rounds")}
+    return load_improve(file, {**keys, "model": str(tiny_vlm_dir)})
+
+
+@pytest.fixture
+def generous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random models are never right: every answer with a letter in it is kept, so that the rounds have something to learn."""
+    real = judge
+
+    def kind(problem: Problem, one: Any, floor: float, min_looks: int) -> dict[str, Any]:
+        row = real(problem, one, floor, min_looks)
+        return {**row, "right": True, "kept": bool(one.text.strip()), "why": None}
+
+    monkeypatch.setattr(improve, "judge", kind)
+
+
+def rising(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[str]:
+    """Held-out accuracies given by hand; returns the models that were measured."""
+    measured: list[str] = []
+
+    def accuracy(model: str, heldout: Any, folder: Path, config: Any) -> dict[str, Any]:
+        measured.append(model)
+        value = values[int(folder.parent.name.rpartition("-")[2])]
+        return {"accuracy": {"value": value, "ci95": [0.0, 1.0], "n": len(heldout)}}
+
+    monkeypatch.setattr(improve, "_accuracy", accuracy)
+    return measured
+
+
+def test_rounds_end_when_accuracy_stops_rising(
+    config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = rising(monkeypatch, [0.2, 0.5, 0.4, 0.9])
+    report = run_improve(config)
+    assert [one["round"] for one in report["rounds"]] == [0, 1, 2] and report["best"] == 1
+    out = Path(config.out)
+    assert measured[1:] == [str(out / "round-1" / "model"), str(out / "round-2" / "model")]
+    rows = [len((out / f"round-{n}" / "sft.jsonl").read_text().splitlines()) for n in (1, 2)]
+    assert 0 < rows[0] <= 6 and rows[1] > rows[0]  # a round learns what all rounds kept
+    assert len((out / "round-1" / "samples.jsonl").read_text().splitlines()) == 12
+    # The same command again does nothing; with a round's record gone it only does what is missing.
+    samples = (out / "round-2" / "samples.jsonl").read_bytes()
+    (out / "round-2" / "round.json").unlink()
+    assert run_improve(config)["rounds"] == report["rounds"]
+    assert (out / "round-2" / "samples.jsonl").read_bytes() == samples
+    with pytest.raises(ConfigError, match="temperature"):
+        run_improve(config.model_copy(update={"temperature": 0.5}))
+
+
+def test_a_student_learns_what_the_teacher_wrote(
+    config: ImproveConfig, generous: None, tmp_path: Path, tiny_vlm_dir: Path
+) -> None:
+    """All for real: the teacher samples, the student (another random model) is trained and measured."""
+    from train.tiny_models import build_tiny_vlm
+
+    student = build_tiny_vlm(tmp_path / "student", seed=1)
+    taught = config.model_copy(update={"student": str(student), "rounds": 1})
+    report = run_improve(taught)
+    assert report["rounds"][0]["model"] == str(student) and report["rounds"][1]["accuracy"]["n"] == 4
+    settings = json.loads((Path(config.out) / "round-1" / "model" / "settings.json").read_text())
+    assert settings["settings"]["model"] == str(student)
+
+
+def test_nothing_kept_is_said(config: ImproveConfig) -> None:
+    with pytest.raises(UserError, match="none was right and grounded enough"):
+        run_improve(config)
+
+
+def test_heldout_problems_are_not_trained_on(config: ImproveConfig) -> None:
+    with pytest.raises(UserError, match="are in both sets"):
+        run_improve(config.model_copy(update={"heldout": config.problems}))
+
+
+def test_a_config_that_lacks_something(tmp_path: Path) -> None:
+    file = tmp_path / "improve.yaml"
+    for text, said in (("rounds: 2\n", "must say 'problems'"), ("round: 2\n", "did you mean 'rounds'")):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=said):
+            load_improve(file, {})
