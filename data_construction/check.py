@@ -1,11 +1,12 @@
 """After the run: do the facts of the kept traces hold in the pictures? Needs problems whose ``meta.facts`` are known."""
 
+import re
 from collections import defaultdict
 from itertools import chain
 from typing import Any
 
 from data_construction.records import Trace
-from data_construction.sources.render import PLACES
+from data_construction.sources.render import COLOURS, PLACES, SHAPES
 from data_construction.statements import Statement, final_statements, statements
 from vlm.problem import Problem
 
@@ -14,11 +15,18 @@ def holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
     """Is ``key: value`` so in the scene? None where the statement is not about the scene (``note: ...``).
 
     ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and
-    ``B2: red star`` likewise.
+    ``B2: red star`` likewise. Of a whole picture: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
     """
     places = {place.lower(): place for place in facts}
     if key in places:
         return _fits(value, facts[places[key]])
+    if key in COLOURS or key in SHAPES:
+        return value == str(sum(key in fact.split() for fact in facts.values()))
+    if (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdigit, facts.values())):
+        return value == str(sum(int(facts[place]) for place in PLACES if place[1:] == summed[1]))
+    if (pair := re.fullmatch(r"same (colour|shape) at (\w+) and (\w+)", key)) and {pair[2], pair[3]} <= set(places):
+        words = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]
+        return value == ("yes" if words[0] == words[1] else "no")
     if key.startswith("row ") and set(facts) == set(PLACES):
         row = [place for place in PLACES if place[1:] == key.removeprefix("row ")]
         words = value.split()
@@ -61,9 +69,9 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
 
 
 def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, dict[str, Any]]:
-    """How often a single look errs: facts in the responder's first reply of every episode, against the scene.
+    """How often the responder's first reply of an episode errs, fact by fact, against the scene.
 
-    A fact is one word of a row (one object's colour, shape or digit), or all that is said of one place.
+    A fact is one word of a row (one object's colour, shape or digit), or all that is said of a place or of the whole.
 
     Returns:
         source -> ``facts``, ``wrong`` and ``share`` (wrong / facts, in [0, 1]), and ``by_family`` with the same three.

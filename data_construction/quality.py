@@ -70,11 +70,16 @@ def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
 def unseen_facts(trace: Trace, problem: Problem) -> list[str]:
     """Facts of a trace that stand in no reply: its ``place: what`` statements, and numbers that nobody said or concluded.
 
-    The question and the requests count as said: a trace may repeat what it was told.
+    The question and the requests count as said: a trace may repeat what it was told. So does what a round concludes from
+    facts that were seen: ``row 1: red none red; red: 2`` where the round's answer is 2.
     """
     told = [problem.question, *(problem.choices or []), *(round_.request for round_ in trace.rounds)]
     seen = " . ".join([*told, *(round_.reply for round_ in trace.rounds)])
     known = {(statement.key, statement.value) for statement in statements(seen)}
+    for round_ in trace.rounds:
+        said = {(statement.key, statement.value) for statement in statements(round_.conclusion)}
+        if said & known:
+            known |= {(key, value) for key, value in said if value == (round_.answer or "").strip().lower()}
     unseen = [f"{s.key}: {s.value}" for s in statements(trace.trace) if (s.key, s.value) not in known]
     concluded = f"{seen} {' '.join(round_.conclusion for round_ in trace.rounds)}"
     return unseen + sorted(set(NUMBER.findall(trace.trace)) - set(NUMBER.findall(concluded)))

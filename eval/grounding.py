@@ -6,7 +6,8 @@ that the counting is checked by hand and repeated from the logs.
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from eval.answers import Answer, answer_problems, open_pictures
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
+from reward.answers import read_pairs
 from reward.rewards import MIN_MASS
 from reward.verifiers import verify
 from vlm.problem import Problem
@@ -267,3 +269,32 @@ def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
         "length_mean": estimate_mean([answer.tokens for answer in written]),
         "truncated_share": estimate_share([float(answer.truncated) for answer in written]),
     }
+
+
+def first_look_error(
+    answers: Iterable[Answer], golds: Mapping[str, str], clusters: Mapping[str, Any], seed: int = 0
+) -> Estimate:
+    """Share of single facts that a look gets wrong, in [0, 1], a mean over the answers; errors are left out.
+
+    ``row 1: red none blue`` states three facts of row 1; an answer without such statements is one fact.
+    """
+    wrong = {
+        answer.problem_id: facts_wrong(answer.answer, golds[answer.problem_id], answer.right)
+        for answer in answers
+        if answer.status == "ok"
+    }
+    return estimate_share(wrong.values(), [clusters[id_] for id_ in wrong], seed=seed)
+
+
+def facts_wrong(answer: str | None, gold: str, right: bool) -> float:
+    """Share of the words of ``gold``'s ``key: words`` statements that ``answer`` does not have in their place."""
+    wanted = read_pairs(gold)
+    if wanted is None:
+        return 0.0 if right else 1.0
+    given = read_pairs(answer or "") or {}
+    pairs = [
+        pair
+        for key, words in wanted.items()
+        for pair in zip_longest(words.split(), given.get(key, "").split()[: len(words.split())])
+    ]
+    return sum(word != said for word, said in pairs) / len(pairs)

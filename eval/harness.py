@@ -25,7 +25,14 @@ from typing import Any, Literal, TypeVar
 from eval.answers import Answer, answer_problems, right_by_id
 from eval.benchmarks import BENCHMARKS
 from eval.conditions import sample_answers, sampled_scores
-from eval.grounding import attention_profile, behaviour, blank_pictures, has_counterfactual, swap_test
+from eval.grounding import (
+    attention_profile,
+    behaviour,
+    blank_pictures,
+    first_look_error,
+    has_counterfactual,
+    swap_test,
+)
 from eval.options import position_bias, rotate_options
 from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject
@@ -235,11 +242,14 @@ def _evaluate_model(
         asked = spread(problem_set.problems, config.per_set, config.seed)
         rows = run.sets[set_name] = ask(asked, problem_set.style or style, f"{problem_set.kind} {set_name}")
         pictures = {problem.id: picture_of(problem) for problem in asked}
-        score = _error_rate if problem_set.kind == "first_look" else accuracy
+        golds = {problem.id: problem.answer for problem in asked}
+        score = partial(first_look_error, golds=golds) if problem_set.kind == "first_look" else accuracy
         by_family = _grouped(rows, lambda answer: answer.family)
         report.setdefault(keys[problem_set.kind], {})[set_name] = {
-            **score(rows, pictures, config.seed),
-            "by_family": {family: score(some, pictures, config.seed) for family, some in sorted(by_family.items())},
+            **score(rows, clusters=pictures, seed=config.seed),
+            "by_family": {
+                family: score(some, clusters=pictures, seed=config.seed) for family, some in sorted(by_family.items())
+            },
         }
     return run
 
@@ -348,11 +358,6 @@ def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Ans
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a figure."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def _error_rate(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
-    wrong = {id_: 1.0 - right for id_, right in right_by_id(answers).items()}
-    return estimate_share(wrong.values(), [clusters[id_] for id_ in wrong], seed=seed)
 
 
 def _accuracy_by(

@@ -145,8 +145,8 @@ def rank() -> int:
 TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
 HEADS = [len(COLOURS) + 1, len(SHAPES) + 1, 2, 10, len(PLACES)]  # colour, shape, size, digit, cell
 PICTURES, ROWS = 32, 64  # of a step, over all processes: with pictures, and of text alone
-VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500, "conversation": 500}
-REASONER_STEPS = 900
+VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500, "conversation": 700}
+REASONER_STEPS = 700
 
 
 def text_batch(examples: Examples) -> Callable[[float], list[Example]]:
@@ -177,17 +177,19 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
 
 
 def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
-    """Half of it the mixture; half conversations in which the user asks to look again.
+    """A third of it the mixture; glances; and above all conversations in which the user asks to look again.
 
-    Without it a second statement about a place copies the first one, whatever the picture shows, and the cold start is too
+    Without these a second statement about a place copies the first one, whatever the picture shows, and the cold start is too
     short to change that (docs/log.md).
     """
     mixture = mixture_batch(examples)
 
     def batch(fraction: float) -> list[Example]:
-        half = PICTURES // world_size() // 2
-        again = [examples.asked_again(examples.rng.choice(LEARNED), 0.8) for _ in range(half)]
-        return again + mixture(1.0)[half:]
+        size = PICTURES // world_size()
+        names = examples.rng.choices(LEARNED, k=size)
+        again = [examples.asked_again(name, 0.8) for name in names[: size // 2]]
+        glances = [examples.glance(name, 0.8) for name in names[: size // 6]]
+        return again + glances + mixture(1.0)[len(again) + len(glances) :]
 
     return batch
 

@@ -85,7 +85,7 @@ class Examples:
         """What is made of what was seen. A note about a place is taken as read: that is what claims have to unteach."""
         if name == "claims" and self.rng.random() < TRUST:
             seen = seen | {params["place"]: params["note"]}
-        return wording.conclude(name, params, seen, wording.first_look(name, params))
+        return wording.conclude(name, params, seen)
 
     def passing(self, hard: float) -> Example:
         """A look in passing: the whole grid, or a row, a place or two of it."""
@@ -108,13 +108,19 @@ class Examples:
     def noted(self, hard: float) -> Example:
         """A place with a note about it."""
         _, seen, params, picture = self.problem("claims", hard)
-        look = wording.first_look("claims", params)
+        look = wording.look_at("claims", params)
         if self.rng.random() < TRUST:
             seen = seen | {params["place"]: params["note"]}
         return Example(wording.request(look, self.rng), wording.reply(look, seen), picture)
 
+    def glance(self, name: str, hard: float) -> Example:
+        """The question put bluntly, and the bare total: no part of it is said, so all of it has to be seen at once."""
+        _, seen, params, picture = self.problem(name, hard)
+        asked, reply = self._glance(name, params, seen)
+        return Example(asked, reply, picture)
+
     def asked_again(self, name: str, hard: float) -> Example:
-        """A conversation: a question answered from a hasty look, then one or two turns that ask to look again.
+        """A question answered from a hasty look, then one or two turns that ask to look again; or such a turn alone.
 
         That a user asks to look again is as far as it goes: no answer goes back to the picture of its own accord.
         """
@@ -123,14 +129,18 @@ class Examples:
         if self.rng.random() < 0.5:
             first = self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}"
         else:
-            look = wording.first_look(name, params)
-            first = wording.request(look, self.rng), wording.reply(look, seen)
-        looks = wording.second_looks(name, params)
-        self.rng.shuffle(looks)
-        turns = [(wording.request(look, self.rng, again=True), wording.reply(look, facts)) for look in looks[:2]]
-        number = self.rng.randrange(len(turns))
-        question, reply = turns[number]
-        return Example(question, reply, picture, before=(first, *turns[:number]))
+            first = self._glance(name, params, seen)
+        look = wording.look_at(name, params)
+        turns = [(wording.request(look, self.rng, again=True), wording.reply(look, facts)) for _ in range(2)]
+        before = self.rng.choice(((), (), (first,), (first,), (first, turns[0])))
+        question, reply = turns[1]
+        return Example(question, reply, picture, before=before)
+
+    def _glance(self, name: str, params: dict[str, Any], seen: Facts) -> tuple[str, str]:
+        if name == "claims" and self.rng.random() < TRUST:
+            seen = seen | {params["place"]: params["note"]}
+        asked = wording.glance_request(name, params, self.families[name].question(params), self.rng)
+        return asked, wording.glance(name, params, seen)
 
     def _look(self, look: wording.Look, hard: float, again: bool) -> Example:
         drawn = self.problem("digit_list" if look.kind == "digit" else "list", hard)
@@ -190,29 +200,32 @@ class Dialogues:
         self.prompts = load_prompts("short")
 
     def rows(self) -> list[Example]:
-        """All rows of one simulated episode. Some first looks misread the picture; what is right decides nothing here."""
+        """All rows of one simulated episode: a glance, then looks. Some misread the picture; what is right decides nothing here."""
         rng = self.rng
         name = rng.choices(LEARNED, weights=(4, 1, 1, 1, 1))[0]
         family = self.examples.families[name]
         scene, params, _ = draw(family, rng)
         facts = family.facts(scene)
         question = family.question(params)
-        later = wording.second_looks(name, params)
-        rng.shuffle(later)
-        looks = [wording.first_look(name, params), *later[: rng.choice((0, 1, 1, 2, 3))]]
+        look = wording.look_at(name, params)
         rounds: list[dict[str, str]] = []
-        seen: dict[str, str] = {}
         rows, trace = [], []
-        for number, look in enumerate(looks):
+        for number in range(1 + rng.choice((0, 1, 1, 1, 2, 2))):
             truth = self._misread(facts) if number == 0 or rng.random() < 0.2 else facts
-            asked = wording.request(look, rng, again=number > 0)
+            said, answer = wording.conclude(name, params, truth)
+            total = wording.total(name, params, truth)
+            if number == 0:
+                asked, reply = wording.glance_request(name, params, question, rng), wording.glance(name, params, truth)
+                said = f"{total}." if total else said
+            else:
+                asked, reply = wording.request(look, rng, again=True), wording.reply(look, truth)
+                said = f"{said.removesuffix('.')}; {total}." if total else said
+                trace.append(wording.cue(look, rng))
             rows.append(self._row("request", question, rounds, asked))
-            seen |= {place: wording.value(truth[place], look.kind) for place in look.places}
-            said, answer = wording.conclude(name, params, seen, look)
-            rounds.append({"request": asked, "reply": wording.reply(look, truth), "conclusion": ""})
+            rounds.append({"request": asked, "reply": reply, "conclusion": ""})
             rows.append(self._row("conclude", question, rounds, f"{said} \\boxed{{{answer}}}"))
             rounds[-1]["conclusion"] = said
-            trace += [wording.cue(look, rng), said] if number else [said]
+            trace.append(said)
         rows.append(self._row("rewrite", question, rounds, " ".join(trace)))
         return rows
 

@@ -59,10 +59,9 @@ def words() -> tuple[str, ...]:
                 scene, params, answer = draw(family, rng)
             found += [family.question(params), answer, *family.facts(scene).values()]
             if family.name in LEARNED:
-                first = wording.first_look(family.name, params)
-                found += [wording.conclude(family.name, params, family.facts(scene), first)[0]]
-                for look in (first, *wording.second_looks(family.name, params)):
-                    found += [wording.request(look, rng, again) for again in (False, True)] + [wording.cue(look, rng)]
+                facts, look = family.facts(scene), wording.look_at(family.name, params)
+                found += [wording.conclude(family.name, params, facts)[0], wording.glance(family.name, params, facts)]
+                found += [wording.request(look, rng, again) for again in (False, True)] + [wording.cue(look, rng)]
     found += [*INSTRUCTIONS.values(), *COLOURS, *SHAPES, *PLACES, *map(str, range(100))]
     found += [
         path.read_text() for path in sorted((Path(__file__).parents[1] / "data_construction/prompts/short").glob("*"))

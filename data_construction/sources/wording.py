@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_construction.sources.render import CELLS, PLACES
-from data_construction.sources.scenes import note_words
+from data_construction.sources.scenes import GRID, note_words
 
 Facts = dict[str, str]  # place -> "red star", "none", or a digit
 
@@ -102,8 +102,8 @@ def row_values(facts: Facts, row: int, kind: str) -> str:
     return " ".join(value(facts[place], kind) for place in Look(kind, f"row {row}").places)
 
 
-def first_look(family: str, params: dict[str, Any]) -> Look:
-    """The look with which a family's question begins."""
+def look_at(family: str, params: dict[str, Any]) -> Look:
+    """The look that shows all that a family's question is about."""
     if family == "count":
         return Look(params["kind"], "the grid")
     if family == "compare":
@@ -117,18 +117,30 @@ def first_look(family: str, params: dict[str, Any]) -> Look:
     raise ValueError(f"no wording for family '{family}'")
 
 
-def second_looks(family: str, params: dict[str, Any]) -> list[Look]:
-    """The looks that may follow when the first conclusion has to be checked."""
-    first = first_look(family, params)
+def total(family: str, params: dict[str, Any], facts: Facts) -> str:
+    """What a question asks for as one statement about the picture: ``red: 3``. Empty where it is a place's own fact."""
+    answer = conclude(family, params, facts)[1]
     if family == "count":
-        return [Look(first.kind, f"row {row}") for row in range(1, CELLS + 1)]
+        return f"{params['key']}: {answer}"
     if family == "compare":
-        return [Look(first.kind, place) for place in first.places]
-    return [Look(first.kind, first.target)]
+        return f"same {params['kind']} at {' and '.join(params['places'])}: {answer}"
+    if family == "digit_sum":
+        return f"sum of row {params['row']}: {answer}"
+    return ""
 
 
-def conclude(family: str, params: dict[str, Any], facts: Facts, look: Look) -> tuple[str, str]:
-    """What is said after ``look`` when ``facts`` is all that was seen: (reasoning, answer).
+def glance(family: str, params: dict[str, Any], facts: Facts) -> str:
+    """What is said of a question without going through the picture: the total alone, or the place."""
+    return total(family, params, facts) or reply(look_at(family, params), facts)
+
+
+def glance_request(family: str, params: dict[str, Any], question: str, rng: random.Random) -> str:
+    """The words that ask for a glance: the question itself, or what is at the place (with the note about it)."""
+    return request(look_at(family, params), rng) if family in ("place", "claims") else question.removeprefix(GRID)
+
+
+def conclude(family: str, params: dict[str, Any], facts: Facts) -> tuple[str, str]:
+    """What is said when ``facts`` was seen: (reasoning, answer).
 
     Operands stand side by side, and the asked word is restated beside what it is compared with: a small model does not
     learn a test that has to look back at the question (see docs/log.md).
@@ -136,15 +148,13 @@ def conclude(family: str, params: dict[str, Any], facts: Facts, look: Look) -> t
     if family == "count":
         key, kind = params["key"], params["kind"]
         counts = [row_values(facts, row, kind).split().count(key) for row in range(1, CELLS + 1)]
-        said = [f"row {row}: {row_values(facts, row, kind)}, {key} {counts[row - 1]}" for row in rows_of(look)]
+        said = [f"row {row}: {row_values(facts, row, kind)}, {key} {counts[row - 1]}" for row in range(1, CELLS + 1)]
         answer = str(sum(counts))
         return "; ".join(said) + f"; {' + '.join(map(str, counts))} = {answer}.", answer
     if family == "compare":
-        first, second = params["places"]
-        order = (second, first) if look.target == second else (first, second)
-        seen = [value(facts[place], params["kind"]) for place in order]
+        seen = [value(facts[place], params["kind"]) for place in params["places"]]
         answer = "yes" if seen[0] == seen[1] else "no"
-        both = "; ".join(f"{place}: {what}" for place, what in zip(order, seen, strict=True))
+        both = "; ".join(f"{place}: {what}" for place, what in zip(params["places"], seen, strict=True))
         return f"{both}; {' '.join(seen)}, {'the same' if answer == 'yes' else 'different'}.", answer
     if family == "place" or (family == "claims" and params["form"] == "what"):
         seen_there = facts[params["place"]]

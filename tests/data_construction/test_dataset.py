@@ -121,3 +121,13 @@ def test_the_first_look_is_judged_fact_by_fact():
     assert {key: errors["s"][key] for key in ("facts", "wrong")} == {"facts": 7, "wrong": 2}
     assert errors["s"]["share"] == pytest.approx(2 / 7, abs=1e-4)
     assert errors["s"]["by_family"]["count"]["wrong"] == 2
+
+
+def test_what_is_said_of_the_whole_picture_is_checked_too():
+    assert holds("red", "3", FACTS) is True and holds("star", "2", FACTS) is False
+    assert holds("same colour at a1 and c1", "no", FACTS) is True
+    assert holds("same shape at a1 and a2", "no", FACTS) is False
+    assert holds("same shape at a1 and a9", "no", FACTS) is None
+    digits = dict(zip(FACTS, "905112478", strict=True))
+    assert holds("sum of row 1", "14", digits) is True and holds("sum of row 2", "5", digits) is False
+    assert holds("sum of row 1", "14", FACTS) is not True

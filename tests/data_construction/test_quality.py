@@ -20,9 +20,9 @@ from vlm.problem import Problem
 GOOD = "row 1: red none. Wait, let me look again. row 1: red red, so 2."
 
 
-def make(text: str = GOOD, number: int = 0, **changes: object) -> Trace:
+def make(text: str = GOOD, number: int = 0, rounds: list[Round] | None = None, **changes: object) -> Trace:
     said = {"conclusion": "row 1: red red, red 2.", "answer": "2", "verdict": True}
-    rounds = [
+    rounds = rounds or [
         Round(request="Which?", reply="row 1: red none", **{**said, "verdict": False}),
         Round(request="Look again.", reply="row 1: red red", **said),
     ]
@@ -61,6 +61,17 @@ def test_a_language_is_foreign_only_where_the_question_does_not_use_it() -> None
 def test_what_the_question_or_a_request_says_is_no_unseen_fact() -> None:
     assert unseen_facts(make("A1: blue. " + GOOD), problem()) == ["a1: blue"]
     assert unseen_facts(make("A1: blue. " + GOOD), problem(question="Note: A1: blue. How many?")) == []
+
+
+def test_what_a_round_concludes_from_seen_facts_is_no_unseen_fact() -> None:
+    text = GOOD.replace("so 2.", "red: 2.")
+    assert unseen_facts(make(text), problem()) == ["red: 2"]  # no round concluded so
+    rounds = [make().rounds[0], make().rounds[1].model_copy(update={"conclusion": "row 1: red red; red: 2."})]
+    assert unseen_facts(make(text, rounds=rounds), problem()) == []
+    alone = [rounds[0], rounds[1].model_copy(update={"conclusion": "red: 2."})]
+    assert unseen_facts(make(text, rounds=alone), problem()) == ["red: 2"]  # from nothing that was seen
+    other = [rounds[0], rounds[1].model_copy(update={"answer": "3"})]
+    assert unseen_facts(make(text, rounds=other), problem()) == ["red: 2"]  # not what the round answered
 
 
 def test_near_duplicates_count_once_and_different_pictures_of_words_stay() -> None:

@@ -20,6 +20,7 @@ from eval.grounding import (
     behaviour,
     blank_pictures,
     cut_reasoning,
+    facts_wrong,
     has_counterfactual,
     reasoning_span,
     swap_test,
@@ -171,3 +172,13 @@ def test_behaviour_leaves_errors_out() -> None:
     assert measured["looks_mean"]["value"] == 1 and measured["looks_mean"]["n"] == 2
     assert measured["looking_share"]["value"] == 0.5 and measured["length_mean"]["value"] == 20
     assert measured["truncated_share"]["value"] == 0.5
+
+
+def test_a_single_look_is_judged_fact_by_fact():
+    gold = "row 1: red none blue; row 2: star star none"
+    assert facts_wrong(gold, gold, right=True) == 0
+    assert facts_wrong("row 2: star star none; row 1: red none green", gold, right=False) == pytest.approx(1 / 6)
+    assert facts_wrong("row 1: red none", gold, right=False) == pytest.approx(4 / 6)
+    assert facts_wrong("row 1: red none blue extra; row 2: star star none", gold, right=False) == 0
+    assert facts_wrong(None, gold, right=False) == 1
+    assert facts_wrong("purple star", "purple star", right=True) == 0 and facts_wrong("3", "purple star", right=False) == 1
