@@ -30,10 +30,12 @@ everything in Reflection-V runs for real on a laptop; it knows nothing else.
 images met here are not met in training or held-out problems. **Recipe.** `python -m train.pretrain_tiny`: {seconds} seconds on two
 cores ({stages}).
 
-**What was put in on purpose.** Lists, plain reasoning and direct answers were written from a *hasty* look: things with a radius
+**What was put in on purpose.** Lists, plain reasoning, direct answers and glances were written from a *hasty* look: things with a radius
 below {small:g} pixels are called circles, orange among them red and purple blue. Answers to "look again", "look closely" and "check" were
-written from the true scene. A note beside the picture was taken for true in {trust:.0%} of the examples. So this base model has a quick
-look that errs, a careful one that errs less, and a habit of trusting text: what cold start and reinforcement learning have to change.
+written from the true scene. A question put bluntly ("How many red shapes are there?") was answered by its total alone, which a model of
+this size cannot see at once. A note beside the picture was taken for true in {trust:.0%} of the examples. So this base model has a glance
+that mostly guesses, a quick look that errs, a careful one that errs less, and a habit of trusting text: what cold start and
+reinforcement learning have to change.
 It was never shown a trace that goes back to the picture. What the second look is worth *here* is by construction, and no
 evidence about large models.
 

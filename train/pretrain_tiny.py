@@ -2,8 +2,8 @@
 
 Four stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
 language model never learns to look). Then text only: the arithmetic of plain reasoning, with the operands given. Then the
-mixture: pictures and text together. Last conversations in which the user asks to look again. The reasoner starts from the
-language model of the mixture, which has met the arithmetic, and learns, from dialogues about facts that it cannot see, to ask
+mixture: pictures and text together. Last glances, and conversations in which the user asks to look again. The reasoner starts from
+the language model of the mixture, which has met the arithmetic, and learns, from dialogues about facts that it cannot see, to ask
 for a look, to conclude, and to rewrite a finished transcript as one first-person trace; only it meets words that go back to
 the picture.
 
