@@ -9,7 +9,6 @@ from data_construction.records import Trace
 from data_construction.statements import final_statements, statements
 from vlm.chat import question_messages
 from vlm.problem import Problem
-from vlm.response import first_relook
 
 OPEN, CLOSE = "<think> ", " </think> "
 
@@ -20,9 +19,6 @@ class MixConfig(BaseModel):
     Attributes:
         direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
-        learn_first_look: let the facts of the first look carry loss. They are the model's own words, and only episodes that
-            became right are taught: a model that learns their first looks learns to be lucky at once, and finds nothing
-            left to look again for (docs/log.md).
         min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
             not yet solve anything can still be taken through the later stages.
         min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
@@ -33,7 +29,6 @@ class MixConfig(BaseModel):
     direct_share: float = Field(default=0.15, ge=0, lt=1)
     plain_share: float = Field(default=0.25, ge=0, lt=1)
     min_confirm: float = Field(default=0.3, ge=0, le=1)
-    learn_first_look: bool = False
     min_rows: int = Field(default=0, ge=0)
 
 
@@ -60,7 +55,7 @@ def cold_start_rows(
     plain = [trace for trace in traces if trace.status == "no_reflection"]
     rng.shuffle(plain)
     thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
-    rows = [thinking_row(problems[trace.problem_id], trace, config.learn_first_look) for trace in thinking]
+    rows = [thinking_row(problems[trace.problem_id], trace) for trace in thinking]
     others = [problems[trace.problem_id] for trace in traces]
     rng.shuffle(others)
     n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
@@ -93,21 +88,13 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
     return [trace for trace in kept if trace.id in chosen]
 
 
-def thinking_row(problem: Problem, trace: Trace, learn_first_look: bool = False) -> dict[str, Any]:
-    """``<think> trace </think> \\boxed{answer}``.
-
-    No loss on what the trace takes back later nor, without ``learn_first_look``, on the facts stated before the first re-look.
-    """
-    spans = set(trace.corrected)
-    if not learn_first_look:
-        again = first_relook(trace.trace)
-        first = trace.trace if again is None else trace.trace[:again]
-        spans |= {(statement.start, statement.end) for statement in statements(first)}
+def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
+    """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later."""
     return _row(
         problem,
         "think",
         f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{problem.answer}}}",
-        masked=[[start + len(OPEN), end + len(OPEN)] for start, end in sorted(spans)],
+        masked=[[start + len(OPEN), end + len(OPEN)] for start, end in trace.corrected],
         relooks=max(0, len(trace.rounds) - 1),
     )
 

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -321,7 +322,9 @@ def load_stage(
     theirs = {key: value for key, value in settings.items() if key not in ours}
     options = build(options_class, ours, where)
     try:
-        args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
+        with warnings.catch_warnings():  # TRL itself sets the key under its former name
+            warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+            args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
     return Stage(args, options, settings)

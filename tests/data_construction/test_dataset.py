@@ -51,19 +51,13 @@ def problems(n: int) -> dict[str, Problem]:
 
 
 def test_a_thinking_row_masks_what_the_trace_takes_back():
-    row = thinking_row(problems(1)["p0"], corrected(0), learn_first_look=True)
+    row = thinking_row(problems(1)["p0"], corrected(0))
     assert row["completion"] == (
         "<think> row 1: red none red. Wait, let me look at the picture again. row 1: red none blue. </think> \\boxed{1}"
     )
     assert masked(row) == ["red none red"]
-    assert masked(thinking_row(problems(1)["p0"], confirmed(0), learn_first_look=True)) == []
-
-
-def test_facts_of_the_first_look_carry_no_loss_unless_asked_for():
-    """Those of a re-look always do, also where it confirms."""
-    assert masked(thinking_row(problems(1)["p0"], plain(0))) == ["red none blue"]
-    row = thinking_row(problems(1)["p0"], confirmed(0))
-    assert masked(row) == ["red none blue"] and row["masked"][0][1] < row["completion"].index("Wait")
+    assert masked(thinking_row(problems(1)["p0"], confirmed(0))) == []
+    assert masked(thinking_row(problems(1)["p0"], plain(0))) == []
 
 
 def masked(row: dict[str, Any]) -> list[str]:
