@@ -56,10 +56,12 @@ def watched(request: pytest.FixtureRequest) -> Iterator[None]:
 
     ``ask`` reads what its user names; there the name is the user's own.
     """
+    kept, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import is no write of the demo's
     OPENED.clear()
     WATCHING[0] = True
     yield
     WATCHING[0] = False
+    sys.dont_write_bytecode = kept
     allowed = (tempfile.gettempdir(), "/dev/", str(Path.cwd() / ".hypothesis"))
     own = ("/etc/passwd", "/etc/hostname") if request.function.__name__ == "test_ask" else ()
     allowed += own
