@@ -84,7 +84,7 @@ class VisualGRPOTrainer(GRPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in TRL, with conversations as text: wandb's tables refuse a message whose parts differ in shape."""
         for name in ("prompt", "completion"):
-            logged = self._logs[name]
+            logged: Any = self._logs[name]
             logged.extend([said_in(logged.popleft()) for _ in range(len(logged))])
         super().log(logs, start_time)
 
