@@ -33,7 +33,7 @@ from eval.answers import answer_problems, open_pictures  # noqa: E402
 from eval.audit import AuditConfig, run_audit  # noqa: E402
 from eval.forward import forward_measures  # noqa: E402
 from eval.subjects import LocalSubject  # noqa: E402
-from reflection_v.cli import AUDIT_FAMILIES, AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
+from reflection_v.audit import AUDIT_FAMILIES, AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.generate import generate  # noqa: E402
 from vlm.load import load_vlm  # noqa: E402

@@ -36,6 +36,8 @@ ROUTES = {
     ),
     "POST": re.compile(r"/picture|/gradio_api/(?:queue/join|cancel|reset)/?"),
 }
+MAX_PATH = 255
+"""Bytes of a request's path. The page's are shorter; looking for a file of a longer name is an error of the system."""
 MAX_BODY = 200_000
 """Bytes of any request but an upload."""
 DRAINED = 200 * 2**20
@@ -92,7 +94,8 @@ class Gate:
     def _refusal(self, scope: Scope) -> Response | None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         allowed = ROUTES.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        unknown = allowed is None or not allowed.fullmatch(scope["path"]) or ".." in scope["path"]
+        path = scope["path"]
+        unknown = allowed is None or not allowed.fullmatch(path) or ".." in path or len(path.encode()) > MAX_PATH
         if unknown or b"deep_link" in scope["query_string"]:  # it names a file
             return JSONResponse({"error": "There is nothing here."}, 404)
         host = headers.get("host", "")

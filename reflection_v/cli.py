@@ -4,52 +4,17 @@ Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 130 stopped by
 sentence on standard error; a traceback means a bug of ours.
 """
 
-import errno
 import json
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from reflection_v.files import disk_full, make_folder, writing_to
-from vlm.errors import ConfigError, UserError
-
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
-
-
-class Guarded(TyperGroup):
-    """A command group in which a user's mistake ends as a sentence and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (Exception, KeyboardInterrupt) as error:
-            explained = explain(error)
-            if explained is None:
-                raise
-            sentence, code = explained
-            print(f"reflection-v: {sentence}", file=sys.stderr)
-            raise typer.Exit(code) from None
-
-
-def explain(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and the exit code for an error that a user can mend; None for a bug."""
-    if isinstance(error, BaseExceptionGroup):  # tasks that ran side by side: the first that says something
-        return next((found for inner in error.exceptions if (found := explain(inner))), None)
-    if isinstance(error, UserError):
-        return str(error), error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "Stopped. What was finished is kept; the same command does the rest.", 130
-    path = getattr(error, "filename", None) or Path.cwd()
-    if disk_full(error):
-        return f"The disk is full: {path} could not be written. Free some space, then try again.", 1
-    if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
-        return f"{path} cannot be used: {error.strerror}. Choose another path.", 1
-    return None
-
+from reflection_v.files import writing_to
+from reflection_v.keys import extra_keys, look_first, texts, training_keys
+from reflection_v.mistakes import Guarded
+from vlm.errors import ConfigError
 
 app = typer.Typer(
     cls=Guarded,
@@ -71,6 +36,7 @@ def examples(*commands: str) -> str:
 
 NAMES = "tiny or tiny-reasoner (bundled), a model folder, a hub name, or openai:NAME@URL."
 Model = Annotated[str | None, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")]
+KeyName = Annotated[str | None, typer.Option(help="Name of the environment variable that holds the server's key.")]
 Out = Annotated[Path | None, typer.Option(help="Output folder.")]
 Check = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Only reckon the memory of each GPU; nothing is trained.")]
@@ -338,7 +304,7 @@ def evaluate(
     Writes report.json and report.html. Answers are kept: the same command again generates nothing. Any key of
     eval.harness.EvalConfig can be given as an option.
     """
-    from train.config import build as checked_config
+    from reflection_v.evaluate import evaluation, print_evaluation, with_backend
 
     keys = extra_keys(context)
     model = with_backend(model, backend, url)
@@ -348,69 +314,12 @@ def evaluate(
         from eval.lmms import run_lmms
 
         return run_lmms(model, benchmark, out, keys.get("main"))
-    with writing_to(out):
-        if compare is not None and is_evaluation(compare) and is_evaluation(model):
-            from eval.compare import compare as compare_finished
-
-            report = compare_finished(compare, model, out)
-        else:
-            from eval.harness import EvalConfig, run_eval
-
-            config = checked_config(EvalConfig, keys, "the command line")
-            if benchmark is not None:
-                from eval.benchmarks import prepare_benchmark
-
-                problems = out / "problems"
-                _, left_out = prepare_benchmark(benchmark, problems, data)
-                for why, count in left_out.items():
-                    print(f"{count} rows left out: {why}", file=sys.stderr)
-            if problems is None:
-                raise ConfigError("There is nothing to evaluate on: give --problems DIR or --benchmark NAME.")
-            styles = style or ["think"]
-            report = run_eval(model, problems, out, styles=styles, config=config, rescore=rescore, against=compare)
+    report = evaluation(model, problems, benchmark, data, out, keys, style or ["think"], compare, rescore)
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
     print_evaluation(report)
     print(f"The report is {out / 'report.html'}, its figures {out / 'report.json'}")
-
-
-def print_evaluation(report: dict[str, Any]) -> None:
-    """Accuracies, and differences of two models."""
-    for name, figures in report["models"].items():
-        for title, one in {"accuracy": figures["accuracy"], **figures.get("benchmark", {})}.items():
-            if one["ci95"]:
-                low, high = one["ci95"]
-                print(f"{name}: {title} {one['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {one['n']}")
-        if figures["errors"]["n"]:
-            print(
-                f"{name}: {figures['errors']['n']} problems could not be asked or graded; they are not counted as wrong"
-            )
-    for name, one in report["paired"].items():
-        if one["ci95"]:
-            low, high = one["ci95"]
-            print(
-                f"{name}: {one['value']:+.3f}, 95% {low:+.3f} to {high:+.3f}, McNemar p {one['mcnemar_p']:.4f}, n {one['n']}"
-            )
-
-
-def is_evaluation(folder: str) -> bool:
-    """Whether a folder holds a finished evaluation."""
-    return (Path(folder) / "report.json").is_file() and (Path(folder) / "answers").is_dir()
-
-
-def with_backend(model: str, backend: str | None, url: str | None) -> str:
-    """The model's name with what ``--backend`` and ``--url`` say about it."""
-    served = model.startswith("openai:")
-    if backend == "hf" and served:
-        raise ConfigError(f"'{model}' is served: --backend hf takes a folder or a hub name.")
-    if backend == "openai" and not served:
-        if url is None:
-            raise ConfigError("--backend openai needs --url http://HOST:PORT/v1, or the model as openai:NAME@URL.")
-        return f"openai:{model}@{url}"
-    if url is not None and backend != "openai":
-        raise ConfigError("--url goes with --backend openai.")
-    return model
 
 
 @app.command(
@@ -441,6 +350,7 @@ def audit(
     audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
     eval.audit.AuditConfig can be given as an option.
     """
+    from reflection_v.audit import audit_problems
     from train.config import build as checked_config
 
     keys = extra_keys(context)
@@ -456,38 +366,6 @@ def audit(
         return
     print("\n".join(room.summary(report)))
     print(f"The report is {out / 'audit.html'}, its figures {out / 'audit.json'}")
-
-
-AUDIT_SIZE, SHIFT_SIZE = 300, 100
-AUDIT_FAMILIES = ["count", "compare", "place", "digit_sum", "claims"]  # those that the bundled model was taught
-LAYOUT_FAMILIES = ["layout_count", "layout_left"]
-
-
-def audit_problems(given: Path | None, out: Path, seed: int) -> tuple[list[Any], dict[str, list[Any]]]:
-    """The problems of an audit, and its sets of unseen pictures.
-
-    Without a set of the user's own they are drawn into ``OUT/problems``: pictures and answers follow from the seed alone,
-    and each problem brings a picture that gives its question another answer.
-    """
-    from vlm.problem import read_problems
-
-    if given is not None:
-        return read_problems(given), {}
-    from data_construction.sources import write_set
-
-    sets: dict[str, tuple[str, int, dict[str, Any]]] = {
-        "main": ("scenes,digits", AUDIT_SIZE, {"family_names": AUDIT_FAMILIES, "counterfactual": True})
-    }
-    for change in ("noise", "size", "palette"):
-        knobs = {"family_names": AUDIT_FAMILIES, "difficulty": f"unseen_{change}"}
-        sets[change] = ("scenes,digits", SHIFT_SIZE, knobs)
-    sets["layout"] = ("scenes", SHIFT_SIZE, {"family_names": LAYOUT_FAMILIES})
-    for name, (source, n, knobs) in sets.items():
-        folder = out / "problems" / f"{name}-{seed}"
-        if not (folder / "problems.jsonl").exists():  # written last: complete where it is
-            write_set(source, n, seed, "heldout", folder, **knobs)
-    main, *shifts = (read_problems(out / "problems" / f"{name}-{seed}") for name in sets)
-    return main, dict(zip(list(sets)[1:], shifts, strict=True))
 
 
 @app.command(
@@ -524,9 +402,7 @@ def ask(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The answers of --batch; FILE.answers.jsonl by default.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Pictures may be http(s) URLs, which are downloaded.")] = False,
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable that holds the server's key.")
-    ] = None,
+    api_key_env: KeyName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of the stream.")] = False,
 ) -> None:
     """Ask a model about pictures: its trace as it is written, then the answer."""
@@ -553,44 +429,12 @@ def demo(
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     host: Annotated[str, typer.Option(help="Only this machine can reach the default, 127.0.0.1.")] = "127.0.0.1",
-    api_key_env: Annotated[
-        str | None, typer.Option(help="Name of the environment variable that holds the server's key.")
-    ] = None,
+    api_key_env: KeyName = None,
 ) -> None:
     """A page that shows where the model looks while it thinks, sentence by sentence, and lets you test it."""
     from demo.serve import serve
 
     serve(model or ["tiny"], host, port, api_key_env)
-
-
-def training_keys(context: typer.Context, config: Path, out: Path | None, model: str | None) -> dict[str, Any]:
-    """The command line's keys for a training config. The output folder is made first: a typo in it fails at once."""
-    from train.config import read_config
-
-    read_config(config)  # before the training libraries, which take seconds to import
-    if out is not None:
-        make_folder(out)
-    return extra_keys(context) | texts({"output_dir": out, "model": model})
-
-
-def look_first(load: Any, config: Path, keys: dict[str, Any], check: bool, plan: bool) -> int:
-    """--check and --plan of a training command; returns the exit code."""
-    from train.preflight import run_preflight
-
-    return run_preflight(load, str(config), keys, {"check": check, "plan": plan})
-
-
-def extra_keys(context: typer.Context) -> dict[str, Any]:
-    """``--key value`` pairs that are no option of the command: keys of its config, with a dot for nested ones."""
-    from train.config import parse_arguments
-
-    _, overrides = parse_arguments(["CONFIG", *context.args], f"reflection-v {context.info_name}")
-    return overrides
-
-
-def texts(values: dict[str, Any]) -> dict[str, str]:
-    """Those that were given, as text."""
-    return {key: str(value) for key, value in values.items() if value is not None}
 
 
 def print_counts(counts: dict[str, Any] | None) -> None:

@@ -23,8 +23,13 @@ pytestmark = [
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: a build leaves folders behind that a later one would take up."""
     source = tmp_path_factory.mktemp("source") / "project"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
-    shutil.copytree(ROOT, source, ignore=ignored)
+    everywhere = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info")
+    at_the_root = {"build", "dist", "runs"}  # of the root alone: configs/build belongs into the wheel
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=lambda folder, names: everywhere(folder, names) | (at_the_root if Path(folder) == ROOT else set()),
+    )
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     subprocess.run(command, check=True, capture_output=True, timeout=600)

@@ -81,6 +81,13 @@ class VisualGRPOTrainer(GRPOTrainer):
     model: Any  # the trainer's own types allow None
     processing_class: Any
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in TRL, with conversations as text: wandb's tables refuse a message whose parts differ in shape."""
+        for name in ("prompt", "completion"):
+            logged: Any = self._logs[name]
+            logged.extend([said_in(logged.popleft()) for _ in range(len(logged))])
+        super().log(logs, start_time)
+
     # Prompts
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -224,6 +231,14 @@ def _encoded_once(processor: Any) -> Any:
     kind = type(processor)
     stand_in.__class__ = type(f"Encoded{kind.__name__}", (kind,), {"__call__": encoded_batch, "encoded": None})
     return stand_in
+
+
+def said_in(turns: str | list[dict[str, Any]]) -> str:
+    """A conversation as plain text, ``<image>`` where a picture stands; text stays what it is."""
+    if isinstance(turns, str):
+        return turns
+    contents = ([{"type": "text", "text": c}] if isinstance(c := turn["content"], str) else c for turn in turns)
+    return "\n".join("".join(part.get("text", f"<{part['type']}>") for part in parts) for parts in contents)
 
 
 def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:

@@ -29,7 +29,8 @@ PATIENCE = 120_000
 def address(tiny_vlm_dir: Path) -> Iterator[str]:
     """The demo on a free port, with a model of random weights that cannot end by itself: it writes to every budget's end.
 
-    Which of the marks of a response random weights happen to write would decide what can be tested.
+    Which of the marks of a response random weights happen to write would decide what can be tested, and so would nothing but
+    blanks: those are no reasoning that a test could interrupt.
     """
     import uvicorn
 
@@ -41,9 +42,13 @@ def address(tiny_vlm_dir: Path) -> Iterator[str]:
     demo.engine.RUN_SECONDS = 3600.0  # a busy machine may take long
     engine = Engine([str(tiny_vlm_dir)])
     vlm_ = engine.model(next(iter(engine.names)))
-    marks = vlm_.tokenizer.convert_tokens_to_ids(["<think>", "</think>", "\\boxed{", vlm_.tokenizer.eos_token])
+    tokenizer = vlm_.tokenizer
+    marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "\\boxed{", tokenizer.eos_token])
+    blanks = [
+        token for token in range(len(tokenizer)) if not tokenizer.decode([token], skip_special_tokens=True).strip()
+    ]
     never = vlm.generate.picture_tokens
-    vlm.generate.picture_tokens = lambda config: [*never(config), *marks]
+    vlm.generate.picture_tokens = lambda config: [*never(config), *marks, *blanks]
     listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(make_server(engine), log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -61,6 +61,8 @@ def test_the_page_names_no_other_host_and_no_path_of_this_one(client: TestClient
         "/assets/..%2f..%2fetc/passwd",
         "/static/%2e%2e/%2e%2e/etc/passwd",
         "/custom_component/x/client/component/..%2f..%2fetc%2fpasswd",
+        "/assets/" + "%C3%A9" * 150,
+        "/static/" + "a/" * 3000,
         "/svelte/x.js",
         "/docs",
         "/openapi.json",

@@ -12,7 +12,7 @@ from eval.harness import EvalConfig, evaluate, run_eval
 from eval.lmms import lmms_command
 from eval.options import gold_option, position_bias, rotate_options
 from eval.subjects import ScriptedSubject, ServedSubject, Turn
-from reflection_v.cli import with_backend
+from reflection_v.evaluate import with_backend
 from vlm.backends import BackendError, Reply, Request, ScriptedBackend
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import read_jsonl

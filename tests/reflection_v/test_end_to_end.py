@@ -5,7 +5,6 @@ Random models conclude nothing, so the agent loop keeps no trace and the cold-st
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -68,7 +67,10 @@ class Case:
 
     def run(self, out: str) -> str:
         process = self.start(out)
-        printed, _ = process.communicate(timeout=900)
+        try:
+            printed, _ = process.communicate(timeout=900)
+        finally:
+            process.kill()  # nothing is left behind where it hangs
         assert process.returncode == 0, printed
         return printed
 
@@ -76,11 +78,13 @@ class Case:
         """Start, and kill -9 as soon as a file exists (a glob relative to the run's folder)."""
         process = self.start(out)
         deadline = time.monotonic() + 600
-        while not list((self.folder / out).glob(sign)):
-            assert process.poll() is None and time.monotonic() < deadline, f"no {sign}"
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        try:
+            while not list((self.folder / out).glob(sign)):
+                assert process.poll() is None and time.monotonic() < deadline, f"no {sign}"
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.communicate()
 
     def counts(self, out: str) -> dict[str, object]:
         """What must be the same however often a run was killed."""

@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 from reward.rewards import REWARDS, Rollout, Score
 from train import selection as selection_module
 from train.grpo import load_grpo, main, run_grpo, usable
-from train.grpo_trainer import VisualGRPOTrainer, thought_span
+from train.grpo_trainer import VisualGRPOTrainer, said_in, thought_span
 from train.options import PromptSelection
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
@@ -431,3 +431,11 @@ def test_the_choice_is_measured_within_problems() -> None:
     assert choice["right_of_samples"]["7"] == 10
     empty = measure_choice([], PromptSelection())
     assert empty["sampled_accuracy"] == {"value": None, "ci95": None, "n": 0} and empty["looking_pays"] is None
+
+
+def test_logged_conversations_are_text() -> None:
+    parts = question_messages("What is at A1?", 2, style="direct")[-1]["content"]
+    turns = [{"role": "system", "content": "Look."}, {"role": "user", "content": parts}]
+    said = said_in(turns)
+    assert said.startswith("Look.\n<image><image>") and "What is at A1?" in said
+    assert said_in(said) == said

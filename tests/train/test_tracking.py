@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 
 from train.grpo import load_grpo, run_grpo
@@ -55,18 +56,25 @@ def test_wandb_offline_holds_config_curves_and_completions_with_pictures(
         "log_completions": True,
     }
     (tmp_path / "grpo.json").write_text(json.dumps(keys))
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    tracker = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_DATA_DIR": str(tmp_path / "data")}
+    environment = {**os.environ, **tracker, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "train/grpo.py", "--config", str(tmp_path / "grpo.json")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=420)
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
     content = record.read_bytes()
-    for said in (b"reflection_v", b"data_sha256", b"train/reward", b"completions"):
+    for said in (b"reflection_v", b"data_sha256", b"train/reward", b"completions", b"media/images/"):
         assert said in content
-    media = {path.suffix for path in (folder / "files" / "media").rglob("*") if path.is_file()}
-    assert {".json", ".png"} <= media  # the table, and the pictures in it
-    assert len(list((tmp_path / "run" / "completions").glob("*.parquet"))) == 2
+    assert list((folder / "files" / "media" / "table").glob("completions_*.json"))
+    # A table's pictures are in its artifact, whose files wait here until a `wandb sync`.
+    staged = [path.read_bytes()[:4] for path in (tmp_path / "data" / "artifacts" / "staging").iterdir()]
+    assert b"\x89PNG" in staged
+    tables = [pandas.read_parquet(file) for file in (tmp_path / "run" / "completions").glob("*.parquet")]
+    assert len(tables) == 2
+    for table in tables:  # prompts and responses are text, pictures are named in it
+        assert table["prompt"].str.contains("<image>").all() and table["prompt"].str.contains("What is at A").all()
+        assert table["completion"].map(type).eq(str).all()
 
 
 def test_the_gap_between_sampling_and_training_ends_a_run() -> None:
