@@ -141,7 +141,8 @@ def test_posts_to_the_queue(client: TestClient, body: dict[str, Any]) -> None:
 
 @OFTEN
 @example("GET", ["é" * 3000], b"...")  # of assets: no file system takes such a name
-@given(st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS"]), st.lists(TEXT, max_size=4), st.binary(max_size=200))
+# Three parts: the test client itself refuses paths of over 65,536 characters.
+@given(st.sampled_from(["GET", "HEAD", "POST", "PUT", "OPTIONS"]), st.lists(TEXT, max_size=3), st.binary(max_size=200))
 def test_any_path_and_any_body(client: TestClient, method: str, parts: list[str], body: bytes) -> None:
     from urllib.parse import quote
 
