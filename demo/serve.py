@@ -154,6 +154,10 @@ def is_plain(body: bytes, functions: Collection[int]) -> bool:
         return False
     if value.get("fn_index", next(iter(functions))) not in functions:
         return False
+    if (
+        value.get("session_hash") == ""
+    ):  # its event would wait in Gradio's queue under another name, and fail every later one
+        return False
     waiting: list[Any] = [value]
     while waiting:
         part = waiting.pop()

@@ -29,7 +29,10 @@ from vlm.reasoning import EFFORTS, Effort
 pytestmark = pytest.mark.slow
 
 OFTEN = settings(
-    max_examples=700, deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=700,
+    derandomize=True,
+    deadline=60_000,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SECRET = "root:x:0:0"
 OPENED: list[str] = []
@@ -119,6 +122,7 @@ def encode(value: Any) -> bytes:
 
 
 @OFTEN
+@example({"data": [], "fn_index": 0, "session_hash": ""})
 @given(
     st.fixed_dictionaries(
         {},

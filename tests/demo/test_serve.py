@@ -107,6 +107,11 @@ def test_bodies_are_bounded_and_json(client: TestClient) -> None:
         assert client.post("/gradio_api/queue/join", content=body).status_code == 400
 
 
+def test_an_event_of_an_empty_session_is_refused(client: TestClient) -> None:
+    """Gradio would keep its messages under another name, and every later event would fail with it."""
+    assert join(client, [], session_hash="") == 400
+
+
 def test_a_picture_goes_in_and_comes_back(client: TestClient) -> None:
     token = client.post("/picture", content=png()).json()["token"]
     assert client.get(f"/picture/{token}").content.startswith(b"\x89PNG")
