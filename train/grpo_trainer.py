@@ -77,6 +77,8 @@ class VisualGRPOTrainer(GRPOTrainer):
             processing_class=_encoded_once(vlm.processor),
             **kwargs,
         )
+        # TRL gathers the pictures from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
+        self.shows_pictures, self.log_multimodal = self.log_multimodal and self.log_completions, False
 
     model: Any  # the trainer's own types allow None
     processing_class: Any
@@ -92,7 +94,12 @@ class VisualGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         pictures: dict[str, Any] = {}
-        return super()._generate_and_score_completions([self._example(row["index"], pictures) for row in inputs])
+        examples = [self._example(row["index"], pictures) for row in inputs]
+        batch = super()._generate_and_score_completions(examples)
+        if self.shows_pictures:
+            shown: Any = self._logs["images"]
+            shown.extend(gather_object([example["images"] for example in examples]))
+        return batch
 
     def _example(self, index: int, pictures: dict[str, Any]) -> dict[str, Any]:
         """TRL's columns for a problem; a picture that stands several times in a batch is opened once."""

@@ -70,10 +70,9 @@ def whole_weights(args: Any) -> Iterator[None]:
 class BlankPictures:
     """Lets a batch without pictures pass through the vision tower, with an effect of exactly zero.
 
-    Where one process has pictures and another has none, the gradients of the vision tower (ZeRO-2) or its weights (ZeRO-3) are
-    exchanged by one and not by the other: they would wait for each other for ever. So a blank picture is read behind the
-    embedding, where pictures are read too, and its features enter with the factor 0. Generation is left alone: TRL gathers
-    the whole weights for it, and each process writes its answers by itself.
+    Where one process has pictures and another has none, the gradients of the vision tower are exchanged by one and not by the
+    other: they would wait for each other for ever. So a blank picture is read behind the embedding, where pictures are read
+    too, and its features enter with the factor 0. Generation is left alone: each process writes its answers by itself.
     """
 
     def __init__(self, vlm: VLM) -> None:
@@ -118,9 +117,18 @@ def read_blank_pictures(vlm: VLM, pictures: list[int]) -> None:
 
     Args:
         pictures: the number of pictures of each row of the data.
+
+    Raises:
+        UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
     """
-    if world_size() > 1 and any(pictures) and not all(pictures):
-        BlankPictures(vlm)
+    if world_size() == 1 or all(pictures) or not any(pictures):
+        return
+    if is_deepspeed_zero3_enabled():
+        raise UserError(
+            f"{pictures.count(0)} of {len(pictures)} rows have no picture, and several processes under ZeRO-3 cannot mix them with "
+            "others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
+        )
+    BlankPictures(vlm)
 
 
 def check_ranks_agree(model: nn.Module) -> None:
