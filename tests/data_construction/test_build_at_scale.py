@@ -255,7 +255,7 @@ def wait_for_rows(file: Path, n: int, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_second_process_is_refused_and_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    write_set(tmp_path / "set", 200)
+    write_set(tmp_path / "set", 3000)  # minutes of work: a busy machine does not finish it before the signal
     process = start(tmp_path, 0.05, 4)
     wait_for_rows(tmp_path / "out/traces.jsonl", 2, process)
     with pytest.raises(UserError, match=rf"is in use by another run \(process {process.pid}\)"):
@@ -266,7 +266,7 @@ def test_a_second_process_is_refused_and_ctrl_c_says_how_to_go_on(tmp_path: Path
     for name in ("replies", "traces"):
         assert (tmp_path / f"out/{name}.jsonl").read_bytes().endswith(b"\n")
     done = len(read_traces(tmp_path / "out/traces.jsonl"))
-    assert 2 <= done < 200 and f"Stopped; {done} episodes" in printed
+    assert 2 <= done < 3000 and f"Stopped; {done} episodes" in printed
 
 
 @pytest.mark.slow
