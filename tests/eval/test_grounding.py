@@ -181,4 +181,6 @@ def test_a_single_look_is_judged_fact_by_fact():
     assert facts_wrong("row 1: red none", gold, right=False) == pytest.approx(4 / 6)
     assert facts_wrong("row 1: red none blue extra; row 2: star star none", gold, right=False) == 0
     assert facts_wrong(None, gold, right=False) == 1
-    assert facts_wrong("purple star", "purple star", right=True) == 0 and facts_wrong("3", "purple star", right=False) == 1
+    assert (
+        facts_wrong("purple star", "purple star", right=True) == 0 and facts_wrong("3", "purple star", right=False) == 1
+    )

@@ -82,7 +82,14 @@ def test_correlation_is_within_groups() -> None:
 
 def row(right: bool, scores: dict[str, float | None] | None = None, length: int = 10) -> dict[str, Any]:
     base: dict[str, float | None] = dict.fromkeys(REWARDS, 0.0) | {"accuracy": float(right)}
-    return {"scores": base | (scores or {}), "parts": {}, "right": right, "length": length, "looks": 0}
+    return {
+        "scores": base | (scores or {}),
+        "parts": {},
+        "right": right,
+        "finished": True,
+        "length": length,
+        "looks": 0,
+    }
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.5, 1.0, 100.0])
