@@ -17,7 +17,6 @@ from reward.terms import Term, gate_of, source_of, terms_of
 
 NOTABLE = 0.3
 """A correlation of this size, with an interval that leaves out 0, is named."""
-NEGLIGIBLE = 0.1
 LARGE_SHARE = 0.1
 """A term with less of the advantage than this pushes too little to be worth a warning."""
 
@@ -81,7 +80,7 @@ def forecast(
     """Figures and warnings about a batch of rows (``reward.batch.row_of``), ordered by group, ``size`` rows each.
 
     Returns:
-        ``terms``: name -> ``weight``, ``advantage_share`` (of the advantage's sum of squares; the shares add up to 1),
+        ``terms``: name -> ``weight``, ``advantage_share`` (its sum of squares over that of all terms; they add up to 1),
         ``unjudged`` (share of the rows that could be paid), and correlations within groups: ``length``, ``right``,
         ``first_half``, ``second_half`` (mass) and ``flatness`` (1 where both halves have the same mass, 0 where one has all).
         ``constant_accuracy_share``: of rows. ``tie_share``: of the advantage that is given out in such groups.
@@ -100,6 +99,7 @@ def forecast(
     parts = contributions(columns, terms, size, scale, normalize_first)
     advantage = torch.stack(list(parts.values())).sum(0)
     energy = advantage.square().sum().item()
+    pushed = sum(values.square().sum().item() for values in parts.values())
     figures: dict[str, Any] = {}
     for name in columns:
         term, source = terms.get(name, Term()), source_of(name)
@@ -107,7 +107,7 @@ def forecast(
         paid = right if gated else everyone
         plain = columns[name] if source not in rows[0]["scores"] else ungated(rows, source)
         value = columns[name] if name != source or source not in rows[0]["scores"] else plain
-        share = (parts[name] * advantage).sum().item() / energy if name in parts and energy > 0 else 0.0
+        share = parts[name].square().sum().item() / pushed if name in parts and pushed > 0 else 0.0
         figures[name] = {
             "weight": term.weight,
             "advantage_share": share,
@@ -159,8 +159,7 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
             if source_of(name) != "length" and _sure(figures["length"], direction):
                 why = f"within a group its correlation with length is {_said(figures['length'])}"
                 warn(name, "length", f"'{name}' {way} {why}: expect {word} text, whether or not it looks more.")
-        late = figures["second_half"]["value"]
-        unseen = late is None or late * sign < NEGLIGIBLE
+        unseen = not _sure(figures["second_half"], sign)
         if unseen and (_sure(figures["flatness"], sign) or _sure(figures["first_half"], -sign)):
             by = "flatness" if _sure(figures["flatness"], sign) else "first_half"
             what = "an even curve" if by == "flatness" else "the mass of the first half"
