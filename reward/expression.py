@@ -39,7 +39,7 @@ def compare(answer: str, gold: str) -> Comparison:
     """Whether two expressions are equal. An answer beyond the limits is unreadable, and so is a text without an expression."""
     from math_verify import verify
 
-    if not bounded(gold) or not (wanted := _parsed_gold(gold)):
+    if not (wanted := parsed_gold(gold)):
         return "unreadable gold"
     if not bounded(answer) or not (given := _parse(answer)):
         return "unreadable"
@@ -66,9 +66,9 @@ def bounded(text: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _parsed_gold(gold: str) -> list[Any]:
-    """All responses to one problem are compared with the same gold answer."""
-    return _parse(gold)
+def parsed_gold(gold: str) -> list[Any]:
+    """A gold answer, empty if it cannot be read. All responses to one problem are compared with the same one."""
+    return _parse(gold) if bounded(gold) else []
 
 
 def _parse(text: str) -> list[Any]:

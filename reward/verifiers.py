@@ -31,7 +31,7 @@ from vlm.errors import UserError
 SCIENCE_TOLERANCE = Fraction(1, 100)
 """Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""
 
-CPU_SECONDS = 0.25
+CPU_SECONDS = 0.1
 """Of one answer. A usual comparison of expressions takes 5 to 50 ms; reading any other answer takes less than 1."""
 CLOCK_SECONDS = 60.0
 """For a process that waits for the machine; a loop meets the limit above first."""

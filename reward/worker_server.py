@@ -19,6 +19,9 @@ from typing import Any, BinaryIO
 
 Job = Callable[[Any], Any]
 
+BEFORE = 20
+"""What a problem's author wrote may take so many times longer than what a model wrote."""
+
 
 def main() -> None:
     kind, cpu_seconds, clock_seconds, megabytes = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
@@ -28,7 +31,7 @@ def main() -> None:
     root = str(Path(__file__).resolve().parents[1])
     sys.path.insert(0, root)
     try:
-        job = prepare(kind)
+        before, job = prepare(kind)
     except Exception as error:
         say(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
@@ -38,7 +41,7 @@ def main() -> None:
         if child == 0:
             if megabytes:
                 resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-            serve(job, requests, replies, cpu_seconds, clock_seconds)
+            serve(before, job, requests, replies, cpu_seconds, clock_seconds)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
@@ -46,21 +49,29 @@ def main() -> None:
         say(replies, {"reply": None})
 
 
-def prepare(kind: str) -> Job:
-    """The job of a kind, with all that it needs imported and warm."""
+def prepare(kind: str) -> tuple[Job, Job]:
+    """The job of a kind and what is to be done before it, with all that they need imported and warm."""
+
+    def nothing(request: Any) -> None: ...
+
     if kind in ("answers", "expressions"):
         from reward.verifiers import VERIFIERS
 
+        before = nothing
         if kind == "expressions":
-            from reward.expression import warm_up
+            from reward.answers import plain
+            from reward.expression import parsed_gold, warm_up
 
             warm_up()
+
+            def before(request: Any) -> None:
+                parsed_gold(plain(request[2]))
 
         def grade(request: Any) -> Any:
             verdict = VERIFIERS[request[0]](*request[1:])
             return {"score": verdict.score, "parts": verdict.parts, "why": verdict.why}
 
-        return grade
+        return before, grade
     path, _, name = kind.rpartition(":")
     sys.path.append(str(Path(path).resolve().parent))  # for modules beside it
     spec = importlib.util.spec_from_file_location("user_reward", path)
@@ -74,18 +85,22 @@ def prepare(kind: str) -> Job:
 
     from reward.user import as_reply
 
-    return lambda rollout: as_reply(function, rollout)
+    return nothing, lambda rollout: as_reply(function, rollout)
 
 
-def serve(job: Job, requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, clock_seconds: float) -> None:
+def serve(
+    before: Job, job: Job, requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, clock_seconds: float
+) -> None:
     """Do jobs until the pipe closes. Nobody handles the timers' signals, so the kernel ends the process."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
         request = pickle.loads(sent)
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
         try:
+            before(request)
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
             reply = job(request)
         except (Exception, RecursionError) as error:  # hostile input: a reader that gives up is a verdict
             reply = {"error": f"{type(error).__name__}: {error}"[:300]}
