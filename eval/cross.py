@@ -38,7 +38,7 @@ def second_half_mass(
         and not row.truncated
         and row.tokens >= MIN_THOUGHT
     ]
-    found = {}
+    found: dict[str, float] = {}
     for start in range(0, len(usable), batch_size):
         part = usable[start : start + batch_size]
         responses = [prefix_ids(vlm.tokenizer, answers[problem.id].text) for problem in part]
