@@ -9,11 +9,12 @@ WORKERS ?= 2
 TEST_ENV := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
 
-.PHONY: help install run test test-slow test-browser demo format clean
+.PHONY: help install run study test test-slow test-browser demo format clean
 
 help:
 	@echo "make install    .venv with the project (editable) and all that tests and the demo need"
 	@echo "make run        every stage on the bundled tiny models; report in runs/tiny/report.html"
+	@echo "make study      the arms of the study, on what make run left; may be stopped and given again"
 	@echo "make test       ruff, mypy, pytest"
 	@echo "make test-slow  kills, launchers, fuzz, the wheel"
 	@echo "make test-browser  the demo in headless Chromium, installed with apt-get where it is missing"
@@ -31,6 +32,10 @@ $(INSTALLED): setup.py pyproject.toml
 
 run: install
 	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
+
+study: run
+	$(BIN)/python -m reflection_v.study configs/tiny/study/study.yaml --model runs/tiny/sft --problems runs/tiny/problems/rl \
+		--heldout runs/tiny/problems/heldout --out runs/study
 
 test: install
 	$(BIN)/ruff check .

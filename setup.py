@@ -17,6 +17,7 @@ CORE = [
     "qwen-vl-utils>=0.0.14",
     "pillow>=11",
     "numpy>=2.0",
+    "scipy>=1.13",
     "math-verify>=0.9",
     "openai>=2.0",
     "pydantic>=2.11",

@@ -19,7 +19,7 @@ from data_construction.reading import FAULTS, read_conclusion, read_look, read_r
 from data_construction.records import Call, Role, Round, Status, Trace
 from data_construction.reply_log import ReplyLog
 from data_construction.roles import Roles
-from data_construction.statements import corrected_spans
+from reward.statements import corrected_spans
 from reward.verifiers import verify
 from vlm.errors import ImageError
 from vlm.images import open_image

@@ -1,41 +1,19 @@
 """After the run: do the facts of the kept traces hold in the pictures? Needs problems whose ``meta.facts`` are known."""
 
-import re
 from collections import defaultdict
 from itertools import chain
 from typing import Any
 
 from data_construction.records import Trace
 from data_construction.sources.render import COLOURS, PLACES, SHAPES
-from data_construction.statements import Statement, final_statements, statements
+from reward import claims
+from reward.statements import Statement, final_statements, statements
 from vlm.problem import Problem
 
 
 def holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
-    """Is ``key: value`` so in the scene? None where the statement is not about the scene (``note: ...``).
-
-    ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and
-    ``B2: red star`` likewise. Of a whole picture: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
-    """
-    places = {place.lower(): place for place in facts}
-    if key in places:
-        return _fits(value, facts[places[key]])
-    if key in COLOURS or key in SHAPES:
-        return value == str(sum(key in fact.split() for fact in facts.values()))
-    if (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdigit, facts.values())):
-        return value == str(sum(int(facts[place]) for place in PLACES if place[1:] == summed[1]))
-    if (pair := re.fullmatch(r"same (colour|shape) at (\w+) and (\w+)", key)) and {pair[2], pair[3]} <= set(places):
-        words = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]
-        return value == ("yes" if words[0] == words[1] else "no")
-    if key.startswith("row ") and set(facts) == set(PLACES):
-        row = [place for place in PLACES if place[1:] == key.removeprefix("row ")]
-        words = value.split()
-        return bool(row) and len(words) == len(row) and all(map(_fits, words, (facts[place] for place in row)))
-    return None
-
-
-def _fits(value: str, fact: str) -> bool:
-    return value == fact or value in fact.split()
+    """``reward.claims.holds`` with the words of the bundled sources: also what is not in a scene can be counted there."""
+    return claims.holds(key, value, facts, COLOURS + SHAPES)
 
 
 def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, Any]:
@@ -97,7 +75,7 @@ def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     row = [fact for place, fact in facts.items() if key == f"row {place[1:]}"]
     if row and set(facts) == set(PLACES):
         words = value.split()
-        return [index >= len(words) or not _fits(words[index], fact) for index, fact in enumerate(row)]
+        return [index >= len(words) or not claims.fits(words[index], fact) for index, fact in enumerate(row)]
     verdict = holds(key, value, facts)
     return [] if verdict is None else [not verdict]
 

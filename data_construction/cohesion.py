@@ -7,7 +7,7 @@ from typing import Literal
 
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Round
-from data_construction.statements import final_statements, statements
+from reward.statements import final_statements, statements
 from reward.verifiers import verify
 from vlm.problem import Problem
 from vlm.response import count_looks

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_construction.records import Round, Trace
-from data_construction.statements import final_statements, statements
+from reward.statements import final_statements, statements
 from vlm.chat import Message, question_messages
 from vlm.problem import Problem
 

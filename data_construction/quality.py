@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_construction.cohesion import NUMBER
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Trace
-from data_construction.statements import statements
+from reward.statements import statements
 from reward.verifiers import verify
 from vlm.problem import Problem
 

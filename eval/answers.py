@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import reward.answers
 import reward.expression
-import reward.expression_worker
+import reward.units
 import reward.verifiers
 import vlm.response
 from eval.subjects import Subject, Turn
@@ -296,7 +296,7 @@ def grading(problem: Problem) -> str:
 @cache
 def verifier_sha256() -> str:
     """Of the source files that read and grade an answer."""
-    files = (reward.answers, reward.expression, reward.expression_worker, reward.verifiers, vlm.response)
+    files = (reward.answers, reward.expression, reward.units, reward.verifiers, vlm.response)
     sources = [Path(str(module.__file__)).read_bytes() for module in files]
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 

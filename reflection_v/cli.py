@@ -39,6 +39,7 @@ Model = Annotated[str | None, typer.Option(help="A vision-language model: tiny (
 KeyName = Annotated[str | None, typer.Option(help="Name of the environment variable that holds the server's key.")]
 Out = Annotated[Path | None, typer.Option(help="Output folder.")]
 Check = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
+Probe = Annotated[bool, typer.Option("--probe", help="Only say what the rewards would pay for; nothing is trained.")]
 Plan = Annotated[bool, typer.Option("--plan", help="Only reckon the memory of each GPU; nothing is trained.")]
 
 
@@ -204,7 +205,10 @@ def sft(
 
 @app.command(
     context_settings=ANY_KEY,
-    epilog=examples("reflection-v grpo configs/tiny/grpo.yaml --model my/sft --problems my/set --out my/rl"),
+    epilog=examples(
+        "reflection-v grpo configs/tiny/grpo.yaml --model my/sft --problems my/set --out my/rl --probe",
+        "reflection-v grpo configs/tiny/grpo.yaml --model my/sft --problems my/set --out my/rl",
+    ),
 )
 def grpo(
     context: typer.Context,
@@ -213,12 +217,18 @@ def grpo(
     model: Model = None,
     check: Check = False,
     plan: Plan = False,
+    probe: Probe = False,
 ) -> None:
     """Reinforcement learning with rewards that look at the model's attention to the picture.
 
     The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option.
     """
     keys = training_keys(context, config, out, model)
+    if probe:
+        from train.probe import run_probe
+
+        run_probe(config, keys)
+        return
     from train.grpo import load_grpo, run_grpo
 
     if check or plan:

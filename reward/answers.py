@@ -9,6 +9,8 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
+from reward.units import SUPERSCRIPT, Unit, read_unit
+
 MAX_CHARACTERS = 2_000
 """Longer answers are wrong unread: no gold answer is that long, and no parser should meet 1 MB of braces."""
 
@@ -27,6 +29,9 @@ _LATEX_WRAPPER = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathit|operatorname
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]{1,40})\s*\}\s*\{\s*([\d.]{1,40})\s*\}")  # of numbers alone
 _TEN_POWER = re.compile(r"\s*(?:×|\\times|\\cdot|\*|x)\s*10\s*(?:\^|\*\*)\s*\{?\s*(-?\d{1,3})\s*\}?")
 _MIXED = re.compile(r"(?<![\w./])(-?)(\d{1,9})\s+(\d{1,9})\s*/\s*(\d{1,9})(?![\w/])")
+_POWER = re.compile(r"(?<=[^\W\d_])(?<!\d[eE])(?<!\.[eE])(?:\s?\^\{?)?([+-]?[1-4])\}?(?![\d.])")  # of a unit: m^2, s-1
+_PERCENT = re.compile(r"%|per\s?cent\b", re.IGNORECASE)
+_SPACED = re.compile(r"(?<![\d.,/] )(?<![\w.,/])\d{1,3}(?: \d{3})+(?![\d/]|\s*/| \d)")  # 12 345 678
 _NUMBER = re.compile(
     r"(?<![\w.^])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d+(?:\.\d+)?)?"
 )
@@ -54,19 +59,26 @@ def words(text: str) -> str:
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number as written. ``value`` is exact; ``decimals`` is how many places were written; ``unit`` may be empty."""
+    """A number as written. ``value`` is exact; ``decimals`` is how many places were written."""
 
     value: Fraction
     decimals: int
-    unit: str
+    unit: Unit | None
     percent: bool
+
+    @property
+    def name(self) -> str:
+        """The same for equal quantities: value and unit in base units."""
+        return f"{self.value * self.unit.factor} {self.unit.base}" if self.unit else str(self.value)
 
 
 def read_quantity(text: str) -> Quantity | None:
     """Read a text that holds one number and perhaps a unit: ``-1,234.5 kg``, ``3/4``, ``45%``, ``2 × 10^3``."""
     text = plain(text)
     text = text.rpartition("=")[2].strip()
+    text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
     text = _TEN_POWER.sub(lambda match: f"e{match[1]}", text)
+    text = _POWER.sub(lambda match: match[1].translate(SUPERSCRIPT), re.sub(r"^([-+])\s+", r"\1", text))
     text = _MIXED.sub(lambda m: f"{m[1]}{int(m[2]) * int(m[4]) + int(m[3])}/{m[4]}", text)
     found = [match for match in _NUMBER.finditer(text) if any(letter.isdigit() for letter in match[0])]
     if len(found) != 1:
@@ -79,18 +91,18 @@ def read_quantity(text: str) -> Quantity | None:
     currency = before in ("$", "€", "£", "¥")
     if before and not currency and not before.endswith(("≈", ":")):
         return None  # "not 5", "5 or 6", "room 5": more than a number
-    percent = after.startswith(("%", "percent"))
-    unit = re.sub(r"^(%|percent)", "", after).strip()
-    if not re.fullmatch(r"(?:(?:[^\W\d_]|°)[^\d!=<>|]*(?:\^?-?[1-4][^\d!=<>|]*){0,2})?", unit) or len(unit.split()) > 3:
+    percent = _PERCENT.match(after) is not None
+    unit = _PERCENT.sub("", after).strip()
+    if not re.fullmatch(r"(?:(?:[^\W\d_]|°)[^\d!=<>|^]*)?", unit) or len(unit.split()) > 3:
         return None  # "2^3", "5!", "5 > 3": an expression, not a unit
     decimals = len(match[0].partition(".")[2].split("e")[0].split("/")[0]) if "." in match[0] else 0
-    return Quantity(value, decimals, _unit_name(unit), percent)
+    return Quantity(value, decimals, read_unit(unit) if unit else None, percent)
 
 
 def _read_word_number(text: str) -> Quantity | None:
     first, *rest = text.casefold().split() or [""]
     if first in WORD_NUMBERS and len(rest) <= 2:
-        return Quantity(Fraction(WORD_NUMBERS[first]), 0, _unit_name(" ".join(rest)), False)
+        return Quantity(Fraction(WORD_NUMBERS[first]), 0, read_unit(" ".join(rest)) if rest else None, False)
     return None
 
 
@@ -102,13 +114,6 @@ def _read_fraction(text: str) -> Fraction | None:
         return Fraction(upper) / Fraction(lower or "1")
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _unit_name(unit: str) -> str:
-    unit = unit.casefold().strip(" .").replace("**", "^")
-    if unit.isalpha() and len(unit) > 3:  # "apples" is "apple"; "ms" and "gas" stay
-        unit = unit.removesuffix("s")
-    return unit
 
 
 def read_yes_no(text: str) -> bool | None:
@@ -125,35 +130,29 @@ def read_yes_no(text: str) -> bool | None:
 def read_option(text: str, choices: list[str] | None) -> int | None:
     """The index of the option that ``text`` names by letter, by its words, or by both when the two agree."""
     text = plain(text)
-    options = [words(choice) for choice in choices or []]
+    options = [canonical(choice) for choice in choices or []]
     match = re.fullmatch(r"(?:option|choice|answer)?\s*[(\[]?\s*([A-Za-z])\s*[)\].:]?", text, re.IGNORECASE)
     if match:
         index = ord(match[1].upper()) - ord("A")
         return index if not options or index < len(options) else None
     # Before the words alone are compared: "A) cat" must not lose its letter as if it were an article.
-    match = re.fullmatch(r"(?:option|choice)?\s*[(\[]?([A-Za-z])\s*[)\].:]\s*(.+)", text, re.IGNORECASE | re.DOTALL)
+    match = re.fullmatch(
+        r"(?:option|choice)?\s*[(\[]?([A-Za-z])\s*\s*[)\].:,-]\s*(.+)", text, re.IGNORECASE | re.DOTALL
+    )
     if match and options:
         index = ord(match[1].upper()) - ord("A")
-        return index if index < len(options) and options[index] == words(match[2]) else None
-    said = words(text)
+        return index if index < len(options) and options[index] == canonical(match[2]) else None
+    said = canonical(text)
     return options.index(said) if options.count(said) == 1 else None
 
 
-def same_value(left: str, right: str) -> bool:
-    """Whether two cells say the same: as numbers where both are numbers, else as words."""
-    numbers = read_quantity(left), read_quantity(right)
-    if numbers[0] is not None and numbers[1] is not None:
-        return numbers[0].value == numbers[1].value and numbers[0].unit == numbers[1].unit
-    return words(left) == words(right)
-
-
 def canonical(cell: object) -> str:
-    """A hashable form of a cell under which ``same_value`` cells are equal."""
+    """A form that is equal for cells that say the same: as quantities where they are such, else as words."""
     if isinstance(cell, bool):
         return str(cell).lower()
     text = "" if cell is None else str(cell)
     number = read_quantity(text)
-    return f"{number.value} {number.unit}".strip() if number is not None else words(text)
+    return number.name if number is not None else words(text)
 
 
 def read_pairs(text: str) -> dict[str, str] | None:

@@ -14,19 +14,33 @@ from torch import Tensor
 
 from reward import group
 from reward.rewards import GATED, REWARDS, Reward, Rollout, Score, grounding_penalty, halves
+from reward.terms import Term, gate_of, source_of, terms_of
 from vlm.response import count_looks
 
 PENALTIES = ("grounding_penalty", "shuffled(grounding_penalty)")
+GROUP_TERMS = ("length",)
+"""Rewards of a row that its whole group decides (``group.overlong``)."""
+KNOWN = (*REWARDS, *GROUP_TERMS)
+_UNSHAPED = ("accuracy", "format")
 
 
-def row_of(rollout: Rollout, lift_floor: float) -> dict[str, Any]:
-    """Everything about one response that is gathered: scores and parts of all rewards, length, halves, looks."""
-    rewards: dict[str, Reward] = {**REWARDS, "grounding_penalty": partial(grounding_penalty, floor=lift_floor)}
+def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None = None) -> dict[str, Any]:
+    """Everything about one response that is gathered: scores and parts of all rewards, length, halves, looks.
+
+    Args:
+        own: a user's rewards by name.
+    """
+    rewards: dict[str, Reward] = {
+        **REWARDS,
+        "grounding_penalty": partial(grounding_penalty, floor=lift_floor),
+        **(own or {}),
+    }
     scores: dict[str, Score] = {name: reward(rollout) for name, reward in rewards.items()}
     row: dict[str, Any] = {
         "scores": {name: score.value for name, score in scores.items()},
         "parts": {f"{name}/{part}": value for name, score in scores.items() for part, value in score.parts.items()},
         "right": rollout.verdict.right,
+        "finished": rollout.finished,
         "length": rollout.token_count,
         "looks": count_looks(rollout.text),
     }
@@ -37,51 +51,80 @@ def row_of(rollout: Rollout, lift_floor: float) -> dict[str, Any]:
     return row
 
 
-def _column(rows: Sequence[dict[str, Any]], term: str) -> Tensor:
-    return torch.tensor([math.nan if row["scores"][term] is None else row["scores"][term] for row in rows])
+def _column(rows: Sequence[dict[str, Any]], source: str) -> Tensor:
+    """(N,) of a reward's scores; NaN where it cannot judge."""
+    return torch.tensor([math.nan if (score := row["scores"][source]) is None else score for row in rows])
+
+
+def ungated(rows: Sequence[dict[str, Any]], source: str) -> Tensor:
+    """(N,) of a reward before its gate; NaN where it cannot judge."""
+    if source in GATED:
+        return torch.tensor([row["parts"].get(f"{source}/term", math.nan) for row in rows])
+    return _column(rows, source)
+
+
+def lengths(rows: Sequence[dict[str, Any]]) -> Tensor:
+    """(N,) tokens of the responses."""
+    return torch.tensor([float(row["length"]) for row in rows])
 
 
 def combine(
     rows: Sequence[dict[str, Any]],
-    weights: Mapping[str, float],
+    rewards: Mapping[str, float | Term],
     size: int,
     seed: int,
     drop_in_constant_groups: bool = False,
 ) -> dict[str, Tensor]:
-    """The reward columns (N,) of all of ``REWARDS`` and of the controls among ``weights``, by the rules of ``reward.group``.
+    """The reward columns (N,) of all of ``KNOWN`` and of what else ``rewards`` names, by the rules of ``reward.group``.
 
     Args:
-        weights: by term; ``shuffled(NAME)`` is the control of NAME. They matter here only for the bound of
-            ``grounding_penalty``, whose column is what may be charged.
+        rewards: a weight or a ``Term`` by name; ``shuffled(NAME)`` is the control of NAME. Weights matter here only for
+            the bound of ``grounding_penalty``, whose column is what may be charged.
         size: rows a group.
         seed: of the shuffles.
-        drop_in_constant_groups: set attention terms to 0 where a group's accuracy is constant.
+        drop_in_constant_groups: set all terms but accuracy and format to 0 where a group's accuracy is constant.
 
     A row whose answer cannot be judged is NaN in every column: TRL then takes it out of the group's mean and gives it no
     advantage.
     """
-    right = torch.tensor([row["right"] for row in rows])
+    terms = terms_of(rewards)
     accuracy = _column(rows, "accuracy")
+    right = torch.tensor([row["right"] for row in rows])
+    paid_by = {"right": right, "format": _column(rows, "format") >= 1.0, "none": torch.ones_like(right)}
     columns = {}
-    for term in dict.fromkeys([*REWARDS, *weights]):
-        source = term.removeprefix("shuffled(").removesuffix(")")
-        values = _column(rows, source)
-        if term != source:
-            values = group.shuffled(values, right, size, seed)
-        if source in GATED:
-            values = group.fill_unjudged(values, right, size)
+    for name in dict.fromkeys([*KNOWN, *terms]):
+        term, source = terms.get(name, Term()), source_of(name)
+        gate = gate_of(name, term)
+        paid = paid_by[gate or "none"]
+        values = _term(rows, source, gate, right, size)
+        if source not in _UNSHAPED:
+            if gate is not None:
+                values = torch.where(paid, values, 0.0)
+            if name != source:
+                values = group.shuffled(values, paid, size, seed)
+            values = group.fill_unjudged(values, paid, size)
+            if term.std is not None:
+                values = group.match_std(values, right, size, term.std)
             if drop_in_constant_groups:
                 values = group.drop_in_constant_groups(values, accuracy, size)
-        columns[term] = values
+        columns[name] = values
     total = torch.zeros_like(accuracy)
-    for term, values in columns.items():
-        if term not in PENALTIES:
-            total += weights.get(term, 0.0) * values.nan_to_num(0.0)
-    for term in PENALTIES:
-        if weight := weights.get(term, 0.0):
-            charged = group.bounded_penalty(weight * columns[term], total, right, size)
-            total, columns[term] = total + charged, charged / weight
-    return {term: values.masked_fill(accuracy.isnan(), math.nan) for term, values in columns.items()}
+    for name, values in columns.items():
+        if name not in PENALTIES and name in terms:
+            total += terms[name].weight * values.nan_to_num(0.0)
+    for name in PENALTIES:
+        if name in terms and (weight := terms[name].weight):
+            charged = group.bounded_penalty(weight * columns[name], total, right, size)
+            total, columns[name] = total + charged, charged / weight
+    return {name: values.masked_fill(accuracy.isnan(), math.nan) for name, values in columns.items()}
+
+
+def _term(rows: Sequence[dict[str, Any]], source: str, gate: str | None, right: Tensor, size: int) -> Tensor:
+    """(N,) of one reward, as far as it can be said without its gate."""
+    if source == "length":
+        finished = torch.tensor([row["finished"] for row in rows])
+        return group.overlong(lengths(rows), right if gate == "right" else torch.ones_like(right), finished, size)
+    return _column(rows, source) if gate == "right" else ungated(rows, source)
 
 
 def metrics(rows: Sequence[dict[str, Any]], size: int) -> dict[str, float]:
@@ -97,13 +140,13 @@ def metrics(rows: Sequence[dict[str, Any]], size: int) -> dict[str, float]:
         values = [row["parts"][part] for row in rows if part in row["parts"]]
         logged[part] = sum(values) / len(values)
     right = torch.tensor([row["right"] for row in rows])
-    length = torch.tensor([float(row["length"]) for row in rows])
-    for name in GATED:
+    names = [name for name in rows[0]["scores"] if name not in _UNSHAPED]
+    for name in names:
         column = _column(rows, name)
-        term = torch.tensor([row["parts"].get(f"{name}/term", math.nan) for row in rows])
         logged[f"{name}/unjudged"] = column[right].isnan().float().mean().item()
-        logged[f"correlation/{name}/length"] = group.within_group_correlation(column, length, size, keep=right)
-        logged[f"correlation/{name}/right"] = group.within_group_correlation(term, right.float(), size)
+        logged[f"correlation/{name}/length"] = group.within_group_correlation(column, lengths(rows), size, keep=right)
+        logged[f"correlation/{name}/right"] = group.within_group_correlation(ungated(rows, name), right.float(), size)
+    logged["timeout_share"] = sum("accuracy/timeout" in row["parts"] for row in rows) / len(rows)
     logged["constant_accuracy_share"] = group.is_constant(_column(rows, "accuracy"), size).float().mean().item()
     logged["looks/mean"] = sum(row["looks"] for row in rows) / len(rows)
     logged["looks/share"] = sum(row["looks"] > 0 for row in rows) / len(rows)

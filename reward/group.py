@@ -37,6 +37,36 @@ def shuffled(values: Tensor, right: Tensor, size: int, seed: int) -> Tensor:
     return result
 
 
+def overlong(length: Tensor, right: Tensor, finished: Tensor, size: int) -> Tensor:
+    """Overthinking: minus the tokens beyond what the group's shortest right, finished answer needed, over that need.
+
+    In [-1, 0] for right rows (-1 from twice the need on), 0 for wrong ones and in groups without a right, finished answer.
+    Below -1 nothing more is charged, so that one endless answer does not set the scale of its group.
+    """
+    grouped, rows = length.view(-1, size).float(), right.view(-1, size).bool()
+    usable = rows & finished.view(-1, size).bool()
+    need = torch.where(usable, grouped, torch.inf).min(1, keepdim=True).values
+    excess = ((grouped - need) / need.clamp(min=1.0)).clamp(0.0, 1.0)
+    return torch.where(rows & need.isfinite(), -excess, 0.0).view(-1)
+
+
+MAX_SCALE = 100.0
+"""A term that hardly differs between right rows is blown up by at most this much when it is matched."""
+
+
+def match_std(values: Tensor, right: Tensor, size: int, std: float) -> Tensor:
+    """Scale a term so that, within groups, its standard deviation among right, judged rows is ``std``.
+
+    One factor for the batch: two terms matched to one ``std`` push equally hard, however different their units are.
+    """
+    kept = right.bool() & ~values.isnan()
+    grouped, rows = torch.where(kept, values, 0.0).view(-1, size), kept.view(-1, size)
+    mean = grouped.sum(1, keepdim=True) / rows.sum(1, keepdim=True).clamp(min=1)
+    freedom = (rows.sum(1) - 1).clamp(min=0).sum()
+    spread = (torch.where(rows, grouped - mean, 0.0).square().sum() / freedom.clamp(min=1)).sqrt().item()
+    return values * min(std / spread, MAX_SCALE) if spread > 1e-9 else values
+
+
 def is_constant(values: Tensor, size: int) -> Tensor:
     """(N,) bool: rows of groups in which all values are equal (unjudged rows are passed over)."""
     grouped = values.view(-1, size)

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from reward.claims import claims, holds
 from reward.verifiers import Verdict, verify
 from vlm.response import parse_response
 
@@ -21,6 +22,12 @@ MIN_THOUGHT = 8
 
 MIN_MASS = 1e-6
 """A first half below this mean mass does not look at the image at all, and a ratio over it is rounding noise."""
+
+NGRAM = 6
+"""Words in a row that count as repeated when they stand in a thought again: longer than any re-look cue."""
+
+INFORMATION_RANGE = 3.0
+"""Nats: what the picture adds to the log probability of one token is clipped to plus or minus this much."""
 
 LIFT_FLOOR = 0.8
 """Share of the first-half lift that the second half must keep to go without a penalty."""
@@ -31,9 +38,11 @@ class Rollout:
     """One sampled response and what is needed to reward it.
 
     ``text`` is the response without its end-of-turn token, ``token_count`` its T tokens. ``mass`` and ``lift`` have
-    shape (T,), one value a token, or are None where they were not recorded. ``thought`` is the token span [start, end)
-    strictly inside <think>. ``finished`` is False for a response cut off at the length limit, ``thinks`` for a prompt
-    that asks for an answer without a thought.
+    shape (T,), one value a token, or are None where they were not recorded; so have ``information`` and
+    ``information_blank``: log p(token | picture) - log p(token | another picture, or a blank one) in nats. ``thought`` is
+    the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
+    ``thinks`` for a prompt that asks for an answer without a thought. ``facts`` are what is known of the picture (place ->
+    what is there), and ``seen`` what a responder said of the claims ``"key: value"`` that they do not cover.
     """
 
     text: str
@@ -47,6 +56,10 @@ class Rollout:
     lift: Tensor | None = None
     thought: tuple[int, int] | None = None
     thinks: bool = True
+    information: Tensor | None = None
+    information_blank: Tensor | None = None
+    facts: dict[str, str] | None = None
+    seen: dict[str, bool] | None = None
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -163,6 +176,47 @@ def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
     return _gated(rollout, term, {"lift_first_half": first, "lift_second_half": second})
 
 
+def image_information(rollout: Rollout) -> Score:
+    """What the picture does for the words: mean over the thought's second half of log p(token | picture) - log p(token |
+    another picture of equal size), each clipped to ``INFORMATION_RANGE``, if right; in nats a token.
+
+    The text is the same both times, so it cannot be raised by writing about looking. A blank picture lies off the
+    distribution of training; its difference is logged beside (part ``blank``) and not rewarded. After PAPO, arXiv 2507.06448.
+    """
+    values = rollout.information
+    if not _judgeable(rollout) or values is None or not bool(torch.isfinite(values).all()):
+        return Score(None)
+    parts = {}
+    if rollout.information_blank is not None and bool(torch.isfinite(rollout.information_blank).all()):
+        parts["blank"] = halves(
+            _inside(rollout, rollout.information_blank).clamp(-INFORMATION_RANGE, INFORMATION_RANGE)
+        )[1]
+    first, second = halves(_inside(rollout, values).clamp(-INFORMATION_RANGE, INFORMATION_RANGE))
+    return _gated(rollout, second, {"first_half": first, "second_half": second, **parts})
+
+
+def process_claims(rollout: Rollout) -> Score:
+    """Share of the thought's claims about the picture that are true, in [0, 1]; None where none can be checked.
+
+    Claims are ``key: value`` statements, of those with one key the last (``reward.claims``).
+    """
+    true = []
+    for key, value in claims(rollout.text).items():
+        so = None if rollout.facts is None else holds(key, value, rollout.facts)
+        so = (rollout.seen or {}).get(f"{key}: {value}") if so is None else so
+        true += [] if so is None else [so]
+    if not true:
+        return Score(None, {"claims": 0.0})
+    return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true))})
+
+
+def repetition(rollout: Rollout) -> Score:
+    """Saying it again costs: minus the share of the thought's ``NGRAM``-word pieces that stood there before; in [-1, 0]."""
+    said = (parse_response(rollout.text).thought or rollout.text).lower().split()[:20_000]
+    pieces = [tuple(said[at : at + NGRAM]) for at in range(len(said) - NGRAM + 1)]
+    return Score(len(set(pieces)) / len(pieces) - 1.0 if pieces else 0.0)
+
+
 REWARDS: dict[str, Reward] = {
     "accuracy": accuracy,
     "format": response_format,
@@ -170,7 +224,16 @@ REWARDS: dict[str, Reward] = {
     "attention_ratio_clipped": attention_ratio_clipped,
     "attention_late_mass": attention_late_mass,
     "grounding_penalty": grounding_penalty,
+    "image_information": image_information,
+    "process_claims": process_claims,
+    "repetition": repetition,
 }
 
-GATED = ("attention_ratio", "attention_ratio_clipped", "attention_late_mass", "grounding_penalty")
-"""The terms that read attention: paid for right answers only, unjudged where there is nothing to read."""
+GATED = (
+    "attention_ratio",
+    "attention_ratio_clipped",
+    "attention_late_mass",
+    "grounding_penalty",
+    "image_information",
+)
+"""The terms that measure looking: paid for right answers only, unjudged where there is nothing to read."""

@@ -26,7 +26,9 @@ from accelerate import PartialState
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
-from reward.rewards import GATED, REWARDS
+from reward.batch import KNOWN
+from reward.terms import Term, source_of, terms_of
+from reward.user import UserReward, is_user_reward
 from train.config import Stage, load_stage
 from train.data import reader_of
 from train.grpo_trainer import VisualGRPOTrainer
@@ -58,30 +60,52 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     """The checked config of a GRPO run; ConfigError otherwise."""
     stage = load_stage(source, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED, overrides)
     check_rewards(stage.options.rewards, stage.args)
+    _find_user_rewards(stage, source)
     check_selection(stage.options.prompt_selection)
     check_weights(stage.options.domain_weights)
     _check_saving(stage.args)
     return stage
 
 
-def check_rewards(rewards: Mapping[str, float], args: Any) -> None:
+def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> None:
+    """Where the files of a user's rewards are; they are not run here."""
+    options = stage.options
+    names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
+    if names and options.reward_folder is None:
+        folder = Path.cwd() if isinstance(source, Mapping) else Path(source).resolve().parent
+        options.reward_folder = stage.settings["reward_folder"] = str(folder)
+    for name in names:
+        UserReward(name, Path(options.reward_folder))
+    if options.reward_seconds <= 0:
+        raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
+    if options.probe_prompts < 2:
+        raise ConfigError(f"'probe_prompts' must be at least 2, found {options.probe_prompts}.")
+
+
+def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args: Any) -> None:
     """Names, weights and what they cannot be combined with."""
-    known = [*REWARDS, *(f"shuffled({name})" for name in GATED)]
-    for name, weight in rewards.items():
-        if name not in known:
+    known = [*KNOWN, *(f"shuffled({name})" for name in KNOWN if name not in ("accuracy", "format"))]
+    terms = terms_of(rewards)
+    for name, term in terms.items():
+        if name not in known and not is_user_reward(source_of(name)):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             raise ConfigError(
                 f"Unknown reward '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {known}.")
             )
-        if not math.isfinite(weight):
-            raise ConfigError(f"The weight of '{name}' must be a finite number, found {weight}.")
-    if not any(rewards.values()):
+        if not math.isfinite(term.weight):
+            raise ConfigError(f"The weight of '{name}' must be a finite number, found {term.weight}.")
+        if term.std is not None and not 0 < term.std < math.inf:
+            raise ConfigError(f"The std of '{name}' must be a number above 0, found {term.std}.")
+        if source_of(name) in ("accuracy", "format") and (term.gate or term.std):
+            raise ConfigError(f"'{name}' is what the others are gated by and matched beside: give it a weight alone.")
+    if not any(term.weight for term in terms.values()):
         raise ConfigError(
             "All weights under 'rewards' are 0, so there is nothing to learn from: give accuracy a weight."
         )
-    if rewards.get("grounding_penalty", 0.0) < 0:
+    penalty = terms.get("grounding_penalty", Term())
+    if penalty.weight < 0:
         raise ConfigError("A negative weight turns 'grounding_penalty' into a prize: its value is negative already.")
-    if rewards.get("grounding_penalty") and args.multi_objective_aggregation != "sum_then_normalize":
+    if penalty.weight and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
             "'grounding_penalty' is bounded within the sum of the rewards, so that a right answer never falls below a wrong "
             "one: it needs multi_objective_aggregation: sum_then_normalize."

@@ -13,6 +13,7 @@ What it changes, and why there:
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,17 +23,23 @@ from torch import Tensor
 from transformers import BatchFeature
 from trl import GRPOTrainer
 
-from reward.batch import combine, metrics, row_of
-from reward.rewards import REWARDS, Rollout
+from reward.batch import KNOWN, combine, metrics, row_of
+from reward.claims import Question, ask_responder, claims, holds
+from reward.rewards import Rollout
+from reward.terms import Term, source_of, terms_of
+from reward.user import UserReward, is_user_reward
+from reward.worker import spread
 from train.checkpoints import EpochSampler
 from train.data import reader_of
+from train.information import donors, information
 from train.options import GrpoOptions
 from train.prompts import problem_messages
 from vlm.attention import AttentionMass, response_mass
+from vlm.backends import Backend, make_backend
 from vlm.chat import encode
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, UserError
 from vlm.generate import picture_tokens
-from vlm.images import open_image
+from vlm.images import blank, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
 
@@ -64,10 +71,12 @@ class VisualGRPOTrainer(GRPOTrainer):
             )
         self.problems, self.options = list(problems), options
         self.reader, self.full_processor = reader_of(vlm), vlm.processor
-        self.terms = [*REWARDS, *(name for name in options.rewards if name not in REWARDS)]
+        self.composition = terms_of(options.rewards)
+        self.terms = list(dict.fromkeys([*KNOWN, *self.composition]))
+        self._prepare_rewards()
         self.recorded: list[tuple[Tensor, Tensor]] = []
         AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
-        args.reward_weights = [float(options.rewards.get(term, 0.0)) for term in self.terms]
+        args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
         args.generation_kwargs = _without_pictures(args, picture_tokens(vlm.model.config))
         super().__init__(
             model=vlm.model,
@@ -79,6 +88,26 @@ class VisualGRPOTrainer(GRPOTrainer):
         )
         # TRL gathers the pictures from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
         self.shows_pictures, self.log_multimodal = self.log_multimodal and self.log_completions, False
+
+    def _prepare_rewards(self) -> None:
+        """What rewards need beside the response; what is wrong with them is said now and not in the middle of a step."""
+        sources, options = {source_of(name) for name in self.composition}, self.options
+        folder = Path(options.reward_folder or ".")
+        self.own = {
+            name: UserReward(name, folder, options.reward_seconds) for name in sorted(sources) if is_user_reward(name)
+        }
+        for reward in self.own.values():
+            reward.start()
+        self.donors = donors(self.problems) if "image_information" in sources else None
+        self.responder: Backend | None = None
+        self.answered: dict[Question, bool] = {}
+        if "process_claims" in sources:
+            if options.responder is not None:
+                self.responder = make_backend(options.responder)
+            elif not any(map(facts_of, self.problems)):
+                raise UserError(
+                    "'process_claims' has nothing to check claims against: no problem states meta.facts. Name a responder."
+                )
 
     model: Any  # the trainer's own types allow None
     processing_class: Any
@@ -106,7 +135,8 @@ class VisualGRPOTrainer(GRPOTrainer):
         problem = self.problems[index]
         for path in problem.images:
             if path not in pictures:
-                pictures[path] = open_image(path)
+                picture = open_image(path)
+                pictures[path] = blank(picture) if self.options.blank_pictures else picture
         turns = problem_messages(problem, self.options.style, self.reader)
         return {"index": index, "prompt": turns, "images": [pictures[path] for path in problem.images]}
 
@@ -176,20 +206,23 @@ class VisualGRPOTrainer(GRPOTrainer):
     # Rewards
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        problems = [self.problems[row["index"]] for row in inputs]
         rollouts = [
-            self._rollout(self.problems[row["index"]], ids, recorded)
-            for row, ids, recorded in zip(inputs, completion_ids_list, self.recorded, strict=True)
+            self._rollout(problem, ids, recorded)
+            for problem, ids, recorded in zip(problems, completion_ids_list, self.recorded, strict=True)
         ]
         self.recorded = []
-        own = [row_of(rollout, self.options.lift_floor) for rollout in rollouts]
+        self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
+        self._ask_about_claims(rollouts, problems)
+        own = spread(lambda rollout: row_of(rollout, self.options.lift_floor, self.own), rollouts)
         for row, rollout in zip(own, rollouts, strict=True):
             row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # a curve of the accuracy for each domain
-        rows = gather_object(own)
+        self.rows = rows = gather_object(own)
         mode = "train" if self.model.training else "eval"
         size: Any = self.num_generations if mode == "train" else self.num_generations_eval
         options = self.options
         columns = combine(
-            rows, options.rewards, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
+            rows, self.composition, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
         )
         for name, value in metrics(rows, size).items():
             self._metrics[mode][name].append(value)
@@ -210,7 +243,41 @@ class VisualGRPOTrainer(GRPOTrainer):
             lift=lift,
             thought=thought_span(tokenizer, ids[:count]),
             thinks=self.options.style == "think",
+            facts=facts_of(problem),
         )
+
+    def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:
+        """Where ``image_information`` is among the rewards, at whatever weight: three forwards over what was written."""
+        if self.donors is None:
+            return
+        problems = [self.problems[index] for index in indices]
+        rows = [
+            (problem, self.problems[self.donors[index]] if index in self.donors else None)
+            for problem, index in zip(problems, indices, strict=True)
+        ]
+        turns = [problem_messages(problem, self.options.style, self.reader) for problem in problems]
+        responses = [ids[: rollout.token_count] for ids, rollout in zip(completion_ids, rollouts, strict=True)]
+        with self.accelerator.autocast():
+            found = information(self.model, self.reader, rows, turns, responses, self.accelerator.device)
+        for rollout, (other, empty) in zip(rollouts, found, strict=True):
+            rollout.information, rollout.information_blank = other, empty
+
+    def _ask_about_claims(self, rollouts: list[Rollout], problems: list[Problem]) -> None:
+        """Ask the responder, once each, about claims that the facts do not cover."""
+        if self.responder is None:
+            return
+        open_claims: dict[int, list[Question]] = {}
+        for number, (rollout, problem) in enumerate(zip(rollouts, problems, strict=True)):
+            open_claims[number] = [
+                (tuple(problem.images), key, value)
+                for key, value in claims(rollout.text).items()
+                if problem.images and (rollout.facts is None or holds(key, value, rollout.facts) is None)
+            ]
+        new = dict.fromkeys(q for questions in open_claims.values() for q in questions if q not in self.answered)
+        if new:
+            self.answered |= ask_responder(self.responder, list(new))
+        for number, questions in open_claims.items():
+            rollouts[number].seen = {f"{q[1]}: {q[2]}": self.answered[q] for q in questions if q in self.answered}
 
     # Saving
 
@@ -221,6 +288,14 @@ class VisualGRPOTrainer(GRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
+
+
+def facts_of(problem: Problem) -> dict[str, str] | None:
+    """What ``meta.facts`` says of the picture (place -> what is there); None where it is absent or of another shape."""
+    facts = problem.meta.get("facts")
+    if not isinstance(facts, dict) or not all(isinstance(word, str) for pair in facts.items() for word in pair):
+        return None
+    return facts or None
 
 
 def _encoded_once(processor: Any) -> Any:

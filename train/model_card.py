@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_construction.sources import LEARNED, SOURCES, problems, wording
-from data_construction.statements import final_statements
+from reward.statements import final_statements
 from reward.verifiers import verify
 from vlm.chat import question_messages
 from vlm.generate import generate

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from reward.terms import Term
+
 Style = Literal["think", "direct", "describe", "none"]
 
 # How the layers are called, across families, that map vision features to the language model, and the vision towers.
@@ -106,12 +108,19 @@ class GrpoOptions(ModelOptions):
 
     Attributes:
         problems: a problem set (folder or JSON Lines).
-        rewards: weight by name, out of ``reward.rewards.REWARDS``; ``shuffled(NAME)`` is the control of an attention
-            term.
+        rewards: by name a weight, or weight, gate and std (``reward.terms.Term``). Names are those of
+            ``reward.batch.KNOWN``, ``shuffled(NAME)`` for the control of one, and ``FILE.py:FUNCTION`` for a reward of
+            one's own.
+        reward_folder: where such files are looked for first; the config's folder where not given.
+        reward_seconds: what such a reward may take for one response before it counts as a timeout.
+        responder: the model that ``process_claims`` asks about claims which the problem's facts do not cover: a folder, a
+            hub name or ``openai:NAME@URL``; they are passed over where not given.
         attention_layers: whose attention counts: ``last``, ``all``, or a list of layer numbers.
         attention_rows: the row of the token itself (``token``, the published form) or the one that predicts it.
         lift_floor: share of the first-half lift below which ``grounding_penalty`` charges.
-        drop_in_constant_groups: set attention terms to 0 in groups whose accuracy is constant.
+        drop_in_constant_groups: set all terms but accuracy and format to 0 in groups whose accuracy is constant.
+        blank_pictures: train with every picture painted grey: the control that says what is learned without looking.
+        probe_prompts: of ``--probe``.
         style: the instruction behind each question (``vlm.chat.INSTRUCTIONS``).
         max_prompt_tokens: problems with a longer prompt are dropped before training and counted.
         max_logprob_gap: with vLLM, end the run when the mean difference between the log-probabilities of sampling and of
@@ -123,11 +132,16 @@ class GrpoOptions(ModelOptions):
     """
 
     problems: str = ""
-    rewards: dict[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 0.2})
+    rewards: dict[str, float | Term] = field(default_factory=lambda: {"accuracy": 1.0, "format": 0.2})
     attention_layers: Literal["last", "all"] | list[int] = "last"
     attention_rows: Literal["token", "predicting"] = "token"
     lift_floor: float = 0.8
     drop_in_constant_groups: bool = False
+    reward_folder: str | None = None
+    reward_seconds: float = 10.0
+    responder: str | None = None
+    blank_pictures: bool = False
+    probe_prompts: int = 32
     style: Style = "think"
     max_prompt_tokens: int | None = None
     max_logprob_gap: float | None = 0.1

@@ -19,6 +19,9 @@ MAX_BYTES = 20 * 2**20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
 
+GREY = (127, 127, 127)
+"""Of a picture on which there is nothing to see."""
+
 Source = str | Path | bytes | Image.Image
 
 # Our own limit is stricter and ends in a sentence, so Pillow's warning at 89 megapixels would only be noise before it.
@@ -109,6 +112,11 @@ def fit_image(
     """
     size = fitted_size(image.size, processor, min_pixels, max_pixels)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def blank(image: Image.Image) -> Image.Image:
+    """A mid-grey picture of the same size."""
+    return Image.new("RGB", image.size, GREY)
 
 
 def fitted_size(

@@ -8,7 +8,7 @@ import pytest
 from data_construction.check import check_traces, holds
 from data_construction.dataset import MixConfig, balanced, cold_start_rows, relooks, thinking_row
 from data_construction.records import Round, Trace
-from data_construction.statements import corrected_spans
+from reward.statements import corrected_spans
 from vlm.problem import Problem
 
 FACTS = dict(

@@ -10,6 +10,7 @@ import torch
 from reward import group
 from reward.batch import combine, metrics
 from reward.rewards import REWARDS
+from reward.terms import Term
 
 NAN = math.nan
 
@@ -82,7 +83,14 @@ def test_correlation_is_within_groups() -> None:
 
 def row(right: bool, scores: dict[str, float | None] | None = None, length: int = 10) -> dict[str, Any]:
     base: dict[str, float | None] = dict.fromkeys(REWARDS, 0.0) | {"accuracy": float(right)}
-    return {"scores": base | (scores or {}), "parts": {}, "right": right, "length": length, "looks": 0}
+    return {
+        "scores": base | (scores or {}),
+        "parts": {},
+        "right": right,
+        "finished": True,
+        "length": length,
+        "looks": 0,
+    }
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.5, 1.0, 100.0])
@@ -140,3 +148,68 @@ def test_metrics_name_what_a_term_goes_along_with() -> None:
     assert logged["attention_ratio/unjudged"] == 0.25
     assert logged["constant_accuracy_share"] == 1.0
     assert math.isnan(logged["correlation/attention_ratio/right"])
+
+
+def test_overthinking_is_what_the_groups_right_answers_did_not_need() -> None:
+    length = torch.tensor([10.0, 15.0, 40.0, 5.0, 8.0, 20.0, 20.0, 20.0])
+    right = torch.tensor([True, True, True, False, False, False, False, False])
+    finished = torch.tensor([True] * 8)
+    assert group.overlong(length, right, finished, 4).tolist() == [0.0, -0.5, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    cut_off = finished.clone()
+    cut_off[0] = False  # an answer that was cut off does not say what was needed
+    assert group.overlong(length, right, cut_off, 4).tolist()[:3] == pytest.approx([0.0, 0.0, -1.0])
+
+
+def test_matched_terms_push_equally_hard() -> None:
+    right = torch.tensor([True, True, True, False] * 2)
+    small = torch.tensor([0.01, 0.02, 0.03, 0.0, 0.02, 0.04, 0.03, 0.0])
+    large = small * 500 + 7
+    for values in (small, large):
+        matched = group.match_std(values, right, 4, 0.1)
+        within = matched.view(2, 4)[:, :3]
+        spread = ((within - within.mean(1, keepdim=True)).square().sum() / 4).sqrt()
+        assert spread.item() == pytest.approx(0.1, rel=1e-4)
+    # Nothing to tell apart: nothing is blown up.
+    assert group.match_std(torch.ones(8), right, 4, 0.1).tolist() == [1.0] * 8
+    tiny = torch.tensor([0.0, 1e-7, 2e-7, 0.0] * 2)
+    assert group.match_std(tiny, right, 4, 0.1).max() < 1e-4
+
+
+def test_a_term_and_its_matched_shuffle_have_one_spread() -> None:
+    rng = random.Random(1)
+    rows = [row(rng.random() < 0.7, {"attention_ratio": rng.random()}) for _ in range(32)]
+    for one in rows:
+        if not one["right"]:
+            one["scores"]["attention_ratio"] = 0.0
+    columns = combine(rows, {"attention_ratio": Term(1, std=0.2), "shuffled(attention_ratio)": Term(1, std=0.2)}, 8, 0)
+    plain, control = columns["attention_ratio"], columns["shuffled(attention_ratio)"]
+    assert plain.sum().item() == pytest.approx(control.sum().item(), rel=1e-4)
+    assert plain.view(-1, 8).sort(1).values.flatten().tolist() == pytest.approx(
+        control.view(-1, 8).sort(1).values.flatten().tolist(), rel=1e-4
+    )
+
+
+def test_gates_say_who_is_paid() -> None:
+    rows = [row(True, {"process_claims": 0.5, "format": 1.0}), row(False, {"process_claims": 0.75, "format": 1.0})]
+    rows += [row(False, {"process_claims": 1.0, "format": 0.0}), row(True, {"process_claims": None, "format": 1.0})]
+
+    def paid(gate: Any) -> list[float]:
+        return combine(rows, {"process_claims": Term(1.0, gate)}, 4, 0)["process_claims"].tolist()
+
+    assert paid(None) == [0.5, 0.75, 1.0, 0.75]  # the row that cannot be judged has the mean of the others
+    assert paid("right") == [0.5, 0.0, 0.0, 0.5]
+    assert paid("format") == [0.5, 0.75, 0.0, 0.625]
+
+
+def test_an_attention_term_can_be_paid_without_its_gate() -> None:
+    rows = [row(right, {"attention_ratio": value if right else 0.0}) for right, value in ((True, 0.5), (False, 0.9))]
+    for one, value in zip(rows, (0.5, 0.9), strict=True):
+        one["parts"]["attention_ratio/term"] = value
+    free = combine(rows, {"attention_ratio": Term(1.0, "none")}, 2, 0)["attention_ratio"]
+    assert free.tolist() == pytest.approx([0.5, 0.9])
+    assert combine(rows, {"attention_ratio": 1.0}, 2, 0)["attention_ratio"].tolist() == [0.5, 0.0]
+
+
+def test_the_length_term_knows_its_group() -> None:
+    rows = [row(True, length=10), row(True, length=20), row(False, length=90), row(True, length=14)]
+    assert combine(rows, {"length": 1.0}, 4, 0)["length"].tolist() == pytest.approx([0.0, -1.0, 0.0, -0.4])

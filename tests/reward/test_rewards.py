@@ -1,9 +1,15 @@
 """Rewards on rows computed by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from PIL import Image
 
+from reward.claims import ask_responder
 from reward.rewards import GATED, REWARDS, Rollout, Score, attention_ratio, grounding_penalty, halves
+from vlm.backends import ScriptedBackend
+from vlm.errors import UserError
 
 RIGHT = "<think> one two three four five six seven eight </think> \\boxed{blue}"
 WRONG = RIGHT.replace("blue", "red")
@@ -133,3 +139,71 @@ def test_accuracy_is_the_verifiers_score() -> None:
 def test_halves_are_means() -> None:
     assert halves(torch.tensor([1.0, 3.0, 100.0, 5.0, 7.0])) == (2.0, 6.0)
     assert halves(torch.tensor([1.0, 2.0])) == (1.0, 2.0)
+
+
+FACTS = {"A1": "red star", "B1": "none", "A2": "blue circle", "B2": "red circle"}
+CLAIMS = [
+    ("A1: red star; B2: red circle", 1.0, 2.0),
+    ("A1: red star; B2: blue circle", 0.5, 2.0),
+    ("A1: blue. Let me look again. A1: red", 1.0, 1.0),  # taken back: the last word counts
+    ("A1: red. Let me look again. A1: blue", 0.0, 1.0),
+    ("row 1: red none; red: 2", 1.0, 2.0),
+    ("row 1: red red; red: 3", 0.0, 2.0),
+    ("note: red star", None, 0.0),
+    ("nothing is said", None, 0.0),
+]
+
+
+@pytest.mark.parametrize(("thought", "value", "checked"), CLAIMS)
+def test_claims_are_checked_against_the_scene(thought: str, value: float | None, checked: float) -> None:
+    score = REWARDS["process_claims"](
+        rollout([0.1] * 8, text=f"<think> {thought} </think> \\boxed{{blue}}", facts=FACTS)
+    )
+    assert score.value == value and score.parts["claims"] == checked
+
+
+def test_what_the_facts_do_not_cover_is_what_a_responder_said() -> None:
+    text = "<think> sky: grey; A1: red star; tree: tall; road: wet </think> \\boxed{blue}"
+    asked = rollout(
+        [0.1] * 8, text=text, facts=FACTS, seen={"sky: grey": True, "tree: tall": False, "a1: red star": False}
+    )
+    score = REWARDS["process_claims"](asked)
+    assert score.value == pytest.approx(2 / 3) and score.parts == {"claims": 3.0, "false": 1.0}
+    assert REWARDS["process_claims"](rollout([0.1] * 8, text=text)).value is None
+
+
+def test_a_responder_is_asked_about_each_claim(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    picture = (str(tmp_path / "a.png"),)
+    backend = ScriptedBackend(lambda request: "no" if "tall" in str(request.messages) else "Yes, it is.")
+    said = ask_responder(backend, [(picture, "sky", "grey"), (picture, "tree", "tall")])
+    assert said == {(picture, "sky", "grey"): True, (picture, "tree", "tall"): False}
+    assert all(len(request.images) == 1 for request in backend.requests)
+    assert ask_responder(ScriptedBackend(lambda request: "who knows"), [(picture, "a", "b")]) == {}
+    with pytest.raises(UserError, match="cannot be asked"):
+        ask_responder(ScriptedBackend([]), [(picture, "a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("thought", "value"),
+    [
+        ("one two three four five six seven", 0.0),
+        ("a b c d e f " * 2, 1 / 7 * -1),
+        ("a " * 100, 1 / 95 - 1),
+        ("short", 0.0),
+    ],
+)
+def test_repetition_counts_pieces_of_six_words(thought: str, value: float) -> None:
+    score = REWARDS["repetition"](rollout([0.1] * 8, text=f"<think> {thought} </think> \\boxed{{blue}}"))
+    assert score.value == pytest.approx(value)
+
+
+def test_information_is_the_second_half_of_the_thought_clipped() -> None:
+    values = torch.tensor([9.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 50.0, -50.0, 9.0])
+    row = rollout([0.1] * 10, thought=(1, 9), information=values, information_blank=values * 0 + 1)
+    score = REWARDS["image_information"](row)
+    assert score.value == pytest.approx((1 + 2 + 3 - 3) / 4)
+    assert score.parts["first_half"] == 0.0 and score.parts["blank"] == 1.0
+    wrong = rollout([0.1] * 10, thought=(1, 9), information=values, text=WRONG)
+    assert REWARDS["image_information"](wrong).value == 0.0
+    assert REWARDS["image_information"](rollout([0.1] * 10)).value is None

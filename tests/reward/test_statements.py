@@ -1,6 +1,6 @@
 """Facts as text: found, compared by key, and taken back by a later one."""
 
-from data_construction.statements import corrected_spans, final_statements, statements
+from reward.statements import corrected_spans, final_statements, statements
 
 TRACE = (
     "row 1: red none blue, red 1; row 2: none none green, red 0; 1 + 0 = 1. "

@@ -1,0 +1,184 @@
+"""How long it takes to judge 10,000 mixed answers, and what answers that hang add to that.
+
+    python benchmarks/rewards.py [--quick] [--json]
+
+The work: 1,000 answers of each domain, 8 to a problem as GRPO samples them: right ones in several spellings, near misses, prose,
+broken notation. ``hang_ratio``: the same with 1% of the answers replaced by expressions on which the algebra system would not come
+to an end. One half of them shows it (towers of powers, factorials of powers) and is refused unread; the other half is short and
+shallow, reaches the algebra system and is ended by the kernel at the limit of CPU time (``hanging_ended``). Interleaved runs,
+medians; beside the clock's ratio stands that of the CPU time of all processes (``hang_ratio_cpu``), which other work on the machine
+disturbs less. The workers are started before (``start_seconds``): a training run starts them once. There is no peer figure:
+math-verify's own timeout is a signal of the main thread, and a loop inside of C code ignores it.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psutil
+
+from reward.verifiers import CPU_SECONDS, VERIFIERS, Case, verify_all
+from reward.worker import cores
+
+MUST_HOLD = {"seconds_10k": lambda x: x <= 20, "hang_ratio": lambda x: x <= 1.5}
+PROSE = ["I cannot tell.", "It is 5 or 6.", "see above", "none of these, I think", "{" * 300, "\\frac{1}{", "?"]
+COLOURS, SHAPES = ["red", "blue", "green", "orange"], ["star", "circle", "square"]
+
+
+def problem(domain: str, rng: random.Random) -> tuple[str, list[str] | None, list[str]]:
+    """(gold, choices, answers that occur: right ones in their spellings, then near misses)."""
+    a, b, c = rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)
+    thing = f"{rng.choice(COLOURS)} {rng.choice(SHAPES)}"
+    match domain:
+        case "number":
+            return (
+                f"{a}.5 cm",
+                None,
+                [f"{a}.5", f"{a}.50 cm", f"{a}5 mm", f"x = {a}.5", f"{a} 1/2", f"{b}.5", f"{a}.5 m"],
+            )
+        case "count":
+            return str(c), None, [str(c), f"{c} stars", f"{c}.0", str(c + 1), "many"]
+        case "choice":
+            options = [f"{colour} {SHAPES[c % 3]}" for colour in COLOURS]
+            return options[1], options, ["B", "(b)", options[1], f"B) {options[1]}", "A", f"A) {options[1]}", "E"]
+        case "yes_no":
+            return "yes", None, ["yes", "Yes, it is.", "TRUE", "no", "yes and no"]
+        case "text":
+            return thing, None, [thing, f"The {thing}.", thing.upper(), f"{thing} and more", "star"]
+        case "expression":
+            d = rng.randint(2, 9)
+            forms = [
+                (f"(x+{a})(x-{c})", f"x^2+{a - c}x-{a * c}", f"x^2+{a - c}x-{a * c + 1}"),
+                (f"\\frac{{{a}x}}{{{b}}}", f"{a}x/{b}", f"{b}x/{a}"),
+                (f"{c}\\sqrt{{{d}}}", f"\\sqrt{{{c * c * d}}}", f"\\sqrt{{{c * d}}}"),
+                (f"{a}\\pi", f"\\pi \\cdot {a}", f"{b + 100}\\pi"),
+                (f"x^{{{c}}}+{b}", f"{b}+x^{c}", f"x^{c}-{b}"),
+            ]
+            gold, same, other = rng.choice(forms)
+            return gold, None, [gold, f"${gold}$", same, f" {same} ", same, other, other, f"{a}"]
+        case "table":
+            rows = [f"row {n}: {' '.join(rng.choices(COLOURS, k=3))}" for n in (1, 2, 3)]
+            return "; ".join(rows), None, ["; ".join(rows), "\n".join(rows[::-1]), "; ".join(rows[:2]), "red"]
+        case "logic":
+            return (
+                f"A = knight, B = knave, C = {a}",
+                None,
+                [f"B is knave and A is knight and C is {a}", f"C={a}", "A > B"],
+            )
+        case "simulation":
+            return f"x={a}, y={b}", None, [f"y = {b}; x = {a}", f'{{"x": {a}, "y": {b}}}', f"x={a}, y={a}", f"{a}, {b}"]
+        case _:
+            return f"{a}.81 m/s^2", None, [f"{a}.8 m/s²", f"{a}81 cm/s^2", f"{a}.81 N/kg", f"{a}.81 m", f"{b}"]
+
+
+def mixed(count: int, rng: random.Random) -> list[Case]:
+    """``count`` cases, as many of each domain, in random order."""
+    cases: list[Case] = []
+    for number in range(count // 8):
+        domain = list(VERIFIERS)[number % len(VERIFIERS)]
+        gold, choices, answers = problem(domain, rng)
+        for _ in range(8):
+            answer = rng.choice(PROSE) if rng.random() < 0.1 else rng.choice(answers)
+            cases.append((domain, answer, gold, choices))
+    rng.shuffle(cases)
+    return cases
+
+
+def hanging(rng: random.Random) -> Case:
+    """An expression that looks like any other, and on which nothing comes of 60 seconds of algebra."""
+    a, b = rng.randint(3, 9), rng.randint(3, 9)
+    forms = [
+        f"{a}**{b}**{a}**{b}",
+        f"({a}^{{1{b}}})!",
+        f"\\int \\sqrt{{\\sin(x^{a}+{b})}} e^{{\\cos(x^{b})}} dx",
+        f"(x+y+z+{a}w)^{{4{b}0}}",
+    ]
+    return "expression", rng.choice(forms), f"x^2+{a}x+{b}", None
+
+
+def cpu_time() -> float:
+    """CPU seconds of this process, of the workers, and of workers' children that are gone."""
+    here = psutil.Process()
+    total = sum(here.cpu_times()[:2])
+    for child in here.children(recursive=True):
+        total += sum(child.cpu_times()[:4])
+    return total
+
+
+def measure(rounds: int, count: int) -> dict[str, Any]:
+    rng = random.Random(0)
+    cases = mixed(count, rng)
+    spoilt = list(cases)
+    places = rng.sample(range(count), count // 100)
+    for place in places:
+        spoilt[place] = hanging(rng)
+    began = time.perf_counter()
+    verify_all([("expression", "x+1", "1+x", None), ("number", "1", "1", None)] * 2 * cores())
+    started = time.perf_counter() - began
+    wall: dict[str, list[float]] = {"plain": [], "spoilt": []}
+    cpu: dict[str, list[float]] = {"plain": [], "spoilt": []}
+    verdicts = {}
+    for _ in range(rounds):
+        for name, some in (("plain", cases), ("spoilt", spoilt)):
+            clock, used = time.perf_counter(), cpu_time()
+            verdicts[name] = verify_all(some)
+            wall[name].append(time.perf_counter() - clock)
+            cpu[name].append(cpu_time() - used)
+
+    def ratio(times: dict[str, list[float]]) -> float:
+        return round(statistics.median(h / p for h, p in zip(times["spoilt"], times["plain"], strict=True)), 3)
+
+    ended = [verdicts["spoilt"][place].why == "timeout" for place in places]
+    return {
+        "seconds_10k": round(statistics.median(wall["plain"]) * 10_000 / count, 2),
+        "hang_ratio": ratio(wall),
+        "cpu_seconds_10k": round(statistics.median(cpu["plain"]) * 10_000 / count, 2),
+        "hang_ratio_cpu": ratio(cpu),
+        "hanging": len(places),
+        "hanging_ended": sum(ended),
+        "honest_timeouts": sum(verdict.why == "timeout" for verdict in verdicts["plain"]),
+        "right_share": round(sum(verdict.right for verdict in verdicts["plain"]) / count, 3),
+        "start_seconds": round(started, 2),
+        "cpu_seconds_limit": CPU_SECONDS,
+        "n": rounds,
+        "answers": count,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two rounds")
+    parser.add_argument("--json", action="store_true", help="only the JSON line")
+    parser.add_argument("--answers", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int)
+    args = parser.parse_args()
+    figures = measure(args.rounds or (2 if args.quick else 5), args.answers)
+    figures |= {
+        "threads": cores(),
+        "load_average": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            "math-verify": version("math-verify"),
+            "sympy": version("sympy"),
+        },
+    }
+    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
+    if not args.json:
+        for key, value in figures.items():
+            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
+    print(json.dumps(figures))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The 2 x 2 cross: each model reads its own responses and the other's, word for word, and the attention is taken each time.
+
+Policy gradient changes what is written and the weights that read it. Where the mass on the picture has risen, this says which of
+the two it was: a text that any model would read with more attention, or a model that attends more to any text.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from eval.answers import Answer, open_pictures
+from eval.forward import read
+from eval.seeds import cross_effects
+from eval.stats import estimate_mean
+from reward.rewards import MIN_THOUGHT, halves
+from vlm.chat import encode, prefix_ids, question_messages
+from vlm.problem import Problem
+
+if TYPE_CHECKING:
+    from vlm.load import VLM
+
+
+def second_half_mass(
+    vlm: "VLM",
+    problems: Sequence[Problem],
+    answers: Mapping[str, Answer],
+    style: str,
+    layers: Any,
+    batch_size: int = 16,
+) -> dict[str, float]:
+    """Problem id -> mean mass of the second half of its answer as ``vlm`` reads it (predicting rows); in [0, 1]."""
+    usable = [
+        problem
+        for problem in problems
+        if problem.images
+        and (row := answers.get(problem.id)) is not None
+        and row.status == "ok"
+        and not row.truncated
+        and row.tokens >= MIN_THOUGHT
+    ]
+    found: dict[str, float] = {}
+    for start in range(0, len(usable), batch_size):
+        part = usable[start : start + batch_size]
+        responses = [prefix_ids(vlm.tokenizer, answers[problem.id].text) for problem in part]
+        pictures = [open_pictures(problem) for problem in part]
+        turns = [question_messages(p.question, len(p.images), style, p.choices) for p in part]
+        with vlm.lock:
+            batch = encode(vlm, turns, pictures, responses)
+            reading = read(vlm.model, batch, [len(ids) for ids in responses], attention=layers, keep_roots=False)
+        assert reading.mass is not None
+        found |= {problem.id: halves(mass)[1] for problem, mass in zip(part, reading.mass, strict=True)}
+    return found
+
+
+def cross(
+    arms: Mapping[str, tuple["VLM", Mapping[str, Answer]]],
+    problems: Sequence[Problem],
+    *,
+    style: str = "think",
+    layers: Any = "last",
+) -> dict[str, Any]:
+    """Cross two arms, given as name -> (model, problem id -> its answer), the reference first.
+
+    Returns:
+        ``cells``: "TEXT by WEIGHTS" -> mean mass of the second half, over the problems that all four could read; and
+        ``effects``: ``total``, ``text``, ``weights``, ``interaction`` (``eval.seeds.cross_effects``), each an estimate over problems.
+    """
+    reference, arm = arms
+    masses = {
+        (text, weights): second_half_mass(arms[weights][0], problems, arms[text][1], style, layers)
+        for text in arms
+        for weights in arms
+    }
+    shared = sorted(set.intersection(*(set(one) for one in masses.values())))
+    split = [cross_effects({key: one[id_] for key, one in masses.items()}, arm, reference) for id_ in shared]
+    cells = {
+        f"{text} by {weights}": fmean(one[i] for i in shared) if shared else None
+        for (text, weights), one in masses.items()
+    }
+    names = ("total", "text", "weights", "interaction")
+    return {
+        "n": len(shared),
+        "cells": cells,
+        "effects": {name: estimate_mean([one[name] for one in split]) for name in names},
+    }

@@ -1,0 +1,287 @@
+"""The study: arms that differ in one reward, each over several seeds; what they learn, and whether it is looking.
+
+    python -m reflection_v.study configs/tiny/study/study.yaml --model runs/tiny/sft --problems my/set --heldout my/heldout \\
+        --out runs/study [--minutes 120] [--only ARM]
+
+A unit is one arm with one seed: a GRPO run and its evaluation. Its folder holds ``unit.json``, written last; a finished unit is
+kept, a killed one goes on inside of its training or its evaluation. Units are taken seed by seed, so that after any sitting the
+arms can be compared over equally many seeds. ``--minutes`` starts no unit after that time.
+
+    OUT/ARM/seed-S/grpo/    the run            OUT/units.csv       every figure of every finished unit
+    OUT/ARM/seed-S/eval/    its answers        OUT/contrasts.json  the pre-registered contrasts, over seeds
+    OUT/ARM/seed-S/unit.json
+"""
+
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reflection_v.config import checked
+from reflection_v.files import make_folder
+from train.config import merge, parse_arguments, read_config
+from vlm.errors import ConfigError, UserError
+from vlm.jsonl import write_json_atomic, write_text_atomic
+from vlm.lock import lock
+
+
+class Arm(BaseModel):
+    """One arm.
+
+    Attributes:
+        rewards: of its GRPO run (docs/rewards.md).
+        seeds: how many.
+        start: what it is trained from: the study's ``model`` (``cold``), or its ``base`` (no cold start).
+        train: False evaluates the start checkpoint as it is.
+        keys: further keys of the GRPO config, such as ``drop_in_constant_groups`` or ``blank_pictures``.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    rewards: dict[str, Any] = {}
+    seeds: int = Field(default=3, ge=1, le=100)
+    start: Literal["cold", "base"] = "cold"
+    train: bool = True
+    keys: dict[str, Any] = {}
+
+
+class Contrast(BaseModel):
+    """``first`` minus ``second`` on one figure of a unit (a column of ``units.csv``)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    first: str
+    second: str
+    figure: str
+
+
+class StudyConfig(BaseModel):
+    """The keys of a study.
+
+    Attributes:
+        model, base: the checkpoint after the cold start, and the one before it.
+        problems, heldout: problem sets; nothing of ``heldout`` is trained on.
+        grpo: a GRPO config beside this file; model, problems, output_dir, seed and rewards are set here.
+        eval: keys of ``eval.harness.EvalConfig``.
+        arms: by name.
+        reference: the arm that must have learned for the study to say anything.
+        contrasts: pre-registered; their p-values are corrected together (Holm).
+        entropy_floor: nats a token; below it the reference has nothing left to choose from.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: str = ""
+    base: str = "tiny"
+    problems: str = ""
+    heldout: str = ""
+    out: str = ""
+    grpo: str = "grpo.yaml"
+    eval: dict[str, Any] = {}
+    arms: dict[str, Arm]
+    reference: str = "accuracy"
+    contrasts: list[Contrast] = []
+    entropy_floor: float = Field(default=0.05, ge=0)
+
+
+def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read and check, every arm's GRPO config included, before anything runs.
+
+    Raises:
+        ConfigError: a key, a value, an arm that is not there.
+    """
+    from train.grpo import load_grpo
+
+    config = checked(StudyConfig, merge(read_config(path), overrides or {}), path)
+    for key in ("model", "problems", "heldout", "out"):
+        if not getattr(config, key):
+            raise ConfigError(f"{path} must say '{key}', or give --{key}.")
+    grpo = (path.parent / config.grpo).resolve()
+    config = config.model_copy(update={"grpo": str(grpo)})
+    named = {config.reference, *(name for one in config.contrasts for name in (one.first, one.second))}
+    if absent := sorted(named - set(config.arms)):
+        raise ConfigError(f"{path}: there is no arm '{absent[0]}'; there are {', '.join(config.arms)}.")
+    for name, arm in config.arms.items():
+        if arm.train:
+            load_grpo(grpo, _grpo_keys(config, name, 0))
+    return config
+
+
+def units(config: StudyConfig, only: str | None = None) -> list[tuple[str, int]]:
+    """(arm, seed) in the order in which they are run."""
+    most = max(arm.seeds for arm in config.arms.values())
+    return [
+        (name, seed)
+        for seed in range(most)
+        for name, arm in config.arms.items()
+        if seed < arm.seeds and only in (None, name)
+    ]
+
+
+def run_study(config: StudyConfig, minutes: float | None = None, only: str | None = None) -> dict[str, Any]:
+    """Run the units that are not finished; writes ``units.csv`` and ``contrasts.json`` anew after each.
+
+    Raises:
+        UserError: another study began in this folder, or a unit's run cannot start.
+    """
+    if only is not None and only not in config.arms:
+        raise ConfigError(f"There is no arm '{only}'; there are {', '.join(config.arms)}.")
+    out, began = Path(config.out), time.monotonic()
+    make_folder(out)
+    with lock(out):
+        _same_study(config, out)
+        todo = units(config, only)
+        for number, (name, seed) in enumerate(todo, start=1):
+            done = unit_folder(config, name, seed) / "unit.json"
+            if done.exists():
+                continue
+            if minutes is not None and time.monotonic() - began > minutes * 60:
+                print(f"{minutes:g} minutes are over: {len(todo) - number + 1} units are left", flush=True)
+                break
+            print(f"unit {number} of {len(todo)}: {name}, seed {seed}", flush=True)
+            run_unit(config, name, seed)
+            write_tables(config)
+        return write_tables(config)
+
+
+def unit_folder(config: StudyConfig, name: str, seed: int) -> Path:
+    return Path(config.out) / name / f"seed-{seed}"
+
+
+def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
+    """Train and evaluate one arm with one seed; both go on where they were."""
+    from eval.harness import EvalConfig, evaluate
+    from train.config import build
+    from train.grpo import run_grpo
+    from vlm.problem import read_problems
+
+    arm, folder, began = config.arms[name], unit_folder(config, name, seed), time.monotonic()
+    summary = run_grpo(config.grpo, _grpo_keys(config, name, seed)) if arm.train else {}
+    model = str(folder / "grpo") if arm.train else _start(config, arm)
+    settings = build(EvalConfig, config.eval, "'eval' of the study")
+    report = evaluate({name: {"path": model}}, read_problems(config.heldout), folder / "eval", settings)
+    figures = flat(report["models"][name]) | {f"grpo.{key}": value for key, value in flat(summary).items()}
+    unit = {"arm": name, "seed": seed, "seconds": round(time.monotonic() - began, 1), "figures": figures}
+    write_json_atomic(folder / "unit.json", unit)
+    return unit
+
+
+def _start(config: StudyConfig, arm: Arm) -> str:
+    return config.model if arm.start == "cold" else config.base
+
+
+def _grpo_keys(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
+    arm = config.arms[name]
+    own = {"model": _start(config, arm), "problems": config.problems, "seed": seed}
+    folder = str(unit_folder(config, name, seed) / "grpo")
+    base = dict.fromkeys(read_config(config.grpo).get("rewards", {}), 0.0)  # an arm says all of its rewards
+    return {**arm.keys, **own, "output_dir": folder, "rewards": {**base, **arm.rewards}}
+
+
+def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
+    """The numbers of a nested report by dotted name; an estimate counts as its value, curves and lists are left out."""
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        name = f"{where}{key}"
+        if isinstance(value, Mapping):
+            if "value" in value:
+                found |= {name: float(value["value"])} if value["value"] is not None else {}
+            else:
+                found |= flat(value, f"{name}.")
+        elif isinstance(value, int | float):
+            found[name] = float(value)
+    return found
+
+
+def finished(config: StudyConfig) -> list[dict[str, Any]]:
+    """The finished units, in order."""
+    files = [unit_folder(config, name, seed) / "unit.json" for name, seed in units(config)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+
+
+def write_tables(config: StudyConfig) -> dict[str, Any]:
+    """``units.csv`` and ``contrasts.json`` of the units that are finished; returns the latter."""
+    from eval.seeds import holm, paired_over_seeds
+
+    rows, out = finished(config), Path(config.out)
+    columns = sorted({key for row in rows for key in row["figures"]})
+    with open(out / "units.csv.new", "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["arm", "seed", "seconds", *columns])
+        for row in rows:
+            table.writerow([row["arm"], row["seed"], row["seconds"], *(row["figures"].get(key, "") for key in columns)])
+    (out / "units.csv.new").replace(out / "units.csv")
+
+    def of(arm: str, figure: str) -> dict[int, float | None]:
+        return {row["seed"]: row["figures"].get(figure) for row in rows if row["arm"] == arm}
+
+    contrasts = [
+        {**one.model_dump(), **paired_over_seeds(of(one.first, one.figure), of(one.second, one.figure))}
+        for one in config.contrasts
+    ]
+    for one, p in zip(contrasts, holm([one["p"] for one in contrasts]), strict=True):
+        one["p_holm"] = p
+    result = {"units": len(rows), "of": len(units(config)), "signal": signal(config, rows), "contrasts": contrasts}
+    write_text_atomic(out / "contrasts.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Has the reference arm learned? Its held-out accuracy minus that of the untrained start, over seeds, and its entropy.
+
+    ``there`` is None while too few units are finished. An untrained arm has one figure, which stands for every seed.
+    """
+    from eval.seeds import paired_over_seeds
+
+    untrained = [name for name, arm in config.arms.items() if not arm.train and arm.start == "cold"]
+    before = next((row["figures"].get("accuracy") for row in rows if row["arm"] in untrained), None)
+    after = {row["seed"]: row["figures"].get("accuracy") for row in rows if row["arm"] == config.reference}
+    gain = paired_over_seeds(after, dict.fromkeys(after, before))
+    entropies = [row["figures"].get("grpo.entropy_last") for row in rows if row["arm"] == config.reference]
+    known = [one for one in entropies if one is not None]
+    entropy = min(known) if known else None
+    there = None
+    if gain["interval"] is not None and entropy is not None:
+        there = gain["interval"][0] > 0 and entropy >= config.entropy_floor
+    return {"there": there, "gain": gain, "lowest_entropy": entropy, "entropy_floor": config.entropy_floor}
+
+
+def _same_study(config: StudyConfig, out: Path) -> None:
+    """Arms and seeds may be added to a study; what was run must not change under its name."""
+    file = out / "study.json"
+    now = config.model_dump(exclude={"out", "contrasts", "entropy_floor"})
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [key for key in now if key != "arms" and before.get(key) != now[key]]
+        for name, arm in before["arms"].items():
+            if {**arm, "seeds": 0} != {**now["arms"].get(name, {}), "seeds": 0}:
+                changed.append(f"arms.{name}")
+        if changed:
+            raise UserError(
+                f"{out} holds another study ({', '.join(changed)} differ): give another --out, or remove the folder."
+            )
+    write_json_atomic(file, now)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    try:
+        path, overrides = parse_arguments(sys.argv[1:] if argv is None else argv, "reflection_v.study")
+        minutes, only = overrides.pop("minutes", None), overrides.pop("only", None)
+        if minutes is not None and not isinstance(minutes, int | float):
+            raise ConfigError("--minutes needs a number behind it.")
+        result = run_study(load_study(Path(path), overrides), minutes, only)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

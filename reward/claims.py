@@ -1,0 +1,90 @@
+"""Is what a trace says about its picture so? Against the scene where it is known, else by asking a model that sees it.
+
+A claim is a ``key: value`` statement (``B2: red star``) that the trace does not take back later: of several with one key the
+last one counts, so that correcting oneself is not punished.
+"""
+
+import asyncio
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from reward.answers import read_yes_no
+from reward.statements import final_statements
+from vlm.chat import question_messages
+from vlm.errors import UserError
+from vlm.images import open_image
+from vlm.protocol import Backend, BackendError, Request
+from vlm.response import parse_response
+
+MAX_CLAIMS = 40
+"""Claims of one trace that are looked at, the last ones: a trace that lists the whole picture ten times costs no more."""
+
+
+def claims(text: str) -> dict[str, str]:
+    """Key -> value of what a response claims in its thought (or in all of it, without one)."""
+    thought = parse_response(text).thought or text
+    found = final_statements(thought[-20_000:])
+    return dict(list(found.items())[-MAX_CLAIMS:])
+
+
+def holds(key: str, value: str, facts: Mapping[str, str], words: Collection[str] | None = None) -> bool | None:
+    """Is ``key: value`` so in the scene of ``facts`` (place -> what is there)? None where it is not about the scene.
+
+    ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and
+    ``B2: red star`` likewise. Of a whole picture: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
+
+    Args:
+        words: those whose number can be claimed; the ones that the facts hold where not given.
+    """
+    places = {place.lower(): place for place in facts}
+    if key in places:
+        return fits(value, facts[places[key]])
+    if key in (words if words is not None else {word for fact in facts.values() for word in fact.split()}):
+        return value == str(sum(key in fact.split() for fact in facts.values()))
+    grid = all(re.fullmatch(r"[A-Z]\d", place) for place in facts)
+    if grid and (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdigit, facts.values())):
+        return value == str(sum(int(fact) for place, fact in facts.items() if place[1:] == summed[1]))
+    if (pair := re.fullmatch(r"same (colour|shape) at (\w+) and (\w+)", key)) and {pair[2], pair[3]} <= set(places):
+        said = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]
+        return value == ("yes" if said[0] == said[1] else "no")
+    if grid and key.startswith("row "):
+        row = sorted(place for place in facts if place[1:] == key.removeprefix("row "))
+        contents = value.split()
+        fit = len(contents) == len(row) and all(map(fits, contents, (facts[place] for place in row)))
+        return bool(row) and fit
+    return None
+
+
+def fits(value: str, fact: str) -> bool:
+    """Whether a claim names what is there, or a word of it."""
+    return value == fact or value in fact.split()
+
+
+Question = tuple[tuple[str, ...], str, str]
+"""(paths of the pictures, key, value) of a claim to ask about."""
+
+
+def ask_responder(backend: Backend, questions: Sequence[Question]) -> dict[Question, bool]:
+    """Ask a vision-language model about each claim, at temperature 0; claims that it says neither yes nor no to are left out.
+
+    Raises:
+        UserError: the model cannot be asked at all.
+    """
+
+    async def ask(question: Question) -> bool | None:
+        paths, key, value = question
+        turns = question_messages(f'Is this so in the picture: "{key}: {value}"? Say yes or no.', len(paths), "direct")
+        reply = await backend.complete(Request(turns, [open_image(path) for path in paths], max_tokens=32))
+        return read_yes_no(parse_response(reply.text).answer or "")
+
+    async def ask_all() -> list[Any]:
+        return await asyncio.gather(*map(ask, questions), return_exceptions=True)
+
+    said = asyncio.run(ask_all())
+    failed = [answer for answer in said if isinstance(answer, BaseException)]
+    if failed and len(failed) == len(said):
+        if isinstance(failed[0], BackendError):
+            raise UserError(f"The responder of process_claims cannot be asked: {failed[0]}.") from failed[0]
+        raise failed[0]
+    return {question: answer for question, answer in zip(questions, said, strict=True) if isinstance(answer, bool)}

@@ -1,0 +1,168 @@
+"""Whatever reads a model's output runs in a child process with a limit of CPU time, of clock time and of memory.
+
+The child is forked from a server that has imported and warmed up what the job needs, so a new one costs milliseconds. The
+limits are timers of the kernel whose default action ends the process: they also end a loop inside of C code, on any thread
+of the caller (math-verify's own timeout is a Python signal handler of the main thread). A job that was ended is a
+``timeout``, which is a verdict of its own. CPU time, because on a busy machine the clock would tell another tale each run.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import pickle
+import queue
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vlm.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+START_SECONDS = 300.0
+"""Importing the algebra system takes a second, much more on a loaded machine; no job pays for it."""
+GRACE_SECONDS = 5.0
+"""Behind the clock's limit, the server is given this long to say that its child was ended."""
+
+
+class Worker:
+    """One server and its child, started at the first request. Safe to call from several threads, one job at a time.
+
+    Args:
+        kind: what ``worker_server`` is to prepare: ``answers``, ``expressions``, or ``FILE:FUNCTION`` of a user's reward.
+        cpu_seconds, clock_seconds: limits of one job.
+        megabytes: limit of the child's address space; None for no limit.
+    """
+
+    def __init__(self, kind: str, cpu_seconds: float, clock_seconds: float, megabytes: int | None = 2048) -> None:
+        self.kind, self.cpu_seconds, self.clock_seconds, self.megabytes = kind, cpu_seconds, clock_seconds, megabytes
+        self._lock = threading.Lock()
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Any) -> Any:
+        """The job's reply (plain JSON), or None where it was ended for a limit.
+
+        Raises:
+            UserError: the server does not start; its own words say why.
+        """
+        with self._lock:
+            server = self._running()
+            sent = pickle.dumps(request)  # to the child; what comes back from there is never unpickled
+            try:
+                assert server.stdin is not None
+                server.stdin.write(len(sent).to_bytes(8, "big") + sent)
+                server.stdin.flush()
+                line = self._read_line(server, self.clock_seconds + GRACE_SECONDS)
+            except OSError:
+                line = None
+            if line is None:
+                self._stop()
+                return None
+            return json.loads(line)["reply"]
+
+    def start(self) -> None:
+        """Start the server now, so that what is wrong with it is said now."""
+        with self._lock:
+            self._running()
+
+    def close(self) -> None:
+        """End the server and its child."""
+        with self._lock:
+            self._stop()
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._server is not None and self._server.poll() is None:
+            return self._server
+        self._stop()
+        limits = [str(self.cpu_seconds), str(self.clock_seconds), str(self.megabytes or 0)]
+        # -P: the working directory puts no module in the way of the libraries'.
+        command = [sys.executable, "-P", str(Path(__file__).with_name("worker_server.py")), self.kind, *limits]
+        self._server = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a group of its own, to be ended with its child
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        line = self._read_line(self._server, START_SECONDS)
+        said = json.loads(line) if line else {"failed": "it ended, or gave no sign of life"}
+        if "failed" in said:
+            self._stop()
+            raise UserError(f"The process that reads answers ({self.kind}) did not start: {said['failed']}.")
+        return self._server
+
+    def _read_line(self, server: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
+        assert server.stdout is not None
+        end, read, last_chance = time.monotonic() + seconds, b"", True
+        with selectors.DefaultSelector() as selector:
+            selector.register(server.stdout, selectors.EVENT_READ)
+            while not read.endswith(b"\n"):
+                left = end - time.monotonic()
+                if left <= 0 and last_chance:  # this process may itself have been stopped for a while
+                    left, last_chance = 0.5, False
+                if left <= 0 or not selector.select(left):
+                    return None
+                piece = os.read(server.stdout.fileno(), 65536)
+                if not piece:
+                    return None
+                read += piece
+        return read
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._server.pid, signal.SIGKILL)
+            self._server.wait()
+            for pipe in (self._server.stdin, self._server.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            self._server = None
+
+
+class Pool:
+    """Workers of one kind, as many as jobs come at once and cores there are; each starts when it is first needed."""
+
+    def __init__(self, kind: str, cpu_seconds: float, clock_seconds: float, megabytes: int | None = 2048) -> None:
+        self.workers = [Worker(kind, cpu_seconds, clock_seconds, megabytes) for _ in range(cores())]
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in self.workers:
+            self._idle.put(worker)
+        atexit.register(self.close)
+
+    def ask(self, request: Any) -> Any:
+        """``Worker.ask`` of an idle worker; waits for one."""
+        worker = self._idle.get()
+        try:
+            return worker.ask(request)
+        finally:
+            self._idle.put(worker)
+
+    def close(self) -> None:
+        """End all workers; a later request starts them again."""
+        for worker in self.workers:
+            worker.close()
+
+
+def cores() -> int:
+    """The cores that this process may use, shared with the other ranks on this machine; 1 to 8."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))
+
+
+def spread(job: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """``job`` of each item, in order, on as many threads as ``cores``: each waits for a worker, none computes."""
+    items = list(items)
+    if len(items) < 2 or cores() == 1:
+        return [job(item) for item in items]
+    with ThreadPoolExecutor(cores()) as threads:
+        return list(threads.map(job, items))

@@ -1,0 +1,129 @@
+"""The other end of ``reward.worker``: prepares for one kind of job, then forks a child that does the jobs. Run as a file.
+
+    python -P worker_server.py KIND CPU_SECONDS CLOCK_SECONDS MEGABYTES
+
+One pickle in, one JSON line out. The child shares the server's pipes; when a limit has ended it, the server says so in its
+place and forks the next one. It keeps no state between jobs but what the libraries remember of their grammars.
+"""
+
+import importlib.util
+import json
+import os
+import pickle
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+Job = Callable[[Any], Any]
+
+BEFORE = 20
+"""What a problem's author wrote may take so many times longer than what a model wrote."""
+
+
+def main() -> None:
+    kind, cpu_seconds, clock_seconds, megabytes = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    requests, replies = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # a library that prints must not disturb the replies
+    root = str(Path(__file__).resolve().parents[1])
+    sys.path.insert(0, root)
+    try:
+        before, job = prepare(kind)
+    except Exception as error:
+        say(replies, {"failed": f"{type(error).__name__}: {error}"})
+        return
+    say(replies, {"ready": True})
+    while True:
+        child = os.fork()
+        if child == 0:
+            if megabytes:
+                resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+            serve(before, job, requests, replies, cpu_seconds, clock_seconds)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return  # the caller is gone
+        say(replies, {"reply": None})
+
+
+def prepare(kind: str) -> tuple[Job, Job]:
+    """The job of a kind and what is to be done before it, with all that they need imported and warm."""
+
+    def nothing(request: Any) -> None: ...
+
+    if kind in ("answers", "expressions"):
+        from reward.verifiers import VERIFIERS
+
+        before = nothing
+        if kind == "expressions":
+            from reward.answers import plain
+            from reward.expression import parsed_gold, warm_up
+
+            warm_up()
+
+            def before(request: Any) -> None:
+                parsed_gold(plain(request[2]))
+
+        def grade(request: Any) -> Any:
+            verdict = VERIFIERS[request[0]](*request[1:])
+            return {"score": verdict.score, "parts": verdict.parts, "why": verdict.why}
+
+        return before, grade
+    path, _, name = kind.rpartition(":")
+    sys.path.append(str(Path(path).resolve().parent))  # for modules beside it
+    spec = importlib.util.spec_from_file_location("user_reward", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["user_reward"] = module
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise AttributeError(f"there is no function '{name}' in {path}")
+
+    from reward.user import as_reply
+
+    return nothing, lambda rollout: as_reply(function, rollout)
+
+
+def serve(
+    before: Job, job: Job, requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, clock_seconds: float
+) -> None:
+    """Do jobs until the pipe closes. Nobody handles the timers' signals, so the kernel ends the process."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
+        request = pickle.loads(sent)
+        signal.setitimer(signal.ITIMER_REAL, clock_seconds)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
+        try:
+            before(request)
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+            reply = job(request)
+        except (Exception, RecursionError) as error:  # hostile input: a reader that gives up is a verdict
+            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        say(replies, {"reply": reply})
+
+
+def read(pipe: BinaryIO, size: int) -> bytes:
+    """``size`` bytes; fewer where the pipe was closed. Unbuffered: the next child finds the next request in the pipe."""
+    parts = []
+    while size and (part := pipe.read(min(size, 1 << 20))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def say(pipe: BinaryIO, message: Any) -> None:
+    """One JSON line, whole."""
+    line = memoryview(json.dumps(message).encode() + b"\n")
+    while line:
+        line = line[pipe.write(line) or 0 :]
+
+
+if __name__ == "__main__":
+    main()

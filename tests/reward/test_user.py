@@ -1,0 +1,102 @@
+"""A user's own reward: found, run in its own process, checked, and ended when it takes too long."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from reward.rewards import Rollout, Score
+from reward.user import UserReward, as_reply, is_user_reward
+from vlm.errors import ConfigError, UserError
+
+FILE = '''
+import re
+
+from my_words import SHORT
+from reward.rewards import Score
+
+def brief(rollout):
+    """1 for a right answer in few tokens."""
+    short = rollout.token_count <= SHORT
+    return Score(float(short and rollout.verdict.right), {"short": float(short), "mass": rollout.mass.mean().item()})
+
+def plain(rollout):
+    return None if "?" in rollout.text else len(rollout.text)
+
+def hangs(rollout):
+    return float(bool(re.fullmatch(r"(a+)+b", "a" * 60)))
+
+def fails(rollout):
+    return 1 / 0
+
+def text(rollout):
+    return "five"
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "my_rewards.py").write_text(FILE)
+    (folder / "my_words.py").write_text("SHORT = 8\n")
+    return folder
+
+
+@pytest.fixture
+def made() -> Iterator[list[UserReward]]:
+    rewards: list[UserReward] = []
+    yield rewards
+    for reward in rewards:
+        reward.close()
+
+
+def rollout(text: str = "\\boxed{5}", tokens: int = 4) -> Rollout:
+    wide = torch.full((1000, tokens), 0.25)
+    return Rollout(text, "number", "5", token_count=tokens, mass=wide[0], lift=wide[1])
+
+
+def test_a_reward_is_a_function_in_a_file(folder: Path, made: list[UserReward]) -> None:
+    brief = UserReward("my_rewards.py:brief", folder)
+    made.append(brief)
+    assert brief(rollout()) == Score(1.0, {"short": 1.0, "mass": 0.25})
+    assert brief(rollout(tokens=9)) == Score(0.0, {"short": 0.0, "mass": 0.25})
+    assert brief(rollout("\\boxed{6}")).value == 0.0
+
+
+def test_a_hanging_reward_is_a_timeout_and_the_next_row_is_judged(folder: Path, made: list[UserReward]) -> None:
+    hangs = UserReward("my_rewards.py:hangs", folder, seconds=0.3)
+    made.append(hangs)
+    for _ in range(2):
+        assert hangs(rollout()) == Score(None, {"timeout": 1.0})
+
+
+def test_what_a_user_does_wrong_is_one_sentence(folder: Path, made: list[UserReward]) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file absent\.py"):
+        UserReward("absent.py:f", folder)
+    fails = UserReward("my_rewards.py:fails", folder)
+    made.append(fails)
+    with pytest.raises(UserError, match=r"'my_rewards.py:fails' failed: ZeroDivisionError.*my_rewards.py, line \d+"):
+        fails(rollout())
+    absent = UserReward("my_rewards.py:absent", folder)
+    made.append(absent)
+    with pytest.raises(UserError, match="there is no function 'absent'"):
+        absent.start()
+
+
+def test_scores_are_checked() -> None:
+    assert as_reply(lambda rollout: 3, rollout()) == {"value": 3.0, "parts": {}}
+    assert as_reply(lambda rollout: None, rollout()) == {"value": None, "parts": {}}
+    assert as_reply(lambda rollout: torch.tensor(0.5), rollout())["value"] == 0.5
+    for bad in ("five", float("nan"), [1, 2], Score(1.0, {"a": float("inf")}), Score(1.0, {"a": "b"})):  # type: ignore[dict-item]
+        assert "error" in as_reply(lambda rollout, bad=bad: bad, rollout())
+
+
+@pytest.mark.parametrize("name", ["my_rewards.py:brief", "rewards/mine.py:a_b", "/abs/mine.py:f"])
+def test_names_of_files(name: str) -> None:
+    assert is_user_reward(name)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "mine.py", "mine:f", "mine.py:", "mine.py:a b", "mine.py:a.b", "x.py:1"])
+def test_names_that_are_none(name: str) -> None:
+    assert not is_user_reward(name)

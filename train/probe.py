@@ -1,0 +1,90 @@
+"""``reflection-v grpo CONFIG --probe``: what the rewards of a config would pay for, on the start checkpoint, without a step.
+
+    python -m train.probe --config configs/tiny/grpo.yaml --problems my/set --output_dir runs/rl
+
+Groups are sampled, judged, gathered and combined by the trainer itself, and no gradient is ever taken. Leaves ``probe.json``
+in ``output_dir``; the run itself can then begin in the same folder.
+"""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: train/ stands first on the path, the project's root must
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from accelerate import PartialState
+
+from reward.forecast import forecast, in_words
+from train.grpo import load_grpo, usable
+from train.grpo_trainer import VisualGRPOTrainer
+from train.launch import command, load_for_training, quiet
+from train.lora import lora_config
+from train.options import PromptSelection
+from train.ranks import read_blank_pictures
+from train.selection import candidates
+from vlm.errors import UserError
+from vlm.jsonl import write_json_atomic
+from vlm.problem import read_problems
+
+
+def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The report of ``reward.forecast`` on ``probe_prompts`` prompts of the config, at training's sampling settings.
+
+    Raises:
+        UserError: anything in config, model, problems or output folder that the user can mend.
+    """
+    quiet()
+    stage = load_grpo(source, overrides)
+    args, options = stage.args, stage.options
+    state = PartialState()
+    folder = Path(args.output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
+        ) from None
+    vlm = load_for_training(options)
+    problems, _ = usable(read_problems(options.problems), vlm, options)
+    # Those that the prompt selection would look at first; a probe comes before it and costs less.
+    chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
+    at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)
+    rounds = math.ceil(len(chosen) / (at_once * state.num_processes))
+    read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
+    trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
+    trainer.model.train()  # as in training: the group size and the metrics are those of a step
+    rows: list[dict[str, Any]] = []
+    for number in range(rounds):
+        # Whole groups a process, and as many on each: a last round that is not full goes round to the first prompts.
+        start = (number * state.num_processes + state.process_index) * at_once
+        mine = [index % len(chosen) for index in range(start, start + at_once)]
+        trainer._generate_and_score_completions([{"index": i} for i in mine for _ in range(args.num_generations)])
+        rows += trainer.rows
+        if state.is_main_process:
+            print(f"probe: {len(rows)} responses", flush=True)
+    rows = rows[: len(chosen) * args.num_generations]
+    report = forecast(
+        rows,
+        trainer.composition,
+        args.num_generations,
+        seed=args.seed,
+        scale=args.scale_rewards,
+        normalize_first=args.multi_objective_aggregation == "normalize_then_sum",
+        drop_in_constant_groups=options.drop_in_constant_groups,
+    )
+    if state.is_main_process:
+        write_json_atomic(folder / "probe.json", report)
+        print(in_words(report), flush=True)
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    return command(argv, "train/probe.py", run_probe, load_grpo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
