@@ -169,7 +169,9 @@ def served_model() -> tuple[subprocess.Popen[str], str, str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen([*command, "--port", str(port), "--device", "cpu"], env=environment, text=True)
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--device", "cpu"], env=environment, text=True, stdout=subprocess.DEVNULL
+    )
     return process, f"http://127.0.0.1:{port}/v1", str(model)
 
 
