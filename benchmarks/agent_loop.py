@@ -83,7 +83,7 @@ def config(folder: Path, url: str, name: str, concurrency: int) -> BuildConfig:
         reasoner=served,
         prompts="short",
         roles=RolesConfig(reasoner=limits, responder=limits),
-        concurrency=concurrency + concurrency // 2,  # while some episodes wait for the disk, others fill the server
+        concurrency=2 * concurrency,  # while some episodes wait for the disk, others fill the server
         loop=ONE_ROUND,
     )
 
@@ -99,7 +99,7 @@ def rows_of(path: Path) -> int:
 def watch(path: Path, over: threading.Event, memory: dict[int, int]) -> None:
     """Note the resident memory beside the number of finished episodes, every half second."""
     while not over.wait(0.5):
-        memory[rows_of(path)] = resident_bytes()
+        memory.setdefault(rows_of(path), resident_bytes())  # what is made of the traces afterwards is no part of the loop
 
 
 def build(settings: BuildConfig, expected: int) -> tuple[float, dict[int, int]]:

@@ -5,6 +5,7 @@ path or a URL. No torch here: ``fit_image`` imports what it needs when it is cal
 """
 
 import io
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,8 @@ def _read(source: str | Path) -> bytes:
         if not path.is_file():
             raise ImageError(f"{text or 'An empty path'} is not a file: give the path of one picture.")
         with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size  # read() sets aside all the bytes that it is asked for
+            return file.read(min(size, MAX_BYTES) + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(
