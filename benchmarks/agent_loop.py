@@ -99,7 +99,7 @@ def rows_of(path: Path) -> int:
 def watch(path: Path, over: threading.Event, memory: dict[int, int]) -> None:
     """Note the resident memory beside the number of finished episodes, every half second."""
     while not over.wait(0.5):
-        memory.setdefault(rows_of(path), resident_bytes())  # what is made of the traces afterwards is no part of the loop
+        memory.setdefault(rows_of(path), resident_bytes())  # of the loop: not what is made of the traces afterwards
 
 
 def build(settings: BuildConfig, expected: int) -> tuple[float, dict[int, int]]:
