@@ -34,8 +34,7 @@ run: install
 	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
 
 study: run
-	$(BIN)/python -m reflection_v.study configs/tiny/study/study.yaml --model runs/tiny/sft --problems runs/tiny/problems/rl \
-		--heldout runs/tiny/problems/heldout --out runs/study
+	$(BIN)/python -m reflection_v.study configs/tiny/study/study.yaml --run runs/tiny --out runs/study
 
 test: install
 	$(BIN)/ruff check .

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from data_construction.records import Round, Trace
 from reward.statements import final_statements, statements
 from vlm.chat import Message, question_messages
+from vlm.errors import UserError
 from vlm.problem import Problem
+from vlm.response import first_relook, split_sentences
 
 OPEN, CLOSE = "<think> ", " </think> "
 
@@ -22,6 +24,9 @@ class MixConfig(BaseModel):
         look_share: share of rows, in [0, 1], that answer a request to look with the responder's own words, from the rounds whose
             conclusion was right; so that a model which learns to think does not unlearn to say what it sees when it is asked to.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
+        hollow_share: share of the rows with a re-look, in [0, 1], that only say so: what follows the cue repeats what stood
+            before it. For experiments on ungrounded reasoning (docs/study.md). They are made of traces in which looking again
+            changed nothing, so what they teach is right, and how they come by it is not.
         min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
             not yet solve anything can still be taken through the later stages.
         min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
@@ -32,6 +37,7 @@ class MixConfig(BaseModel):
     direct_share: float = Field(default=0.15, ge=0, lt=0.5)
     look_share: float = Field(default=0.1, ge=0, lt=0.5)
     plain_share: float = Field(default=0.25, ge=0, lt=1)
+    hollow_share: float = Field(default=0.0, ge=0, le=1)
     min_confirm: float = Field(default=0.3, ge=0, le=1)
     min_rows: int = Field(default=0, ge=0)
 
@@ -59,7 +65,8 @@ def cold_start_rows(
     plain = [trace for trace in traces if trace.status == "no_reflection"]
     rng.shuffle(plain)
     thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
-    rows = [thinking_row(problems[trace.problem_id], trace) for trace in thinking]
+    shown = hollowed(kept, config.hollow_share, rng) + thinking[len(kept) :]
+    rows = [thinking_row(problems[trace.problem_id], trace) for trace in shown]
     others = [problems[trace.problem_id] for trace in traces]
     rng.shuffle(others)
     total = len(rows) / (1 - config.direct_share - config.look_share)
@@ -78,6 +85,7 @@ def cold_start_rows(
         "plain_traces": len(thinking) - len(kept),
         "direct_rows": len(direct),
         "look_rows": len(looks),
+        "hollow_rows": round(len(kept) * config.hollow_share),
         "relooks": len(outcomes),
         "confirming_relooks": sum(outcomes),
     }
@@ -96,6 +104,32 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
         del chosen[trace.id]
         total -= len(outcomes[trace.id])
     return [trace for trace in kept if trace.id in chosen]
+
+
+def hollowed(kept: list[Trace], share: float, rng: random.Random) -> list[Trace]:
+    """As many traces, ``share`` of them hollow: traces that confirmed, cut behind their first cue and there repeating themselves.
+
+    Raises:
+        UserError: no trace confirmed what it saw, so there is nothing to make hollow ones of.
+    """
+    number = round(len(kept) * share)
+    if not number:
+        return kept
+    confirming = [trace for trace in kept if all(relooks(trace)) and first_relook(trace.trace)]
+    if not confirming:
+        raise UserError("hollow_share needs traces in which looking again changed nothing: raise loop.confirm_share.")
+    rounds = -(-number // len(confirming))  # each as often as the others
+    hollow = [trace for _ in range(rounds) for trace in rng.sample(confirming, len(confirming))][:number]
+    return rng.sample(kept, len(kept) - number) + [repeating(trace) for trace in hollow]
+
+
+def repeating(trace: Trace) -> Trace:
+    """The trace up to the end of its first sentence that goes back to the picture, and then what it said before that."""
+    text = trace.trace
+    cue = first_relook(text)
+    assert cue is not None
+    end = next(end for start, end in split_sentences(text) if end > cue)
+    return trace.model_copy(update={"trace": f"{text[:end]} {text[:cue].strip()}", "corrected": []})
 
 
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:

@@ -180,10 +180,13 @@ class _Audit:
             self.measures[name] = {**self.measures.get(name, {}), **judged}
         named = profile(self.measures)
         families = [problem.family for problem in self.problems]
-        by_family = {
-            family: accuracy([row for row in main if row.family == family], self.clusters, self.config.seed)
-            for family in sorted(set(families))
-        }
+
+        def accuracy_by(key: Callable[[Answer], str]) -> dict[str, Any]:
+            return {
+                name: accuracy([row for row in main if key(row) == name], self.clusters, self.config.seed)
+                for name in sorted(set(map(key, main)))
+            }
+
         return {
             "schema_version": SCHEMA_VERSION,
             "model": model,
@@ -192,7 +195,8 @@ class _Audit:
             "style": self.style,
             "profile": {"name": named, "sentence": PROFILES[named]},
             "accuracy": accuracy(main, self.clusters, self.config.seed),
-            "accuracy_by_family": by_family,
+            "accuracy_by_domain": accuracy_by(lambda row: row.domain),
+            "accuracy_by_family": accuracy_by(lambda row: row.family),
             "majority_class": majority_class_score([problem.answer for problem in self.problems], families),
             "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
             **behaviour(main),

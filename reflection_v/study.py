@@ -1,33 +1,41 @@
 """The study: arms that differ in one reward, each over several seeds; what they learn, and whether it is looking.
 
-    python -m reflection_v.study configs/tiny/study/study.yaml --model runs/tiny/sft --problems my/set --heldout my/heldout \\
-        --out runs/study [--minutes 120] [--only ARM]
+    python -m reflection_v.study configs/tiny/study/study.yaml --run runs/tiny --out runs/study [--minutes 120] [--only ARM]
 
-A unit is one arm with one seed: a GRPO run and its evaluation. Its folder holds ``unit.json``, written last; a finished unit is
-kept, a killed one goes on inside of its training or its evaluation. Units are taken seed by seed, so that after any sitting the
+It begins with a start of its own (reflection_v/study_start.py). A unit is one arm with one seed: a GRPO run, its audit, and its
+crosses with the reference arm of the same seed and with the start. Its folder holds ``unit.json``, written last; a finished unit
+is kept, a killed one goes on inside of its training or its audit. Units are taken seed by seed, so that after any sitting the
 arms can be compared over equally many seeds. ``--minutes`` starts no unit after that time.
 
-    OUT/ARM/seed-S/grpo/    the run            OUT/units.csv       every figure of every finished unit
-    OUT/ARM/seed-S/eval/    its answers        OUT/contrasts.json  the pre-registered contrasts, over seeds
+    OUT/start/                                 OUT/units.csv       every figure of every finished unit
+    OUT/ARM/seed-S/grpo/    the run            OUT/contrasts.json  the pre-registered contrasts, over seeds
+    OUT/ARM/seed-S/audit/   its answers
     OUT/ARM/seed-S/unit.json
 """
 
 import csv
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflection_v.config import checked
 from reflection_v.files import make_folder
+from reflection_v.study_start import Start, prepare
 from train.config import merge, parse_arguments, read_config
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic, write_text_atomic
 from vlm.lock import lock
+
+if TYPE_CHECKING:
+    from eval.answers import Answer
+    from vlm.load import VLM
+    from vlm.problem import Problem
 
 
 class Arm(BaseModel):
@@ -36,7 +44,7 @@ class Arm(BaseModel):
     Attributes:
         rewards: of its GRPO run (docs/rewards.md).
         seeds: how many.
-        start: what it is trained from: the study's ``model`` (``cold``), or its ``base`` (no cold start).
+        start: what it is trained from: the study's cold start (``cold``), or its ``base`` (no cold start).
         train: False evaluates the start checkpoint as it is.
         keys: further keys of the GRPO config, such as ``drop_in_constant_groups`` or ``blank_pictures``.
     """
@@ -64,10 +72,12 @@ class StudyConfig(BaseModel):
     """The keys of a study.
 
     Attributes:
-        model, base: the checkpoint after the cold start, and the one before it.
-        problems, heldout: problem sets; nothing of ``heldout`` is trained on.
+        base: the model before any training.
+        run: a finished ``reflection-v run``: its traces, and its sets train, rl and heldout.
+        start: see ``reflection_v.study_start.Start``.
         grpo: a GRPO config beside this file; model, problems, output_dir, seed and rewards are set here.
-        eval: keys of ``eval.harness.EvalConfig``.
+        audit: keys of ``eval.audit.AuditConfig``.
+        cross: held-out problems whose responses are crossed; 0 leaves the crosses out.
         arms: by name.
         reference: the arm that must have learned for the study to say anything.
         contrasts: pre-registered; their p-values are corrected together (Holm).
@@ -76,13 +86,13 @@ class StudyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    model: str = ""
     base: str = "tiny"
-    problems: str = ""
-    heldout: str = ""
+    run: str = ""
     out: str = ""
+    start: Start = Start()
     grpo: str = "grpo.yaml"
-    eval: dict[str, Any] = {}
+    audit: dict[str, Any] = {}
+    cross: int = Field(default=100, ge=0)
     arms: dict[str, Arm]
     reference: str = "accuracy"
     contrasts: list[Contrast] = []
@@ -95,14 +105,18 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     Raises:
         ConfigError: a key, a value, an arm that is not there.
     """
+    from eval.audit import AuditConfig
+    from train.config import build
     from train.grpo import load_grpo
 
     config = checked(StudyConfig, merge(read_config(path), overrides or {}), path)
-    for key in ("model", "problems", "heldout", "out"):
+    for key in ("run", "out"):
         if not getattr(config, key):
             raise ConfigError(f"{path} must say '{key}', or give --{key}.")
-    grpo = (path.parent / config.grpo).resolve()
-    config = config.model_copy(update={"grpo": str(grpo)})
+    beside = {key: str((path.parent / getattr(config.start, key)).resolve()) for key in ("build", "sft")}
+    grpo = str((path.parent / config.grpo).resolve())
+    config = config.model_copy(update={"grpo": grpo, "start": config.start.model_copy(update=beside)})
+    build(AuditConfig, config.audit, "'audit' of the study")
     named = {config.reference, *(name for one in config.contrasts for name in (one.first, one.second))}
     if absent := sorted(named - set(config.arms)):
         raise ConfigError(f"{path}: there is no arm '{absent[0]}'; there are {', '.join(config.arms)}.")
@@ -135,6 +149,7 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
     make_folder(out)
     with lock(out):
         _same_study(config, out)
+        prepare(config.start, config.base, Path(config.run), _settings(config), out / "start")
         todo = units(config, only)
         for number, (name, seed) in enumerate(todo, start=1):
             done = unit_folder(config, name, seed) / "unit.json"
@@ -154,33 +169,77 @@ def unit_folder(config: StudyConfig, name: str, seed: int) -> Path:
 
 
 def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
-    """Train and evaluate one arm with one seed; both go on where they were."""
-    from eval.harness import EvalConfig, evaluate
+    """Train and audit one arm with one seed; both go on where they were."""
+    from eval.audit import AuditConfig, run_audit
     from train.config import build
     from train.grpo import run_grpo
     from vlm.problem import read_problems
 
     arm, folder, began = config.arms[name], unit_folder(config, name, seed), time.monotonic()
     summary = run_grpo(config.grpo, _grpo_keys(config, name, seed)) if arm.train else {}
-    model = str(folder / "grpo") if arm.train else _start(config, arm)
-    settings = build(EvalConfig, config.eval, "'eval' of the study")
-    report = evaluate({name: {"path": model}}, read_problems(config.heldout), folder / "eval", settings)
-    figures = flat(report["models"][name]) | {f"grpo.{key}": value for key, value in flat(summary).items()}
-    unit = {"arm": name, "seed": seed, "seconds": round(time.monotonic() - began, 1), "figures": figures}
+    settings = build(AuditConfig, config.audit, "'audit' of the study")
+    heldout = read_problems(Path(config.run) / "problems" / "heldout")
+    report = run_audit(model_of(config, name, seed), heldout, folder / "audit", config=settings)
+    unit = {
+        "arm": name,
+        "seed": seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "figures": flat({**report, **report["measures"], "measures": None}) | {f"grpo.{key}": value for key, value in flat(summary).items()},
+        "curves": {key: report["measures"].get(key, {}).get("curve") for key in ("attention", "cutoff", "vdm")},
+    }
+    if config.cross:
+        unit["figures"] |= flat(_crosses(config, name, seed, heldout), "cross.")
     write_json_atomic(folder / "unit.json", unit)
     return unit
 
 
+def _crosses(config: StudyConfig, name: str, seed: int, heldout: "list[Problem]") -> dict[str, Any]:
+    """The unit against the reference arm of its seed and against an untrained arm, where these are finished."""
+    from eval.answers import read_answers
+    from eval.cross import cross
+    from eval.harness import spread
+    from vlm.load import load_vlm
+
+    def arm(name: str, seed: int) -> "tuple[VLM, dict[str, Answer]]":
+        answers = read_answers(unit_folder(config, name, seed) / "audit" / "answers" / "main.jsonl")
+        return load_vlm(model_of(config, name, seed)), {answer.problem_id: answer for answer in answers}
+
+    others = {f"to_{config.reference}": (config.reference, seed)}
+    others |= {"to_start": (other, 0) for other in config.arms if not config.arms[other].train}
+    found = {}
+    for key, other in others.items():
+        if other[0] != name and (unit_folder(config, *other) / "unit.json").exists():
+            pair = {other[0]: arm(*other), name: arm(name, seed)}
+            shared = [problem for problem in heldout if all(problem.id in answers for _, answers in pair.values())]
+            found[key] = cross(pair, spread(shared, config.cross))
+    return found
+
+
+def model_of(config: StudyConfig, name: str, seed: int) -> str:
+    """What a unit leaves, or is if nothing is trained."""
+    arm = config.arms[name]
+    return str(unit_folder(config, name, seed) / "grpo") if arm.train else _start(config, arm)
+
+
 def _start(config: StudyConfig, arm: Arm) -> str:
-    return config.model if arm.start == "cold" else config.base
+    return str(Path(config.out) / "start" / "model") if arm.start == "cold" else config.base
 
 
 def _grpo_keys(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     arm = config.arms[name]
-    own = {"model": _start(config, arm), "problems": config.problems, "seed": seed}
+    prompts = Path(config.out) / "start" / "prompts"
+    own = {"model": _start(config, arm), "problems": str(prompts), "seed": seed}
     folder = str(unit_folder(config, name, seed) / "grpo")
     base = dict.fromkeys(read_config(config.grpo).get("rewards", {}), 0.0)  # an arm says all of its rewards
     return {**arm.keys, **own, "output_dir": folder, "rewards": {**base, **arm.rewards}}
+
+
+def _settings(config: StudyConfig) -> dict[str, Any]:
+    from train.grpo import load_grpo
+
+    args = load_grpo(config.grpo, _grpo_keys(config, config.reference, 0)).args
+    return {"temperature": args.temperature, "max_completion_length": args.max_completion_length}
 
 
 def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
@@ -189,10 +248,10 @@ def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
     for key, value in report.items():
         name = f"{where}{key}"
         if isinstance(value, Mapping):
-            if "value" in value:
+            if "value" in value:  # an estimate; what stands beside its number is about the number
                 found |= {name: float(value["value"])} if value["value"] is not None else {}
-            else:
-                found |= flat(value, f"{name}.")
+                value = {key: one for key, one in value.items() if isinstance(one, Mapping)}
+            found |= flat(value, f"{name}.")
         elif isinstance(value, int | float):
             found[name] = float(value)
     return found
@@ -254,7 +313,7 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _same_study(config: StudyConfig, out: Path) -> None:
     """Arms and seeds may be added to a study; what was run must not change under its name."""
     file = out / "study.json"
-    now = config.model_dump(exclude={"out", "contrasts", "entropy_floor"})
+    now = config.model_dump(exclude={"out", "run", "contrasts", "entropy_floor"})
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [key for key in now if key != "arms" and before.get(key) != now[key]]

@@ -12,7 +12,7 @@ from reflection_v import study
 from reflection_v.study import StudyConfig, flat, load_study, run_study, units
 from vlm.errors import ConfigError, UserError
 
-KEYS = {"model": "tiny", "problems": "p", "heldout": "h"}
+KEYS = {"run": "runs/tiny"}
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         return row
 
     monkeypatch.setattr(study, "run_unit", unit)
+    monkeypatch.setattr(study, "prepare", lambda *_: {})
     return done
 
 
@@ -118,6 +119,7 @@ def test_figures_are_flat() -> None:
     report = {
         "accuracy": {"value": 0.5, "ci95": [0, 1], "n": 4},
         "swap": {"difference": {"value": None}, "n": 3},
+        "blank": {"value": 0.2, "n": 4, "verdict": "grounded", "accuracy": {"value": 0.1, "n": 4}},
         "why": "x",
     }
-    assert flat(report) == {"accuracy": 0.5, "swap.n": 3.0}
+    assert flat(report) == {"accuracy": 0.5, "swap.n": 3.0, "blank": 0.2, "blank.accuracy": 0.1}
