@@ -180,16 +180,18 @@ def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     settings = build(AuditConfig, config.audit, "'audit' of the study")
     heldout = read_problems(Path(config.run) / "problems" / "heldout")
     report = run_audit(model_of(config, name, seed), heldout, folder / "audit", config=settings)
+    figures = flat({**report, **report["measures"], "measures": None})
+    figures |= {f"grpo.{key}": value for key, value in flat(summary).items()}
+    if config.cross:
+        figures |= flat(_crosses(config, name, seed, heldout), "cross.")
     unit = {
         "arm": name,
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
         "load_average": round(os.getloadavg()[0], 2),
-        "figures": flat({**report, **report["measures"], "measures": None}) | {f"grpo.{key}": value for key, value in flat(summary).items()},
+        "figures": figures,
         "curves": {key: report["measures"].get(key, {}).get("curve") for key in ("attention", "cutoff", "vdm")},
     }
-    if config.cross:
-        unit["figures"] |= flat(_crosses(config, name, seed, heldout), "cross.")
     write_json_atomic(folder / "unit.json", unit)
     return unit
 
@@ -201,16 +203,17 @@ def _crosses(config: StudyConfig, name: str, seed: int, heldout: "list[Problem]"
     from eval.harness import spread
     from vlm.load import load_vlm
 
-    def arm(name: str, seed: int) -> "tuple[VLM, dict[str, Answer]]":
+    def load(name: str, seed: int) -> "tuple[VLM, dict[str, Answer]]":
         answers = read_answers(unit_folder(config, name, seed) / "audit" / "answers" / "main.jsonl")
         return load_vlm(model_of(config, name, seed)), {answer.problem_id: answer for answer in answers}
 
     others = {f"to_{config.reference}": (config.reference, seed)}
-    others |= {"to_start": (other, 0) for other in config.arms if not config.arms[other].train}
+    if untrained := [other for other, arm in config.arms.items() if not arm.train]:
+        others["to_start"] = (untrained[0], 0)
     found = {}
     for key, other in others.items():
         if other[0] != name and (unit_folder(config, *other) / "unit.json").exists():
-            pair = {other[0]: arm(*other), name: arm(name, seed)}
+            pair = {other[0]: load(*other), name: load(name, seed)}
             shared = [problem for problem in heldout if all(problem.id in answers for _, answers in pair.values())]
             found[key] = cross(pair, spread(shared, config.cross))
     return found

@@ -1,5 +1,7 @@
 """Where the arms of a study start: a cold start of its own, and the prompts that all of them train on.
 
+It leaves in the study's folder:
+
     OUT/start/sft.jsonl     rows made of a run's traces, some of them hollow (``data_construction.dataset.MixConfig``)
     OUT/start/model/        what they make of the base model
     OUT/start/prompts/      problems that this model solves sometimes; chosen once, so that every arm sees the same
@@ -89,7 +91,11 @@ def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[st
     selection = build(PromptSelection, start.prompts, "'start.prompts' of the study")
     problems = read_problems(run / "problems" / "rl")
     vlm = load_vlm(out / "model")
-    settings = {"style": "think", "temperature": grpo["temperature"], "max_new_tokens": grpo["max_completion_length"]}
+    settings: dict[str, Any] = {
+        "style": "think",
+        "temperature": grpo["temperature"],
+        "max_new_tokens": grpo["max_completion_length"],
+    }
     sample_pass_rates(
         vlm, problems, selection, **settings, seed=start.seed, folder=out, say=lambda text: print(text, flush=True)
     )

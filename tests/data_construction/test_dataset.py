@@ -71,7 +71,9 @@ def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
 
 def test_a_share_of_the_looking_rows_is_hollow():
     longer = "red: 1. Wait, let me look again at the grid. row 1: red none blue, red 1; red: 1."
-    traces = [confirmed(i).model_copy(update={"trace": longer}) for i in range(20)] + [corrected(i) for i in range(20, 40)]
+    traces = [confirmed(i).model_copy(update={"trace": longer}) for i in range(20)] + [
+        corrected(i) for i in range(20, 40)
+    ]
     config = MixConfig(direct_share=0.0, look_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
     rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
     hollow = [row for row in rows if "grid. red: 1. </think>" in row["completion"]]
