@@ -1,14 +1,13 @@
-"""Traces become the rows of the cold-start set: thinking rows with and without re-looks, direct answers, single looks."""
+"""Traces become the rows of the cold-start set: thinking rows with and without re-looks, and direct answers."""
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data_construction.records import Round, Trace
+from data_construction.records import Trace
 from reward.statements import final_statements, statements
-from vlm.chat import Message, question_messages
+from vlm.chat import question_messages
 from vlm.errors import UserError
 from vlm.problem import Problem
 from vlm.response import first_relook, split_sentences
@@ -21,8 +20,6 @@ class MixConfig(BaseModel):
 
     Attributes:
         direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
-        look_share: share of rows, in [0, 1], that answer a request to look with the responder's own words, from the rounds whose
-            conclusion was right; so that a model which learns to think does not unlearn to say what it sees when it is asked to.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
         hollow_share: share of the rows with a re-look, in [0, 1], that only say so: what follows the cue repeats what stood
             before it. For experiments on ungrounded reasoning (docs/study.md). They are made of traces in which looking again
@@ -34,8 +31,7 @@ class MixConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    direct_share: float = Field(default=0.15, ge=0, lt=0.5)
-    look_share: float = Field(default=0.1, ge=0, lt=0.5)
+    direct_share: float = Field(default=0.15, ge=0, lt=1)
     plain_share: float = Field(default=0.25, ge=0, lt=1)
     hollow_share: float = Field(default=0.0, ge=0, le=1)
     min_confirm: float = Field(default=0.3, ge=0, le=1)
@@ -58,7 +54,7 @@ def cold_start_rows(
     """Rows for ``train.sft`` and what they consist of.
 
     A row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
-    without loss), ``mode`` (think, direct or look), ``problem_id``, ``relooks`` (int).
+    without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int).
     """
     rng = random.Random(f"mix/{seed}")
     kept = balanced([trace for trace in traces if trace.status == "kept"], config.min_confirm, rng)
@@ -69,12 +65,7 @@ def cold_start_rows(
     rows = [thinking_row(problems[trace.problem_id], trace) for trace in shown]
     others = [problems[trace.problem_id] for trace in traces]
     rng.shuffle(others)
-    total = len(rows) / (1 - config.direct_share - config.look_share)
-    looked = [(trace, round_) for trace in thinking for round_ in trace.rounds if round_.verdict]
-    drawn = rng.sample(looked, min(len(looked), round(total * config.look_share)))
-    looks = [look_row(problems[trace.problem_id], round_) for trace, round_ in drawn]
-    rows += looks
-    n_direct = max(round(total * config.direct_share), config.min_rows - len(rows))
+    n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
     direct = [direct_row(problem) for problem in others[:n_direct]]
     rows += direct
     rng.shuffle(rows)
@@ -84,7 +75,6 @@ def cold_start_rows(
         "kept_traces": len(kept),
         "plain_traces": len(thinking) - len(kept),
         "direct_rows": len(direct),
-        "look_rows": len(looks),
         "hollow_rows": round(len(kept) * config.hollow_share),
         "relooks": len(outcomes),
         "confirming_relooks": sum(outcomes),
@@ -134,38 +124,26 @@ def repeating(trace: Trace) -> Trace:
 
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
     """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later."""
-    masked = [[start + len(OPEN), end + len(OPEN)] for start, end in trace.corrected]
-    completion = f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{problem.answer}}}"
-    return _row(problem, "think", _asked(problem, "think"), completion, masked, relooks=max(0, len(trace.rounds) - 1))
+    return _row(
+        problem,
+        "think",
+        f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{problem.answer}}}",
+        masked=[[start + len(OPEN), end + len(OPEN)] for start, end in trace.corrected],
+        relooks=max(0, len(trace.rounds) - 1),
+    )
 
 
 def direct_row(problem: Problem) -> dict[str, Any]:
     """The gold answer alone, in thinking-off mode."""
-    return _row(problem, "direct", _asked(problem, "direct"), f"\\boxed{{{problem.answer}}}")
+    return _row(problem, "direct", f"\\boxed{{{problem.answer}}}", masked=[], relooks=0)
 
 
-def look_row(problem: Problem, round_: Round) -> dict[str, Any]:
-    """What the responder said to a request of the agent loop, as it was asked and as it said it."""
-    return _row(problem, "look", question_messages(round_.request, len(problem.images), style="none"), round_.reply)
-
-
-def _asked(problem: Problem, style: str) -> list[Message]:
-    return question_messages(problem.question, len(problem.images), style=style, choices=problem.choices)
-
-
-def _row(
-    problem: Problem,
-    mode: str,
-    prompt: list[Message],
-    completion: str,
-    masked: Sequence[list[int]] = (),
-    relooks: int = 0,
-) -> dict[str, Any]:
+def _row(problem: Problem, mode: str, completion: str, masked: list[list[int]], relooks: int) -> dict[str, Any]:
     return {
-        "prompt": prompt,
+        "prompt": question_messages(problem.question, len(problem.images), style=mode, choices=problem.choices),
         "completion": completion,
         "images": problem.images,
-        "masked": list(masked),
+        "masked": masked,
         "mode": mode,
         "problem_id": problem.id,
         "relooks": relooks,

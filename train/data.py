@@ -1,7 +1,7 @@
 """The cold start's rows: read, checked before training, and turned into batches whose prompts are those of inference.
 
 A row is ``{"prompt": messages with image parts, "completion": text, "images": paths, "masked": [[start, end], ...],
-"mode": "think" | "direct" | "look"}``. The loss is on the completion and its end-of-turn token, and not on the ``masked`` character
+"mode": "think" | "direct"}``. The loss is on the completion and its end-of-turn token, and not on the ``masked`` character
 spans: facts that the trace takes back later must be read, not learned.
 """
 

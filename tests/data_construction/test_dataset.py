@@ -74,7 +74,7 @@ def test_a_share_of_the_looking_rows_is_hollow():
     traces = [confirmed(i).model_copy(update={"trace": longer}) for i in range(20)] + [
         corrected(i) for i in range(20, 40)
     ]
-    config = MixConfig(direct_share=0.0, look_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
+    config = MixConfig(direct_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
     rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
     hollow = [row for row in rows if "grid. red: 1. </think>" in row["completion"]]
     assert len(rows) == 40 and len(hollow) == 30 == counts["hollow_rows"]
@@ -89,22 +89,10 @@ def masked(row: dict[str, Any]) -> list[str]:
 
 def test_shares_of_direct_and_plain_rows():
     traces = [confirmed(i) for i in range(60)] + [plain(i) for i in range(60, 120)]
-    rows, counts = cold_start_rows(
-        traces, problems(120), MixConfig(direct_share=0.2, look_share=0.0, plain_share=0.25), seed=0
-    )
+    rows, counts = cold_start_rows(traces, problems(120), MixConfig(direct_share=0.2, plain_share=0.25), seed=0)
     assert (counts["kept_traces"], counts["plain_traces"], counts["direct_rows"]) == (60, 20, 20)
     assert sum(row["mode"] == "direct" for row in rows) == 20
     assert all(not row["masked"] and "<think>" not in row["completion"] for row in rows if row["mode"] == "direct")
-
-
-def test_single_looks_are_rows_as_they_were_asked_and_answered():
-    traces = [confirmed(i) for i in range(70)]
-    rows, counts = cold_start_rows(traces, problems(70), MixConfig(direct_share=0.2, look_share=0.1), seed=0)
-    looks = [row for row in rows if row["mode"] == "look"]
-    assert (len(rows), counts["look_rows"], counts["direct_rows"]) == (100, 10, 20) and len(looks) == 10
-    said = {(round_.request, round_.reply) for trace in traces for round_ in trace.rounds if round_.verdict}
-    assert {(row["prompt"][0]["content"][-1]["text"], row["completion"]) for row in looks} <= said
-    assert all(not row["masked"] and not row["relooks"] for row in looks)
 
 
 def test_few_kept_traces_are_filled_up_with_direct_answers():
