@@ -35,6 +35,7 @@ run: install
 
 study: run
 	$(BIN)/python -m reflection_v.study configs/tiny/study/study.yaml --run runs/tiny --out runs/study
+	$(BIN)/python -m reflection_v.study_report runs/study --write docs/study
 
 test: install
 	$(BIN)/ruff check .

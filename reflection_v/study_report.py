@@ -1,0 +1,260 @@
+"""Tables and figures of a study: ``python -m reflection_v.study_report runs/study --write docs/study``.
+
+    units.csv       every figure of every unit      swap.svg      swap difference, a dot a seed, means with 95% intervals
+    contrasts.csv   the registered contrasts        accuracy.svg  the same for held-out accuracy
+    curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, picture taken away, VDM over the response
+    results.md      tables for people               cross.svg     change of the mass: text, weights, interaction
+
+Whoever runs it again from the same units gets the same files.
+"""
+
+import argparse
+import csv
+import json
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from eval.seeds import paired_over_seeds
+from vlm.errors import UserError
+from vlm.jsonl import write_text_atomic
+
+Unit = dict[str, Any]
+
+TABLE = {
+    "accuracy": "accuracy",
+    "blank.accuracy": "blank picture",
+    "swap.difference": "swap difference",
+    "swap.prior_answer_rate": "prior answer",
+    "looking_share": "says it looks",
+    "length_mean": "tokens",
+    "attention.first_half": "mass, 1st half",
+    "attention.second_half": "mass, 2nd half",
+    "attention.lift.second_half": "lift, 2nd half",
+    "vdm.second_half": "VDM, 2nd half",
+    "cutoff.area": "cutoff area",
+    "grpo.entropy_last": "entropy",
+}
+"""Figure of a unit -> its column in the table of arms."""
+
+CURVES = {
+    "mass": ("attention", "position", "mass", "attention mass on the picture", "token"),
+    "lift": ("attention", "position", "lift", "lift over uniform attention", "token"),
+    "cutoff": ("cutoff", "at", "accuracy", "accuracy, picture taken away after", "share of the response"),
+    "vdm": ("vdm", "position", "vdm", "VDM (Hellinger)", "token"),
+}
+
+
+def read_units(study: Path) -> list[Unit]:
+    """The finished units, in the order of the study's arms and seeds.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = sorted(study.glob("*/seed-*/unit.json"))
+    units: list[Unit] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if not units:
+        raise UserError(f"There are no finished units in {study}: run 'make study' first.")
+    arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])
+    return sorted(units, key=lambda unit: (arms.index(unit["arm"]), unit["seed"]))
+
+
+def by_arm(units: Iterable[Unit], figure: str) -> dict[str, dict[int, float]]:
+    """Arm -> seed -> figure, where the unit has it."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for unit in units:
+        if (value := unit["figures"].get(figure)) is not None:
+            found[unit["arm"]][unit["seed"]] = value
+    return dict(found)
+
+
+def mean_and_interval(values: dict[int, float]) -> tuple[float, float]:
+    """Mean over seeds and half the width of its 95% t-interval (0 for one seed)."""
+    one = paired_over_seeds(values, dict.fromkeys(values, 0.0))
+    return one["value"], (one["interval"][1] - one["value"] if one["interval"] else 0.0)
+
+
+def results(study: Path, units: list[Unit]) -> str:
+    """Markdown: the signal, the registered contrasts, the arms, the crosses."""
+    outcome = json.loads((study / "contrasts.json").read_text(encoding="utf-8"))
+    signal, gain = outcome["signal"], outcome["signal"]["gain"]
+    text = ["# Results of the study", "", "Written by `reflection_v/study_report.py`; do not edit.", ""]
+    text += [f"{outcome['units']} of {outcome['of']} units are finished.", ""]
+    text += ["## Go or no go", ""]
+    text += [
+        f"Accuracy alone against the untrained start: {_interval(gain)}, {gain['n']} seeds; lowest entropy of the last steps "
+        f"{_number(signal['lowest_entropy'])} nats a token (floor {signal['entropy_floor']}). Signal: {_yes(signal['there'])}.",
+        "",
+    ]
+    text += ["## Registered contrasts", "", "| contrast | difference | p | p (Holm) | seeds | smallest detectable |"]
+    text += ["|---|---|---|---|---|---|"]
+    for one in outcome["contrasts"]:
+        cells = [_interval(one), *(_number(one[key]) for key in ("p", "p_holm"))]
+        cells += [str(one["n"]), _number(one["smallest_detectable"])]
+        text.append(f"| {one['first']} - {one['second']}, {one['figure']} | {' | '.join(cells)} |")
+    text += ["", "## Arms", "", "Mean over seeds, in brackets half of the 95% t-interval.", ""]
+    text += [f"| arm | seeds | {' | '.join(TABLE.values())} |", "|---" * (len(TABLE) + 2) + "|"]
+    arms = list(dict.fromkeys(unit["arm"] for unit in units))
+    figures = {figure: by_arm(units, figure) for figure in TABLE}
+    for arm in arms:
+        seeds = sum(unit["arm"] == arm for unit in units)
+        cells = [_estimate(figures[figure].get(arm)) for figure in TABLE]
+        text.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
+    text += ["", "## Crosses", "", "Change of the mean mass of the second half from the other arm to this one.", ""]
+    text += ["| arm | from | total | text | weights | interaction |", "|---|---|---|---|---|---|"]
+    for arm in arms:
+        for other in ("to_accuracy", "to_start"):
+            parts = [by_arm(units, f"cross.{other}.effects.{part}").get(arm) for part in PARTS]
+            if any(parts):
+                text.append(f"| {arm} | {other.removeprefix('to_')} | {' | '.join(map(_estimate, parts))} |")
+    return "\n".join(text) + "\n"
+
+
+PARTS = ("total", "text", "weights", "interaction")
+
+
+def _estimate(values: dict[int, float] | None) -> str:
+    if not values:
+        return "-"
+    mean, reach = mean_and_interval(values)
+    return f"{mean:.3g}" if mean >= 10 else f"{mean:.3f}" + (f" ({reach:.3f})" if reach else "")
+
+
+def _interval(one: dict[str, Any]) -> str:
+    if one["value"] is None:
+        return "-"
+    ends = f" ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})" if one["interval"] else ""
+    return f"{one['value']:+.3f}{ends}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _yes(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "not known yet"}[value]
+
+
+def curve_rows(units: list[Unit]) -> list[tuple[str, str, float, float, int]]:
+    """(arm, curve, x, mean over seeds, seeds) of every curve, where all of an arm's seeds reach."""
+    rows = []
+    for arm in dict.fromkeys(unit["arm"] for unit in units):
+        own = [unit for unit in units if unit["arm"] == arm]
+        for name, (measure, x, y, _, _) in CURVES.items():
+            points: dict[float, list[float]] = defaultdict(list)
+            for unit in own:
+                for at, value in _points((unit.get("curves") or {}).get(measure), x, y):
+                    points[at].append(value)
+            rows += [(arm, name, at, fmean(ys), len(ys)) for at, ys in sorted(points.items()) if len(ys) == len(own)]
+    return rows
+
+
+def _points(curve: Any, x: str, y: str) -> list[tuple[float, float]]:
+    """A curve is either lists by name or rows with estimates."""
+    if isinstance(curve, dict):
+        return list(zip(curve[x], curve[y], strict=True))
+    return [(row[x], row[y]["value"]) for row in curve or [] if row[y]["value"] is not None]
+
+
+def draw(units: list[Unit], out: Path) -> None:
+    """The four figures."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same units make the same file
+    import matplotlib.pyplot as plt
+
+    def save(name: str) -> None:
+        plt.tight_layout()
+        plt.savefig(out / name, metadata={"Date": None})
+        plt.close()
+
+    arms = list(dict.fromkeys(unit["arm"] for unit in units))
+    for name, figure, label in (
+        ("swap.svg", "swap.difference", "swap difference"),
+        ("accuracy.svg", "accuracy", "held-out accuracy"),
+    ):
+        plt.figure(figsize=(8, 0.4 * len(arms) + 1.2))
+        for row, arm in enumerate(arms):
+            values = by_arm(units, figure).get(arm, {})
+            if values:
+                mean, reach = mean_and_interval(values)
+                plt.plot(list(values.values()), [row] * len(values), "o", color="0.7", markersize=4)
+                plt.errorbar(mean, row, xerr=reach, fmt="D", color="C0", markersize=5, capsize=3)
+        plt.yticks(range(len(arms)), arms)
+        plt.gca().invert_yaxis()
+        plt.xlabel(f"{label}: seeds, and their mean with 95% interval")
+        plt.grid(axis="x", alpha=0.3)
+        save(name)
+
+    rows = curve_rows(units)
+    _, axes = plt.subplots(2, 2, figsize=(11, 7.5))
+    for axis, (name, (_, _, _, title, x_label)) in zip(axes.flat, CURVES.items(), strict=True):
+        for number, arm in enumerate(arms):
+            line = [(x, y) for of, curve, x, y, _ in rows if of == arm and curve == name]
+            if line:
+                style = "--" if "shuffled" in arm else "-"
+                axis.plot(*zip(*line, strict=True), style, color=f"C{number % 10}", label=arm, linewidth=1.2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(x_label)
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=7)
+    save("curves.svg")
+
+    crossed = {part: by_arm(units, f"cross.to_accuracy.effects.{part}") for part in PARTS}
+    shown = [arm for arm in arms if arm in crossed["total"]]
+    if shown:
+        plt.figure(figsize=(8, 0.6 * len(shown) + 1.4))
+        for number, part in enumerate(PARTS):
+            pairs = [mean_and_interval(crossed[part][arm]) for arm in shown]
+            places = [row + (number - 1.5) * 0.2 for row in range(len(shown))]
+            plt.barh(places, [m for m, _ in pairs], 0.18, xerr=[r for _, r in pairs], label=part, color=f"C{number}")
+        plt.yticks(range(len(shown)), shown)
+        plt.gca().invert_yaxis()
+        plt.axvline(0, color="0.3", linewidth=0.8)
+        plt.xlabel("change of the second half's mass against accuracy alone, same seed")
+        plt.legend(fontsize=8)
+        save("cross.svg")
+
+
+def write_report(study: Path, out: Path) -> None:
+    """Everything that the module's docstring names. Raises UserError where no unit is finished."""
+    units = read_units(study)
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(study / "units.csv", out / "units.csv")
+    outcome = json.loads((study / "contrasts.json").read_text(encoding="utf-8"))
+    write_rows(out / "contrasts.csv", outcome["contrasts"])
+    names = ("arm", "curve", "x", "mean", "seeds")
+    write_rows(out / "curves.csv", [dict(zip(names, row, strict=True)) for row in curve_rows(units)])
+    write_text_atomic(out / "results.md", results(study, units))
+    draw(units, out)
+
+
+def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        table = csv.DictWriter(opened, list(rows[0]) if rows else [])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="reflection_v.study_report", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("study", type=Path, help="the folder of the study")
+    parser.add_argument("--write", type=Path, required=True, metavar="DIR", help="where the files go")
+    args = parser.parse_args(argv)
+    try:
+        write_report(args.study, args.write)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

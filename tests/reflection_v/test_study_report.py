@@ -1,0 +1,86 @@
+"""Tables and figures of a study, from units that were made up."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reflection_v.study import Arm, Contrast, StudyConfig, write_tables
+from reflection_v.study_report import by_arm, curve_rows, main, mean_and_interval, read_units, results
+
+ARMS = {"start": Arm(train=False, seeds=1), "accuracy": Arm(seeds=3), "ratio": Arm(seeds=3)}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    config = StudyConfig(
+        run="r",
+        out=str(tmp_path),
+        arms=ARMS,
+        contrasts=[Contrast(first="ratio", second="accuracy", figure="swap.difference")],
+    )
+    (tmp_path / "study.json").write_text(json.dumps(config.model_dump()))
+    for number, (name, arm) in enumerate(ARMS.items()):
+        for seed in range(arm.seeds):
+            figures = {"accuracy": 0.5 + 0.1 * number, "swap.difference": 0.5 + number * (0.1 + seed / 100)}
+            figures |= {"grpo.entropy_last": 0.2}
+            if name == "ratio":
+                figures |= {
+                    f"cross.to_accuracy.effects.{part}": 0.01 for part in ("total", "text", "weights", "interaction")
+                }
+            curves: dict[str, Any] = {
+                "attention": {
+                    "position": [1, 2, 3 + seed],
+                    "mass": [0.3, 0.2, 0.1 * seed],
+                    "lift": [1, 1, 1],
+                    "n": [9, 9, 9],
+                },
+                "cutoff": [{"at": 0.0, "accuracy": {"value": 0.2}}, {"at": 0.5, "accuracy": {"value": None}}],
+                "vdm": None,
+            }
+            unit = {"arm": name, "seed": seed, "seconds": 1.0, "figures": figures, "curves": curves}
+            folder = tmp_path / name / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            (folder / "unit.json").write_text(json.dumps(unit))
+    write_tables(config)
+    return tmp_path
+
+
+def test_means_over_seeds(study: Path) -> None:
+    units = read_units(study)
+    assert [unit["arm"] for unit in units] == ["start"] + ["accuracy"] * 3 + ["ratio"] * 3
+    values = by_arm(units, "swap.difference")["ratio"]
+    mean, reach = mean_and_interval(values)
+    assert mean == pytest.approx(0.72) and reach == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+    assert mean_and_interval({0: 0.4}) == (0.4, 0.0)
+
+
+def test_a_curve_goes_as_far_as_all_seeds_reach(study: Path) -> None:
+    rows = curve_rows(read_units(study))
+    mass = [(x, y) for arm, curve, x, y, _ in rows if (arm, curve) == ("accuracy", "mass")]
+    assert mass == [(1, pytest.approx(0.3)), (2, pytest.approx(0.2))]
+    assert [(x, y) for arm, curve, x, y, _ in rows if (arm, curve) == ("start", "cutoff")] == [(0.0, 0.2)]
+    assert not any(curve == "vdm" for _, curve, *_ in rows)
+
+
+def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main([str(study), "--write", str(out)]) == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert set(before) == {
+        "units.csv", "contrasts.csv", "curves.csv", "results.md", "swap.svg", "accuracy.svg", "curves.svg", "cross.svg"
+    }  # fmt: skip
+    assert main([str(study), "--write", str(out)]) == 0
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    contrast = next(csv.DictReader((out / "contrasts.csv").open()))
+    assert float(contrast["value"]) == pytest.approx(0.11) and contrast["n"] == "3"
+    text = results(study, read_units(study))
+    assert "Signal: yes" in text and "| ratio - accuracy, swap.difference | +0.110 (" in text
+    assert "| ratio | accuracy | 0.010 | 0.010 | 0.010 | 0.010 |" in text
+
+
+def test_a_folder_without_units_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "--write", str(tmp_path / "out")]) == 1
+    assert "make study" in capsys.readouterr().err
