@@ -1,0 +1,78 @@
+"""A study of one seed and one step, for real: start, training, audit, crosses, tables; given again, it does nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from data_construction.records import Round, Trace
+from data_construction.sources import write_set
+from reflection_v.study import load_study, run_study
+from reflection_v.study_report import main
+from reward.statements import corrected_spans
+from vlm.problem import Problem, read_problems
+
+pytestmark = pytest.mark.slow
+
+GRPO = {
+    "rewards": {"accuracy": 1.0}, "num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 24,
+    "max_steps": 1, "temperature": 1.0, "save_strategy": "no", "learning_rate": 1e-4, "prompt_selection": None,
+}  # fmt: skip
+SFT = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_strategy": "no"}
+
+
+def confirming(problem: Problem) -> Trace:
+    said = f"what is there: {problem.answer}."
+    text = f"{said} Wait, let me look at the picture again. {said}"
+    rounds = [Round(request="r", reply=said, conclusion=said, answer=problem.answer, verdict=True)] * 2
+    return Trace(
+        id=problem.id, problem_id=problem.id, rounds=rounds, trace=text, corrected=corrected_spans(text), status="kept"
+    )
+
+
+def test_a_study_of_one_step(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for name, split in (("train", "train"), ("rl", "train"), ("heldout", "heldout")):
+        (run / "problems").mkdir(parents=True, exist_ok=True)
+        write_set("scenes", 8, 0, split, run / "problems" / name, family_names=["place"], counterfactual=True)
+    (run / "build").mkdir()
+    rows = [confirming(problem).model_dump_json() for problem in read_problems(run / "problems" / "train")]
+    (run / "build" / "traces.jsonl").write_text("".join(row + "\n" for row in rows))
+    for name, keys in (("grpo", GRPO), ("sft", SFT), ("build", {"quality": {"near_duplicate": 1.0, "min_words": 2}})):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(keys))
+    (tmp_path / "study.yaml").write_text(
+        json.dumps(
+            {
+                "run": str(run),
+                "out": str(tmp_path / "out"),
+                "start": {
+                    "build": "build.yaml",
+                    "sft": "sft.yaml",
+                    "mix": {"hollow_share": 0.5},
+                    "prompts": {"samples": 2, "min_right": 0, "max_right": 2, "at_least": 4},
+                },
+                "audit": {
+                    "max_new_tokens": 24, "main": 8, "controls": 4, "hint": 0, "swap": 4, "cutoff": 4, "samples": 0,
+                    "forward": 4, "shown": 0,
+                },
+                "cross": 4,
+                "arms": {
+                    "start": {"train": False, "seeds": 1},
+                    "accuracy": {"seeds": 1, "rewards": {"accuracy": 1.0}},
+                    "ratio": {"seeds": 1, "rewards": {"accuracy": 1.0, "attention_ratio": {"weight": 1.0, "std": 0.1}}},
+                },
+                "contrasts": [{"first": "ratio", "second": "accuracy", "figure": "swap.difference"}],
+            }
+        )
+    )  # fmt: skip
+    config = load_study(tmp_path / "study.yaml")
+    result = run_study(config)
+    assert result["units"] == 3
+    start = json.loads((tmp_path / "out" / "start" / "start.json").read_text())
+    assert start["rows"]["hollow_rows"] == 4
+    unit = json.loads((tmp_path / "out" / "ratio" / "seed-0" / "unit.json").read_text())
+    wanted = {"accuracy", "blank.accuracy", "accuracy_by_domain.text", "length_mean", "grpo.entropy_last"}
+    assert wanted <= set(unit["figures"]) and set(unit["curves"]) == {"attention", "cutoff", "vdm"}
+    assert {key.split(".")[1] for key in unit["figures"] if key.startswith("cross.")} == {"to_accuracy", "to_start"}
+    assert run_study(config) == result
+    assert main([str(tmp_path / "out"), "--write", str(tmp_path / "docs")]) == 0
