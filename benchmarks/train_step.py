@@ -4,7 +4,7 @@
 
 Peers, on the same model, problems, seed, and batch: TRL's ``GRPOTrainer`` with two plain reward functions over the same prompts
 and pictures; ``VisualGRPOTrainer`` with all its logging and the attention reward (``grpo_ratio`` = ours / TRL's); and ours with the
-mass never recorded (``attention_reward_ratio`` = with / without). The trainers live side by side in one process and take steps in
+mass never recorded (``attention_reward_ratio`` = with / without). The trainers share one model in one process and take steps in
 turns; every step samples, and all responses are cut at the same length, so that the work is equal. Ratios are medians of paired
 rounds, CPU time of this process, which other work on the machine disturbs less than the clock; the clock's are beside them.
 """
@@ -38,7 +38,7 @@ from train.launch import quiet
 from train.prompts import problem_messages
 from train.tiny_models import build_tiny_vlm
 from vlm.images import open_image
-from vlm.load import load_vlm
+from vlm.load import VLM, load_vlm
 from vlm.problem import Problem, read_problems
 from vlm.response import parse_response
 
@@ -89,9 +89,8 @@ def closed(completions: list[Any], **_: Any) -> list[float]:
     return [float("</think>" in turns[0]["content"]) for turns in completions]
 
 
-def bare(model: Path, args: Any, problems: list[Problem]) -> GRPOTrainer:
+def bare(vlm: VLM, args: Any, problems: list[Problem]) -> GRPOTrainer:
     """TRL's trainer on the same prompts and pictures."""
-    vlm = load_vlm(model, device="cpu")
     rows = [
         {
             "prompt": problem_messages(problem, "think", vlm),
@@ -148,12 +147,15 @@ def measure(rounds: int, length: int, folder: Path) -> dict[str, Any]:
     watched = {"accuracy": 1.0, "format": 0.2, "attention_ratio": 0.2, "grounding_penalty": 0.1}
     plain = {"accuracy": 1.0, "format": 0.2}
 
+    # One model for all: where weights lie in memory is worth some percent of a step.
+    vlm = load_vlm(model, device="cpu")
+
     def ours(kind: type[VisualGRPOTrainer], name: str, rewards: dict[str, float]) -> Steps:
         one = stage(model, folder / name, folder / "problems", length, rewards)
-        return Steps(kind(load_vlm(model, device="cpu"), problems, one.options, one.args))
+        return Steps(kind(vlm, problems, one.options, one.args))
 
     steps = {
-        "trl": Steps(bare(model, stage(model, folder / "trl", folder / "problems", length, plain).args, problems)),
+        "trl": Steps(bare(vlm, stage(model, folder / "trl", folder / "problems", length, plain).args, problems)),
         "ours": ours(VisualGRPOTrainer, "ours", watched),
         "unwatched": ours(Unwatched, "unwatched", plain),
     }
