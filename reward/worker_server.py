@@ -3,9 +3,12 @@
     python -P worker_server.py KIND CPU_SECONDS CLOCK_SECONDS MEGABYTES
 
 One pickle in, one JSON line out. The child shares the server's pipes; when a limit has ended it, the server says so in its
-place and forks the next one. It keeps no state between jobs but what the libraries remember of their grammars.
+place and forks the next one. It keeps no state between jobs but what the libraries remember of their grammars; and as that is
+worth a lot (the first text of a kind takes ten times the next), a child that has done some jobs stays behind as the server
+of a child of its own: what was learned until then outlives the next one's end.
 """
 
+import gc
 import importlib.util
 import json
 import os
@@ -19,6 +22,8 @@ from typing import Any, BinaryIO
 
 Job = Callable[[Any], Any]
 
+STAYS_AFTER = (10, 20, 40, 80, 160, 320)
+"""Jobs after which a child becomes the server of the next one."""
 BEFORE = 20
 """What a problem's author wrote may take so many times longer than what a model wrote."""
 
@@ -36,16 +41,22 @@ def main() -> None:
         say(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
     say(replies, {"ready": True})
+    depth = 0
+    gc.freeze()  # a collection in the child would touch, and so copy, every object of the libraries
     while True:
         child = os.fork()
         if child == 0:
-            if megabytes:
+            if megabytes and not depth:
                 resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-            serve(before, job, requests, replies, cpu_seconds, clock_seconds)
-            os._exit(0)
+            jobs = STAYS_AFTER[depth] if depth < len(STAYS_AFTER) else None
+            if serve(before, job, requests, replies, cpu_seconds, clock_seconds, jobs):
+                os._exit(0)
+            depth += 1
+            gc.freeze()
+            continue
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            return  # the caller is gone
+            os._exit(0)  # the caller is gone
         say(replies, {"reply": None})
 
 
@@ -89,9 +100,18 @@ def prepare(kind: str) -> tuple[Job, Job]:
 
 
 def serve(
-    before: Job, job: Job, requests: BinaryIO, replies: BinaryIO, cpu_seconds: float, clock_seconds: float
-) -> None:
-    """Do jobs until the pipe closes. Nobody handles the timers' signals, so the kernel ends the process."""
+    before: Job,
+    job: Job,
+    requests: BinaryIO,
+    replies: BinaryIO,
+    cpu_seconds: float,
+    clock_seconds: float,
+    jobs: int | None,
+) -> bool:
+    """Do ``jobs`` jobs (None: all that come). True when the pipe was closed.
+
+    Nobody handles the timers' signals, so the kernel ends the process.
+    """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
@@ -107,6 +127,11 @@ def serve(
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         say(replies, {"reply": reply})
+        if jobs is not None:
+            jobs -= 1
+            if not jobs:
+                return False
+    return True
 
 
 def read(pipe: BinaryIO, size: int) -> bytes:
