@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -23,13 +22,13 @@ import sys
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.agent import LoopConfig, Tokens  # noqa: E402
 from data_construction.build import BuildConfig, run_build  # noqa: E402
 from data_construction.roles import RoleConfig, RolesConfig  # noqa: E402
@@ -263,21 +262,8 @@ def main() -> int:
         print(json.dumps(figures), file=sys.stderr)
         figures |= measure_served(Path(folder), *((3, 40) if args.quick else (5, 100)))
     sys.stdout = stdout
-    figures |= {
-        "n": 500 * runs,
-        "threads": 1,
-        "load_average": {"start": round(load[0], 2), "end": round(os.getloadavg()[0], 2)},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("openai", "transformers")},
-        },
-    }
-    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
-    if not args.json:
-        for key, value in figures.items():
-            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
-    print(json.dumps(figures))
-    return 1 if missed else 0
+    figures |= {"n": 500 * runs, **surroundings(1, "openai", "transformers"), "load_average_before": round(load[0], 2)}
+    return report(figures, MUST_HOLD, args.json)
 
 
 if __name__ == "__main__":

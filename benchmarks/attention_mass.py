@@ -12,10 +12,7 @@ The last line is one JSON object (design: figures.md). Exit code 1 if a figure t
 
 import argparse
 import contextlib
-import json
 import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -28,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "vlm")]
 
 import torch  # noqa: E402
-import transformers  # noqa: E402
 from tiny_families import FAMILIES  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
+from benchmarks.reporting import report, surroundings  # noqa: E402
 from vlm.attention import AttentionMass, image_token_mask  # noqa: E402
 
 IMAGE, N_IMAGE, N_RESPONSE, BATCH = 5, 576, 512, 2
@@ -222,19 +219,8 @@ def main() -> int:
     figures["families"] = {family: error_of(family, torch.float32) for family in FAMILIES}
     figures["max_error_fp32"] = max(figures["families"].values())
     figures["max_error_bf16"] = max(error_of(family, torch.bfloat16) for family in FAMILIES)
-    figures["threads"] = args.threads
-    figures["load_average"] = os.getloadavg()[0]
-    figures["versions"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
-    if not args.json:
-        for key, value in figures.items():
-            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
-    print(json.dumps(figures))
-    return 1 if missed else 0
+    figures |= surroundings(args.threads, "torch", "transformers")
+    return report(figures, MUST_HOLD, args.json)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ system; CHROMIUM names another. The last line is one JSON object.
 
 import argparse
 import io
-import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -22,6 +20,10 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.reporting import report, surroundings  # noqa: E402
+
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 USERS = 5
@@ -136,9 +138,8 @@ def main() -> int:
                 "server_mb": at_start,
                 "server_mb_highest": resident_mb(server.pid, "VmHWM"),
                 "n": runs,
-                "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-                "load_average": os.getloadavg()[0],
-                "versions": {"python": platform.python_version(), "chromium": browser.version},
+                **surroundings(os.environ.get("OMP_NUM_THREADS", "default"), "gradio", "playwright"),
+                "chromium": browser.version,
             }
             if args.write:
                 shoot(browser, address, args.write)
@@ -146,11 +147,7 @@ def main() -> int:
     finally:
         server.terminate()
         server.wait(30)
-    if not args.json:
-        for name, value in figures.items():
-            print(f"{name}: {value}")
-    print(json.dumps(figures))
-    return 1 if figures["failed"] else 0
+    return report(figures, {"failed": lambda failed: failed == 0}, args.json)
 
 
 if __name__ == "__main__":

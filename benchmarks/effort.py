@@ -10,9 +10,6 @@ change a figure. No pass mark: the figures are printed (design: figures.md).
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import LEARNED, problems  # noqa: E402
 from eval.stats import estimate_mean, estimate_share  # noqa: E402
 from reward.verifiers import verify  # noqa: E402
@@ -85,7 +83,6 @@ def row(
 def measure(model: str, folder: str | None, n: int) -> dict[str, Any]:
     """All rows."""
     import torch
-    import transformers
 
     vlm, asked, started = load_vlm(model), questions(folder, n), time.perf_counter()
     rows = []
@@ -100,14 +97,8 @@ def measure(model: str, folder: str | None, n: int) -> dict[str, Any]:
         "model": model,
         "n": len(asked),
         "seed": SEED,
-        "threads": torch.get_num_threads(),
         "seconds": round(time.perf_counter() - started, 1),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **surroundings(torch.get_num_threads(), "torch", "transformers"),
     }
 
 
@@ -180,8 +171,7 @@ def main() -> int:
         write(figures, args.write)
     if not args.json:
         print(table(figures))
-    print(json.dumps(figures))
-    return 0
+    return report(figures, {}, json_only=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,6 @@ The last line is one JSON object (design: figures.md). Exit code 1 if a figure t
 """
 
 import argparse
-import json
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -26,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-import transformers  # noqa: E402
 
+from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import write_set  # noqa: E402
 from eval.answers import answer_problems, open_pictures  # noqa: E402
 from eval.audit import AuditConfig, run_audit  # noqa: E402
@@ -145,20 +142,9 @@ def main() -> int:
         "model": arguments.model,
         "n": n,
         "runs": runs,
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        **surroundings(torch.get_num_threads(), "torch", "transformers"),
     }
-    failed = [name for name, holds in MUST_HOLD.items() if not holds(figures[name])]
-    if not arguments.json:
-        for name in failed:
-            print(f"does not hold: {name} = {figures[name]}")
-    print(json.dumps(figures))
-    return 1 if failed else 0
+    return report(figures, MUST_HOLD, arguments.json)
 
 
 if __name__ == "__main__":

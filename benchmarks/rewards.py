@@ -12,14 +12,10 @@ math-verify's own timeout is a signal of the main thread, and a loop inside of C
 """
 
 import argparse
-import json
-import os
-import platform
 import random
 import statistics
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
+from benchmarks.reporting import report, surroundings
 from reward.verifiers import CPU_SECONDS, VERIFIERS, Case, verify_all
 from reward.worker import cores
 
@@ -163,21 +160,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     args = parser.parse_args()
     figures = measure(args.rounds or (2 if args.quick else 5), args.answers)
-    figures |= {
-        "threads": cores(),
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            "math-verify": version("math-verify"),
-            "sympy": version("sympy"),
-        },
-    }
-    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
-    if not args.json:
-        for key, value in figures.items():
-            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
-    print(json.dumps(figures))
-    return 1 if missed else 0
+    figures |= surroundings(cores(), "math-verify", "sympy")
+    return report(figures, MUST_HOLD, args.json)
 
 
 if __name__ == "__main__":

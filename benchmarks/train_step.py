@@ -11,9 +11,6 @@ rounds, CPU time of this process, which other work on the machine disturbs less 
 
 import argparse
 import contextlib
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -25,11 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-import transformers
-import trl
 from datasets import Dataset
 from trl import GRPOTrainer
 
+from benchmarks.reporting import report, surroundings
 from data_construction.sources import write_set
 from reward.verifiers import verify
 from train.grpo import load_grpo
@@ -194,22 +190,8 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(8 if args.quick else 20, 48 if args.quick else LENGTH, Path(folder))
-    figures |= {
-        "threads": args.threads,
-        "load_average": os.getloadavg()[0],
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "trl": trl.__version__,
-        },
-    }
-    missed = [key for key, holds in MUST_HOLD.items() if not holds(figures[key])]
-    if not args.json:
-        for key, value in figures.items():
-            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
-    print(json.dumps(figures))
-    return 1 if missed else 0
+    figures |= surroundings(args.threads, "torch", "transformers", "trl")
+    return report(figures, MUST_HOLD, args.json)
 
 
 if __name__ == "__main__":

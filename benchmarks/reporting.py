@@ -1,0 +1,26 @@
+"""What every benchmark says in the end: its figures, those that miss what must hold, and one JSON line."""
+
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+Holds = Callable[[Any], bool]
+
+
+def surroundings(threads: Any, *packages: str) -> dict[str, Any]:
+    """What a figure depends on besides the code: ``threads``, ``load_average`` (one minute, now), ``versions``."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return {"threads": threads, "load_average": round(os.getloadavg()[0], 2), "versions": versions}
+
+
+def report(figures: Mapping[str, Any], must_hold: Mapping[str, Holds], json_only: bool) -> int:
+    """Print the figures, the JSON line last; returns the exit code, 1 if a figure misses what must hold."""
+    missed = [key for key, holds in must_hold.items() if not holds(figures[key])]
+    if not json_only:
+        for key, value in figures.items():
+            print(f"{key}: {value}{'   <- does not hold' if key in missed else ''}")
+    print(json.dumps(figures))
+    return 1 if missed else 0
