@@ -91,15 +91,19 @@ def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[st
     selection = build(PromptSelection, start.prompts, "'start.prompts' of the study")
     problems = read_problems(run / "problems" / "rl")
     vlm = load_vlm(out / "model")
-    settings: dict[str, Any] = {
-        "style": "think",
-        "temperature": grpo["temperature"],
-        "max_new_tokens": grpo["max_completion_length"],
-    }
+    temperature, longest = grpo["temperature"], grpo["max_completion_length"]
     sample_pass_rates(
-        vlm, problems, selection, **settings, seed=start.seed, folder=out, say=lambda text: print(text, flush=True)
+        vlm,
+        problems,
+        selection,
+        style="think",
+        temperature=temperature,
+        max_new_tokens=longest,
+        seed=start.seed,
+        folder=out,
+        say=lambda text: print(text, flush=True),
     )
-    rows = read_pass_rates(out, settings_key(vlm.name, selection, *settings.values(), start.seed))
+    rows = read_pass_rates(out, settings_key(vlm.name, selection, "think", temperature, longest, start.seed))
     chosen = choose(problems, rows, selection, start.seed)
     (out / "prompts").mkdir(exist_ok=True)
     write_problems(chosen, out / "prompts")
