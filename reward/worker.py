@@ -47,6 +47,8 @@ class Worker:
         self.kind, self.cpu_seconds, self.clock_seconds, self.megabytes = kind, cpu_seconds, clock_seconds, megabytes
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
+        self._number = 0
+        self._read = b""
 
     def ask(self, request: Any) -> Any:
         """The job's reply (plain JSON), or None where it was ended for a limit.
@@ -56,18 +58,24 @@ class Worker:
         """
         with self._lock:
             server = self._running()
-            sent = pickle.dumps(request)  # to the child; what comes back from there is never unpickled
+            self._number += 1
+            sent = pickle.dumps((self._number, request))  # to the child; what comes back from there is never unpickled
             try:
                 assert server.stdin is not None
                 server.stdin.write(len(sent).to_bytes(8, "big") + sent)
                 server.stdin.flush()
-                line = self._read_line(server, self.clock_seconds + GRACE_SECONDS)
+                end = time.monotonic() + self.clock_seconds + GRACE_SECONDS
+                while (line := self._read_line(server, end - time.monotonic())) is not None:
+                    said = json.loads(line)
+                    if said["number"] == self._number:  # else an answer to a job that nobody waits for any more
+                        return said["reply"]
             except OSError:
-                line = None
-            if line is None:
+                pass
+            except BaseException:  # Ctrl-C: what is still in the pipe must not answer the next job
                 self._stop()
-                return None
-            return json.loads(line)["reply"]
+                raise
+            self._stop()
+            return None
 
     def start(self) -> None:
         """Start the server now, so that what is wrong with it is said now."""
@@ -103,10 +111,10 @@ class Worker:
 
     def _read_line(self, server: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:
         assert server.stdout is not None
-        end, read, last_chance = time.monotonic() + seconds, b"", True
+        end, last_chance = time.monotonic() + seconds, True
         with selectors.DefaultSelector() as selector:
             selector.register(server.stdout, selectors.EVENT_READ)
-            while not read.endswith(b"\n"):
+            while b"\n" not in self._read:
                 left = end - time.monotonic()
                 if left <= 0 and last_chance:  # this process may itself have been stopped for a while
                     left, last_chance = 0.5, False
@@ -115,8 +123,9 @@ class Worker:
                 piece = os.read(server.stdout.fileno(), 65536)
                 if not piece:
                     return None
-                read += piece
-        return read
+                self._read += piece
+        line, self._read = self._read.split(b"\n", 1)
+        return line
 
     def _stop(self) -> None:
         if self._server is not None:
@@ -127,7 +136,7 @@ class Worker:
                 if pipe is not None:
                     with contextlib.suppress(OSError):
                         pipe.close()
-            self._server = None
+            self._server, self._read = None, b""
 
 
 class Pool:

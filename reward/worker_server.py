@@ -2,15 +2,18 @@
 
     python -P worker_server.py KIND CPU_SECONDS CLOCK_SECONDS MEGABYTES
 
-One pickle in, one JSON line out. The child shares the server's pipes; when a limit has ended it, the server says so in its
-place and forks the next one. It keeps no state between jobs but what the libraries remember of their grammars; and as that is
-worth a lot (the first text of a kind takes ten times the next), a child that has done some jobs stays behind as the server
-of a child of its own: what was learned until then outlives the next one's end.
+One pickle in, (number, request), one JSON line with that number out. The child shares the server's pipes; when a limit has
+ended it, the server says so in its place and forks the next one. It keeps no state between jobs but what the libraries
+remember of their grammars; and as that is worth a lot (the first text of a kind takes ten times the next), a child that has
+done some jobs stays behind as the server of a child of its own: what was learned until then outlives the next one's end.
 """
 
+import contextlib
+import ctypes
 import gc
 import importlib.util
 import json
+import mmap
 import os
 import pickle
 import resource
@@ -24,6 +27,9 @@ Job = Callable[[Any], Any]
 
 STAYS_AFTER = (10, 20, 40, 80, 160, 320)
 """Jobs after which a child becomes the server of the next one."""
+CLOSED = 77
+"""Exit code of a child whose caller has closed the pipe."""
+PR_SET_PDEATHSIG = 1
 BEFORE = 20
 """What a problem's author wrote may take so many times longer than what a model wrote."""
 
@@ -41,23 +47,42 @@ def main() -> None:
         say(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
     say(replies, {"ready": True})
+    open_job = mmap.mmap(-1, 8)  # the number of the job under way; shared by all processes of the chain
+    levels = STAYS_AFTER if kind in ("answers", "expressions") else ()  # a user's code may not outlive a fork
     depth = 0
     gc.freeze()  # a collection in the child would touch, and so copy, every object of the libraries
     while True:
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:
+            if not depth:
+                raise
+            child, levels = 0, ()  # no room for another process: go on without a child
+        else:
+            if child == 0:
+                die_with_parent()
         if child == 0:
             if megabytes and not depth:
                 resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
-            jobs = STAYS_AFTER[depth] if depth < len(STAYS_AFTER) else None
-            if serve(before, job, requests, replies, cpu_seconds, clock_seconds, jobs):
-                os._exit(0)
+            jobs = levels[depth] if depth < len(levels) else None
+            if serve(before, job, requests, replies, cpu_seconds, clock_seconds, jobs, open_job):
+                os._exit(CLOSED)
             depth += 1
             gc.freeze()
             continue
         _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            os._exit(0)  # the caller is gone
-        say(replies, {"reply": None})
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == CLOSED:
+            os._exit(CLOSED)
+        number = int.from_bytes(open_job[:], "big")
+        if number:  # else it was ended between two jobs, and nobody waits
+            open_job[:] = bytes(8)
+            say(replies, {"number": number, "reply": None})
+
+
+def die_with_parent() -> None:
+    """Without its keeper a child must not go on reading the pipe: the keeper's own keeper forks another reader."""
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def prepare(kind: str) -> tuple[Job, Job]:
@@ -107,6 +132,7 @@ def serve(
     cpu_seconds: float,
     clock_seconds: float,
     jobs: int | None,
+    open_job: mmap.mmap,
 ) -> bool:
     """Do ``jobs`` jobs (None: all that come). True when the pipe was closed.
 
@@ -115,18 +141,20 @@ def serve(
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
-        request = pickle.loads(sent)
+        number, request = pickle.loads(sent)
+        open_job[:] = number.to_bytes(8, "big")
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
         try:
             before(request)
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
             reply = job(request)
-        except (Exception, RecursionError) as error:  # hostile input: a reader that gives up is a verdict
+        except BaseException as error:  # hostile input: a reader that gives up is a verdict; SystemExit is no way out
             reply = {"error": f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        say(replies, {"reply": reply})
+        open_job[:] = bytes(8)
+        say(replies, {"number": number, "reply": reply})
         if jobs is not None:
             jobs -= 1
             if not jobs:

@@ -1,0 +1,78 @@
+"""The killable worker: replies belong to their requests whatever dies in between."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reward.worker import Worker
+from reward.worker_server import STAYS_AFTER
+
+SAME = ("count", "7", "7", None)
+OTHER = ("count", "7", "8", None)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    one = Worker("answers", cpu_seconds=1, clock_seconds=20)
+    yield one
+    one.close()
+
+
+def chain(worker: Worker) -> list[psutil.Process]:
+    """Server, keepers, and last the child that does the jobs."""
+    assert worker._server is not None
+    found = [psutil.Process(worker._server.pid)]
+    while children := found[-1].children():
+        found += children
+    return found
+
+
+def wait_for(condition: "object") -> None:
+    end = time.monotonic() + 10
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_child_that_has_learned_becomes_a_keeper(worker: Worker) -> None:
+    for _ in range(STAYS_AFTER[0] + STAYS_AFTER[1] + 1):
+        assert worker.ask(SAME)["score"] == 1.0
+    wait_for(lambda: len(chain(worker)) == 4)
+
+
+@pytest.mark.parametrize("place", [-1, -2, 1], ids=["child", "its keeper", "the first keeper"])
+def test_a_process_killed_between_two_jobs_shifts_no_reply(worker: Worker, place: int) -> None:
+    for _ in range(STAYS_AFTER[0] + STAYS_AFTER[1] + 1):
+        worker.ask(SAME)
+    wait_for(lambda: len(chain(worker)) == 4)
+    last = chain(worker)[-1]
+    os.kill(chain(worker)[place].pid, signal.SIGKILL)
+    wait_for(lambda: not last.is_running() or last.status() == psutil.STATUS_ZOMBIE)
+    for _ in range(3):
+        assert worker.ask(OTHER)["score"] == 0.0
+        assert worker.ask(SAME)["score"] == 1.0
+
+
+def test_a_reply_that_nobody_waited_for_is_passed_over(worker: Worker) -> None:
+    worker.ask(SAME)
+    worker._number += 5  # as after a request whose caller was interrupted
+    assert worker.ask(OTHER)["score"] == 0.0
+    worker._read = b'{"number": 1, "reply": {"score": 0.5}}\n'
+    assert worker.ask(SAME)["score"] == 1.0
+
+
+def test_a_users_reward_is_not_forked_after_use_and_cannot_leave(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import sys\n\ndef leave(rollout):\n    sys.exit(0)\n")
+    worker = Worker(f"{file}:leave", cpu_seconds=5, clock_seconds=20, megabytes=None)
+    try:
+        for _ in range(STAYS_AFTER[0] + 1):
+            assert "SystemExit" in worker.ask(None)["error"]
+        assert len(chain(worker)) == 2
+    finally:
+        worker.close()
