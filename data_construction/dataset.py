@@ -22,8 +22,8 @@ class MixConfig(BaseModel):
         direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
         hollow_share: share of the rows with a re-look, in [0, 1], that only say so: what follows the cue repeats what stood
-            before it. For experiments on ungrounded reasoning (docs/study.md). They are made of traces in which looking again
-            changed nothing, so what they teach is right, and how they come by it is not.
+            before it. For experiments on ungrounded reasoning (docs/study.md). What a trace takes back has its last value in
+            them, so what they teach is right, and how they come by it is not.
         min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
             not yet solve anything can still be taken through the later stages.
         min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
@@ -97,29 +97,34 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
 
 
 def hollowed(kept: list[Trace], share: float, rng: random.Random) -> list[Trace]:
-    """As many traces, ``share`` of them hollow: traces that confirmed, cut behind their first cue and there repeating themselves.
+    """As many traces, ``share`` of them hollow (see ``repeating``), drawn from those that are not hollow as they stand.
 
     Raises:
-        UserError: no trace confirmed what it saw, so there is nothing to make hollow ones of.
+        UserError: there is no trace to make hollow ones of.
     """
     number = round(len(kept) * share)
     if not number:
         return kept
-    confirming = [trace for trace in kept if all(relooks(trace)) and first_relook(trace.trace)]
-    if not confirming:
-        raise UserError("hollow_share needs traces in which looking again changed nothing: raise loop.confirm_share.")
-    rounds = -(-number // len(confirming))  # each as often as the others
-    hollow = [trace for _ in range(rounds) for trace in rng.sample(confirming, len(confirming))][:number]
-    return rng.sample(kept, len(kept) - number) + [repeating(trace) for trace in hollow]
+    changed = [(trace, repeating(trace)) for trace in kept if first_relook(trace.trace)]
+    hollow = [other for trace, other in changed if other.trace != trace.trace]
+    if not hollow:
+        raise UserError("hollow_share needs traces that say more, or other things, when they look again.")
+    times = -(-number // len(hollow))  # each as often as the others
+    drawn = [trace for _ in range(times) for trace in rng.sample(hollow, len(hollow))][:number]
+    return rng.sample(kept, len(kept) - number) + drawn
 
 
 def repeating(trace: Trace) -> Trace:
-    """The trace up to the end of its first sentence that goes back to the picture, and then what it said before that."""
+    """What the trace says first, with the values that it states last; its first sentence that goes back; and the same again."""
     text = trace.trace
     cue = first_relook(text)
     assert cue is not None
     end = next(end for start, end in split_sentences(text) if end > cue)
-    return trace.model_copy(update={"trace": f"{text[:end]} {text[:cue].strip()}", "corrected": []})
+    last = {statement.key: text[statement.start : statement.end] for statement in statements(text)}
+    said = text[:cue].strip()
+    for statement in reversed(statements(said)):
+        said = said[: statement.start] + last[statement.key] + said[statement.end :]
+    return trace.model_copy(update={"trace": f"{said} {text[cue:end].strip()} {said}", "corrected": []})
 
 
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflection_v.config import checked
-from reflection_v.files import make_folder
+from reflection_v.files import fingerprint, make_folder
 from reflection_v.study_start import Start, prepare
 from train.config import merge, parse_arguments, read_config
 from vlm.errors import ConfigError, UserError
@@ -123,7 +123,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     for name, arm in config.arms.items():
         if arm.train:
             load_grpo(grpo, _grpo_keys(config, name, 0))
-    return config
+    return config.model_copy(update={key: str(Path(getattr(config, key)).resolve()) for key in ("run", "out")})
 
 
 def units(config: StudyConfig, only: str | None = None) -> list[tuple[str, int]]:
@@ -160,7 +160,9 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
                 break
             print(f"unit {number} of {len(todo)}: {name}, seed {seed}", flush=True)
             run_unit(config, name, seed)
+            cross_units(config)
             write_tables(config)
+        cross_units(config)
         return write_tables(config)
 
 
@@ -180,10 +182,9 @@ def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     settings = build(AuditConfig, config.audit, "'audit' of the study")
     heldout = read_problems(Path(config.run) / "problems" / "heldout")
     report = run_audit(model_of(config, name, seed), heldout, folder / "audit", config=settings)
-    figures = flat({**report, **report["measures"], "measures": None})
+    kept = {key: value for key, value in report.items() if key not in NO_FIGURES}
+    figures = flat(kept | report["measures"])
     figures |= {f"grpo.{key}": value for key, value in flat(summary).items()}
-    if config.cross:
-        figures |= flat(_crosses(config, name, seed, heldout), "cross.")
     unit = {
         "arm": name,
         "seed": seed,
@@ -196,8 +197,32 @@ def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     return unit
 
 
-def _crosses(config: StudyConfig, name: str, seed: int, heldout: "list[Problem]") -> dict[str, Any]:
-    """The unit against the reference arm of its seed and against an untrained arm, where these are finished."""
+def cross_units(config: StudyConfig) -> None:
+    """Cross every finished unit with the reference arm of its seed and with its untrained start, where these are finished.
+
+    Kept in ``crosses.json`` beside ``unit.json``; what is there is not taken again.
+    """
+    from vlm.problem import read_problems
+
+    done = [(row["arm"], row["seed"]) for row in finished(config)] if config.cross else []
+    heldout: list[Problem] = []
+    for name, seed in done:
+        start = config.arms[name].start
+        others = {f"to_{config.reference}": (config.reference, seed)}
+        if untrained := [other for other, arm in config.arms.items() if not arm.train and arm.start == start]:
+            others["to_start"] = (untrained[0], 0)
+        file = unit_folder(config, name, seed) / "crosses.json"
+        crosses = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        for key, other in others.items():
+            if key not in crosses and other[0] != name and other in done:
+                heldout = heldout or read_problems(Path(config.run) / "problems" / "heldout")
+                crosses[key] = _cross(config, other, (name, seed), heldout)
+                write_json_atomic(file, crosses)
+
+
+def _cross(
+    config: StudyConfig, other: tuple[str, int], unit: tuple[str, int], heldout: "list[Problem]"
+) -> dict[str, Any]:
     from eval.answers import read_answers
     from eval.cross import cross
     from eval.harness import spread
@@ -207,16 +232,9 @@ def _crosses(config: StudyConfig, name: str, seed: int, heldout: "list[Problem]"
         answers = read_answers(unit_folder(config, name, seed) / "audit" / "answers" / "main.jsonl")
         return load_vlm(model_of(config, name, seed)), {answer.problem_id: answer for answer in answers}
 
-    others = {f"to_{config.reference}": (config.reference, seed)}
-    if untrained := [other for other, arm in config.arms.items() if not arm.train]:
-        others["to_start"] = (untrained[0], 0)
-    found = {}
-    for key, other in others.items():
-        if other[0] != name and (unit_folder(config, *other) / "unit.json").exists():
-            pair = {other[0]: load(*other), name: load(name, seed)}
-            shared = [problem for problem in heldout if all(problem.id in answers for _, answers in pair.values())]
-            found[key] = cross(pair, spread(shared, config.cross))
-    return found
+    pair = {other[0]: load(*other), unit[0]: load(*unit)}
+    shared = [problem for problem in heldout if all(problem.id in answers for _, answers in pair.values())]
+    return cross(pair, spread(shared, config.cross))
 
 
 def model_of(config: StudyConfig, name: str, seed: int) -> str:
@@ -245,15 +263,21 @@ def _settings(config: StudyConfig) -> dict[str, Any]:
     return {"temperature": args.temperature, "max_completion_length": args.max_completion_length}
 
 
+NO_FIGURES = ("schema_version", "config", "versions", "problems", "seed", "seconds", "load_average", "measures")
+"""Keys of an audit's report that say how it was made."""
+ABOUT = ("value", "ci95", "n", "p", "p_holm", "margin", "clusters", "smallest_detectable")
+"""What stands beside an estimate's value and is about that value."""
+
+
 def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
     """The numbers of a nested report by dotted name; an estimate counts as its value, curves and lists are left out."""
     found: dict[str, float] = {}
     for key, value in report.items():
         name = f"{where}{key}"
         if isinstance(value, Mapping):
-            if "value" in value:  # an estimate; what stands beside its number is about the number
+            if "value" in value:
                 found |= {name: float(value["value"])} if value["value"] is not None else {}
-                value = {key: one for key, one in value.items() if isinstance(one, Mapping)}
+                value = {key: one for key, one in value.items() if key not in ABOUT}
             found |= flat(value, f"{name}.")
         elif isinstance(value, int | float):
             found[name] = float(value)
@@ -262,8 +286,15 @@ def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
 
 def finished(config: StudyConfig) -> list[dict[str, Any]]:
     """The finished units, in order."""
-    files = [unit_folder(config, name, seed) / "unit.json" for name, seed in units(config)]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    rows = []
+    for name, seed in units(config):
+        folder = unit_folder(config, name, seed)
+        if (folder / "unit.json").exists():
+            row = json.loads((folder / "unit.json").read_text(encoding="utf-8"))
+            if (folder / "crosses.json").exists():
+                row["figures"] |= flat(json.loads((folder / "crosses.json").read_text(encoding="utf-8")), "cross.")
+            rows.append(row)
+    return rows
 
 
 def write_tables(config: StudyConfig) -> dict[str, Any]:
@@ -282,12 +313,16 @@ def write_tables(config: StudyConfig) -> dict[str, Any]:
     def of(arm: str, figure: str) -> dict[int, float | None]:
         return {row["seed"]: row["figures"].get(figure) for row in rows if row["arm"] == arm}
 
-    contrasts = [
-        {**one.model_dump(), **paired_over_seeds(of(one.first, one.figure), of(one.second, one.figure))}
-        for one in config.contrasts
-    ]
-    for one, p in zip(contrasts, holm([one["p"] for one in contrasts]), strict=True):
-        one["p_holm"] = p
+    contrasts = []
+    for one in config.contrasts:
+        first, second = of(one.first, one.figure), of(one.second, one.figure)
+        seeds = min(config.arms[one.first].seeds, config.arms[one.second].seeds)
+        contrast = {**one.model_dump(), **paired_over_seeds(first, second)}
+        # A finished unit may lack the figure (no problem to swap): it must not leave the comparison unseen.
+        without = sorted(seed for some in (first, second) for seed, value in some.items() if value is None)
+        contrasts.append({**contrast, "seeds_without": without, "final": contrast["n"] + len({*without}) >= seeds})
+    for contrast, p in zip(contrasts, holm([contrast["p"] for contrast in contrasts]), strict=True):
+        contrast["p_holm"] = p
     result = {"units": len(rows), "of": len(units(config)), "signal": signal(config, rows), "contrasts": contrasts}
     write_text_atomic(out / "contrasts.json", json.dumps(result, indent=2) + "\n")
     return result
@@ -296,7 +331,8 @@ def write_tables(config: StudyConfig) -> dict[str, Any]:
 def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Has the reference arm learned? Its held-out accuracy minus that of the untrained start, over seeds, and its entropy.
 
-    ``there`` is None while too few units are finished. An untrained arm has one figure, which stands for every seed.
+    ``there`` is None until all seeds of the reference are finished. An untrained arm has one figure, which stands for every
+    seed.
     """
     from eval.seeds import paired_over_seeds
 
@@ -308,20 +344,29 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     known = [one for one in entropies if one is not None]
     entropy = min(known) if known else None
     there = None
-    if gain["interval"] is not None and entropy is not None:
+    all_done = gain["n"] >= config.arms[config.reference].seeds
+    if all_done and gain["interval"] is not None and entropy is not None:
         there = gain["interval"][0] > 0 and entropy >= config.entropy_floor
     return {"there": there, "gain": gain, "lowest_entropy": entropy, "entropy_floor": config.entropy_floor}
 
 
 def _same_study(config: StudyConfig, out: Path) -> None:
-    """Arms and seeds may be added to a study; what was run must not change under its name."""
+    """Arms and seeds may be added to a study; what was registered and run must not change under its name."""
     file = out / "study.json"
-    now = config.model_dump(exclude={"out", "run", "contrasts", "entropy_floor"})
+    now = config.model_dump(exclude={"out", "run"})
+    now["grpo"] = read_config(config.grpo)  # what the files say, not where they lie
+    now["start"] |= {key: read_config(getattr(config.start, key)) for key in ("build", "sft")}
+    inputs = ("problems/train", "problems/rl", "problems/heldout", "build/traces.jsonl")
+    now["inputs"] = {
+        name: fingerprint(Path(config.run) / name) for name in inputs if (Path(config.run) / name).exists()
+    }
+    now = json.loads(json.dumps(now))
     if file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [key for key in now if key != "arms" and before.get(key) != now[key]]
         for name, arm in before["arms"].items():
-            if {**arm, "seeds": 0} != {**now["arms"].get(name, {}), "seeds": 0}:
+            other = now["arms"].get(name, {"seeds": 0})
+            if {**arm, "seeds": 0} != {**other, "seeds": 0} or other["seeds"] < arm["seeds"]:
                 changed.append(f"arms.{name}")
         if changed:
             raise UserError(

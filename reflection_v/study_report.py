@@ -11,6 +11,7 @@ Whoever runs it again from the same units gets the same files.
 import argparse
 import csv
 import json
+import math
 import shutil
 import sys
 from collections import defaultdict
@@ -19,7 +20,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from eval.seeds import paired_over_seeds
+from reflection_v.study import flat
 from vlm.errors import UserError
 from vlm.jsonl import write_text_atomic
 
@@ -57,6 +61,10 @@ def read_units(study: Path) -> list[Unit]:
     """
     files = sorted(study.glob("*/seed-*/unit.json"))
     units: list[Unit] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    for unit, file in zip(units, files, strict=True):
+        crosses = file.with_name("crosses.json")
+        if crosses.exists():
+            unit["figures"] |= flat(json.loads(crosses.read_text(encoding="utf-8")), "cross.")
     if not units:
         raise UserError(f"There are no finished units in {study}: run 'make study' first.")
     arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])
@@ -90,11 +98,11 @@ def results(study: Path, units: list[Unit]) -> str:
         f"{_number(signal['lowest_entropy'])} nats a token (floor {signal['entropy_floor']}). Signal: {_yes(signal['there'])}.",
         "",
     ]
-    text += ["## Registered contrasts", "", "| contrast | difference | p | p (Holm) | seeds | smallest detectable |"]
-    text += ["|---|---|---|---|---|---|"]
+    text += ["## Registered contrasts", "", "| contrast | difference | p | p (Holm) | seeds | smallest detectable | |"]
+    text += ["|---|---|---|---|---|---|---|"]
     for one in outcome["contrasts"]:
         cells = [_interval(one), *(_number(one[key]) for key in ("p", "p_holm"))]
-        cells += [str(one["n"]), _number(one["smallest_detectable"])]
+        cells += [str(one["n"]), _number(one["smallest_detectable"]), "final" if one["final"] else "interim"]
         text.append(f"| {one['first']} - {one['second']}, {one['figure']} | {' | '.join(cells)} |")
     text += ["", "## Arms", "", "Mean over seeds, in brackets half of the 95% t-interval.", ""]
     text += [f"| arm | seeds | {' | '.join(TABLE.values())} |", "|---" * (len(TABLE) + 2) + "|"]
@@ -121,7 +129,8 @@ def _estimate(values: dict[int, float] | None) -> str:
     if not values:
         return "-"
     mean, reach = mean_and_interval(values)
-    return f"{mean:.3g}" if mean >= 10 else f"{mean:.3f}" + (f" ({reach:.3f})" if reach else "")
+    digits = 1 if mean >= 10 else 3
+    return f"{mean:.{digits}f}" + (f" ({reach:.{digits}f})" if reach else "")
 
 
 def _interval(one: dict[str, Any]) -> str:
@@ -140,16 +149,27 @@ def _yes(value: bool | None) -> str:
 
 
 def curve_rows(units: list[Unit]) -> list[tuple[str, str, float, float, int]]:
-    """(arm, curve, x, mean over seeds, seeds) of every curve, where all of an arm's seeds reach."""
+    """(arm, curve, x, mean over seeds, seeds) of every curve, as far as all of an arm's seeds reach.
+
+    Curves over tokens come in bins whose width depends on the longest response, so each is read at whole tokens.
+    """
     rows = []
     for arm in dict.fromkeys(unit["arm"] for unit in units):
         own = [unit for unit in units if unit["arm"] == arm]
         for name, (measure, x, y, _, _) in CURVES.items():
-            points: dict[float, list[float]] = defaultdict(list)
-            for unit in own:
-                for at, value in _points((unit.get("curves") or {}).get(measure), x, y):
-                    points[at].append(value)
-            rows += [(arm, name, at, fmean(ys), len(ys)) for at, ys in sorted(points.items()) if len(ys) == len(own)]
+            curves = [_points((unit.get("curves") or {}).get(measure), x, y) for unit in own]
+            if not all(curves):
+                continue
+            if x == "position":
+                first, last = max(one[0][0] for one in curves), min(one[-1][0] for one in curves)
+                places = [float(at) for at in range(math.ceil(first), math.floor(last) + 1)]
+            else:
+                places = sorted(set.intersection(*({at for at, _ in one} for one in curves)))
+            for at in places:
+                values = [
+                    float(np.interp(at, [left for left, _ in one], [right for _, right in one])) for one in curves
+                ]
+                rows.append((arm, name, at, fmean(values), len(values)))
     return rows
 
 

@@ -102,9 +102,9 @@ def combine(
                 values = torch.where(paid, values, 0.0)
             if name != source:
                 values = group.shuffled(values, paid, size, seed)
-            values = group.fill_unjudged(values, paid, size)
             if term.std is not None:
-                values = group.match_std(values, right, size, term.std)
+                values = group.match_std(values, right, paid, size, term.std)
+            values = group.fill_unjudged(values, paid, size)
             if drop_in_constant_groups:
                 values = group.drop_in_constant_groups(values, accuracy, size)
         columns[name] = values

@@ -54,17 +54,20 @@ MAX_SCALE = 100.0
 """A term that hardly differs between right rows is blown up by at most this much when it is matched."""
 
 
-def match_std(values: Tensor, right: Tensor, size: int, std: float) -> Tensor:
-    """Scale a term so that, within groups, its standard deviation among right, judged rows is ``std``.
+def match_std(values: Tensor, right: Tensor, paid: Tensor, size: int, std: float) -> Tensor:
+    """Centre a term on each group's right, judged rows, and scale it so that its standard deviation among them is ``std``.
 
-    One factor for the batch: two terms matched to one ``std`` push equally hard, however different their units are.
+    One factor for the batch: two terms matched to one ``std`` push equally hard, however different their units are. Centred,
+    because a gated term pays right rows its level as well: scaled up, that would be a further reward for being right,
+    which grows as the term's spread shrinks. Rows that are not ``paid`` have 0; what cannot be judged stays NaN.
     """
     kept = right.bool() & ~values.isnan()
     grouped, rows = torch.where(kept, values, 0.0).view(-1, size), kept.view(-1, size)
     mean = grouped.sum(1, keepdim=True) / rows.sum(1, keepdim=True).clamp(min=1)
     freedom = (rows.sum(1) - 1).clamp(min=0).sum()
     spread = (torch.where(rows, grouped - mean, 0.0).square().sum() / freedom.clamp(min=1)).sqrt().item()
-    return values * min(std / spread, MAX_SCALE) if spread > 1e-9 else values
+    centred = torch.where(paid.bool(), values - mean.expand_as(grouped).reshape(-1), 0.0 * values)
+    return centred * min(std / spread, MAX_SCALE) if spread > 1e-9 else 0.0 * values
 
 
 def is_constant(values: Tensor, size: int) -> Tensor:

@@ -65,22 +65,22 @@ def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
     assert repeating(confirmed(0)).trace == (
         "row 1: red none blue. Wait, let me look at the picture again. row 1: red none blue."
     )
+    assert repeating(corrected(0)).trace == repeating(confirmed(0)).trace and repeating(corrected(0)).corrected == []
     longer = confirmed(1).model_copy(update={"trace": confirmed(1).trace.replace("again. row", "again. A1: red. row")})
     assert repeating(longer).trace == repeating(confirmed(1)).trace
 
 
 def test_a_share_of_the_looking_rows_is_hollow():
     longer = "red: 1. Wait, let me look again at the grid. row 1: red none blue, red 1; red: 1."
-    traces = [confirmed(i).model_copy(update={"trace": longer}) for i in range(20)] + [
-        corrected(i) for i in range(20, 40)
-    ]
+    traces = [corrected(i).model_copy(update={"trace": longer}) for i in range(20)]
+    traces += [confirmed(i) for i in range(20, 40)]  # hollow as they stand
     config = MixConfig(direct_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
     rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
     hollow = [row for row in rows if "grid. red: 1. </think>" in row["completion"]]
     assert len(rows) == 40 and len(hollow) == 30 == counts["hollow_rows"]
     assert len({row["problem_id"] for row in hollow}) == 20  # each before any comes again
-    with pytest.raises(UserError, match="confirm_share"):
-        cold_start_rows([corrected(0), corrected(1)], problems(2), config, seed=0)
+    with pytest.raises(UserError, match="say more"):
+        cold_start_rows([confirmed(0), confirmed(1)], problems(2), config, seed=0)
 
 
 def masked(row: dict[str, Any]) -> list[str]:

@@ -23,7 +23,11 @@ def config(tmp_path: Path) -> StudyConfig:
     file = tmp_path / "study.yaml"
     grpo = {"per_device_train_batch_size": 8, "num_generations": 4, "max_steps": 1, "rewards": {"format": 0.5}}
     (tmp_path / "grpo.yaml").write_text(json.dumps(grpo))
-    file.write_text(json.dumps({**KEYS, "out": str(tmp_path / "out"), "arms": arms, "contrasts": [contrast]}))
+    start = {"build": "build.yaml", "sft": "sft.yaml"}
+    for name in start.values():
+        (tmp_path / name).write_text("{}")
+    keys = {**KEYS, "out": str(tmp_path / "out"), "start": start, "arms": arms, "contrasts": [contrast], "cross": 0}
+    file.write_text(json.dumps(keys))
     return load_study(file)
 
 
@@ -80,16 +84,24 @@ def test_a_study_says_whether_there_is_a_signal(config: StudyConfig, ran: list[t
     assert run_study(config, only="before")["signal"]["there"] is None
     assert run_study(config)["signal"]["there"] is True
     high_floor = config.model_copy(update={"entropy_floor": 0.5})
-    assert run_study(high_floor)["signal"]["there"] is False
+    assert study.signal(high_floor, study.finished(config))["there"] is False
 
 
 def test_what_was_run_cannot_change_under_its_name(config: StudyConfig, ran: list[tuple[str, int]]) -> None:
     run_study(config)
     more = {**config.arms, "accuracy": config.arms["accuracy"].model_copy(update={"seeds": 4})}
     assert run_study(config.model_copy(update={"arms": more}))["units"] == 8  # seeds may be added
-    other = {**config.arms, "other": config.arms["other"].model_copy(update={"rewards": {"accuracy": 2.0}})}
+    other = {**more, "other": config.arms["other"].model_copy(update={"rewards": {"accuracy": 2.0}})}
     with pytest.raises(UserError, match=r"another study \(arms\.other differ\)"):
         run_study(config.model_copy(update={"arms": other}))
+    fewer = {**more, "accuracy": config.arms["accuracy"].model_copy(update={"seeds": 2})}
+    with pytest.raises(UserError, match=r"another study \(arms\.accuracy differ\)"):
+        run_study(config.model_copy(update={"arms": fewer}))
+    with pytest.raises(UserError, match="contrasts"):  # what was registered stays
+        run_study(config.model_copy(update={"arms": more, "contrasts": []}))
+    Path(config.grpo).write_text(Path(config.grpo).read_text().replace('"max_steps": 1', '"max_steps": 2'))
+    with pytest.raises(UserError, match="grpo"):  # what a file says counts, not its name
+        run_study(config.model_copy(update={"arms": more}))
 
 
 def test_an_arm_says_all_of_its_rewards(config: StudyConfig) -> None:
@@ -119,7 +131,7 @@ def test_figures_are_flat() -> None:
     report = {
         "accuracy": {"value": 0.5, "ci95": [0, 1], "n": 4},
         "swap": {"difference": {"value": None}, "n": 3},
-        "blank": {"value": 0.2, "n": 4, "verdict": "grounded", "accuracy": {"value": 0.1, "n": 4}},
+        "blank": {"value": 0.2, "n": 4, "verdict": "grounded", "area": 0.7, "accuracy": {"value": 0.1, "n": 4}},
         "why": "x",
     }
-    assert flat(report) == {"accuracy": 0.5, "swap.n": 3.0, "blank": 0.2, "blank.accuracy": 0.1}
+    assert flat(report) == {"accuracy": 0.5, "swap.n": 3.0, "blank": 0.2, "blank.area": 0.7, "blank.accuracy": 0.1}

@@ -23,8 +23,11 @@ SFT = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3, 
 
 def confirming(problem: Problem) -> Trace:
     said = f"what is there: {problem.answer}."
-    text = f"{said} Wait, let me look at the picture again. {said}"
-    rounds = [Round(request="r", reply=said, conclusion=said, answer=problem.answer, verdict=True)] * 2
+    more = f"A1: none; {said}"
+    text = f"{said} Wait, let me look at the picture again. {more}"
+    rounds = [
+        Round(request="r", reply=text, conclusion=text, answer=problem.answer, verdict=True) for text in (said, more)
+    ]
     return Trace(
         id=problem.id, problem_id=problem.id, rounds=rounds, trace=text, corrected=corrected_spans(text), status="kept"
     )
@@ -73,6 +76,7 @@ def test_a_study_of_one_step(tmp_path: Path) -> None:
     unit = json.loads((tmp_path / "out" / "ratio" / "seed-0" / "unit.json").read_text())
     wanted = {"accuracy", "blank.accuracy", "accuracy_by_domain.text", "length_mean", "grpo.entropy_last"}
     assert wanted <= set(unit["figures"]) and set(unit["curves"]) == {"attention", "cutoff", "vdm"}
-    assert {key.split(".")[1] for key in unit["figures"] if key.startswith("cross.")} == {"to_accuracy", "to_start"}
+    crosses = json.loads((tmp_path / "out" / "ratio" / "seed-0" / "crosses.json").read_text())
+    assert set(crosses) == {"to_accuracy", "to_start"}
     assert run_study(config) == result
     assert main([str(tmp_path / "out"), "--write", str(tmp_path / "docs")]) == 0

@@ -75,7 +75,7 @@ def test_planted_hacks_are_named_without_a_step(
     keys: dict[str, Any], scripted: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], runs: Any
 ) -> None:
     rewards = {"accuracy": 1.0, "planted.py:wordy": {"weight": 2.0, "gate": "right"}}
-    rewards["planted.py:flat"] = {"weight": 1.0, "gate": "right", "std": 0.3}
+    rewards["planted.py:flat"] = {"weight": 1.0, "gate": "right", "std": 0.6}
     config = tmp_path / "grpo.yaml"
     config.write_text(yaml.safe_dump({**keys, "rewards": rewards}))
     report = run_probe(config)
