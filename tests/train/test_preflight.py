@@ -16,6 +16,7 @@ from configs import bundled_config
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.config import checked, load_run_config
+from reflection_v.study import load_study
 from reflection_v.stages import EvalKeys
 from train.config import check_keys, read_config
 from train.data import Collator, read_rows
@@ -184,6 +185,8 @@ def test_every_config_loads_and_passes_check_and_plan(
         checked(BuildConfig, keys, path)
     elif kind == "eval":
         check_keys(keys, EvalKeys, EvalConfig)
+    elif kind == "study":
+        load_study(path, {"run": str(tmp_path), "out": str(tmp_path / "out")})
     elif kind in ("run", "improve"):
         assert yaml.safe_load(path.read_text())
         if kind == "run":
