@@ -16,8 +16,8 @@ from configs import bundled_config
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.config import checked, load_run_config
-from reflection_v.study import load_study
 from reflection_v.stages import EvalKeys
+from reflection_v.study import load_study
 from train.config import check_keys, read_config
 from train.data import Collator, read_rows
 from train.grpo import load_grpo
