@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import (
+    deepspeed_config,
     is_deepspeed_zero3_enabled,
     set_hf_deepspeed_config,
     unset_hf_deepspeed_config,
@@ -33,14 +34,18 @@ def _distributed() -> bool:
 
 
 def join_deepspeed() -> None:
-    """Tell DeepSpeed of the process group that exists already.
+    """Tell DeepSpeed of the process group that exists already, and keep it from compiling what training does not call.
 
     Under ZeRO-3 weights are parted while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
-    would then count one process and refuse the batch size.
+    would then count one process and refuse the batch size. Also on CPUs, DeepSpeed's first start compiles an all-reduce for
+    inference, whose buffers, 66 MB a rank, stay in shared memory behind every run.
     """
-    if is_deepspeed_zero3_enabled() and _distributed():
-        import deepspeed
+    if deepspeed_config() is None or not _distributed():
+        return
+    import deepspeed
 
+    deepspeed.ops.__compatible_ops__ = {}
+    if is_deepspeed_zero3_enabled():
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
 
 

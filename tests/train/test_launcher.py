@@ -22,6 +22,7 @@ from train.sft import run_sft
 pytest.importorskip("deepspeed")
 ROOT = Path(__file__).parents[2]
 ENDS_WITHIN = 60  # seconds after a rank was killed
+HANGS_AFTER = 200  # seconds, of which a run takes a tenth
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,13 @@ def start(stage: str, config: dict[str, Any], folder: Path, zero: int) -> "subpr
         port = free.getsockname()[1]
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--master_port", str(port)]
     keys = ["--config", str(file), "--output_dir", str(folder), "--deepspeed", f"configs/deepspeed/zero{zero}.json"]
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     environment["PATH"] = (
         f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # ninja, of this environment
     )
@@ -67,14 +74,23 @@ def start(stage: str, config: dict[str, Any], folder: Path, zero: int) -> "subpr
 
 
 def launch(stage: str, config: dict[str, Any], folder: Path, zero: int) -> None:
-    """Run the launcher to its end; a hang is killed and fails."""
-    process = start(stage, config, folder, zero)
+    """Run the launcher to its end; a hang is ended, with a traceback of each rank, and fails."""
+    assert ended(start(stage, config, folder, zero)) == 0, (folder / "log.txt").read_text()[-6000:]
+
+
+def ended(process: "subprocess.Popen[str]") -> int | None:
+    """The launcher's exit code; None where it hung."""
     try:
-        code = process.wait(420)
+        return process.wait(HANGS_AFTER)
+    except subprocess.TimeoutExpired:
+        for pid in children(process.pid):
+            if "--local_rank=" in command_line(pid):
+                os.kill(pid, signal.SIGABRT)  # PYTHONFAULTHANDLER
+        time.sleep(2)
+        return None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert code == 0, (folder / "log.txt").read_text()[-3000:]
 
 
 MATRIX = [
@@ -89,7 +105,9 @@ MATRIX = [
 def test_two_ranks_train_every_tensor(
     stage: str, zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
 ) -> None:
+    shared = set(Path("/dev/shm").glob("deepspeed*"))
     launch(stage, keys[stage], tmp_path / "two", zero)
+    assert set(Path("/dev/shm").glob("deepspeed*")) == shared  # nothing of the run stays in memory
     assert runs.unmoved(Path(keys[stage]["model"]), tmp_path / "two") == []
     # A summary is only written if all ranks hold the same weights (train.ranks.check_ranks_agree).
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == keys[stage]["max_steps"]
@@ -164,7 +182,7 @@ def test_an_error_of_one_rank_ends_the_launcher_with_its_sentence(
     keys: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     process = start("sft", {**keys["sft"], "dataset": str(tmp_path / "absent.jsonl")}, tmp_path / "run", 2)
-    assert process.wait(300) != 0
+    assert ended(process)
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "absent.jsonl does not exist" in log and "Traceback" not in log
 
@@ -201,7 +219,7 @@ def test_text_alone_and_pictures_on_different_ranks(
         # several give it gradients of zero, with which Adam would move on by its momentum.
         config |= {"per_device_train_batch_size": 1, "optim": "sgd", "learning_rate": 0.1}
     if zero == 3:
-        assert start(stage, config, tmp_path / "two", zero).wait(300) != 0
+        assert ended(start(stage, config, tmp_path / "two", zero))
         log = (tmp_path / "two" / "log.txt").read_text()
         assert "rows have no picture" in log and "zero2.json" in log and "Traceback" not in log
         return
