@@ -57,7 +57,7 @@ def read_units(study: Path) -> list[Unit]:
     """The finished units, in the order of the study's arms and seeds.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or their tables were not written yet.
     """
     files = sorted(study.glob("*/seed-*/unit.json"))
     units: list[Unit] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -67,6 +67,8 @@ def read_units(study: Path) -> list[Unit]:
             unit["figures"] |= flat(json.loads(crosses.read_text(encoding="utf-8")), "cross.")
     if not units:
         raise UserError(f"There are no finished units in {study}: run 'make study' first.")
+    if not (study / "contrasts.json").exists():  # written behind the units and their crosses
+        raise UserError(f"The tables of {study} are not written yet: give 'make study' again, it goes on there.")
     arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])
     return sorted(units, key=lambda unit: (arms.index(unit["arm"]), unit["seed"]))
 

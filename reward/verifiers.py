@@ -268,6 +268,8 @@ def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None
     said = (_EXPRESSIONS if domain == "expression" else _ANSWERS).ask((domain, answer, gold, choices))
     if said is None:
         return Verdict(None, {"timeout": 1.0}, "timeout")
+    if "unjudged" in said:
+        return Verdict(None, {}, f"the gold answer is unreadable ({said['unjudged']})")
     if "error" in said:
         return Verdict(0.0, {}, f"unreadable ({said['error']})")
     return Verdict(**said)

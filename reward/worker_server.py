@@ -145,12 +145,14 @@ def serve(
         open_job[:] = number.to_bytes(8, "big")
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
+        whose = "unjudged"  # what a problem's author wrote is not to be held against an answer
         try:
             before(request)
+            whose = "error"
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
             reply = job(request)
         except BaseException as error:  # hostile input: a reader that gives up is a verdict; SystemExit is no way out
-            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+            reply = {whose: f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         open_job[:] = bytes(8)

@@ -85,3 +85,9 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
 def test_a_folder_without_units_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--write", str(tmp_path / "out")]) == 1
     assert "make study" in capsys.readouterr().err
+
+
+def test_units_without_tables_are_refused(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "contrasts.json").unlink()
+    assert main([str(study), "--write", str(tmp_path / "out")]) == 1
+    assert "not written yet" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 """The killable worker: replies belong to their requests whatever dies in between."""
 
+import json
+import mmap
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ import psutil
 import pytest
 
 from reward.worker import Worker
-from reward.worker_server import STAYS_AFTER
+from reward.worker_server import STAYS_AFTER, serve
 
 SAME = ("count", "7", "7", None)
 OTHER = ("count", "7", "8", None)
@@ -76,3 +79,17 @@ def test_a_users_reward_is_not_forked_after_use_and_cannot_leave(tmp_path: Path)
         assert len(chain(worker)) == 2
     finally:
         worker.close()
+
+
+def test_a_gold_answer_that_cannot_be_read_is_not_held_against_the_answer(tmp_path: Path) -> None:
+    def fails(request: object) -> None:
+        raise RecursionError("deep")
+
+    asked, said = tmp_path / "asked", tmp_path / "said"
+    sent = pickle.dumps((1, ("expression", "x", "y", None)))
+    asked.write_bytes(len(sent).to_bytes(8, "big") + sent)
+    for before, job in [(fails, print), (lambda request: None, fails)]:
+        with open(asked, "rb", buffering=0) as requests, open(said, "ab", buffering=0) as replies:
+            assert serve(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 8))
+    replied = [json.loads(line)["reply"] for line in said.read_text().splitlines()]
+    assert replied == [{"unjudged": "RecursionError: deep"}, {"error": "RecursionError: deep"}]
