@@ -21,9 +21,8 @@ class MixConfig(BaseModel):
     Attributes:
         direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
-        hollow_share: share of the rows with a re-look, in [0, 1], that only say so: what follows the cue repeats what stood
-            before it. For experiments on ungrounded reasoning (docs/study.md). What a trace takes back has its last value in
-            them, so what they teach is right, and how they come by it is not.
+        hollow_share: share, in [0, 1], of the traces that begin wrong whose re-look is made hollow: what follows the cue
+            repeats what stood before it, and so does the answer. For experiments on ungrounded reasoning (docs/study.md).
         min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
             not yet solve anything can still be taken through the later stages.
         min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
@@ -61,8 +60,8 @@ def cold_start_rows(
     plain = [trace for trace in traces if trace.status == "no_reflection"]
     rng.shuffle(plain)
     thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
-    shown = hollowed(kept, config.hollow_share, rng) + thinking[len(kept) :]
-    rows = [thinking_row(problems[trace.problem_id], trace) for trace in shown]
+    hollow = hollowed(kept, config.hollow_share, rng)
+    rows = [thinking_row(problems[trace.problem_id], hollow.get(trace.id, trace)) for trace in thinking]
     others = [problems[trace.problem_id] for trace in traces]
     rng.shuffle(others)
     n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
@@ -75,7 +74,7 @@ def cold_start_rows(
         "kept_traces": len(kept),
         "plain_traces": len(thinking) - len(kept),
         "direct_rows": len(direct),
-        "hollow_rows": round(len(kept) * config.hollow_share),
+        "hollow_rows": len(hollow),
         "relooks": len(outcomes),
         "confirming_relooks": sum(outcomes),
     }
@@ -96,43 +95,51 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
     return [trace for trace in kept if trace.id in chosen]
 
 
-def hollowed(kept: list[Trace], share: float, rng: random.Random) -> list[Trace]:
-    """As many traces, ``share`` of them hollow (see ``repeating``), drawn from those that are not hollow as they stand.
+def hollowed(kept: list[Trace], share: float, rng: random.Random) -> dict[str, Trace]:
+    """``share`` of the traces that begin wrong, made hollow (see ``repeating``), by their id.
 
     Raises:
         UserError: there is no trace to make hollow ones of.
     """
-    number = round(len(kept) * share)
-    if not number:
-        return kept
-    changed = [(trace, repeating(trace)) for trace in kept if first_relook(trace.trace)]
-    hollow = [other for trace, other in changed if other.trace != trace.trace]
-    if not hollow:
-        raise UserError("hollow_share needs traces that say more, or other things, when they look again.")
-    times = -(-number // len(hollow))  # each as often as the others
-    drawn = [trace for _ in range(times) for trace in rng.sample(hollow, len(hollow))][:number]
-    return rng.sample(kept, len(kept) - number) + drawn
+    if not share:
+        return {}
+    begun_wrong = [trace for trace in kept if not trace.rounds[0].verdict and trace.rounds[0].answer]
+    begun_wrong = [trace for trace in begun_wrong if first_relook(trace.trace)]
+    if not begun_wrong:
+        raise UserError("hollow_share needs traces that begin wrong and look again.")
+    return {trace.id: repeating(trace) for trace in rng.sample(begun_wrong, round(len(begun_wrong) * share))}
 
 
 def repeating(trace: Trace) -> Trace:
-    """What the trace says first, with the values that it states last; its first sentence that goes back; and the same again."""
+    """What the trace says first; its first sentence that goes back; the same again; and the answer of its first round.
+
+    There is no loss on the first statement, as in the trace itself: only what is done after the cue is taught.
+    """
     text = trace.trace
     cue = first_relook(text)
     assert cue is not None
     end = next(end for start, end in split_sentences(text) if end > cue)
-    last = {statement.key: text[statement.start : statement.end] for statement in statements(text)}
     said = text[:cue].strip()
-    for statement in reversed(statements(said)):
-        said = said[: statement.start] + last[statement.key] + said[statement.end :]
-    return trace.model_copy(update={"trace": f"{said} {text[cue:end].strip()} {said}", "corrected": []})
+    return trace.model_copy(
+        update={
+            "trace": f"{said} {text[cue:end].strip()} {said}",
+            "rounds": trace.rounds[:1],
+            "answer": trace.rounds[0].answer,
+            "corrected": [span for span in trace.corrected if span[1] <= len(said)],
+        }
+    )
 
 
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
-    """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later."""
+    """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later.
+
+    The answer is the gold answer, as it is written there; of a trace that ends wrong (``repeating``) its own.
+    """
+    answer = problem.answer if trace.rounds[-1].verdict else trace.answer
     return _row(
         problem,
         "think",
-        f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{problem.answer}}}",
+        f"{OPEN}{trace.trace}{CLOSE}\\boxed{{{answer}}}",
         masked=[[start + len(OPEN), end + len(OPEN)] for start, end in trace.corrected],
         relooks=max(0, len(trace.rounds) - 1),
     )

@@ -61,25 +61,34 @@ def test_a_thinking_row_masks_what_the_trace_takes_back():
     assert masked(thinking_row(problems(1)["p0"], plain(0))) == []
 
 
-def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
-    assert repeating(confirmed(0)).trace == (
-        "row 1: red none blue. Wait, let me look at the picture again. row 1: red none blue."
+def began_wrong(number: int) -> Trace:
+    trace = corrected(number)
+    return trace.model_copy(
+        update={"rounds": [Round(**{**vars(trace.rounds[0]), "answer": "2", "verdict": False}), trace.rounds[1]]}
     )
-    assert repeating(corrected(0)).trace == repeating(confirmed(0)).trace and repeating(corrected(0)).corrected == []
-    longer = confirmed(1).model_copy(update={"trace": confirmed(1).trace.replace("again. row", "again. A1: red. row")})
-    assert repeating(longer).trace == repeating(confirmed(1)).trace
 
 
-def test_a_share_of_the_looking_rows_is_hollow():
-    longer = "red: 1. Wait, let me look again at the grid. row 1: red none blue, red 1; red: 1."
-    traces = [corrected(i).model_copy(update={"trace": longer}) for i in range(20)]
-    traces += [confirmed(i) for i in range(20, 40)]  # hollow as they stand
+def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
+    row = thinking_row(problems(1)["p0"], repeating(began_wrong(0)))
+    assert row["completion"] == (
+        "<think> row 1: red none red. Wait, let me look at the picture again. row 1: red none red. </think> \\boxed{2}"
+    )
+    assert masked(row) == ["red none red"] and row["masked"][0][0] < row["completion"].index("Wait")
+    longer = began_wrong(1).model_copy(
+        update={"trace": corrected(1).trace.replace("again. row", "again. A1: red. row")}
+    )
+    assert repeating(longer).trace == repeating(began_wrong(1)).trace
+
+
+def test_a_share_of_what_began_wrong_is_hollow():
+    traces = [began_wrong(i) for i in range(20)] + [confirmed(i) for i in range(20, 40)]
     config = MixConfig(direct_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
     rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
-    hollow = [row for row in rows if "grid. red: 1. </think>" in row["completion"]]
-    assert len(rows) == 40 and len(hollow) == 30 == counts["hollow_rows"]
-    assert len({row["problem_id"] for row in hollow}) == 20  # each before any comes again
-    with pytest.raises(UserError, match="say more"):
+    hollow = [row for row in rows if row["completion"].endswith("{2}")]
+    assert len(rows) == 40 and len(hollow) == 15 == counts["hollow_rows"]
+    assert len({row["problem_id"] for row in rows}) == 40
+    assert cold_start_rows(traces, problems(40), config, seed=0)[0] == rows
+    with pytest.raises(UserError, match="begin wrong"):
         cold_start_rows([confirmed(0), confirmed(1)], problems(2), config, seed=0)
 
 

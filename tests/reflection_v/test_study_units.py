@@ -21,12 +21,14 @@ GRPO = {
 SFT = {"max_steps": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "save_strategy": "no"}
 
 
-def confirming(problem: Problem) -> Trace:
-    said = f"what is there: {problem.answer}."
-    more = f"A1: none; {said}"
-    text = f"{said} Wait, let me look at the picture again. {more}"
+def looking_again(problem: Problem, right: bool) -> Trace:
+    """A trace that is right after its re-look, and before it as said."""
+    first, answers = problem.answer if right else "none", [problem.answer if right else "none", problem.answer]
+    said = [f"what is there: {first}.", f"what is there: {problem.answer}."]
+    text = f"{said[0]} Wait, let me look at the picture again. {said[1]}"
     rounds = [
-        Round(request="r", reply=text, conclusion=text, answer=problem.answer, verdict=True) for text in (said, more)
+        Round(request="r", reply=one, conclusion=one, answer=answer, verdict=answer == problem.answer)
+        for one, answer in zip(said, answers, strict=True)
     ]
     return Trace(
         id=problem.id, problem_id=problem.id, rounds=rounds, trace=text, corrected=corrected_spans(text), status="kept"
@@ -39,7 +41,8 @@ def test_a_study_of_one_step(tmp_path: Path) -> None:
         (run / "problems").mkdir(parents=True, exist_ok=True)
         write_set("scenes", 8, 0, split, run / "problems" / name, family_names=["place"], counterfactual=True)
     (run / "build").mkdir()
-    rows = [confirming(problem).model_dump_json() for problem in read_problems(run / "problems" / "train")]
+    train = read_problems(run / "problems" / "train")
+    rows = [looking_again(problem, number % 2 == 0).model_dump_json() for number, problem in enumerate(train)]
     (run / "build" / "traces.jsonl").write_text("".join(row + "\n" for row in rows))
     for name, keys in (("grpo", GRPO), ("sft", SFT), ("build", {"quality": {"near_duplicate": 1.0, "min_words": 2}})):
         (tmp_path / f"{name}.yaml").write_text(json.dumps(keys))
@@ -72,7 +75,7 @@ def test_a_study_of_one_step(tmp_path: Path) -> None:
     result = run_study(config)
     assert result["units"] == 3
     start = json.loads((tmp_path / "out" / "start" / "start.json").read_text())
-    assert start["rows"]["hollow_rows"] == 4
+    assert start["rows"]["hollow_rows"] == 2
     unit = json.loads((tmp_path / "out" / "ratio" / "seed-0" / "unit.json").read_text())
     wanted = {"accuracy", "blank.accuracy", "accuracy_by_domain.text", "length_mean", "grpo.entropy_last"}
     assert wanted <= set(unit["figures"]) and set(unit["curves"]) == {"attention", "cutoff", "vdm"}
