@@ -9,6 +9,7 @@ the picture.
 
     python -m train.pretrain_tiny --out runs/pretrain            # both, resumable; then copy with --install
     python -m train.pretrain_tiny --random --out DIR             # standard folders with random weights, for tests
+    python -m train.pretrain_tiny --half --only vlm --out DIR    # a smaller VLM, to be taught by a larger one
 """
 
 import argparse
@@ -194,11 +195,11 @@ def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
     return batch
 
 
-def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None]) -> Path:
+def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None], half: bool = False) -> Path:
     """Run the four stages, each from the folder that the one before has left; a finished stage is not run again."""
     before = work / "vlm-random"
     if rank() == 0 and not (before / "config.json").exists():
-        build_tiny_vlm(before)
+        build_tiny_vlm(before, half=half)
     wait()
     for number, stage in enumerate(VLM_STEPS):
         folder = work / f"vlm-{stage}"
@@ -285,9 +286,14 @@ def main(argv: list[str] | None = None) -> None:
         "--only", choices=("vlm", "reasoner"), help="one of the two; the reasoner starts from the VLM in OUT"
     )
     parser.add_argument("--scale", type=float, default=1.0, help="multiply all steps, to try the recipe in little time")
+    parser.add_argument(
+        "--half", action="store_true", help="a VLM half as wide, 1.0 M parameters, to teach as a student"
+    )
     parser.add_argument("--processes", type=int, default=2, help="that share each step's rows, one thread each")
     parser.add_argument("--install", action="store_true", help="copy the results into vlm/models")
     options = parser.parse_args(argv)
+    if options.half and (options.install or options.only != "vlm"):
+        parser.exit(2, "--half makes a VLM alone, and it is not bundled: give --only vlm, and no --install.\n")
     if options.random:
         print(build_tiny_vlm(options.out / "tiny-vlm"), build_tiny_reasoner(options.out / "tiny-reasoner"))
         return
@@ -320,7 +326,7 @@ def work(process: int, options: argparse.Namespace, rendezvous: str) -> None:
 
     if options.only != "reasoner":
         steps = {stage: max(1, round(n * options.scale)) for stage, n in VLM_STEPS.items()}
-        pretrain_vlm(options.out, steps, log)
+        pretrain_vlm(options.out, steps, log, options.half)
     if options.only != "vlm":
         pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log)
     if dist.is_initialized():

@@ -99,8 +99,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_tiny_vlm(folder: str | Path, seed: int = 0) -> Path:
-    """Write a Qwen3-VL of 3.7 M parameters with random weights: 192 x 192 pixels are 36 image tokens."""
+def build_tiny_vlm(folder: str | Path, seed: int = 0, half: bool = False) -> Path:
+    """Write a Qwen3-VL of 3.7 M parameters with random weights: 192 x 192 pixels are 36 image tokens.
+
+    ``half``: half as wide, with half as many heads, 1.0 M parameters.
+    """
+    share = 2 if half else 1
     tokenizer = build_tokenizer()
     id_of = tokenizer.get_vocab().__getitem__
     image_processor = Qwen2VLImageProcessor(
@@ -118,14 +122,14 @@ def build_tiny_vlm(folder: str | Path, seed: int = 0) -> Path:
         chat_template=CHAT_TEMPLATE,
     )
     config = Qwen3VLConfig(
-        text_config=text_config(tokenizer)
+        text_config=text_config(tokenizer, half)
         | {"rope_scaling": {**ROPE, "mrope_section": [8, 8, 8], "mrope_interleaved": True}},
         vision_config={
             "depth": 4,
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_heads": 4,
-            "out_hidden_size": 192,
+            "hidden_size": 128 // share,
+            "intermediate_size": 384 // share,
+            "num_heads": 4 // share,
+            "out_hidden_size": 192 // share,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
@@ -156,16 +160,17 @@ def build_tiny_reasoner(folder: str | Path, seed: int = 0, start: str | Path | N
     return _save(model, tokenizer, tokenizer.get_vocab().__getitem__, folder)
 
 
-def text_config(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def text_config(tokenizer: PreTrainedTokenizerFast, half: bool = False) -> dict[str, Any]:
     """The language model's shape, the same for both."""
+    share = 2 if half else 1
     id_of = tokenizer.get_vocab().__getitem__
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": 192,
-        "intermediate_size": 512,
+        "hidden_size": 192 // share,
+        "intermediate_size": 512 // share,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_attention_heads": 4 // share,
+        "num_key_value_heads": 2 // share,
         "head_dim": 48,
         "max_position_embeddings": 2048,
         "tie_word_embeddings": True,
