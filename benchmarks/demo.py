@@ -57,20 +57,28 @@ def arrive(browser: Any, address: str, example: int = 0, **options: Any) -> Any:
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(120_000)
     page.goto(address)
-    page.click(f"button.example >> nth={example}")
-    page.wait_for_selector(".slot img[src^='picture/example-']")
-    page.wait_for_function("document.querySelector('textarea').value !== ''")
+    pick(page, example)
     return page
 
 
+def pick(page: Any, example: int) -> None:
+    """Choose an example and wait for its picture and its question."""
+    before = page.evaluate("document.querySelector('textarea').value")
+    page.click(f"button.example >> nth={example}")
+    page.wait_for_selector(".slot img[src^='picture/example-']")
+    page.wait_for_function("before => !['', before].includes(document.querySelector('textarea').value)", arg=before)
+
+
 # In the page, where no question over the wire becomes part of the figure: seconds from the click to the first text, and to
-# the coloured sentences.
+# the coloured sentences. What stands there from before is marked; a quick answer may be done before it was seen in the making.
 ASK = """() => { window.asked = new Promise((done) => {
+  document.querySelectorAll("#before section").forEach((one) => one.setAttribute("data-old", ""));
+  const fresh = "#before section:not([data-old])";
   const begun = performance.now(), seen = {};
   new MutationObserver((_, watcher) => {
     const now = (performance.now() - begun) / 1000;
-    if (document.querySelector("#before section[data-state='thinking'] .trace")) seen.first ??= now;
-    if (seen.first && document.querySelector("#before section[data-state='done'] button.sentence")) {
+    if (document.querySelector(`${fresh} .trace`)) seen.first ??= now;
+    if (seen.first && document.querySelector(`${fresh}[data-state='done'] button.sentence`)) {
       watcher.disconnect(); done([seen.first, now]);
     }
     if (document.querySelector("#status .error")) { watcher.disconnect(); done(null); }
@@ -122,10 +130,17 @@ def main() -> int:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = arrive(browser, address)
-            firsts = [said[0] for _ in range(runs + 1) if (said := ask([page])[0]) is not None]
+            firsts = []
+            for number in range(runs + 1):
+                pick(page, (number + 1) % 4)  # another question each time: the same answer twice would change nothing
+                firsts += [said[0] for said in ask([page]) if said is not None]
             at_start = resident_mb(server.pid, "VmRSS")
             pages = [arrive(browser, address, number % 4) for number in range(USERS)]
-            said_at_once = [said for _ in range(rounds) for said in ask(pages)]
+            said_at_once = []
+            for turn in range(rounds):
+                for number, one in enumerate(pages):
+                    pick(one, (number + turn + 1) % 4)
+                said_at_once += ask(pages)
             answered = [said for said in said_at_once if said is not None]
             figures = {
                 "first_token_seconds": statistics.median(firsts[1:]),

@@ -32,8 +32,7 @@ SCIENCE_TOLERANCE = Fraction(1, 100)
 """Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""
 
 CPU_SECONDS = 0.15
-"""Of one answer. Comparing two expressions takes 10 ms, at the 99th percentile 70, and more in a new child; reading any other
-answer takes 0.3."""
+"""Of one answer, which takes 0.3 ms. What expressions may take depends on the machine (``reward.expression.warm_up``)."""
 CLOCK_SECONDS = 60.0
 """For a process that waits for the machine; a loop meets the limit above first."""
 
@@ -239,15 +238,47 @@ VERIFIERS: dict[str, Verifier] = {
 }
 
 
+class Hung:
+    """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
+
+    A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
+    answer of a shape that is read in time clears it.
+    """
+
+    TWICE, SHARE, SHAPES = 2, 0.1, 1000
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def share(self, answer: str) -> float:
+        """Of the CPU seconds, for the next answer of this shape."""
+        return self.SHARE if self._counts.get(self._shape(answer), 0) >= self.TWICE else 1.0
+
+    def note(self, answer: str, ended: bool) -> None:
+        """One more answer was ended, or read."""
+        shape = self._shape(answer)
+        if not ended:
+            self._counts.pop(shape, None)
+            return
+        if len(self._counts) >= self.SHAPES:
+            self._counts.clear()
+        self._counts[shape] = self._counts.get(shape, 0) + 1
+
+    @staticmethod
+    def _shape(answer: str) -> str:
+        return re.sub(r"\d+", "0", answer)
+
+
+_HUNG = Hung()
 _ANSWERS = Pool("answers", CPU_SECONDS, CLOCK_SECONDS)
-_EXPRESSIONS = Pool("expressions", CPU_SECONDS, CLOCK_SECONDS)  # apart: only they wait for the algebra system
+_EXPRESSIONS = Pool("expressions", 0.0, CLOCK_SECONDS)  # apart: only they wait for the algebra system
 
 Case = tuple[str, str | None, str, list[str] | None]
 """(domain, answer, gold, choices), the arguments of ``verify``."""
 
 
 def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None = None) -> Verdict:
-    """Grade ``answer`` against ``gold`` with the verifier of ``domain``, in a process that is ended at ``CPU_SECONDS``.
+    """Grade ``answer`` against ``gold`` with the verifier of ``domain``, in a process that is ended when it takes too long.
 
     Args:
         domain: a key of ``VERIFIERS``.
@@ -265,7 +296,11 @@ def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None
         return Verdict(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters")
     if len(gold) > MAX_CHARACTERS:
         return Verdict(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters")
-    said = (_EXPRESSIONS if domain == "expression" else _ANSWERS).ask((domain, answer, gold, choices))
+    if domain == "expression":
+        said = _EXPRESSIONS.ask((domain, answer, gold, choices), _HUNG.share(answer))
+        _HUNG.note(answer, said is None)
+    else:
+        said = _ANSWERS.ask((domain, answer, gold, choices))
     if said is None:
         return Verdict(None, {"timeout": 1.0}, "timeout")
     if "unjudged" in said:

@@ -39,7 +39,7 @@ class Worker:
 
     Args:
         kind: what ``worker_server`` is to prepare: ``answers``, ``expressions``, or ``FILE:FUNCTION`` of a user's reward.
-        cpu_seconds, clock_seconds: limits of one job.
+        cpu_seconds, clock_seconds: limits of one job; CPU seconds of 0: as this machine's speed asks for (``expressions``).
         megabytes: limit of the child's address space; None for no limit.
     """
 
@@ -50,8 +50,11 @@ class Worker:
         self._number = 0
         self._read = b""
 
-    def ask(self, request: Any) -> Any:
+    def ask(self, request: Any, share: float = 1.0) -> Any:
         """The job's reply (plain JSON), or None where it was ended for a limit.
+
+        Args:
+            share: of the CPU seconds, for a job of which little is expected.
 
         Raises:
             UserError: the server does not start; its own words say why.
@@ -59,7 +62,9 @@ class Worker:
         with self._lock:
             server = self._running()
             self._number += 1
-            sent = pickle.dumps((self._number, request))  # to the child; what comes back from there is never unpickled
+            sent = pickle.dumps(
+                (self._number, request, share)
+            )  # to the child; what comes back from there is never unpickled
             try:
                 assert server.stdin is not None
                 server.stdin.write(len(sent).to_bytes(8, "big") + sent)
@@ -149,11 +154,11 @@ class Pool:
             self._idle.put(worker)
         atexit.register(self.close)
 
-    def ask(self, request: Any) -> Any:
+    def ask(self, request: Any, share: float = 1.0) -> Any:
         """``Worker.ask`` of an idle worker; waits for one."""
         worker = self._idle.get()
         try:
-            return worker.ask(request)
+            return worker.ask(request, share)
         finally:
             self._idle.put(worker)
 

@@ -2,10 +2,10 @@
 
     python -P worker_server.py KIND CPU_SECONDS CLOCK_SECONDS MEGABYTES
 
-One pickle in, (number, request), one JSON line with that number out. The child shares the server's pipes; when a limit has
-ended it, the server says so in its place and forks the next one. It keeps no state between jobs but what the libraries
-remember of their grammars; and as that is worth a lot (the first text of a kind takes ten times the next), a child that has
-done some jobs stays behind as the server of a child of its own: what was learned until then outlives the next one's end.
+One pickle in, (number, request, share of the CPU seconds), one JSON line with that number out. The child shares the server's
+pipes; when a limit has ended it, the server says so in its place and forks the next one. It keeps no state between jobs but what
+the libraries remember of their grammars; and as that is worth a lot (the first text of a kind takes ten times the next), a child
+that has done some jobs stays behind as the server of a child of its own: what was learned until then outlives the next one's end.
 """
 
 import contextlib
@@ -42,10 +42,11 @@ def main() -> None:
     root = str(Path(__file__).resolve().parents[1])
     sys.path.insert(0, root)
     try:
-        before, job = prepare(kind)
+        before, job, paced = prepare(kind)
     except Exception as error:
         say(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
+    cpu_seconds = cpu_seconds or paced
     say(replies, {"ready": True})
     open_job = mmap.mmap(-1, 8)  # the number of the job under way; shared by all processes of the chain
     levels = STAYS_AFTER if kind in ("answers", "expressions") else ()  # a user's code may not outlive a fork
@@ -85,20 +86,23 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare(kind: str) -> tuple[Job, Job]:
-    """The job of a kind and what is to be done before it, with all that they need imported and warm."""
+def prepare(kind: str) -> tuple[Job, Job, float]:
+    """What is to be done before a job of this kind, the job, and the CPU seconds that it may take where the caller says 0.
+
+    All that they need is imported and warm.
+    """
 
     def nothing(request: Any) -> None: ...
 
     if kind in ("answers", "expressions"):
         from reward.verifiers import VERIFIERS
 
-        before = nothing
+        before, paced = nothing, 1.0
         if kind == "expressions":
             from reward.answers import plain
             from reward.expression import parsed_gold, warm_up
 
-            warm_up()
+            paced = warm_up()
 
             def before(request: Any) -> None:
                 parsed_gold(plain(request[2]))
@@ -107,7 +111,7 @@ def prepare(kind: str) -> tuple[Job, Job]:
             verdict = VERIFIERS[request[0]](*request[1:])
             return {"score": verdict.score, "parts": verdict.parts, "why": verdict.why}
 
-        return before, grade
+        return before, grade, paced
     path, _, name = kind.rpartition(":")
     sys.path.append(str(Path(path).resolve().parent))  # for modules beside it
     spec = importlib.util.spec_from_file_location("user_reward", path)
@@ -121,7 +125,7 @@ def prepare(kind: str) -> tuple[Job, Job]:
 
     from reward.user import as_reply
 
-    return nothing, lambda rollout: as_reply(function, rollout)
+    return nothing, lambda rollout: as_reply(function, rollout), 1.0
 
 
 def serve(
@@ -141,7 +145,7 @@ def serve(
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
-        number, request = pickle.loads(sent)
+        number, request, share = pickle.loads(sent)
         open_job[:] = number.to_bytes(8, "big")
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
@@ -149,7 +153,7 @@ def serve(
         try:
             before(request)
             whose = "error"
-            signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+            signal.setitimer(signal.ITIMER_PROF, cpu_seconds * share)
             reply = job(request)
         except BaseException as error:  # hostile input: a reader that gives up is a verdict; SystemExit is no way out
             reply = {whose: f"{type(error).__name__}: {error}"[:300]}

@@ -108,6 +108,20 @@ def test_a_hanging_expression_is_a_timeout_and_is_not_wrong() -> None:
     assert verify("expression", "1+x", "x+1").right
 
 
+def test_a_shape_that_hangs_again_is_given_little_time_until_one_is_read() -> None:
+    hung = verifiers.Hung()
+    assert hung.share("2^{3}") == 1.0
+    hung.note("2^{3}", ended=True)
+    assert hung.share("2^{4}") == 1.0
+    hung.note("7^{5}", ended=True)
+    assert hung.share("2^{44}") == hung.SHARE and hung.share("2^{x}") == 1.0
+    hung.note("1^{1}", ended=False)
+    assert hung.share("2^{3}") == 1.0
+    for number in range(3 * hung.SHAPES):
+        hung.note("x" * number, ended=True)
+    assert len(hung._counts) <= hung.SHAPES
+
+
 def test_a_worker_lives_on_after_a_timeout_and_after_its_death() -> None:
     worker = verifiers._EXPRESSIONS.workers[-1]  # the one that the pool takes first
     for _ in range(2):

@@ -86,7 +86,7 @@ def test_a_gold_answer_that_cannot_be_read_is_not_held_against_the_answer(tmp_pa
         raise RecursionError("deep")
 
     asked, said = tmp_path / "asked", tmp_path / "said"
-    sent = pickle.dumps((1, ("expression", "x", "y", None)))
+    sent = pickle.dumps((1, ("expression", "x", "y", None), 1.0))
     asked.write_bytes(len(sent).to_bytes(8, "big") + sent)
     for before, job in [(fails, print), (lambda request: None, fails)]:
         with open(asked, "rb", buffering=0) as requests, open(said, "ab", buffering=0) as replies:
