@@ -159,14 +159,14 @@ def _curve(run: Run, chosen: int | None) -> Markup:
     assert run.gaze is not None
     mass, lift = run.gaze.mass, run.gaze.lift
     width, height = CURVE
-    top = max([*mass, 1e-6]) * 1.05
+    even = [value / ratio if ratio > 0 else 0.0 for value, ratio in zip(mass, lift, strict=True)]
+    top = max([*mass, *even, 1e-6]) * 1.05
     step = max(1, len(mass) // MAX_POINTS)
 
     def line(values: Sequence[float]) -> str:
         shown = [(n, sum(values[n : n + step]) / len(values[n : n + step])) for n in range(0, len(values), step)]
         return " ".join(f"{(n + 0.5) * width / len(values):.1f},{height * (1 - value / top):.1f}" for n, value in shown)
 
-    even = [value / ratio if ratio > 0 else 0.0 for value, ratio in zip(mass, lift, strict=True)]
     marks = Markup("")
     if chosen is not None:
         first, last = run.gaze.sentences[chosen].tokens
