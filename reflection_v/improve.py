@@ -116,6 +116,11 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             done = folder / "round.json"
             if not done.exists():
                 counts = _sample(sampler, problems, folder, number, config)
+                if rows and not counts["kept"]:
+                    print(
+                        f"round {number}: none of {counts['samples']} answers was right and grounded enough", flush=True
+                    )
+                    break
                 rows += _rows(folder, problems, config)
                 if not rows:
                     raise UserError(
@@ -209,9 +214,11 @@ def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[
     response = parse_response(written.text)
     right = verify(problem.domain, response.answer, problem.answer, problem.choices).right
     looks, share = count_looks(written.text), None
-    if problem.images and written.lift is not None and len(written.lift) >= 2:
-        first, second = halves(written.lift.float().flatten())
-        share = second / first if first > 0 and math.isfinite(second / first) else None
+    if problem.images and written.lift is not None:
+        lift = written.lift.float().mean(dim=0)  # over layers
+        lift = lift[lift.isfinite()]  # the last token of a response that was cut has none
+        first, second = halves(lift) if len(lift) >= 2 else (0.0, 0.0)
+        share = second / first if first > 0 else None
     why = None
     if not right:
         why = "wrong"

@@ -18,9 +18,8 @@ PROBLEM = Problem(id="a", source="test", domain="text", images=["a.png"], questi
 
 
 def written(text: str, lift: list[float] | None, finished: bool = True) -> Any:
-    return SimpleNamespace(
-        text=text, token_ids=[1] * 4, finished=finished, lift=None if lift is None else torch.tensor(lift)
-    )
+    layers = None if lift is None else torch.tensor([lift, [2 * value for value in lift]])
+    return SimpleNamespace(text=text, token_ids=[1] * 4, finished=finished, lift=layers)
 
 
 RIGHT = "<think> it is red . Let me look again . red . </think> \\boxed{red}"
@@ -114,6 +113,8 @@ def test_a_student_learns_what_the_teacher_wrote(
     taught = config.model_copy(update={"student": str(student), "rounds": 1})
     report = run_improve(taught)
     assert report["rounds"][0]["model"] == str(student) and report["rounds"][1]["accuracy"]["n"] == 4
+    samples = map(json.loads, (Path(config.out) / "round-1" / "samples.jsonl").read_text().splitlines())
+    assert all(row["lift_kept"] > 0 for row in samples if row["tokens"] >= 2)
     settings = json.loads((Path(config.out) / "round-1" / "model" / "settings.json").read_text())
     assert settings["settings"]["model"] == str(student)
 
@@ -121,6 +122,23 @@ def test_a_student_learns_what_the_teacher_wrote(
 def test_nothing_kept_is_said(config: ImproveConfig) -> None:
     with pytest.raises(UserError, match="none was right and grounded enough"):
         run_improve(config)
+
+
+def test_a_round_that_keeps_nothing_ends_them(
+    config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rising(monkeypatch, [0.2, 0.5, 0.6, 0.9])
+    kind = improve.judge
+
+    def strict(problem: Problem, one: Any, floor: float, min_looks: int) -> dict[str, Any]:
+        row = kind(problem, one, floor, min_looks)
+        return row if floor == 0 else {**row, "kept": False, "why": "ungrounded"}
+
+    monkeypatch.setattr(improve, "judge", strict)
+    for _ in range(2):  # the second time it finds the samples there
+        assert [one["round"] for one in run_improve(config)["rounds"]] == [0, 1]
+        assert "round 2: none of 12 answers" in capsys.readouterr().out
+    assert not (Path(config.out) / "round-2" / "model").exists()
 
 
 def test_heldout_problems_are_not_trained_on(config: ImproveConfig) -> None:
