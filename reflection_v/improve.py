@@ -109,7 +109,8 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             )
         start = config.student or config.model
         rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
-        sampler, rows = config.model, []
+        sampler = config.model
+        rows: list[dict[str, Any]] = []
         for number in range(1, config.rounds + 1):
             folder = out / f"round-{number}"
             folder.mkdir(exist_ok=True)

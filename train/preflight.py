@@ -115,7 +115,7 @@ def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> int:
     try:
         sifted = Sifted()
         problems = read_loosely(options.problems, sifted)
-        sift(problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, sifted=sifted)
+        sift(problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, sifted=sifted)
     except UserError as error:
         report.add("error", "problems", str(error))
         return 0

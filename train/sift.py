@@ -3,19 +3,18 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from reward.verifiers import verify
+from reward.verifiers import verify_all
 from train.data import EXAMPLES
 from train.prompts import problem_messages
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
-from vlm.images import image_tokens, open_image
+from vlm.images import image_size, image_tokens, open_image
 from vlm.jsonl import read_jsonl
 from vlm.load import VLM
 from vlm.problem import Problem, read_problems
@@ -35,6 +34,9 @@ REMEDIES = {
     "no_question": "write a question",
 }
 KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
+
+Case = tuple[str, str, tuple[str, ...]]
+"""(domain, gold answer, choices)."""
 
 
 @dataclass
@@ -94,18 +96,21 @@ def sift(
     max_prompt_tokens: int | None,
     *,
     count: bool = False,
+    decode: bool = False,
     sifted: Sifted | None = None,
 ) -> Sifted:
     """Sort out what would fail or be cut in the middle of training.
 
     Args:
         count: count the tokens of every prompt, not only where one could be too long.
+        decode: decode every picture; otherwise a PNG is only held against its checksums.
         sifted: what ``read_loosely`` has found already.
     """
     sifted = Sifted() if sifted is None else sifted
-    for problem, sizes in zip(problems, _sizes(problems), strict=True):
+    readable = _readable_golds(problems)
+    for problem, sizes in zip(problems, _sizes(problems, decode), strict=True):
         problem_dropped = False
-        for reason, why in _faults(problem, sizes, reader):
+        for reason, why in _faults(problem, sizes, reader, readable):
             sifted.add(reason, problem.id, why)
             problem_dropped |= reason not in KEPT_ALL_THE_SAME
         if problem_dropped or isinstance(sizes, ImageError):
@@ -125,12 +130,12 @@ def sift(
     return sifted
 
 
-def _sizes(problems: Sequence[Problem]) -> Iterator[list[tuple[int, int]] | ImageError]:
-    """(width, height) of each problem's pictures, every one of them decoded: a file that is cut short has a good header."""
+def _sizes(problems: Sequence[Problem], decode: bool) -> Iterator[list[tuple[int, int]] | ImageError]:
+    """(width, height) of each problem's pictures, every file read to its end: one that is cut short has a good header."""
 
     def sizes(problem: Problem) -> list[tuple[int, int]] | ImageError:
         try:
-            return [open_image(path).size for path in problem.images]
+            return [open_image(path).size if decode else image_size(path) for path in problem.images]
         except ImageError as error:
             return error
 
@@ -139,7 +144,9 @@ def _sizes(problems: Sequence[Problem]) -> Iterator[list[tuple[int, int]] | Imag
             yield from pool.map(sizes, problems[start : start + AT_ONCE])
 
 
-def _faults(problem: Problem, sizes: list[tuple[int, int]] | ImageError, reader: VLM) -> Iterator[tuple[str, str]]:
+def _faults(
+    problem: Problem, sizes: list[tuple[int, int]] | ImageError, reader: VLM, readable: dict[Case, bool]
+) -> Iterator[tuple[str, str]]:
     if isinstance(sizes, ImageError):
         absent = [path for path in problem.images if not Path(path).exists()]
         yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
@@ -147,7 +154,7 @@ def _faults(problem: Problem, sizes: list[tuple[int, int]] | ImageError, reader:
         yield "no_question", ""
     if problem.choices and not _is_choice(problem.answer, problem.choices):
         yield "answer_not_a_choice", f"'{problem.answer}' is none of {len(problem.choices)} choices"
-    elif not _readable(problem.domain, problem.answer, tuple(problem.choices or ())):
+    elif not readable[_gold(problem)]:
         yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
     spelled = next((token for token in reader.tokenizer.all_special_tokens if token in problem.question), None)
     if spelled is not None:
@@ -160,10 +167,15 @@ def _is_choice(answer: str, choices: Sequence[str]) -> bool:
     return said in [choice.strip().casefold() for choice in choices] or said.upper() in letters
 
 
-@lru_cache(maxsize=65536)
-def _readable(domain: str, answer: str, choices: tuple[str, ...]) -> bool:
-    """Whether the verifier can read the gold answer at all."""
-    return verify(domain, answer, answer, list(choices) or None).score is not None
+def _gold(problem: Problem) -> Case:
+    return problem.domain, problem.answer, tuple(problem.choices or ())
+
+
+def _readable_golds(problems: Sequence[Problem]) -> dict[Case, bool]:
+    """Whether the verifier can read each gold answer at all."""
+    golds = list(dict.fromkeys(map(_gold, problems)))
+    verdicts = verify_all((domain, gold, gold, list(choices) or None) for domain, gold, choices in golds)
+    return {gold: verdict.score is not None for gold, verdict in zip(golds, verdicts, strict=True)}
 
 
 def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:

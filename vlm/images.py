@@ -46,6 +46,34 @@ def open_image(source: Source) -> Image.Image:
     """
     if isinstance(source, Image.Image):
         return _decode(source, "The picture")
+    image, name = _open(source)
+    with image:
+        return _decode(image, name)
+
+
+def image_size(source: str | Path | bytes) -> tuple[int, int]:
+    """(width, height) of a picture that is whole, as stored: EXIF rotation is not applied.
+
+    A PNG has checksums: it is read to its end and not decoded, which takes a tenth of the time. Other formats are decoded.
+
+    Raises:
+        ImageError: as ``open_image``.
+    """
+    image, name = _open(source)
+    with image:
+        if image.format != "PNG":
+            return _decode(image, name).size
+        _check_size(image, name)
+        size = image.size
+        try:
+            image.verify()
+        except Exception as error:
+            raise _damaged(name, error) from error
+        return size
+
+
+def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
+    """The picture, not decoded yet, and what to call it in a sentence."""
     if isinstance(source, bytes):
         name, data = "The picture", source
     else:
@@ -64,8 +92,7 @@ def open_image(source: Source) -> Image.Image:
             f"{name} cannot be read as a picture: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a "
             "viewer."
         ) from error
-    with image:
-        return _decode(image, name)
+    return image, name
 
 
 def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
@@ -182,7 +209,7 @@ def _read(source: str | Path) -> bytes:
         ) from None
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(
@@ -190,11 +217,19 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         )
     if width == 0 or height == 0:
         raise ImageError(f"{name} has no pixels ({width} x {height}): export it again.")
+
+
+def _decode(image: Image.Image, name: str) -> Image.Image:
+    _check_size(image, name)
     try:
         image.load()  # the first frame of an animation
         return _flatten(_to_8_bit(_upright(image)))
     except Exception as error:  # a truncated or damaged file can make a decoder raise anything
-        raise ImageError(f"{name} is damaged or cut short ({error}): export or download it again.") from error
+        raise _damaged(name, error) from error
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    return ImageError(f"{name} is damaged or cut short ({error}): export or download it again.")
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from vlm.errors import ImageError
-from vlm.images import MAX_BYTES, fit_image, open_image, uses_pixel_policy
+from vlm.images import MAX_BYTES, fit_image, image_size, open_image, uses_pixel_policy
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
@@ -265,3 +265,25 @@ def test_sizes_equal_those_of_the_processor_itself(tiny_vlm_dir: Path) -> None:
         own = loaded.image_processor(picture, return_tensors="pt")["image_grid_thw"][0].tolist()
         fitted = fit_image(picture, loaded)
         assert [1, fitted.height // factor * 2, fitted.width // factor * 2] == own
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF"])
+def test_the_size_of_a_whole_picture(format: str, tmp_path: Path) -> None:
+    file = tmp_path / "picture"
+    Image.effect_noise((31, 17), 80).save(file, format)
+    assert image_size(file) == open_image(file).size == (31, 17)
+    data = file.read_bytes()
+    for broken in (data[: len(data) // 2], b"", b"no picture"):
+        with pytest.raises(ImageError):
+            image_size(broken)
+
+
+def test_a_changed_byte_of_a_png_is_noticed_without_decoding(tmp_path: Path) -> None:
+    file = tmp_path / "picture.png"
+    Image.effect_noise((64, 64), 80).save(file)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    with pytest.raises(ImageError, match="damaged"):
+        image_size(bytes(data))
+    with pytest.raises(ImageError, match="does not exist"):
+        image_size(tmp_path / "absent.png")
