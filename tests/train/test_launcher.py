@@ -63,9 +63,6 @@ def start(stage: str, config: dict[str, Any], folder: Path, zero: int) -> "subpr
         "PYTHONFAULTHANDLER": "1",
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    environment["PATH"] = (
-        f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"  # ninja, of this environment
-    )
     with open(folder / "log.txt", "a") as log:
         command = [*launcher, f"train/{stage}.py", *keys]
         return subprocess.Popen(
