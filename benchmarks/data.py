@@ -81,7 +81,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
         figures: dict[str, Any] = {"check_seconds": round(check_seconds(folder.resolve(), Path(scratch) / "check"), 2)}
         figures |= batches(folder.resolve(), Path(scratch) / "run")
-    figures |= {"n": n, **surroundings(torch.get_num_threads(), "torch", "transformers", "trl")}
+    figures |= {
+        "n": len(read_problems(folder)),
+        **surroundings(torch.get_num_threads(), "torch", "transformers", "trl"),
+    }
     return report(figures, MUST_HOLD, options.json)
 
 

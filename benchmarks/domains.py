@@ -4,7 +4,8 @@ Guru's question (arXiv 2506.14965) at this size: does reinforcement learning on 
 mixture cost a domain anything? From one start, GRPO with ``configs/tiny/grpo.yaml`` for the same number of steps on each domain
 of a problem set by itself, then on all of them; every model answers the same held-out problems, greedily.
 
-``rows``: ``trained`` (a domain, ``mixed``, or ``start``), then for each domain tested its accuracy, ``ci95`` and ``n``. One seed,
+``rows``: ``trained`` (a domain, ``mixed``, or ``start``), then for ``all`` and each domain tested its accuracy
+(``value``, ``ci95``, ``n``). One seed,
 so differences between runs hold for these runs. Resumable: what stands in --out is kept. Not a timing; no pass mark. The last
 line is one JSON object; ``--write`` leaves the table as Markdown.
 """
@@ -74,7 +75,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args()
-    options.steps = 2 if options.quick else options.steps
+    if options.quick:
+        options.steps, options.out = 2, options.out.with_name(f"{options.out.name}-quick")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     rows = measure(options)
     if options.write:

@@ -103,7 +103,7 @@ def hollowed(kept: list[Trace], share: float, rng: random.Random) -> dict[str, T
     """
     if not share:
         return {}
-    begun_wrong = [trace for trace in kept if not trace.rounds[0].verdict and trace.rounds[0].answer]
+    begun_wrong = [trace for trace in kept if trace.rounds and not trace.rounds[0].verdict and trace.rounds[0].answer]
     begun_wrong = [trace for trace in begun_wrong if first_relook(trace.trace)]
     if not begun_wrong:
         raise UserError("hollow_share needs traces that begin wrong and look again.")
@@ -113,7 +113,7 @@ def hollowed(kept: list[Trace], share: float, rng: random.Random) -> dict[str, T
 def repeating(trace: Trace) -> Trace:
     """What the trace says first; its first sentence that goes back; the same again; and the answer of its first round.
 
-    There is no loss on the first statement, as in the trace itself: only what is done after the cue is taught.
+    There is no loss on what is wrong in the first statement, as in the trace itself: what is done after the cue is taught.
     """
     text = trace.trace
     cue = first_relook(text)
@@ -135,7 +135,7 @@ def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
 
     The answer is the gold answer, as it is written there; of a trace that ends wrong (``repeating``) its own.
     """
-    answer = problem.answer if trace.rounds[-1].verdict else trace.answer
+    answer = problem.answer if not trace.rounds or trace.rounds[-1].verdict else trace.answer
     return _row(
         problem,
         "think",

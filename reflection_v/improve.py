@@ -111,6 +111,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
         rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
         sampler = config.model
         rows: list[dict[str, Any]] = []
+        ended = "all rounds are done"
         for number in range(1, config.rounds + 1):
             folder = out / f"round-{number}"
             folder.mkdir(exist_ok=True)
@@ -118,9 +119,8 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             if not done.exists():
                 counts = _sample(sampler, problems, folder, number, config)
                 if rows and not counts["kept"]:
-                    print(
-                        f"round {number}: none of {counts['samples']} answers was right and grounded enough", flush=True
-                    )
+                    ended = f"round {number}: none of {counts['samples']} answers was right and grounded enough"
+                    print(ended, flush=True)
                     break
                 rows += _rows(folder, problems, config)
                 if not rows:
@@ -142,10 +142,12 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             print(_said(rounds[-1]), flush=True)
             best = max(one["accuracy"]["value"] for one in rounds[:-1])
             if rounds[-1]["accuracy"]["value"] <= best + config.min_gain:
+                ended = f"round {number}: the held-out accuracy did not rise"
                 break
             sampler = str(folder / "model")
         report = {
             "rounds": rounds,
+            "ended": ended,
             "best": max(rounds, key=lambda one: one["accuracy"]["value"])["round"],
             "seed": config.seed,
         }

@@ -67,7 +67,8 @@ def read_units(study: Path) -> list[Unit]:
             unit["figures"] |= flat(json.loads(crosses.read_text(encoding="utf-8")), "cross.")
     if not units:
         raise UserError(f"There are no finished units in {study}: run 'make study' first.")
-    if not (study / "contrasts.json").exists():  # written behind the units and their crosses
+    tables = study / "contrasts.json"  # written behind the units and their crosses
+    if not tables.exists() or json.loads(tables.read_text(encoding="utf-8"))["units"] != len(units):
         raise UserError(f"The tables of {study} are not written yet: give 'make study' again, it goes on there.")
     arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])
     return sorted(units, key=lambda unit: (arms.index(unit["arm"]), unit["seed"]))

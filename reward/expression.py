@@ -65,7 +65,7 @@ def warm_up() -> float:
 
     Returns:
         The CPU seconds that one comparison may take on this machine: ``PATIENCE`` of what the typical ones take together,
-        once they are known. A fixed number would be another limit on each machine.
+        once they are known; 0.1 to 1. A fixed number would be another limit on each machine.
     """
     passes = []
     for _ in range(4):
@@ -74,7 +74,7 @@ def warm_up() -> float:
         for answer, gold in _TYPICAL:
             compare(answer, gold)
         passes.append(time.process_time() - began)
-    return PATIENCE * min(passes)
+    return min(1.0, max(0.1, PATIENCE * min(passes)))
 
 
 def bounded(text: str) -> bool:

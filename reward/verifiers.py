@@ -242,17 +242,18 @@ class Hung:
     """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
 
     A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
-    answer of a shape that is read in time clears it.
+    answer of a shape that is read in time clears it, and every eighth is given all the time, so that it can be.
     """
 
-    TWICE, SHARE, SHAPES = 2, 0.1, 1000
+    TWICE, AGAIN, SHARE, SHAPES = 2, 8, 0.1, 1000
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def share(self, answer: str) -> float:
         """Of the CPU seconds, for the next answer of this shape."""
-        return self.SHARE if self._counts.get(self._shape(answer), 0) >= self.TWICE else 1.0
+        count = self._counts.get(self._shape(answer), 0)
+        return self.SHARE if count >= self.TWICE and count % self.AGAIN else 1.0
 
     def note(self, answer: str, ended: bool) -> None:
         """One more answer was ended, or read."""

@@ -48,7 +48,7 @@ def main() -> None:
         return
     cpu_seconds = cpu_seconds or paced
     say(replies, {"ready": True})
-    open_job = mmap.mmap(-1, 8)  # the number of the job under way; shared by all processes of the chain
+    open_job = mmap.mmap(-1, 9)  # number of the job under way, and whether it has begun; shared by all of the chain
     levels = STAYS_AFTER if kind in ("answers", "expressions") else ()  # a user's code may not outlive a fork
     depth = 0
     gc.freeze()  # a collection in the child would touch, and so copy, every object of the libraries
@@ -74,10 +74,10 @@ def main() -> None:
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == CLOSED:
             os._exit(CLOSED)
-        number = int.from_bytes(open_job[:], "big")
+        number, begun = int.from_bytes(open_job[:8], "big"), open_job[8]
         if number:  # else it was ended between two jobs, and nobody waits
-            open_job[:] = bytes(8)
-            say(replies, {"number": number, "reply": None})
+            open_job[:] = bytes(9)
+            say(replies, {"number": number, "reply": None if begun else {"unjudged": "it takes too long"}})
 
 
 def die_with_parent() -> None:
@@ -146,20 +146,20 @@ def serve(
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
         number, request, share = pickle.loads(sent)
-        open_job[:] = number.to_bytes(8, "big")
+        open_job[:] = number.to_bytes(8, "big") + b"\0"
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
         whose = "unjudged"  # what a problem's author wrote is not to be held against an answer
         try:
             before(request)
-            whose = "error"
+            whose, open_job[8] = "error", 1
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds * share)
             reply = job(request)
         except BaseException as error:  # hostile input: a reader that gives up is a verdict; SystemExit is no way out
             reply = {whose: f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        open_job[:] = bytes(8)
+        open_job[:] = bytes(9)
         say(replies, {"number": number, "reply": reply})
         if jobs is not None:
             jobs -= 1

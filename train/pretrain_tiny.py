@@ -37,7 +37,7 @@ from data_construction.sources.scenes import attribute, draw_grid, grid_picture
 from data_construction.sources.wording import SMALL
 from train.model_card import write_reasoner_card, write_vlm_card
 from train.tiny_examples import TRUST, Dialogues, Example, Examples, collate, dialogue_batches
-from train.tiny_models import build_tiny_reasoner, build_tiny_vlm
+from train.tiny_models import WIDTH, build_tiny_reasoner, build_tiny_vlm
 from vlm.jsonl import write_json_atomic
 
 # Stages. Each yields a loss for every step; fit() does the rest.
@@ -294,6 +294,11 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.half and (options.install or options.only != "vlm"):
         parser.exit(2, "--half makes a VLM alone, and it is not bundled: give --only vlm, and no --install.\n")
+    if options.half and options.random:
+        parser.exit(2, "--random writes the bundled models' shapes: leave --half out.\n")
+    before = options.out / "vlm-random" / "config.json"
+    if before.exists() and (json.loads(before.read_text())["text_config"]["hidden_size"] == WIDTH) == options.half:
+        parser.exit(2, f"{options.out} holds the stages of a VLM of another width: choose another --out.\n")
     if options.random:
         print(build_tiny_vlm(options.out / "tiny-vlm"), build_tiny_reasoner(options.out / "tiny-reasoner"))
         return

@@ -44,7 +44,7 @@ def join_deepspeed() -> None:
         return
     import deepspeed
 
-    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     if is_deepspeed_zero3_enabled():
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
 

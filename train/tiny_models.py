@@ -33,6 +33,8 @@ CONTROL = (PAD, "<|im_start|>", END, "<|vision_start|>", "<|vision_end|>", "<|im
 MARKS = ("<think>", "</think>", "\\boxed{")  # ordinary text to a reader, one token each
 PIECES = r" ?[A-Za-z]+\d*| ?\d{1,2}| ?[^\sA-Za-z\d]|\s+"
 PATCH, MERGE = 16, 2
+WIDTH = 192
+"""Of the language model's hidden states."""
 ROPE = {"rope_type": "default", "rope_theta": 500_000.0}
 
 CHAT_TEMPLATE = (
@@ -129,7 +131,7 @@ def build_tiny_vlm(folder: str | Path, seed: int = 0, half: bool = False) -> Pat
             "hidden_size": 128 // share,
             "intermediate_size": 384 // share,
             "num_heads": 4 // share,
-            "out_hidden_size": 192 // share,
+            "out_hidden_size": WIDTH // share,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 2,
@@ -166,7 +168,7 @@ def text_config(tokenizer: PreTrainedTokenizerFast, half: bool = False) -> dict[
     id_of = tokenizer.get_vocab().__getitem__
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": 192 // share,
+        "hidden_size": WIDTH // share,
         "intermediate_size": 512 // share,
         "num_hidden_layers": 4,
         "num_attention_heads": 4 // share,

@@ -4,6 +4,7 @@ This file is the only door through which pictures enter: everything behind it se
 path or a URL. No torch here: ``fit_image`` imports what it needs when it is called.
 """
 
+import contextlib
 import io
 import os
 import warnings
@@ -52,9 +53,10 @@ def open_image(source: Source) -> Image.Image:
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int]:
-    """(width, height) of a picture that is whole, as stored: EXIF rotation is not applied.
+    """(width, height) of a picture that is whole.
 
-    A PNG has checksums: it is read to its end and not decoded, which takes a tenth of the time. Other formats are decoded.
+    A PNG has checksums: where they hold it is not decoded, which takes a tenth of the time, and its size is the stored one,
+    before EXIF rotation. Everything else is decoded. (Right checksums over broken data are found by decoding alone.)
 
     Raises:
         ImageError: as ``open_image``.
@@ -65,11 +67,10 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
             return _decode(image, name).size
         _check_size(image, name)
         size = image.size
-        try:
+        with contextlib.suppress(Exception):  # whatever is wrong, decoding tells whether it matters, and in words
             image.verify()
-        except Exception as error:
-            raise _damaged(name, error) from error
-        return size
+            return size
+    return open_image(source).size
 
 
 def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
@@ -225,11 +226,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         image.load()  # the first frame of an animation
         return _flatten(_to_8_bit(_upright(image)))
     except Exception as error:  # a truncated or damaged file can make a decoder raise anything
-        raise _damaged(name, error) from error
-
-
-def _damaged(name: str, error: Exception) -> ImageError:
-    return ImageError(f"{name} is damaged or cut short ({error}): export or download it again.")
+        raise ImageError(f"{name} is damaged or cut short ({error}): export or download it again.") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

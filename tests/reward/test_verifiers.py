@@ -115,6 +115,11 @@ def test_a_shape_that_hangs_again_is_given_little_time_until_one_is_read() -> No
     assert hung.share("2^{4}") == 1.0
     hung.note("7^{5}", ended=True)
     assert hung.share("2^{44}") == hung.SHARE and hung.share("2^{x}") == 1.0
+    for _ in range(6):
+        hung.note("1^{2}", ended=True)
+    assert hung.share("2^{3}") == 1.0  # the eighth may take its time
+    hung.note("1^{2}", ended=True)
+    assert hung.share("2^{3}") == hung.SHARE
     hung.note("1^{1}", ended=False)
     assert hung.share("2^{3}") == 1.0
     for number in range(3 * hung.SHAPES):

@@ -90,6 +90,6 @@ def test_a_gold_answer_that_cannot_be_read_is_not_held_against_the_answer(tmp_pa
     asked.write_bytes(len(sent).to_bytes(8, "big") + sent)
     for before, job in [(fails, print), (lambda request: None, fails)]:
         with open(asked, "rb", buffering=0) as requests, open(said, "ab", buffering=0) as replies:
-            assert serve(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 8))
+            assert serve(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 9))
     replied = [json.loads(line)["reply"] for line in said.read_text().splitlines()]
     assert replied == [{"unjudged": "RecursionError: deep"}, {"error": "RecursionError: deep"}]
