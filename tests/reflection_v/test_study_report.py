@@ -91,3 +91,13 @@ def test_units_without_tables_are_refused(study: Path, tmp_path: Path, capsys: p
     (study / "contrasts.json").unlink()
     assert main([str(study), "--write", str(tmp_path / "out")]) == 1
     assert "not written yet" in capsys.readouterr().err
+
+
+def test_tables_older_than_the_units_are_refused(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = study / "ratio" / "seed-3"
+    newest.mkdir()
+    (newest / "unit.json").write_text((study / "ratio" / "seed-2" / "unit.json").read_text())
+    assert main([str(study), "--write", str(tmp_path / "out")]) == 1
+    assert "not written yet" in capsys.readouterr().err

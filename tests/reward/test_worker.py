@@ -5,6 +5,8 @@ import mmap
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reward import worker_server
 from reward.worker import Worker
 from reward.worker_server import STAYS_AFTER, serve
 
@@ -93,3 +96,37 @@ def test_a_gold_answer_that_cannot_be_read_is_not_held_against_the_answer(tmp_pa
             assert serve(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 9))
     replied = [json.loads(line)["reply"] for line in said.read_text().splitlines()]
     assert replied == [{"unjudged": "RecursionError: deep"}, {"error": "RecursionError: deep"}]
+
+
+SLOW_GOLD = """
+import sys, time
+sys.path.insert(0, sys.argv.pop())
+from reward import worker_server
+
+def spin(request):
+    while request:
+        pass
+
+def job(request):
+    spin(request == "answer")
+    return "done"
+
+worker_server.prepare = lambda kind: (lambda request: spin(request == "gold"), job, 1.0)
+worker_server.main()
+"""
+
+
+def test_a_gold_answer_that_takes_too_long_is_not_held_against_the_answer() -> None:
+    root = Path(worker_server.__file__).parents[1]
+    command = [sys.executable, "-c", SLOW_GOLD, "KIND", "0.02", "60", "0", str(root)]
+    sent = [pickle.dumps((number, what, 1.0)) for number, what in enumerate(("gold", "answer", "neither"), 1)]
+    said = subprocess.run(
+        command, input=b"".join(len(one).to_bytes(8, "big") + one for one in sent), capture_output=True, timeout=60
+    )
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert lines == [
+        {"ready": True},
+        {"number": 1, "reply": {"unjudged": "it takes too long"}},
+        {"number": 2, "reply": None},
+        {"number": 3, "reply": "done"},
+    ], said.stderr.decode()

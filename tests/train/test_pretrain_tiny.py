@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from data_construction.sources import LEARNED, wording
 from train.pretrain_tiny import VLM_STEPS, average_gradients, main, pretrain_reasoner, pretrain_vlm
 from train.tiny_examples import Dialogues, Example, Examples, collate
-from train.tiny_models import build_tiny_reasoner, build_tokenizer
+from train.tiny_models import build_tiny_reasoner, build_tiny_vlm, build_tokenizer
 from vlm.load import load_text_model, load_vlm
 from vlm.response import count_looks, parse_response
 
@@ -131,6 +131,14 @@ def test_random_weights_on_request(tmp_path, capsys):
     main(["--random", "--out", str(tmp_path)])
     assert load_vlm(tmp_path / "tiny-vlm").processor.tokenizer.get_vocab() == build_tokenizer().get_vocab()
     assert "tiny-reasoner" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [["--half", "--only", "vlm"], ["--only", "vlm"]], ids=["half", "whole"])
+def test_a_folder_keeps_one_width(tmp_path, capsys, options):
+    build_tiny_vlm(tmp_path / "vlm-random", half="--half" not in options)
+    with pytest.raises(SystemExit) as stop:
+        main([*options, "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "another width" in capsys.readouterr().err
 
 
 @pytest.mark.slow
