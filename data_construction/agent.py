@@ -169,7 +169,7 @@ class Episode:
     async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
-        return "" if finish == "too_long" else without_thought(text)
+        return "" if finish in ("too_long", "length") else without_thought(text)  # half a text is none
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)

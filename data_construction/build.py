@@ -22,7 +22,7 @@ from data_construction.reading import FAULTS
 from data_construction.records import Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import make_backend
-from vlm.errors import UserError
+from vlm.errors import ConfigError, UserError
 from vlm.jsonl import iter_jsonl, write_json_atomic, write_text_atomic
 from vlm.lock import lock
 from vlm.problem import Problem, read_problems
@@ -40,7 +40,7 @@ class BuildConfig(BaseModel):
         prompts: ``short``, ``full`` or a folder of templates.
         concurrency: how many episodes are under way at once.
         batch_size: how many requests an in-process model answers at once.
-        stop_after: so many episodes in a row without any reply end the build: the server is down.
+        stop_after: so many episodes (or measured problems) in a row without any reply end the build: the server is down.
         difficulty: see ``DifficultyConfig``; not measured where none is given.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         seed: of all sampling.
@@ -78,6 +78,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
 
     Raises:
         UserError: no such problem set or model, a setting that cannot be used, the folder is in use, the server is down.
+        ConfigError: the folder's traces are of other models, prompts or another seed.
         KeyboardInterrupt: with a sentence on how far it came.
     """
     if not config.problems or not config.out:
@@ -86,6 +87,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
+        _same_build(config, out)
         done, tries = progress(out / "traces.jsonl")
         # Unusable replies are asked for again by the run after a complete one, not when a killed one goes on: what a
         # kill leaves behind is then what an uninterrupted run would have left.
@@ -97,7 +99,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
             chosen = random.Random(f"dry/{config.seed}").sample(todo, dry_run)
         left = len(todo) - len(chosen)
         if config.difficulty is not None:
-            limits = {"seed": config.seed, "concurrency": config.concurrency, "batch_size": config.batch_size}
+            limits = config.model_dump(include={"seed", "concurrency", "batch_size", "stop_after"})
             rates = measure(chosen, config.difficulty, out, make_backend, **limits)
             fitting = [problem for problem in chosen if in_range(rates.get(problem.id), config.difficulty)]
             left = round(left * len(fitting) / max(1, len(chosen)))
@@ -106,6 +108,28 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         if dry_run is not None:
             return projection(tally, config, left)
         return _finish(problems, config, out, runs + (tally is not None))
+
+
+def _same_build(config: BuildConfig, out: Path) -> None:
+    """A finished episode is known by its problem: traces of other models or seeds must not pass for this build's.
+
+    A server may come back at another address, so only its model's name counts; filters, mix and limits may change.
+    """
+    file = out / "config.json"
+    said = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
+    said |= {"seed": config.seed, "loop": config.loop.model_dump()}
+    if config.difficulty is not None:
+        measured = config.difficulty.model_dump(include={"weak", "strong", "samples", "temperature", "max_tokens"})
+        measured |= {key: measured[key].split("@http")[0] for key in ("weak", "strong")}
+        said |= {f"difficulty.{key}": value for key, value in measured.items()}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    changed = sorted(key for key in before.keys() & said.keys() if before[key] != said[key])
+    if "loop" in changed:
+        print(f"The episodes in {out} were begun with another 'loop': finished ones stay as they are.", flush=True)
+        changed.remove("loop")
+    if changed:
+        raise ConfigError(f"The traces in {out} were begun with another {', '.join(changed)}: choose another --out.")
+    write_json_atomic(file, before | said)
 
 
 def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:

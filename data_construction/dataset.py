@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_construction.records import Trace
 from reward.statements import final_statements, statements
+from reward.verifiers import as_written
 from vlm.chat import question_messages
 from vlm.errors import UserError
 from vlm.problem import Problem
@@ -133,9 +134,10 @@ def repeating(trace: Trace) -> Trace:
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
     """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later.
 
-    The answer is the gold answer, as it is written there; of a trace that ends wrong (``repeating``) its own.
+    The answer is the gold answer (``as_written``); of a trace that ends wrong (``repeating``) its own.
     """
-    answer = problem.answer if not trace.rounds or trace.rounds[-1].verdict else trace.answer
+    gold = as_written(problem.domain, problem.answer)
+    answer = gold if not trace.rounds or trace.rounds[-1].verdict else trace.answer
     return _row(
         problem,
         "think",
@@ -147,7 +149,7 @@ def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
 
 def direct_row(problem: Problem) -> dict[str, Any]:
     """The gold answer alone, in thinking-off mode."""
-    return _row(problem, "direct", f"\\boxed{{{problem.answer}}}", masked=[], relooks=0)
+    return _row(problem, "direct", f"\\boxed{{{as_written(problem.domain, problem.answer)}}}", masked=[], relooks=0)
 
 
 def _row(problem: Problem, mode: str, completion: str, masked: list[list[int]], relooks: int) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_construction.reply_log import DurableLog, ReplyLog
 from reward.verifiers import verify
+from vlm.backends import check_key_has_one_server
 from vlm.chat import question_messages
-from vlm.errors import ImageError
+from vlm.errors import ImageError, UserError
 from vlm.images import open_image
 from vlm.jsonl import iter_jsonl
 from vlm.problem import Problem
@@ -64,26 +65,41 @@ def measure(
     seed: int,
     concurrency: int,
     batch_size: int,
+    stop_after: int,
 ) -> dict[str, dict[str, Any]]:
     """Sample what is not in ``out/difficulty.jsonl`` yet; replies are kept in ``out/difficulty_replies.jsonl``.
 
     A problem that a model gives no reply to gets no row, and is tried again by the next run.
+
+    Raises:
+        UserError: ``stop_after`` problems in a row, or all that there are, got no reply: the server is down.
     """
     known = read_difficulty(out / "difficulty.jsonl")
     todo = [problem for problem in problems if problem.id not in known]
     if todo:
+        check_key_has_one_server((config.weak, config.strong), config.api_key_env)
         common = {"batch_size": batch_size, "api_key_env": config.api_key_env}
         models = {"weak": make(config.weak, **common), "strong": make(config.strong, **common)}
-        asyncio.run(_measure(todo, config, out, models, seed, concurrency))
+        try:
+            most = stop_after if known else min(stop_after, len(todo))
+            asyncio.run(_measure(todo, config, out, models, seed, concurrency, most))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
     return read_difficulty(out / "difficulty.jsonl")
 
 
 async def _measure(
-    todo: list[Problem], config: DifficultyConfig, out: Path, models: dict[str, Backend], seed: int, concurrency: int
+    todo: list[Problem],
+    config: DifficultyConfig,
+    out: Path,
+    models: dict[str, Backend],
+    seed: int,
+    concurrency: int,
+    stop_after: int,
 ) -> None:
     replies = ReplyLog(out / "difficulty_replies.jsonl", {problem.id for problem in todo})
     rows = DurableLog(out / "difficulty.jsonl")
-    queue = iter(todo)
+    queue, failing = iter(todo), 0
 
     async def rate(problem: Problem, model: str) -> float:
         pictures = [await asyncio.to_thread(open_image, image) for image in problem.images]
@@ -101,11 +117,21 @@ async def _measure(
         return sum(await asyncio.gather(*map(right, range(config.samples)))) / config.samples
 
     async def work() -> None:
+        nonlocal failing
         for problem in queue:
             try:
                 rates = {model: await rate(problem, model) for model in models}
-            except (BackendError, ImageError):
+            except ImageError:
                 continue
+            except BackendError as error:
+                failing += 1
+                if failing >= stop_after:
+                    raise UserError(
+                        f"The difficulty of {failing} problems in a row could not be measured; the last one: {error} What "
+                        "was measured is kept; mend this, then give the same command again."
+                    ) from None
+                continue
+            failing = 0
             await rows.append({"problem_id": problem.id, **rates, "samples": config.samples})
             replies.forget(problem.id)
 

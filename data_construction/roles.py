@@ -48,11 +48,14 @@ class RolesConfig(BaseModel):
     rewriter: RoleConfig = RoleConfig()
 
     def of(self, role: Role) -> RoleConfig:
-        """The settings of a role, filled up with those of ``reasoner``."""
+        """The settings of a role, filled up with those of ``reasoner``; its key is not for the server of another model."""
         own: RoleConfig = getattr(self, role)
         if role == "responder":
             return own
-        return self.reasoner.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+        given = {key: getattr(own, key) for key in own.model_fields_set}
+        if own.model is not None:
+            given.setdefault("api_key_env", None)
+        return self.reasoner.model_copy(update=given)
 
 
 @dataclass(frozen=True)

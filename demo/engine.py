@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from eval.grounding import GREY, cut_reasoning, reasoning_span
+from vlm.backends import check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.errors import ConfigError, UserError
 from vlm.infer import Model, is_local, load_for_asking, summarize
@@ -114,6 +115,7 @@ class Engine:
     """
 
     def __init__(self, names: Sequence[str], api_key_env: str | None = None) -> None:
+        check_key_has_one_server(names, api_key_env)
         self.names = _labels(names)
         self._api_key_env = api_key_env
         self._loaded: OrderedDict[str, Model] = OrderedDict()

@@ -28,7 +28,7 @@ from eval.grounding import (
 from eval.harness import accuracy, file_name, picture_of, spread, versions
 from eval.known import known_subject
 from eval.stats import difference_of_shares, majority_class_score
-from eval.subjects import LocalSubject, Subject, load_subject
+from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge, profile
 from vlm.errors import UserError
 from vlm.jsonl import write_json_atomic
@@ -56,6 +56,7 @@ class AuditConfig:
         layers: whose attention is recorded (``last``, ``all``, a list).
         shown: cases on the page.
         dtype: of the weights.
+        api_key_env: the environment variable that holds a served model's key.
         seed: of subsets, noise, hints and bootstrap.
     """
 
@@ -79,6 +80,7 @@ class AuditConfig:
     layers: Literal["last", "all"] | list[int] = "last"
     shown: int = 60
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    api_key_env: str | None = None
     seed: int = 0
 
 
@@ -123,7 +125,10 @@ def run_audit(
     started = time.monotonic()
     if subject is None:
         name = model.removeprefix("scripted:")
-        subject = known_subject(name, problems) if name != model else load_subject(model, config.dtype)
+        subject = (
+            known_subject(name, problems) if name != model else load_subject(model, config.dtype, config.api_key_env)
+        )
+    say_what_is_reused(subject, out / "answers", "*.jsonl")
     audit = _Audit(subject, spread(problems, config.main, config.seed), out / "answers", style, config)
     report = audit.report(model, shifts or {})
     report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}

@@ -31,11 +31,13 @@ from eval.grounding import (
     blank_pictures,
     first_look_error,
     has_counterfactual,
+    swap_by_turn,
     swap_test,
 )
 from eval.options import position_bias, rotate_options
 from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
-from eval.subjects import RecordedSubject, Subject, load_subject
+from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
+from vlm.backends import check_key_has_one_server
 from vlm.errors import UserError
 from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, read_problems
@@ -62,6 +64,7 @@ class EvalConfig:
         k: sampled answers a problem at ``temperature`` (avg@k, pass@k, maj@k), for ``sampled`` problems; 0 is greedy only.
         rotations: further orders in which the options of multiple-choice problems are shown, to expose position bias.
         dtype: of the weights; float32, in which a batch equals its singles, unless the model is too large for it.
+        api_key_env: the environment variable that holds a served model's key.
         seed: of subsets and bootstrap.
     """
 
@@ -79,6 +82,7 @@ class EvalConfig:
     sampled: int = 200
     rotations: int = 0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    api_key_env: str | None = None
     seed: int = 0
 
 
@@ -129,10 +133,11 @@ def evaluate(
         UserError: no problems, or a model of which every question failed (with the first reason).
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
-    load = load or partial(load_subject, dtype=config.dtype)
+    load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
     if not problems:
         raise UserError("There are no problems to evaluate on: the problem set is empty.")
     chosen = spread(problems, config.main, config.seed)
+    check_key_has_one_server([str(model["path"]) for model in models.values()], config.api_key_env)
     runs, seconds = {}, {}
     for name, model in models.items():
         start = time.monotonic()
@@ -177,6 +182,7 @@ def _evaluate_model(
     load: Callable[[str], Subject],
 ) -> _Run:
     subject = load(str(model["path"]))
+    say_what_is_reused(subject, answers, f"{file_name(name)}.*.jsonl")
     attention = {"layers": config.layers} if config.attention else None
     clusters = {problem.id: picture_of(problem) for problem in problems}
 
@@ -216,9 +222,11 @@ def _evaluate_model(
     if config.swap:
         offered = spread([problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed)
         settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-        report["swap"] = swap_test(subject, offered, scratch, answers / f"{file_name(name)}.swap.jsonl", **settings)
-        del report["swap"]["values"]
-        report["swap_update_rate"] = report["swap"]["update_rate"]
+        key, test = ("swap", swap_test) if subject.continues else ("swap_by_turn", swap_by_turn)
+        report[key] = test(subject, offered, scratch, answers / f"{file_name(name)}.{key}.jsonl", **settings)
+        del report[key]["values"]
+        if key == "swap":
+            report["swap_update_rate"] = report["swap"]["update_rate"]
 
     if config.k:
         asked = spread(problems, config.sampled, config.seed)

@@ -7,8 +7,10 @@ checking a measure against models whose grounding is known because it was writte
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
@@ -215,6 +217,7 @@ class RecordedSubject(ScriptedSubject):
     def __init__(self, name: str, fingerprint: str):
         super().__init__(lambda turn: "", name)
         self.fingerprint = fingerprint
+        self.continues = not fingerprint.startswith("openai:")
 
     def write(self, turns: Sequence[Turn], **settings: Any) -> "list[UserError]":  # type: ignore[override]
         return [UserError("not answered in the log: evaluate without --rescore to answer it.") for _ in turns]
@@ -229,8 +232,13 @@ def _as_generation(reply: "Reply | UserError") -> "Generation | UserError":
     return Generation(reply.text, ids, reply.finish_reason != "length", reply.prompt_tokens)
 
 
-def load_subject(path: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32") -> Subject:
+def load_subject(
+    path: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32", api_key_env: str | None = None
+) -> Subject:
     """The model that a name stands for: a folder, hub name or bundled model, or ``openai:NAME@URL`` for a served one.
+
+    Args:
+        api_key_env: the environment variable that holds the server's key.
 
     Raises:
         UserError: it does not load, or the server does not answer a first question.
@@ -238,7 +246,7 @@ def load_subject(path: str, dtype: Literal["float32", "bfloat16", "auto"] = "flo
     if path.startswith("openai:"):
         from vlm.backends import make_backend
 
-        subject = ServedSubject(make_backend(path))
+        subject = ServedSubject(make_backend(path, api_key_env=api_key_env))
         (first,) = subject.write([Turn("Say yes.", None, "none", [])], max_new_tokens=1)
         if isinstance(first, UserError):
             raise first
@@ -246,6 +254,16 @@ def load_subject(path: str, dtype: Literal["float32", "bfloat16", "auto"] = "flo
     from vlm.load import load_vlm
 
     return LocalSubject(load_vlm(path, dtype=dtype))
+
+
+def say_what_is_reused(subject: Subject, answers: Path, pattern: str) -> None:
+    """A server may have got other weights under the same name, which nobody can see from here: say that answers are kept."""
+    if isinstance(subject, ServedSubject) and any(answers.glob(pattern)):
+        print(
+            f"{subject.name} is known by its name and address alone: answers saved in {answers} are used again. If it has "
+            "got other weights since, choose another --out.",
+            file=sys.stderr,
+        )
 
 
 def weights_checksum(model: Any) -> str:

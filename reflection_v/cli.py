@@ -36,7 +36,12 @@ def examples(*commands: str) -> str:
 
 NAMES = "tiny or tiny-reasoner (bundled), a model folder, a hub name, or openai:NAME@URL."
 Model = Annotated[str | None, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")]
-KeyName = Annotated[str | None, typer.Option(help="Name of the environment variable that holds the server's key.")]
+KeyName = Annotated[
+    str | None,
+    typer.Option(
+        "--api_key_env", "--api-key-env", help="Name of the environment variable that holds the server's key."
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Output folder.")]
 Check = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
 Probe = Annotated[bool, typer.Option("--probe", help="Only say what the rewards would pay for; nothing is trained.")]

@@ -3,7 +3,8 @@
     units.csv       every figure of every unit      swap.svg      swap difference, a dot a seed, means with 95% intervals
     contrasts.csv   the registered contrasts        accuracy.svg  the same for held-out accuracy
     curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, picture taken away, VDM over the response
-    results.md      tables for people               cross.svg     change of the mass: text, weights, interaction
+    swapped.csv     every swapped problem           cross.svg     change of the mass: text, weights, interaction
+    results.md      tables for people
 
 Whoever runs it again from the same units gets the same files.
 """
@@ -22,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.seeds import paired_over_seeds
+from eval.seeds import paired_over_seeds, smallest_effect
 from reflection_v.study import flat
+from reflection_v.study_swap import Swapped, compositions, swapped_problems
 from vlm.errors import UserError
 from vlm.jsonl import write_text_atomic
 
@@ -89,8 +91,8 @@ def mean_and_interval(values: dict[int, float]) -> tuple[float, float]:
     return one["value"], (one["interval"][1] - one["value"] if one["interval"] else 0.0)
 
 
-def results(study: Path, units: list[Unit]) -> str:
-    """Markdown: the signal, the registered contrasts, the arms, the crosses."""
+def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
+    """Markdown: the signal, the registered contrasts, the arms, what was not registered, the crosses."""
     outcome = json.loads((study / "contrasts.json").read_text(encoding="utf-8"))
     signal, gain = outcome["signal"], outcome["signal"]["gain"]
     text = ["# Results of the study", "", "Written by `reflection_v/study_report.py`; do not edit.", ""]
@@ -101,11 +103,14 @@ def results(study: Path, units: list[Unit]) -> str:
         f"{_number(signal['lowest_entropy'])} nats a token (floor {signal['entropy_floor']}). Signal: {_yes(signal['there'])}.",
         "",
     ]
-    text += ["## Registered contrasts", "", "| contrast | difference | p | p (Holm) | seeds | smallest detectable | |"]
+    strict = 0.05 / len(outcome["contrasts"]) if outcome["contrasts"] else 0.05
+    text += ["## Registered contrasts", ""]
+    text += [f"| contrast | difference | p | p (Holm) | seeds | smallest detectable at 0.05, {strict:g} | |"]
     text += ["|---|---|---|---|---|---|---|"]
     for one in outcome["contrasts"]:
         cells = [_interval(one), *(_number(one[key]) for key in ("p", "p_holm"))]
-        cells += [str(one["n"]), _number(one["smallest_detectable"]), "final" if one["final"] else "interim"]
+        smallest = [one["deviation"] and one["deviation"] * smallest_effect(one["n"], at) for at in (0.05, strict)]
+        cells += [str(one["n"]), ", ".join(map(_number, smallest)), "final" if one["final"] else "interim"]
         text.append(f"| {one['first']} - {one['second']}, {one['figure']} | {' | '.join(cells)} |")
     text += ["", "## Arms", "", "Mean over seeds, in brackets half of the 95% t-interval.", ""]
     text += [f"| arm | seeds | {' | '.join(TABLE.values())} |", "|---" * (len(TABLE) + 2) + "|"]
@@ -115,6 +120,16 @@ def results(study: Path, units: list[Unit]) -> str:
         seeds = sum(unit["arm"] == arm for unit in units)
         cells = [_estimate(figures[figure].get(arm)) for figure in TABLE]
         text.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
+    text += against_reference(
+        arms, figures, json.loads((study / "study.json").read_text(encoding="utf-8"))["reference"]
+    )
+    text += ["", "## What the swap difference is made of (not registered)", ""]
+    text += ["Over problems that count in both arms of a contrast, and by family; p not corrected.", ""]
+    text += ["| contrast | over | problems a seed | difference | p | seeds |", "|---|---|---|---|---|---|"]
+    for one in outcome["contrasts"]:
+        for part in compositions(swapped, one["first"], one["second"]):
+            cells = [part["over"], f"{part['pairs']:.0f}", _interval(part), _number(part["p"]), str(part["n"])]
+            text.append(f"| {one['first']} - {one['second']} | {' | '.join(cells)} |")
     text += ["", "## Crosses", "", "Change of the mean mass of the second half from the other arm to this one.", ""]
     text += ["| arm | from | total | text | weights | interaction |", "|---|---|---|---|---|---|"]
     for arm in arms:
@@ -123,6 +138,30 @@ def results(study: Path, units: list[Unit]) -> str:
             if any(parts):
                 text.append(f"| {arm} | {other.removeprefix('to_')} | {' | '.join(map(_estimate, parts))} |")
     return "\n".join(text) + "\n"
+
+
+AGAINST = ("swap.difference", "accuracy", "attention.second_half", "attention.lift.second_half", "length_mean")
+"""Figures of which each arm is held against the reference."""
+
+
+def against_reference(
+    arms: Sequence[str], figures: dict[str, dict[str, dict[int, float]]], reference: str
+) -> list[str]:
+    """Every arm minus the reference of the same seed: what a reward adds to being paid for right answers alone."""
+    text = [
+        "",
+        f"## Against {reference} (not registered)",
+        "",
+        "Paired over the seeds that both have; p is not corrected.",
+        "",
+    ]
+    text += [f"| arm | seeds | {' | '.join(TABLE[figure] for figure in AGAINST)} |", "|---" * (len(AGAINST) + 2) + "|"]
+    for arm in arms:
+        made = [paired_over_seeds(figures[of].get(arm, {}), figures[of].get(reference, {})) for of in AGAINST]
+        if arm != reference and made[0]["n"] > 1:
+            cells = [f"{_interval(one)}, p {_number(one['p'])}" for one in made]
+            text.append(f"| {arm} | {made[0]['n']} | {' | '.join(cells)} |")
+    return text
 
 
 PARTS = ("total", "text", "weights", "interaction")
@@ -253,7 +292,9 @@ def write_report(study: Path, out: Path) -> None:
     write_rows(out / "contrasts.csv", outcome["contrasts"])
     names = ("arm", "curve", "x", "mean", "seeds")
     write_rows(out / "curves.csv", [dict(zip(names, row, strict=True)) for row in curve_rows(units)])
-    write_text_atomic(out / "results.md", results(study, units))
+    swapped = swapped_problems(study, units)
+    write_rows(out / "swapped.csv", [one._asdict() for one in swapped])
+    write_text_atomic(out / "results.md", results(study, units, swapped))
     draw(units, out)
 
 

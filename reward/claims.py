@@ -37,13 +37,14 @@ def holds(key: str, value: str, facts: Mapping[str, str], words: Collection[str]
     Args:
         words: those whose number can be claimed; the ones that the facts hold where not given.
     """
+    facts = {place: fact.casefold() for place, fact in facts.items() if fact.strip()}  # as claims are read
     places = {place.lower(): place for place in facts}
     if key in places:
         return fits(value, facts[places[key]])
     if key in (words if words is not None else {word for fact in facts.values() for word in fact.split()}):
         return value == str(sum(key in fact.split() for fact in facts.values()))
     grid = all(re.fullmatch(r"[A-Z]\d", place) for place in facts)
-    if grid and (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdigit, facts.values())):
+    if grid and (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdecimal, facts.values())):
         return value == str(sum(int(fact) for place, fact in facts.items() if place[1:] == summed[1]))
     if (pair := re.fullmatch(r"same (colour|shape) at (\w+) and (\w+)", key)) and {pair[2], pair[3]} <= set(places):
         said = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]

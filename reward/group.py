@@ -55,13 +55,13 @@ MAX_SCALE = 100.0
 
 
 def match_std(values: Tensor, right: Tensor, paid: Tensor, size: int, std: float) -> Tensor:
-    """Centre a term on each group's right, judged rows, and scale it so that its standard deviation among them is ``std``.
+    """Centre a term on each group's right, judged, paid rows, and scale it so that its standard deviation among them is ``std``.
 
     One factor for the batch: two terms matched to one ``std`` push equally hard, however different their units are. Centred,
     because a gated term pays right rows its level as well: scaled up, that would be a further reward for being right,
     which grows as the term's spread shrinks. Rows that are not ``paid`` have 0; what cannot be judged stays NaN.
     """
-    kept = right.bool() & ~values.isnan()
+    kept = right.bool() & paid.bool() & ~values.isnan()
     grouped, rows = torch.where(kept, values, 0.0).view(-1, size), kept.view(-1, size)
     mean = grouped.sum(1, keepdim=True) / rows.sum(1, keepdim=True).clamp(min=1)
     freedom = (rows.sum(1) - 1).clamp(min=0).sum()

@@ -1,7 +1,7 @@
 """Rewards of one response: small pure functions ``Rollout -> Score`` with named parts, ``None`` for "cannot judge".
 
-The attention terms are those of method.md, section 3 (published form: Reflection-V, arXiv 2509.12132). Notation: n =
-1..T counts the completion tokens without the end-of-turn token, m[n] is the image mass of token n, in [0, 1], already
+docs/rewards.md explains the attention terms (published form: Reflection-V, arXiv 2509.12132). Notation: n = 1..T
+counts the completion tokens without the end-of-turn token, m[n] is the image mass of token n, in [0, 1], already
 averaged over heads and over the configured layers; the lift is m[n] / (visible image tokens / visible tokens), 1 when
 attention is uniform. Terms over a whole group of responses are in ``reward.group``.
 """
@@ -64,7 +64,10 @@ class Rollout:
     @cached_property
     def verdict(self) -> Verdict:
         """The verifier's word on the final answer."""
-        return verify(self.domain, parse_response(self.text).answer, self.gold, self.choices)
+        response = parse_response(self.text)
+        # An unfinished response has no last line: only an answer that it has boxed already counts.
+        answer = response.answer if response.boxed or self.finished else None
+        return verify(self.domain, answer, self.gold, self.choices)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ What the table does not know (``apples``, ``red stars``) is a unit of its own, e
 """
 
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -45,6 +46,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "in": ("inch inches", "254/10000", "m"),
     "ft": ("foot feet", "3048/10000", "m"),
     "mi": ("mile", "1609344/1000", "m"),
+    "mph": ("", "44704/100000", "m s-1"),
     "lb": ("pound lbs", "45359237/100000000", "kg"),
     "°": ("degree deg", "1", "°"),
     "°C": ("celsius", "1", "°C"),
@@ -76,10 +78,16 @@ _PREFIXED = [
 
 @dataclass(frozen=True)
 class Unit:
-    """``factor`` times the product of base units that ``base`` names in a fixed order."""
+    """``factor`` times the product of base units that ``base`` names in a fixed order; of an unknown unit its own name."""
 
     factor: Fraction
     base: str
+    known: bool = True
+
+    @property
+    def letter(self) -> bool:
+        """Whether it is one letter that no unit is known by: a variable rather than a unit."""
+        return not self.known and len(self.base) == 1
 
 
 def _powers(text: str) -> dict[str, int]:
@@ -96,7 +104,8 @@ def _known() -> dict[str, tuple[Fraction, dict[str, int]]]:
     for symbol in _PREFIXED:
         value, powers = known[symbol]
         long_names = _TABLE[symbol][0].split()
-        for prefixes, written in ((_PREFIXES, [symbol]), (_LONG_PREFIXES, long_names)):
+        letters = [symbol, "l"] if symbol == "L" else [symbol]
+        for prefixes, written in ((_PREFIXES, letters), (_LONG_PREFIXES, long_names)):
             for prefix, power in prefixes.items():
                 for name in written:
                     known.setdefault(prefix + name, (value * Fraction(10) ** power, powers))
@@ -104,6 +113,10 @@ def _known() -> dict[str, tuple[Fraction, dict[str, int]]]:
 
 
 _KNOWN = _known()
+_ANY_CASE: dict[str, set[str]] = defaultdict(set)
+for _name in _KNOWN:
+    _ANY_CASE[_name.casefold()].add(_name)
+_POWERS_IN_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _FACTOR = re.compile(r"([^\W\d_]+|°[CF]?)([+-]?[1-4])?")
 
 
@@ -112,7 +125,9 @@ def read_unit(text: str) -> Unit:
     """The unit that a text of at most 100 characters names; of longer ones the text itself."""
     text = " ".join(text.strip(" .").translate(_NORMAL).split())
     if len(text) <= 100:
-        above, *below = re.split(r"/|\bper\b", text.replace("\\cdot", "*").strip("{} "))
+        spelt = re.sub(r"\bdegrees? (?=celsius|fahrenheit)", "", text, flags=re.IGNORECASE)
+        spelt = re.sub(r"\b(square|sq|cubic|cu)\.? ([^\W\d_]+)", lambda m: f"{m[2]}{_POWERS_IN_WORDS[m[1]]}", spelt)
+        above, *below = re.split(r"/|\bper\b", spelt.replace("\\cdot", "*").strip("{} "))
         factor, powers = Fraction(1), dict[str, int]()
         for part, sign in ((above, 1), *((one, -1) for one in below)):
             read = _read_product(part, sign, powers)
@@ -122,7 +137,7 @@ def read_unit(text: str) -> Unit:
         else:
             base = " ".join(f"{name}{power}" for name, power in sorted(powers.items()) if power)
             return Unit(factor, base)
-    return Unit(Fraction(1), _word(text))
+    return Unit(Fraction(1), _word(text), known=False)
 
 
 def _read_product(text: str, sign: int, powers: dict[str, int]) -> Fraction | None:
@@ -137,7 +152,7 @@ def _read_product(text: str, sign: int, powers: dict[str, int]) -> Fraction | No
             return None
         name = match[1]
         singular = name[:-1] if name.endswith("s") and len(name) > 3 else name
-        found = next((w for w in (name, singular, name.casefold(), singular.casefold()) if w in _KNOWN), None)
+        found = _found(name) or _found(singular)
         if found is None:
             return None
         power = sign * int(match[2] or 1)
@@ -146,6 +161,16 @@ def _read_product(text: str, sign: int, powers: dict[str, int]) -> Fraction | No
         for symbol, times in base.items():
             powers[symbol] = powers.get(symbol, 0) + times * power
     return factor
+
+
+def _found(name: str) -> str | None:
+    """The known unit of this name; of two letters and more also in other case, the lower one first ("CM", "Kw")."""
+    if name in _KNOWN:
+        return name
+    lower = name.casefold()
+    if len(name) == 1 or lower not in _ANY_CASE:
+        return None
+    return lower if lower in _KNOWN else next(iter(_ANY_CASE[lower])) if len(_ANY_CASE[lower]) == 1 else None
 
 
 def _word(text: str) -> str:

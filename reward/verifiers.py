@@ -31,6 +31,9 @@ from vlm.errors import UserError
 SCIENCE_TOLERANCE = Fraction(1, 100)
 """Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""
 
+EXACT = Fraction(1, 10**6)
+"""Numbers that are expressions are equal up to this, absolute below 1 and relative above: what math-verify rounds to."""
+
 CPU_SECONDS = 0.15
 """Of one answer, which takes 0.3 ms. What expressions may take depends on the machine (``reward.expression.warm_up``)."""
 CLOCK_SECONDS = 60.0
@@ -71,7 +74,7 @@ def number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
 
 
 def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
-    gold, *stated = re.split(r"±|\\pm(?![a-z])|\+/-", gold, maxsplit=1)
+    gold, *stated = _stated(gold)
     want, got = read_quantity(gold), read_quantity(answer)
     allowed = read_quantity(stated[0]) if stated else None
     if stated and want is not None and allowed is not None and want.unit is None and not allowed.percent:
@@ -89,7 +92,7 @@ def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
         readings.append(got.value / 100)
     if want.percent and not got.percent:
         readings.append(got.value * 100)
-    unit = True
+    unit = want.unit is not None or got.unit is None or not got.unit.letter  # "5x" is more than 5
     if want.unit is not None and got.unit is not None:
         unit = want.unit.base == got.unit.base
         readings = [value * got.unit.factor / want.unit.factor for value in readings] if unit else readings
@@ -99,8 +102,13 @@ def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
     )
 
 
+def _stated(gold: str) -> list[str]:
+    """The value, and what stands behind ``±`` where it does."""
+    return re.split(r"±|\\pm(?![a-z])|\+/-", gold, maxsplit=1)
+
+
 def _margin(want: Quantity, share: Fraction) -> Fraction:
-    rounding = Fraction(1, 2 * 10**want.decimals) if 0 < want.decimals <= 30 else Fraction(0)
+    rounding = Fraction(1, 2 * 10**want.decimals) if 0 < want.decimals <= 400 else Fraction(0)
     return max(rounding, abs(want.value) * share)
 
 
@@ -114,10 +122,13 @@ def count(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     return _graded(float(got == want), "another count", off_by=float(abs(got - want)))
 
 
+_NOT_COUNTED = {"idea", "clue", "answer", "way", "or", "and", *WORD_NUMBERS}
+
+
 def _whole(text: str) -> int | None:
     said = words(text).split()
-    if said and said[0] in ("no", "none") and len(said) <= 3 and not set(said) & set(WORD_NUMBERS):
-        return 0
+    if said and said[0] in ("no", "none") and len(said) <= 3:
+        return 0 if all(word.isalpha() and word not in _NOT_COUNTED for word in said) else None
     got = read_quantity(text)
     if got is None or got.percent or got.value.denominator != 1 or abs(got.value) > 10**9:
         return None
@@ -156,12 +167,22 @@ def text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
 
 
 def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
-    """Mathematically equal (math-verify). The one verifier without a bound of its own on its time: see ``verify``."""
+    """Mathematically equal (math-verify), numbers to six places as there.
+
+    The one verifier without a bound of its own on its time: see ``verify``.
+    """
     if words(answer) == words(gold) and re.sub(r"\s", "", plain(answer)) == re.sub(r"\s", "", plain(gold)):
         return _graded(1.0, "")
+    named = [re.match(r"\s*([A-Za-z]\w{0,20})\s*=(?!=)", plain(one)) for one in (answer, gold)]
+    if named[0] and named[1] and named[0][1] != named[1][1]:
+        return _graded(0.0, "another name")
     want, got = read_quantity(gold), read_quantity(answer)
-    if want is not None and got is not None and not (want.unit or got.unit or want.percent or got.percent):
-        return number(answer, gold)
+    if want is not None and got is not None and not (want.percent or got.percent):
+        if not (want.unit or got.unit):
+            near = abs(want.value - got.value) <= EXACT * max(1, abs(want.value))
+            return _graded(float(near), "another value", value=float(near))
+        if want.unit and got.unit and want.unit.known and got.unit.known and want.unit.base != got.unit.base:
+            return _graded(0.0, "another unit")
     said = compare(plain(answer), plain(gold))
     if said == "unreadable gold":
         return _cannot_read(gold)
@@ -170,10 +191,11 @@ def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verd
 
 def table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Cells in common over the cells of the longer table; the order of rows does not count."""
-    want, got = read_table(gold), read_table(answer)
+    want, header = read_table(gold) or ([], [])
     if not want:
         return _cannot_read(gold)
-    recall, precision, score = _overlap(want, got or [])
+    got, _ = read_table(answer, header) or ([], [])
+    recall, precision, score = _overlap(want, got)
     return _graded(score, "cells differ", recall=recall, precision=precision)
 
 
@@ -191,7 +213,7 @@ def logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
         given = read_pairs(answer) or {}
         recall, precision, score = _overlap(pairs.items(), given.items())
         return _graded(score, "pairs differ", recall=recall, precision=precision)
-    if read_yes_no(gold) is not None:
+    if len(read_sequence(gold)) == 1 and read_yes_no(gold) is not None:
         return yes_no(answer, gold)
     want, got = read_sequence(gold), read_sequence(answer)
     if not want:
@@ -236,6 +258,18 @@ VERIFIERS: dict[str, Verifier] = {
     "yes_no": yes_no,
     "science": science,
 }
+
+
+def as_written(domain: str, gold: str) -> str:
+    """A gold answer as a response writes it: the first of its aliases, the value without what stands behind ``±``."""
+    if domain in ("number", "science"):
+        gold, *stated = (part.strip() for part in _stated(gold))
+        unit = stated[0].lstrip("0123456789., ") if stated else ""
+        if unit and not unit.startswith(("%", "\\%")) and gold.endswith(tuple("0123456789")):
+            gold = f"{gold} {unit}"  # 12 ± 0.5 cm
+    if domain in ("text", "science"):
+        gold = next((alias.strip() for alias in gold.split("|") if words(alias)), gold)
+    return gold
 
 
 class Hung:

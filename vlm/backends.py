@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from vlm.errors import ConfigError
 from vlm.openai_backend import OpenAIBackend
@@ -30,6 +31,7 @@ __all__ = [
     "Reply",
     "Request",
     "ScriptedBackend",
+    "check_key_has_one_server",
     "make_backend",
 ]
 
@@ -219,3 +221,16 @@ def make_backend(
 
     load = load_model if text_only else load_vlm
     return HFBackend(load(spec, dtype=dtype, device=device), batch_size)
+
+
+def check_key_has_one_server(specs: Iterable[str], api_key_env: str | None) -> None:
+    """A key is of one server: it must not be sent to another one that happens to be named in the same command.
+
+    Raises:
+        ConfigError: there is a key, and served models of more than one host among ``specs``.
+    """
+    hosts = {urlsplit(spec.rpartition("@")[2]).netloc for spec in specs if spec.startswith("openai:")}
+    if api_key_env is not None and len(hosts) > 1:
+        raise ConfigError(
+            f"The key in {api_key_env} would go to several servers ({', '.join(sorted(hosts))}): ask them one by one."
+        )

@@ -11,7 +11,7 @@ from data_construction.build import BuildConfig, read_traces, run_build
 from data_construction.prompts import load_prompts
 from data_construction.records import Trace
 from data_construction.roles import Roles
-from vlm.backends import BackendError, Request, ScriptedBackend
+from vlm.backends import BackendError, Reply, Request, ScriptedBackend
 from vlm.jsonl import read_jsonl
 from vlm.problem import Problem, write_problems
 
@@ -70,6 +70,21 @@ def test_wrong_then_right_is_kept_with_a_re_look_that_happened(problem):
     assert (trace.status, len(trace.rounds), trace.looks, trace.cohesion) == ("kept", 2, 1, "template")
     assert [round_.verdict for round_ in trace.rounds] == [False, True]
     assert [trace.trace[start:end] for start, end in trace.corrected] == ["red"]
+
+
+def test_a_rewrite_that_was_cut_off_is_none(problem):
+    whole = "row 1: red none. Wait, let me look at the picture again. row 1: red red, red 4711."
+    for reason, cohesion in (("stop", "model"), ("length", "template")):
+        script = Script(
+            ["row 1: red none, red 1. \\boxed{1}", "row 1: red red, red 4711. \\boxed{4711}"], rewrite=whole
+        )
+
+        def said(request: Request, script=script, reason=reason) -> Reply:
+            text = script(request)
+            return Reply(text, reason if text == whole else "stop")
+
+        trace = play(problem, said, lambda r: "row 1: red red" if "again" in text_of(r) else "row 1: red none")
+        assert trace.cohesion == cohesion, trace.trace
 
 
 def test_a_right_conclusion_may_be_confirmed_by_one_more_look(problem):

@@ -24,7 +24,7 @@ from data_construction.prompts import load_prompts
 from data_construction.reply_log import DurableLog
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import BackendError, OpenAIBackend, Request, ScriptedBackend, make_backend
-from vlm.errors import UserError
+from vlm.errors import ConfigError, UserError
 from vlm.jsonl import read_jsonl
 
 
@@ -105,6 +105,21 @@ def test_a_server_that_is_down_stops_the_build_with_a_sentence(tmp_path: Path) -
     with pytest.raises(UserError, match=r"5 episodes in a row got no reply at all.*is the server running"):
         run_build(settings(tmp_path, stop_after=5, concurrency=2), roles=roles)
     assert len(read_traces(tmp_path / "out/traces.jsonl")) < 10
+
+
+def test_a_folder_keeps_to_the_models_it_was_begun_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_set(tmp_path / "set", 3)
+    served = "openai:m@http://127.0.0.1:1/v1"
+    run_build(settings(tmp_path, reasoner=served), roles=scripted_roles())
+    run_build(
+        settings(tmp_path, reasoner=served.replace(":1/", ":2/"), concurrency=3), roles=scripted_roles()
+    )  # it moved
+    assert not capsys.readouterr().out.count("begun with another")
+    for change in ({"model": "other"}, {"seed": 1}, {"prompts": "full"}):
+        with pytest.raises(ConfigError, match=f"begun with another {next(iter(change))}: choose another --out"):
+            run_build(settings(tmp_path, **{"reasoner": served, **change}), roles=scripted_roles())
+    run_build(settings(tmp_path, reasoner=served, loop=LOOP.model_copy(update={"rounds": 3})), roles=scripted_roles())
+    assert "begun with another 'loop'" in capsys.readouterr().out
 
 
 def test_no_more_requests_at_once_than_the_server_may_get(tmp_path: Path, serve) -> None:

@@ -6,9 +6,18 @@ from typing import Any
 import pytest
 
 from data_construction.check import check_traces, holds
-from data_construction.dataset import MixConfig, balanced, cold_start_rows, relooks, repeating, thinking_row
+from data_construction.dataset import (
+    MixConfig,
+    balanced,
+    cold_start_rows,
+    direct_row,
+    relooks,
+    repeating,
+    thinking_row,
+)
 from data_construction.records import Round, Trace
 from reward.statements import corrected_spans
+from reward.verifiers import as_written, verify
 from vlm.errors import UserError
 from vlm.problem import Problem
 
@@ -66,6 +75,20 @@ def began_wrong(number: int) -> Trace:
     return trace.model_copy(
         update={"rounds": [Round(**{**vars(trace.rounds[0]), "answer": "2", "verdict": False}), trace.rounds[1]]}
     )
+
+
+def test_the_answer_that_is_taught_is_one_that_its_verifier_takes():
+    problem = problems(1)["p0"].model_copy(update={"domain": "text", "answer": "cat|kitty"})
+    assert thinking_row(problem, corrected(0))["completion"].endswith("\\boxed{cat}")
+    problem = problem.model_copy(update={"domain": "number", "answer": "12 ± 0.5 cm"})
+    assert direct_row(problem)["completion"] == "\\boxed{12 cm}"
+    for domain, gold in (
+        ("number", "12 cm ± 5%"),
+        ("science", "heat|thermal energy"),
+        ("number", r"12 \pm 5\%"),
+        ("count", "3"),
+    ):
+        assert verify(domain, as_written(domain, gold), gold).right
 
 
 def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():

@@ -13,7 +13,7 @@ from data_construction.quality import QualityConfig, filtered, foreign_share, su
 from data_construction.records import Round, Trace
 from data_construction.stats import write_stats
 from vlm.backends import BackendError, Request, ScriptedBackend
-from vlm.errors import UserError
+from vlm.errors import ConfigError, UserError
 from vlm.jsonl import read_jsonl
 from vlm.problem import Problem
 
@@ -144,6 +144,30 @@ def test_pass_rates_of_two_models_choose_the_problems(tmp_path: Path, monkeypatc
     run_build(config, roles=scripted_roles())
     assert asked.total() - before <= 4  # only what had failed
     assert not in_range(None, DifficultyConfig.model_validate(difficulty))
+
+
+def test_a_difficulty_server_that_is_down_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_set(tmp_path / "set", 9)
+
+    def down(name: str, **_: object) -> ScriptedBackend:
+        def say(request: Request) -> str:
+            raise BackendError("is the server running?")
+
+        return ScriptedBackend(say, name)
+
+    monkeypatch.setattr("data_construction.build.make_backend", down)
+    difficulty = {"weak": "weak", "strong": "strong", "samples": 1}
+    for stop_after, said in ((4, "of 4 problems in a row"), (50, "of 9 problems in a row")):
+        with pytest.raises(UserError, match=f"{said} could not be measured.*is the server running"):
+            run_build(
+                settings(tmp_path, difficulty=difficulty, stop_after=stop_after, concurrency=1), roles=scripted_roles()
+            )
+    assert not (tmp_path / "out/sft.jsonl").exists()
+    servers = {"weak": "openai:m@http://a:1/v1", "strong": "openai:m@http://b:1/v1", "api_key_env": "KEY"}
+    with pytest.raises(ConfigError, match="would go to several servers"):
+        run_build(
+            settings(tmp_path / "other", problems=str(tmp_path / "set"), difficulty=servers), roles=scripted_roles()
+        )
 
 
 def test_the_config_of_the_guide_is_one() -> None:

@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_subjects import always_looks, colour_problems, never_looks, scripted, seen
+from scripted_subjects import COLOURS, always_looks, colour_problems, never_looks, scripted, seen
 
+from data_construction.roles import RolesConfig
 from eval.compare import compare
 from eval.harness import EvalConfig, evaluate, run_eval
 from eval.lmms import lmms_command
 from eval.options import gold_option, position_bias, rotate_options
 from eval.subjects import ScriptedSubject, ServedSubject, Turn
 from reflection_v.evaluate import with_backend
-from vlm.backends import BackendError, Reply, Request, ScriptedBackend
+from vlm.backends import BackendError, Reply, Request, ScriptedBackend, check_key_has_one_server
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import read_jsonl
 from vlm.problem import Problem, write_problems
@@ -137,6 +138,38 @@ def test_served_subject(tmp_path: Path) -> None:
     shown = [Turn("q", None, "think", problems and [], reply="\\boxed{red}", again=(), note="Hint: blue.")]
     assert [message["role"] for message in shown[0].messages] == ["user", "assistant", "user"]
     assert "Hint: blue." in shown[0].messages[0]["content"][0]["text"]
+
+
+def test_a_served_model_is_swapped_by_a_further_turn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def reply(request: Request) -> Reply:
+        colour = request.images[-1].getpixel((0, 0))
+        name = {value: name for name, value in COLOURS.items()}.get(colour, "grey")
+        return Reply(f"\\boxed{{{name}}}", "stop", 10, 4)
+
+    problems = colour_problems(tmp_path, 6)
+    write_problems(problems, tmp_path / "set")
+    subject: Any = ServedSubject(ScriptedBackend(reply, "openai:m@x"))
+    config = EvalConfig(blank=0)
+    for _ in range(2):
+        report = run_eval("openai:m@x", tmp_path / "set", tmp_path / "out", config=config, load=lambda _: subject)
+    figures = report["models"]["openai:m"] if "openai:m" in report["models"] else next(iter(report["models"].values()))
+    assert "swap" not in figures and figures["swap_by_turn"]["difference"]["value"] == 1.0
+    assert capsys.readouterr().err.count("known by its name and address alone") == 1
+    again = run_eval("openai:m@x", tmp_path / "set", tmp_path / "out", config=config, rescore=True)
+    assert next(iter(again["models"].values()))["swap_by_turn"]["difference"]["value"] == 1.0
+
+
+def test_a_key_goes_to_one_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KEY", "secret")
+    check_key_has_one_server(["openai:a@http://h:1/v1", "openai:b@http://h:1/v1", "tiny"], "KEY")
+    check_key_has_one_server(["openai:a@http://h:1/v1", "openai:b@http://h:2/v1"], None)
+    models = {name: {"path": f"openai:{name}@http://{name}:1/v1"} for name in "ab"}
+    with pytest.raises(ConfigError, match=r"several servers \(a:1, b:1\)"):
+        evaluate(models, colour_problems(tmp_path, 2), tmp_path / "out", EvalConfig(api_key_env="KEY"))
+    roles = RolesConfig.model_validate(
+        {"reasoner": {"api_key_env": "KEY"}, "rewriter": {"model": "openai:w@http://o:1/v1"}}
+    )
+    assert roles.of("rewriter").api_key_env is None and roles.of("summarizer").api_key_env == "KEY"
 
 
 def test_backend_options() -> None:

@@ -71,13 +71,14 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
     assert main([str(study), "--write", str(out)]) == 0
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     assert set(before) == {
-        "units.csv", "contrasts.csv", "curves.csv", "results.md", "swap.svg", "accuracy.svg", "curves.svg", "cross.svg"
+        "units.csv", "contrasts.csv", "curves.csv", "swapped.csv", "results.md", "swap.svg", "accuracy.svg", "curves.svg",
+        "cross.svg",
     }  # fmt: skip
     assert main([str(study), "--write", str(out)]) == 0
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     contrast = next(csv.DictReader((out / "contrasts.csv").open()))
     assert float(contrast["value"]) == pytest.approx(0.11) and contrast["n"] == "3"
-    text = results(study, read_units(study))
+    text = results(study, read_units(study), [])
     assert "Signal: yes" in text and "| ratio - accuracy, swap.difference | +0.110 (" in text
     assert "| ratio | accuracy | 0.010 | 0.010 | 0.010 | 0.010 |" in text
 

@@ -177,6 +177,14 @@ def test_matched_terms_push_equally_hard() -> None:
     assert group.match_std(tiny, right, right, 4, 0.1).abs().max() < 1e-4
 
 
+def test_a_matched_term_is_centred_among_the_rows_that_are_paid() -> None:
+    values = torch.tensor([0.18, 0.185, 0.189, 0.194, 0.0, 0.0, 0.0, 0.0])
+    paid = torch.tensor([True] * 4 + [False] * 4)
+    matched = group.match_std(values, torch.ones(8, dtype=torch.bool), paid, 8, 0.2)
+    assert matched[4:].tolist() == [0.0] * 4 and matched[:4].mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert matched[:4].std().item() == pytest.approx(0.2, rel=1e-3)
+
+
 def test_a_term_and_its_matched_shuffle_have_one_spread() -> None:
     rng = random.Random(1)
     rows = [row(rng.random() < 0.7, {"attention_ratio": rng.random()}) for _ in range(32)]

@@ -162,6 +162,19 @@ def test_claims_are_checked_against_the_scene(thought: str, value: float | None,
     assert score.value == value and score.parts["claims"] == checked
 
 
+def test_facts_of_any_kind_are_compared() -> None:
+    facts = {"A1": "", "B2": "Red Star", "C3": "²"}
+    said = "same colour at A1 and B2: no; B2: red star; sum of row 3: 2"
+    score = REWARDS["process_claims"](rollout([0.1] * 8, text=f"<think> {said} </think> \\boxed{{blue}}", facts=facts))
+    assert score.value == 1.0 and score.parts["claims"] == 1.0
+
+
+def test_an_answer_that_was_cut_off_counts_only_in_its_box() -> None:
+    for text, value in (("<think> a </think> The answer is blue", 0.0), ("<think> a </think> \\boxed{blue} and", 1.0)):
+        assert REWARDS["accuracy"](rollout([0.1] * 8, text=text, finished=False)).value == value
+    assert REWARDS["accuracy"](rollout([0.1] * 8, text="<think> a </think> The answer is blue")).value == 1.0
+
+
 def test_what_the_facts_do_not_cover_is_what_a_responder_said() -> None:
     text = "<think> sky: grey; A1: red star; tree: tall; road: wet </think> \\boxed{blue}"
     asked = rollout(

@@ -1,0 +1,76 @@
+"""What a swap difference is made of: single problems, families, and the problems that two arms share.
+
+A problem counts in the swap where both of its pictures are answered right from scratch, so what an arm has learned decides
+which problems count, and families differ in how readily an answer follows the picture. A difference between two arms may then
+be one of the problems that count. Here it is taken over problems that count in both, and family by family.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from eval.answers import read_answers
+from eval.seeds import paired_over_seeds
+
+MIN_PAIRS = 5
+"""Swapped problems of a family that each of two units must have for their difference to be taken."""
+
+
+class Swapped(NamedTuple):
+    """One swapped problem of one unit. ``value``: it followed the new picture (0 or 1) minus it changed with the same one."""
+
+    arm: str
+    seed: int
+    problem: str
+    family: str
+    value: float
+
+
+def swapped_problems(study: Path, units: Iterable[dict[str, Any]]) -> list[Swapped]:
+    """Every swapped problem of the units, from ``ARM/seed-N/audit/answers/swap.jsonl``; units without that file have none."""
+    found = []
+    for unit in units:
+        log = study / unit["arm"] / f"seed-{unit['seed']}" / "audit" / "answers" / "swap.jsonl"
+        latest: dict[tuple[str, str], Any] = {}
+        for answer in read_answers(log) if log.exists() else []:
+            latest[answer.tag, answer.problem_id] = answer
+        for (tag, problem), new in latest.items():
+            old = latest.get(("swap: same picture", problem))
+            if tag == "swap: other picture" and old is not None and new.status == old.status == "ok":
+                value = float(new.right) - float(not old.right)
+                found.append(Swapped(unit["arm"], unit["seed"], problem, new.family, value))
+    return found
+
+
+def compositions(rows: Sequence[Swapped], first: str, second: str) -> list[dict[str, Any]]:
+    """The difference of two arms over shared problems, and by family, each paired over seeds.
+
+    Returns:
+        Rows with ``over`` (``shared problems``, or a family) and the keys of ``paired_over_seeds``; ``pairs`` is the mean
+        number of problems a seed.
+    """
+    by_unit: dict[tuple[str, int], dict[str, Swapped]] = defaultdict(dict)
+    for row in rows:
+        by_unit[row.arm, row.seed][row.problem] = row
+    seeds = sorted({row.seed for row in rows if row.arm == first} & {row.seed for row in rows if row.arm == second})
+    made = []
+    for over in ("shared problems", *sorted({row.family for row in rows})):
+        means: tuple[dict[int, float | None], dict[int, float | None]] = ({}, {})
+        sizes = []
+        for seed in seeds:
+            units = [by_unit[arm, seed] for arm in (first, second)]
+            if over == "shared problems":
+                units = [
+                    {name: row for name, row in one.items() if name in units[0] and name in units[1]} for one in units
+                ]
+            else:
+                units = [{name: row for name, row in one.items() if row.family == over} for one in units]
+            if min(map(len, units)) >= MIN_PAIRS:
+                sizes.append(fmean(map(len, units)))
+                for mean, one in zip(means, units, strict=True):
+                    mean[seed] = fmean(row.value for row in one.values())
+        if sizes:
+            made.append({"over": over, "pairs": fmean(sizes), **paired_over_seeds(*means)})
+    return made
