@@ -34,7 +34,7 @@ EXTRAS = {
     "gpu": ["deepspeed>=0.18", "wandb>=0.22", "tensorboard>=2.20"],
     "demo": ["gradio>=6.0"],
     "serve": ["transformers[serving]>=5.23"],
-    "vllm": ["vllm>=0.11"],
+    "vllm": ["vllm>=0.22.0,<=0.31.0"],  # what trl 1.16 supports
     "bench": ["lmms-eval>=0.5"],
     "dev": [
         "ruff>=0.14",

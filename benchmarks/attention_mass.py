@@ -7,7 +7,7 @@ quartiles. Pictures are left out: a vision tower would only dilute the ratio. Me
 counts them, and how the probe's grow with the response. Exactness: the largest difference to eager attention, for tiny
 models of eight families (tests/vlm).
 
-The last line is one JSON object (design: figures.md). Exit code 1 if a figure that must hold does not.
+The last line is one JSON object (benchmarks/README.md names its figures). Exit code 1 if a figure that must hold does not.
 """
 
 import argparse

@@ -6,7 +6,7 @@ temperature 0.7. ``tokens`` is the mean over problems of all tokens written for 
 (eval.stats). Further rows, with ``effort`` a number, cut the thought at so many tokens.
 
 The last line is one JSON object; ``--write`` also leaves effort.md and effort.svg in a folder. Not a timing: load does not
-change a figure. No pass mark: the figures are printed (design: figures.md).
+change a figure. No pass mark: the figures are printed.
 """
 
 import argparse

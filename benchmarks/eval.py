@@ -7,7 +7,7 @@ process, median of the paired ratios (``generation_share_cpu``: the same in proc
 alike, projected to 300 problems; without drawing the pictures. ``audit_rss_gb``: peak memory of this process.
 ``forwards_a_batch``: forwards that the forward-only measures (attention maps, VDM, patch masking) took.
 
-The last line is one JSON object (design: figures.md). Exit code 1 if a figure that must hold does not.
+The last line is one JSON object (benchmarks/README.md names its figures). Exit code 1 if a figure that must hold does not.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,7 @@ from data_construction.play import Tally, play
 from data_construction.prompts import load_prompts
 from data_construction.quality import QualityConfig, filtered, trace_fault
 from data_construction.reading import FAULTS
-from data_construction.records import Trace
+from data_construction.records import ROLES, Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import make_backend
 from vlm.errors import ConfigError, UserError
@@ -39,7 +39,7 @@ class BuildConfig(BaseModel):
         roles: see ``RolesConfig``.
         prompts: ``short``, ``full`` or a folder of templates.
         concurrency: how many episodes are under way at once.
-        batch_size: how many requests an in-process model answers at once.
+        batch_size: how many requests an in-process model answers at once; dtype: of its weights.
         stop_after: so many episodes (or measured problems) in a row without any reply end the build: the server is down.
         difficulty: see ``DifficultyConfig``; not measured where none is given.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
@@ -56,6 +56,7 @@ class BuildConfig(BaseModel):
     prompts: str = "full"
     concurrency: int = Field(default=256, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     stop_after: int = Field(default=50, ge=1)
     loop: LoopConfig = LoopConfig()
     difficulty: DifficultyConfig | None = None
@@ -117,6 +118,8 @@ def _same_build(config: BuildConfig, out: Path) -> None:
     """
     file = out / "config.json"
     said = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
+    models = {role: config.roles.of(role).model for role in ROLES}
+    said |= {f"roles.{role}.model": model and model.split("@http")[0] for role, model in models.items()}
     said |= {"seed": config.seed, "loop": config.loop.model_dump()}
     if config.difficulty is not None:
         measured = config.difficulty.model_dump(include={"weak", "strong", "samples", "temperature", "max_tokens"})
@@ -135,7 +138,9 @@ def _same_build(config: BuildConfig, out: Path) -> None:
 def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:
     if roles is None:
         prompts = load_prompts(config.prompts)
-        roles = open_roles(make_backend, config.model, config.reasoner, config.roles, prompts, config.batch_size)
+        roles = open_roles(
+            make_backend, config.model, config.reasoner, config.roles, prompts, config.batch_size, config.dtype
+        )
     loop = play(
         todo,
         roles,

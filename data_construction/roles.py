@@ -80,13 +80,20 @@ class Roles:
 
 
 def open_roles(
-    make: Callable[..., Backend], model: str, reasoner: str, settings: RolesConfig, prompts: Prompts, batch_size: int
+    make: Callable[..., Backend],
+    model: str,
+    reasoner: str,
+    settings: RolesConfig,
+    prompts: Prompts,
+    batch_size: int,
+    dtype: str = "float32",
 ) -> Roles:
     """The backends of all roles; those with the same model and connection share one.
 
     Args:
         make: ``vlm.backends.make_backend``.
         model, reasoner: names of the responder's model and of the text model.
+        batch_size, dtype: of models in this process.
 
     Raises:
         ConfigError, UserError: as ``make`` does.
@@ -106,7 +113,7 @@ def open_roles(
         text_only = role != "responder"
         key = (name, *connection.values()) if name.startswith("openai:") else (name, text_only)
         if key not in opened:
-            opened[key] = make(name, batch_size=batch_size, text_only=text_only, **connection)
+            opened[key] = make(name, batch_size=batch_size, dtype=dtype, text_only=text_only, **connection)
         return opened[key]
 
     players = {role: backend(role) for role in ROLES}

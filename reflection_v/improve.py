@@ -20,7 +20,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -49,6 +49,7 @@ class ImproveConfig(BaseModel):
             value a round, the last one for all further rounds; 0 asks for right answers only.
         min_looks: an answer must go back to the picture so many times in words.
         min_gain: the held-out accuracy must rise by more than this, or the rounds end.
+        dtype: of the weights that sample and are measured; that of training stands in ``sft``.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -69,6 +70,7 @@ class ImproveConfig(BaseModel):
     lift_kept: list[float] = [0.0, 0.6, 0.8]
     min_looks: int = Field(default=0, ge=0)
     min_gain: float = 0.0
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     seed: int = 0
 
 
@@ -95,10 +97,12 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     """Run the rounds that are not finished; returns (and writes as ``improve.json``) their figures.
 
     Raises:
-        UserError: a model or a set cannot be read, another config began in this folder, or no answer could be kept.
+        UserError: a model or a set cannot be read, another config began in this folder, or no answer could be kept; several GPUs,
+            or DeepSpeed: the rounds are one process on one device.
     """
     out = Path(config.out)
     make_folder(out)
+    _check_training(config, out)
     with lock(out):
         _same_config(config, out)
         problems, heldout = read_problems(config.problems), read_problems(config.heldout)
@@ -155,11 +159,19 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     return report
 
 
+def _check_training(config: ImproveConfig, out: Path) -> None:
+    """The config of training and the devices it would take, before anything is sampled."""
+    from train.launch import check_launch
+    from train.sft import load_sft
+
+    check_launch(load_sft(config.sft, {"dataset": "samples", "output_dir": str(out)}).args, "")
+
+
 def _same_config(config: ImproveConfig, out: Path) -> None:
     file, said = out / "config.json", json.loads(config.model_dump_json(exclude={"out", "rounds"}))
     said["sft"] = read_config(config.sft)
     if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
+        before = {"dtype": "float32", **json.loads(file.read_text(encoding="utf-8"))}  # rounds from before the key
         changed = sorted(key for key in {*before, *said} if before.get(key) != said.get(key))
         if changed:
             raise ConfigError(
@@ -181,7 +193,7 @@ def _sample(
     repair_jsonl(file)
     known = {row["problem_id"] for row in read_jsonl(file)} if file.exists() else set()
     todo = [problem for problem in problems if problem.id not in known]
-    vlm = load_vlm(model) if todo else None
+    vlm = load_vlm(model, dtype=config.dtype) if todo else None
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
     at_once = max(1, config.batch_size // config.samples)
     for start in range(0, len(todo), at_once):
@@ -294,6 +306,7 @@ def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: Impr
         per_set=0,
         samples=0,
         seed=config.seed,
+        dtype=config.dtype,
     )
     report = evaluate({"model": {"path": model, "style": config.style}}, list(heldout), folder, settings)["models"][
         "model"

@@ -179,7 +179,7 @@ def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verd
     want, got = read_quantity(gold), read_quantity(answer)
     if want is not None and got is not None and not (want.percent or got.percent):
         if not (want.unit or got.unit):
-            near = abs(want.value - got.value) <= EXACT * max(1, abs(want.value))
+            near = abs(want.value - got.value) <= EXACT * max(Fraction(1), abs(want.value))
             return _graded(float(near), "another value", value=float(near))
         if want.unit and got.unit and want.unit.known and got.unit.known and want.unit.base != got.unit.base:
             return _graded(0.0, "another unit")

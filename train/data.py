@@ -5,16 +5,19 @@ A row is ``{"prompt": messages with image parts, "completion": text, "images": p
 spans: facts that the trace takes back later must be read, not learned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from os import cpu_count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
-from vlm.images import open_image
+from vlm.images import image_size, open_image
 from vlm.jsonl import read_jsonl
 from vlm.load import VLM
 
@@ -22,6 +25,9 @@ IGNORED = -100
 EXAMPLES = 5
 TEMPLATE_TOKENS = 64
 SMALLEST_PATCH = 14
+AT_ONCE = 256
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
@@ -91,10 +97,15 @@ def end_of_turn(vlm: VLM) -> int:
     return int(found)
 
 
-def read_rows(path: str | Path, vlm: VLM, max_row_tokens: int | None = None) -> tuple[list[Row], Dropped]:
+def read_rows(
+    path: str | Path, vlm: VLM, max_row_tokens: int | None = None, decode: bool = False
+) -> tuple[list[Row], Dropped]:
     """Read the rows of ``path`` and leave out, with a reason, those that would fail or be cut in the middle of training.
 
     A multimodal row is never truncated: the cut would part image tokens from their features. It is dropped instead.
+
+    Args:
+        decode: decode every picture, also those that only checksums hold together (``vlm.images.image_size``).
 
     Raises:
         UserError: the file is missing or not JSON Lines, or no usable row is left (with the reasons).
@@ -102,12 +113,18 @@ def read_rows(path: str | Path, vlm: VLM, max_row_tokens: int | None = None) -> 
     path, dropped, rows = Path(path), Dropped(), []
     reader = reader_of(vlm)
     limit = _limit(vlm, max_row_tokens)
-    readable: dict[str, tuple[int, int]] = {}
-    for line, data in enumerate(read_jsonl(path), start=1):
+    parsed = [_parsed(data, path.parent, vlm) for data in read_jsonl(path)]
+    pictures = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
+    sizes = dict(zip(pictures, in_threads(partial(_size, decode=decode), pictures), strict=True))
+    for line, row in enumerate(parsed, start=1):
         try:
-            row = _parse(data, path.parent)
-            _check_text(row, vlm)
-            pixels = sum(width * height for width, height in (_size(image, readable) for image in row.images))
+            if isinstance(row, _Unusable):
+                raise row
+            pixels = 0
+            for size in map(sizes.__getitem__, row.images):
+                if isinstance(size, ImageError):
+                    raise _Unusable("unreadable_picture", str(size))
+                pixels += size[0] * size[1]
             if limit is not None:
                 _check_length(row, reader, limit, pixels)
         except _Unusable as error:
@@ -118,6 +135,22 @@ def read_rows(path: str | Path, vlm: VLM, max_row_tokens: int | None = None) -> 
         reasons = "; ".join(dropped.examples[:EXAMPLES]) or "the file holds no rows"
         raise UserError(f"{path} has no row to train on: {reasons}.")
     return rows, dropped
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """``map`` by several threads, for the decoders of pictures, which let go of the interpreter's lock."""
+    with ThreadPoolExecutor(min(16, cpu_count() or 1)) as pool:
+        for start in range(0, len(items), AT_ONCE):
+            yield from pool.map(function, items[start : start + AT_ONCE])
+
+
+def _parsed(data: dict[str, Any], folder: Path, vlm: VLM) -> Row | _Unusable:
+    try:
+        row = _parse(data, folder)
+        _check_text(row, vlm)
+    except _Unusable as error:
+        return error
+    return row
 
 
 def _parse(data: dict[str, Any], folder: Path) -> Row:
@@ -152,13 +185,11 @@ def _check_text(row: Row, vlm: VLM) -> None:
         raise _Unusable("control_token", f"the completion spells the control token {special}")
 
 
-def _size(image: str, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    if image not in known:
-        try:
-            known[image] = open_image(image).size
-        except ImageError as error:
-            raise _Unusable("unreadable_picture", str(error)) from None
-    return known[image]
+def _size(image: str, decode: bool) -> tuple[int, int] | ImageError:
+    try:
+        return open_image(image).size if decode else image_size(image)
+    except ImageError as error:
+        return error
 
 
 def _limit(vlm: VLM, max_row_tokens: int | None) -> int | None:

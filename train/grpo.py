@@ -32,20 +32,31 @@ from reward.user import UserReward, is_user_reward
 from train.config import Stage, load_stage
 from train.data import reader_of
 from train.grpo_trainer import VisualGRPOTrainer
-from train.launch import STAGE_DEFAULTS, STAGE_REFUSED, RunFolder, command, load_for_training, quiet, run_trainer
+from train.launch import (
+    STAGE_DEFAULTS,
+    STAGE_REFUSED,
+    RunFolder,
+    check_launch,
+    command,
+    load_for_training,
+    quiet,
+    run_trainer,
+)
 from train.lora import lora_config
 from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
 from train.ranks import read_blank_pictures, whole_weights
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
-from train.sift import sift
+from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic
 from vlm.load import VLM
-from vlm.problem import Problem, read_problems
+from vlm.problem import Problem
 
-DEFAULTS = {**STAGE_DEFAULTS, "temperature": 1.0, "beta": 0.0}
+# Each process samples its share of the prompt selection by itself, and the first to be done waits for the last: the half hour
+# of torch's own is soon over.
+DEFAULTS = {**STAGE_DEFAULTS, "temperature": 1.0, "beta": 0.0, "ddp_timeout": 86_400}
 REFUSED = {
     **STAGE_REFUSED,
     "reward_weights": "weights stand beside the names under 'rewards'.",
@@ -64,6 +75,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     check_selection(stage.options.prompt_selection)
     check_weights(stage.options.domain_weights)
     _check_saving(stage.args)
+    _bound_vllm(stage.args, stage.options)
     return stage
 
 
@@ -103,6 +115,10 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
             "All weights under 'rewards' are 0, so there is nothing to learn from: give accuracy a weight."
         )
     penalty = terms.get("grounding_penalty", Term())
+    if penalty.std or terms.get("shuffled(grounding_penalty)", Term()).std:
+        raise ConfigError(
+            "'grounding_penalty' is bounded, and cannot be centred and matched as well: leave its std out."
+        )
     if penalty.weight < 0:
         raise ConfigError("A negative weight turns 'grounding_penalty' into a prize: its value is negative already.")
     if penalty.weight and args.multi_objective_aggregation != "sum_then_normalize":
@@ -140,6 +156,12 @@ def _check_saving(args: Any) -> None:
         )
 
 
+def _bound_vllm(args: Any, options: GrpoOptions) -> None:
+    """vLLM sets memory aside for a sequence of all positions that the model has, 128 thousand and more, unless told less."""
+    if args.use_vllm and args.vllm_max_model_length is None and options.max_prompt_tokens is not None:
+        args.vllm_max_model_length = options.max_prompt_tokens + args.max_completion_length
+
+
 def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Run the GRPO stage of a config (path or mapping) with ``overrides`` on top; returns its summary.
 
@@ -153,18 +175,21 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     quiet()
     stage = load_grpo(source, overrides)
     args, options = stage.args, stage.options
+    check_launch(args, "train/grpo.py")
     state = PartialState()
     run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems)
     if (summary := run.finished()) is not None:
         return summary
     vlm = load_for_training(options)
-    problems, dropped = usable(read_problems(options.problems), vlm, options)
+    sifted = Sifted()
+    problems, dropped = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
     checkpoint = run.begin()
     chosen = _select(problems, vlm, args, options, run, state)
     if options.domain_weights is not None:
         chosen = mix_domains(chosen, options.domain_weights, args.seed)
     if options.curriculum == "easy_first":
-        chosen = easy_first(chosen, pass_rates(chosen, run.path))
+        key = selection_key(args, options)
+        chosen = easy_first(chosen, pass_rates(chosen, read_pass_rates(run.path, key) if key else []))
         args.shuffle_dataset = False
     prompts_a_step = args.generation_batch_size // args.num_generations
     if len(chosen) < prompts_a_step:
@@ -175,6 +200,8 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     domains = dict(Counter(problem.domain for problem in chosen))
     data = {"problems": len(problems), "prompts": len(chosen), "domains": domains, "dropped": dropped}
     if run.main:
+        for reason, n in dropped.items():
+            print(f"left out as {reason}: {n} ({'; '.join(sifted.examples[reason])})", flush=True)
         write_json_atomic(run.path / "data.json", data)
         print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
     read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
@@ -185,12 +212,14 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     return run.finish({**_summary(run.rows()), **data, **_before(run)})
 
 
-def usable(problems: Sequence[Problem], vlm: VLM, options: GrpoOptions) -> tuple[list[Problem], dict[str, int]]:
+def usable(
+    problems: Sequence[Problem], vlm: VLM, options: GrpoOptions, sifted: Sifted | None = None
+) -> tuple[list[Problem], dict[str, int]]:
     """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
 
-    The reasons are the keys of ``train.sift.REMEDIES``.
+    The reasons are the keys of ``train.sift.REMEDIES``; ``sifted`` is what ``read_loosely`` has found already.
     """
-    sifted = sift(problems, reader_of(vlm), options.style, options.max_prompt_tokens)
+    sifted = sift(problems, reader_of(vlm), options.style, options.max_prompt_tokens, sifted=sifted)
     if not sifted.kept:
         raise UserError(f"No problem of {options.problems} can be used: {sifted.dropped or 'the set is empty'}.")
     return sifted.kept, sifted.dropped
@@ -202,9 +231,7 @@ def _select(
     selection = options.prompt_selection
     if selection is None:
         return problems
-    temperature = args.temperature if selection.temperature is None else selection.temperature
-    budget = selection.max_new_tokens or args.max_completion_length
-    key = settings_key(vlm.name, selection, options.style, temperature, budget, args.seed)
+    temperature, budget = _sampling(args, selection)
     done = run.path / "choice.json"
     if not done.exists():
         with (
@@ -225,13 +252,27 @@ def _select(
                 say=(lambda text: print(text, flush=True)) if run.main else (lambda text: None),
             )
         state.wait_for_everyone()
-    rows = read_pass_rates(run.path, key)
+    rows = read_pass_rates(run.path, selection_key(args, options) or "")
     chosen = choose(problems, rows, selection, args.seed)
     if run.main and not done.exists():
         choice = measure_choice(rows, selection)
         write_json_atomic(done, choice)
         print(f"before the first step: {_said(choice)}", flush=True)
     return chosen
+
+
+def _sampling(args: Any, selection: PromptSelection) -> tuple[float, int]:
+    """(temperature, token budget) of the selection's samples."""
+    temperature = args.temperature if selection.temperature is None else selection.temperature
+    return temperature, selection.max_new_tokens or args.max_completion_length
+
+
+def selection_key(args: Any, options: GrpoOptions) -> str | None:
+    """Names the settings that the pass rates of this run depend on; None without a selection."""
+    if options.prompt_selection is None:
+        return None
+    sampling = _sampling(args, options.prompt_selection)
+    return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed)
 
 
 def _said(choice: dict[str, Any]) -> str:

@@ -33,13 +33,14 @@ from train.checkpoints import EpochSampler
 from train.data import reader_of
 from train.information import donors, information
 from train.options import GrpoOptions
-from train.prompts import problem_messages
+from train.prompts import image_token, one_token_a_picture, problem_messages
+from train.ranks import drop_empty_pictures
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
 from vlm.errors import ConfigError, UserError
 from vlm.generate import picture_tokens
-from vlm.images import blank, open_image
+from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
 
@@ -78,6 +79,8 @@ class VisualGRPOTrainer(GRPOTrainer):
         AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
         args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
         args.generation_kwargs = _without_pictures(args, picture_tokens(vlm.model.config))
+        self.image_token = image_token(vlm.model.config)
+        drop_empty_pictures(vlm.model)
         super().__init__(
             model=vlm.model,
             reward_funcs=list(map(_named, self.terms)),
@@ -86,6 +89,8 @@ class VisualGRPOTrainer(GRPOTrainer):
             processing_class=_encoded_once(vlm.processor),
             **kwargs,
         )
+        if self.ref_model is not None:
+            drop_empty_pictures(self.accelerator.unwrap_model(self.ref_model))
         # TRL gathers the pictures from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
         self.shows_pictures, self.log_multimodal = self.log_multimodal and self.log_completions, False
 
@@ -155,7 +160,8 @@ class VisualGRPOTrainer(GRPOTrainer):
             fields[key] = [row[kept].tolist() for row, kept in zip(value, mask, strict=True)] if per_token else value
         prompt_ids = fields.pop("input_ids")
         fields.pop("attention_mask")
-        return prompt_ids, images if any(images) else None, fields
+        # None and not [] for text alone: vLLM's side of TRL takes the first picture of every list.
+        return prompt_ids, [row or None for row in images] if any(images) else None, fields
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         sampler = super()._get_train_sampler(dataset)
@@ -163,13 +169,29 @@ class VisualGRPOTrainer(GRPOTrainer):
 
     # The mass
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], Any]:
+        """As in TRL; training goes on with ``prompt_ids`` as they are given, vLLM on the same GPUs gets them shortened.
+
+        It puts as many image tokens as a picture has in place of the first one that it finds, so it must find one a picture.
+        vLLM as a server wants them all: TRL sends it the features, placed on these tokens.
+        """
         if self.use_vllm:
-            return super()._generate_single_turn(*args, **kwargs)
+            if images is not None:
+                images = self._as_read(images)
+                if self.vllm_mode == "colocate":
+                    prompt_ids = one_token_a_picture(prompt_ids, images, self.image_token)
+            return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
-            completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         self._keep(probe.mass, probe.lift, completion_ids)
         return completion_ids, logprobs
+
+    def _as_read(self, images: Sequence[Sequence[Any] | None]) -> list[list[Any] | None]:
+        """The pictures in the size in which training reads them: vLLM sizes them too, by limits that need not be the config's."""
+        fitted = {id(one): fit_image(one, self.full_processor) for row in images for one in row or ()}
+        return [[fitted[id(one)] for one in row] if row else None for row in images]
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """With vLLM the first such pass without gradients, over the sampled responses, is where the mass is recorded."""

@@ -25,8 +25,8 @@ from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publis
 from train.config import parse_arguments
 from train.lora import merge_adapter
 from train.options import ModelOptions
-from train.provenance import provenance
-from train.ranks import check_ranks_agree, join_deepspeed, keep_names, whole_weights, world_size
+from train.provenance import data_sha256, provenance
+from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
 from train.tracking import Tracked
 from vlm.errors import UserError
@@ -43,6 +43,16 @@ STAGE_DEFAULTS: dict[str, Any] = {
     "disable_tqdm": True,  # one line a logged step instead, readable in a file too
     "remove_unused_columns": False,  # the data set holds row numbers, and the pictures are opened where they are needed
 }
+# What may be said otherwise when a run is gone on with: where and how often it writes, its memory, its patience.
+FREE = {
+    *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
+    *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("ddp_timeout", "max_logprob_gap"),
+}
+FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
+DECIDING = ("vllm_importance", "vllm_structured")
+CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")  # of one batch: the product is what counts
 STAGE_REFUSED = {
     "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
     "remove_unused_columns": "the rows are this project's own and no column is unused.",
@@ -87,7 +97,7 @@ class RunFolder:
     """The folder of one training run on the data set ``data``. Only the main process writes to it.
 
     Raises:
-        UserError: the folder cannot be written, or holds a finished run with other settings.
+        UserError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], main_process: bool, data: str | Path) -> None:
@@ -106,19 +116,32 @@ class RunFolder:
             ) from None
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has ended here with the same settings."""
-        summary, settings = self.path / "summary.json", self.path / "settings.json"
-        if not summary.exists():
+        """The summary of a run that has ended here; None where there is one to begin or to go on with.
+
+        Raises:
+            UserError: what is here has other settings, or was trained on other data.
+        """
+        summary, file = self.path / "summary.json", self.path / "settings.json"
+        ended = summary.exists()
+        if (
+            not ended
+            and last_checkpoint(self.path, remove_torn=False) is None
+            and not (self.path / "choice.json").exists()
+        ):
             return None
-        before = json.loads(settings.read_text(encoding="utf-8"))["settings"] if settings.exists() else {}
-        keys = {*before, *self.settings} - {"output_dir"}  # the folder may have been moved
-        changed = sorted(key for key in keys if before.get(key) != self.settings.get(key))
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
+            same = known.get("data_sha256") == data_sha256(self.data)
+            if "data_sha256" in known:  # a set may have been moved, but not changed
+                changed = [key for key in changed if key not in ("dataset", "problems")]
+                changed += [] if same else [f"the rows of {self.data}"]
         if changed:
             raise UserError(
-                f"{self.path} holds a finished run with other settings ({', '.join(changed)}): choose another output_dir, or "
-                "remove the folder to train again."
+                f"{self.path} holds a {'finished' if ended else 'killed'} run with other settings ({', '.join(changed)}): choose "
+                "another output_dir, or remove the folder to train again."
             )
-        return json.loads(summary.read_text(encoding="utf-8"))
+        return json.loads(summary.read_text(encoding="utf-8")) if ended else None
 
     def begin(self) -> tuple[Path, int] | None:
         """Write ``settings.json`` and find the checkpoint to go on from (path, step), with the log cut back to it."""
@@ -139,6 +162,37 @@ class RunFolder:
         if self.main:
             write_json_atomic(self.path / "summary.json", summary)
         return summary
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys under which a run would take another course than the one that began."""
+    keys = {key for key in {*before, *now} - FREE if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
+    changed = sorted(key for key in keys if before.get(key) != now.get(key))
+    if "steps_per_generation" not in now and "generation_batch_size" not in now:
+        rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
+        changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
+    return changed
+
+
+def check_launch(args: Any, script: str) -> None:
+    """Refuse, before anything loads, a start in one process that a library would end after the weights are loaded.
+
+    Args:
+        script: what DeepSpeed's launcher is to start; none for a command that trains in one process alone.
+
+    Raises:
+        UserError: several GPUs for one process, or DeepSpeed without a launcher.
+    """
+    gpus = max(1, args.n_gpu)
+    launcher = f"deepspeed --num_gpus {gpus} {script} --config ..."
+    if args.deepspeed and "RANK" not in os.environ:
+        remedy = (
+            f"start it with '{launcher}', or leave deepspeed out" if script else "leave deepspeed out of its config"
+        )
+        raise UserError(f"'deepspeed' needs its launcher, and this is a process by itself: {remedy}.")
+    if gpus > 1:
+        several = f"for all of them start it with '{launcher}', for one " if script else ""
+        raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
 
 
 def quiet() -> None:
@@ -203,7 +257,7 @@ def run_trainer(
         if checkpoint is not None and run.main:
             print(f"going on from step {checkpoint[1]}", flush=True)
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-        check_ranks_agree(trainer.model)
+        check_weights(trainer.model)
         trainer.save_model(str(run.path))
         _merge(trainer.args, run, options)
 

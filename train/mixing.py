@@ -3,10 +3,9 @@
 import math
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 from vlm.errors import ConfigError, UserError
-from vlm.jsonl import read_jsonl
 from vlm.problem import DOMAINS, Problem
 
 
@@ -46,13 +45,15 @@ def mix_domains(problems: Sequence[Problem], weights: Mapping[str, float], seed:
     return mixed
 
 
-def pass_rates(problems: Sequence[Problem], folder: Path) -> dict[str, float]:
+def pass_rates(problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The share of right answers of each problem: as the prompt selection sampled it, else ``meta["pass_rate"]``.
+
+    Args:
+        rows: of the selection, those of the run's own settings (``train.selection.read_pass_rates``).
 
     Raises:
         UserError: a problem has neither.
     """
-    rows = [row for file in sorted(folder.glob("pass_rates*.jsonl")) for row in read_jsonl(file)]
     rates = {row["id"]: row["right"] / max(1, len(row["samples"])) for row in rows}
     for problem in problems:
         given = problem.meta.get("pass_rate")

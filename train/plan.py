@@ -5,6 +5,9 @@ GPUs. What the numbers rest on, with W weights, T of them trainable, over N proc
 
 - DeepSpeed with bf16 keeps bf16 weights and gradients (2 bytes each) and in the optimizer float32 weights and Adam's two
   moments (12 bytes a trainable weight). ZeRO-2 parts gradients and optimizer over N, ZeRO-3 the weights too.
+- ZeRO-2's step flattens its part of the gradients and copies it to float32: 6 T / N bytes, when the activations are gone. Its
+  buckets (5e8 elements, two of them for the gradients) are part of ``context``.
+- PEFT keeps adapters in float32 (4 bytes, 4 of gradients, 8 of Adam) beside a bf16 model; DeepSpeed turns them to bf16.
 - Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
 - Activations of one micro-batch: with gradient checkpointing the input of every layer and one layer in full, else all layers in
   full. A layer in full: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
@@ -12,10 +15,12 @@ GPUs. What the numbers rest on, with W weights, T of them trainable, over N proc
 - Vision activations: alike, on patches (4 a token), if the tower is trained; else one layer.
 - Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
 - Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
-  share of the GPU's memory, kept during training unless it sleeps.
+  share of the GPU's memory, kept during training unless it sleeps; the share must hold the weights (2 bytes each) and the
+  cache of one sequence of ``vllm_max_model_length``, or vLLM does not start.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +35,8 @@ from train.reader import count_weights, load_reader, skeleton
 
 GB = 1e9
 GPU_MEMORY = 80.0
-CONTEXT = 2.0  # CUDA context, communication buckets, fragments: GB a GPU
+CONTEXT = {0: 2.0, 1: 5.0, 2: 5.0, 3: 2.0}  # by ZeRO stage: CUDA context, communication buckets, fragments: GB a GPU
+VLLM_WORK = 2.0  # GB of vLLM's share for its own activations and graphs
 TILE = 1024
 PROMPT_TOKENS = 512  # text around the pictures where the config sets no limit
 ANSWER_TOKENS = 1024
@@ -56,7 +62,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.peak <= self.facts["gpu_memory_gb"]
+        return self.peak <= self.facts["gpu_memory_gb"] and self.facts["vllm_wanted_gb"] <= self.parts.get("vLLM", 0.0)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -83,7 +89,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     unset_hf_deepspeed_config()  # reading a ZeRO-3 config switched on the parting of every model that is made from here on
     reader = load_reader(options)
     world = gpus or options.gpus or 1
-    zero = _zero(args)
+    zero = zero_of(args)
     every, trainable = _weights(reader.config, options)
     total, trained = sum(every.values()), sum(trainable.values())
 
@@ -94,9 +100,12 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         for name, stage in (("weights", 3), ("gradients", 2), ("optimizer", 1))
     }
     state = 12 if engine and _half(args) else 2 * width
-    weights = total * width / split["weights"]
-    gradients = trained * width / split["gradients"]
-    optimizer = trained * state / split["optimizer"]
+    more = 0 if engine else trainable["lora"] * (4 - width)  # bytes by which float32 adapters are wider than the model
+    weights = (total * width + more) / split["weights"]
+    gradients = (trained * width + more) / split["gradients"]
+    optimizer = (trained * state + 2 * more) / split["optimizer"]
+    step = 6 * trained / world if zero["stage"] in (1, 2) and _half(args) and not zero["offload_optimizer"] else 0
+    context = CONTEXT[zero["stage"]] * GB
     cpu = 0.0
     if zero["offload_optimizer"]:
         cpu, optimizer = cpu + optimizer, 0.0
@@ -118,16 +127,21 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         "activations": activations,
         "vision activations": vision,
         "logits": logits,
-        "context": CONTEXT * GB,
+        "context": context,
     }
-    held = weights + optimizer + CONTEXT * GB
-    training, generation = held + gradients + activations + vision + logits, 0.0
+    if step:
+        parts["optimizer's step"] = step
+    held = weights + optimizer + context
+    training, generation = held + gradients + max(activations + vision + logits, step), 0.0
+    vllm = 0.0
     if isinstance(options, GrpoOptions):
         if args.beta and options.lora is None:
             parts["reference model"] = total * width / split["weights"]
             training += parts["reference model"]
         if args.use_vllm and args.vllm_mode == "colocate":
             parts["vLLM"] = args.vllm_gpu_memory_utilization * memory * GB
+            longest = args.vllm_max_model_length or getattr(config, "max_position_embeddings", 0)
+            vllm = total * 2 / args.vllm_tensor_parallel_size + longest * _cache_bytes(config) + VLLM_WORK * GB
             generation = held + parts["vLLM"]
             training += 0 if args.vllm_enable_sleep_mode else parts["vLLM"]
         elif not args.use_vllm:
@@ -148,10 +162,17 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         "weights_by_part": dict(every),
         "row_tokens": {"image": image, "text": text, "answer": answer},
         "rows_at_once": rows,
+        "vllm_wanted_gb": round(vllm / GB, 2),
         "largest": "generation" if generation > training else "training",
     }
     in_gb = {name: round(size / GB, 2) for name, size in parts.items()}
     advice = [] if peak <= memory else _advice(args, options, zero, in_gb, world, generation > training)
+    if vllm > parts.get("vLLM", 0.0):
+        share = math.ceil(vllm / GB / memory * 20) / 20
+        advice.insert(
+            0,
+            f"vllm_gpu_memory_utilization: {share:g}, or a lower max_prompt_tokens or max_completion_length (vLLM's cache)",
+        )
     return Plan(in_gb, round(peak, 2), round(cpu / GB, 2), facts, advice)
 
 
@@ -170,7 +191,7 @@ def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[
     return every + Counter(lora=adapters), Counter(lora=adapters, merger=merger)
 
 
-def _zero(args: Any) -> dict[str, Any]:
+def zero_of(args: Any) -> dict[str, Any]:
     """What DeepSpeed's config says of parting and offloading."""
     given = args.deepspeed
     if given is None:

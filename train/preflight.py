@@ -7,26 +7,32 @@ knowing). The exit code is 1 if there is an error. Where no accelerator is at ha
 missing packages and too small disks are notes.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from train.config import Stage, as_if, merge, read_config
-from train.data import read_rows
+from train.data import Row, read_rows
 from train.launch import is_main_process
+from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions
-from train.plan import GB, GPU_MEMORY, make_plan
-from train.reader import Reader, load_reader
+from train.plan import GB, GPU_MEMORY, make_plan, zero_of
+from train.ranks import mixed
+from train.reader import Reader, load_reader, skeleton
 from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
+from vlm.attention import AttentionMass
 from vlm.errors import ConfigError, UserError
+from vlm.problem import Problem
 
 Level = Literal["error", "dropped", "note"]
 Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], Stage]
@@ -81,6 +87,7 @@ class Report:
 
 def check(stage: Stage) -> Report:
     """All checks of a stage's checked config, in seconds."""
+    unset_hf_deepspeed_config()  # as in make_plan: the config's skeleton is made whole
     report, began = Report(), time.monotonic()
     args, options = stage.args, stage.options
     world = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
@@ -100,25 +107,49 @@ def check(stage: Stage) -> Report:
             report.add(
                 "note", "model", f"The tokenizer of {options.model} is not at hand: text tokens are an upper bound."
             )
-        rows = (
-            _grpo_rows(report, options, reader)
-            if isinstance(options, GrpoOptions)
-            else _sft_rows(report, options, reader)
-        )
-        _batches(report, args, options, world, rows)
+        if isinstance(options, GrpoOptions):
+            problems = _grpo_rows(report, options, reader)
+            _course(report, options, reader, problems)
+            pictures = [len(problem.images) for problem in problems]
+        else:
+            pictures = [len(row.images) for row in _sft_rows(report, options, reader)]
+        _batches(report, args, options, world, len(pictures))
+        with _found(report, "pictures"):
+            mixed(pictures, world, zero_of(args)["stage"] == 3)
         _disk(report, stage, world, "error" if here else "note")
     report.counts |= {"processes": world, "seconds": round(time.monotonic() - began, 2)}
     return report
 
 
-def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> int:
+@contextlib.contextmanager
+def _found(report: Report, check: str) -> Iterator[None]:
+    """Turn what training would end with into a finding."""
+    try:
+        yield
+    except UserError as error:
+        report.add("error", check, str(error))
+
+
+def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list[Problem]) -> None:
+    """What ends a run once the rows are read; problems that the prompt selection leaves out are not foreseen."""
+    with _found(report, "attention_layers"):
+        AttentionMass(skeleton(reader.config.to_json_string()), layers=options.attention_layers)
+    if problems and options.domain_weights is not None:
+        with _found(report, "domain_weights"):
+            problems = mix_domains(problems, options.domain_weights, 0)
+    if options.curriculum == "easy_first" and options.prompt_selection is None:
+        with _found(report, "curriculum"):
+            pass_rates(problems, [])
+
+
+def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Problem]:
     try:
         sifted = Sifted()
         problems = read_loosely(options.problems, sifted)
         sift(problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, sifted=sifted)
     except UserError as error:
         report.add("error", "problems", str(error))
-        return 0
+        return []
     for reason, n in sifted.counts.items():
         level: Level = "note" if reason in KEPT_ALL_THE_SAME else "dropped"
         report.add(level, reason, f"{n} rows ({'; '.join(sifted.examples[reason])}): {REMEDIES[reason]}.")
@@ -130,15 +161,15 @@ def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> int:
         "with_pictures": sum(bool(problem.images) for problem in sifted.kept),
         "prompt_tokens": _spread(sifted.tokens),
     }
-    return len(sifted.kept)
+    return sifted.kept
 
 
-def _sft_rows(report: Report, options: Any, reader: Reader) -> int:
+def _sft_rows(report: Report, options: Any, reader: Reader) -> list[Row]:
     try:
-        rows, dropped = read_rows(options.dataset, reader.vlm, options.max_row_tokens)
+        rows, dropped = read_rows(options.dataset, reader.vlm, options.max_row_tokens, decode=True)
     except UserError as error:
         report.add("error", "dataset", str(error))
-        return 0
+        return []
     for reason, n in dropped.counts.items():
         shown = "; ".join(line for line in dropped.examples if f", {reason}:" in line)
         report.add("dropped", reason, f"{n} rows ({shown}): {ROW_REMEDIES[reason]}.")
@@ -147,7 +178,7 @@ def _sft_rows(report: Report, options: Any, reader: Reader) -> int:
         "dropped": sum(dropped.counts.values()),
         "with_pictures": sum(bool(row.images) for row in rows),
     }
-    return len(rows)
+    return rows
 
 
 def _batches(report: Report, args: Any, options: Any, world: int, rows: int) -> None:
@@ -172,7 +203,10 @@ def _batches(report: Report, args: Any, options: Any, world: int, rows: int) -> 
 
 
 def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
-    """A checkpoint holds weights, and 12 bytes (Adam and, under DeepSpeed, float32 weights) a trainable weight."""
+    """A checkpoint holds weights, and 12 bytes (Adam and, under DeepSpeed, float32 weights) a trainable weight.
+
+    With LoRA the weights of a checkpoint are those of the adapters; the whole model is written once, merged.
+    """
     args = stage.args
     try:
         plan = make_plan(args, stage.options, world)
@@ -181,11 +215,12 @@ def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
         return
     weights, trainable = plan.facts["weights"], plan.facts["trainable"]
     width = 4 if stage.options.dtype == "float32" and not args.deepspeed else 2
-    one = weights * width + (trainable * 12 if args.save_strategy != "no" and not args.save_only_model else 0)
+    saved = weights * width if stage.options.lora is None else trainable * 4
+    one = saved + (trainable * 12 if args.save_strategy != "no" and not args.save_only_model else 0)
     kept = (
         0 if args.save_strategy == "no" else (args.save_total_limit or 10) + 1
     )  # the old one goes after the new one is whole
-    wanted = kept * one + weights * width
+    wanted = kept * one + weights * width + (saved if stage.options.lora is not None else 0)
     folder = Path(args.output_dir).resolve()
     folder = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(folder).free

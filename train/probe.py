@@ -20,14 +20,14 @@ from accelerate import PartialState
 from reward.forecast import forecast, in_words
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
-from train.launch import command, load_for_training, quiet
+from train.launch import check_launch, command, load_for_training, quiet
 from train.lora import lora_config
 from train.options import PromptSelection
 from train.ranks import read_blank_pictures
 from train.selection import candidates
+from train.sift import Sifted, read_loosely
 from vlm.errors import UserError
 from vlm.jsonl import write_json_atomic
-from vlm.problem import read_problems
 
 
 def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     quiet()
     stage = load_grpo(source, overrides)
     args, options = stage.args, stage.options
+    check_launch(args, "train/probe.py")
     state = PartialState()
     folder = Path(args.output_dir)
     try:
@@ -48,7 +49,8 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
             f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
         ) from None
     vlm = load_for_training(options)
-    problems, _ = usable(read_problems(options.problems), vlm, options)
+    sifted = Sifted()
+    problems, _ = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
     # Those that the prompt selection would look at first; a probe comes before it and costs less.
     chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
     at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)

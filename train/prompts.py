@@ -1,8 +1,10 @@
-"""The prompt of a problem, the same in the checks before training and in training."""
+"""The prompt of a problem, the same in the checks before training and in training, and as vLLM wants it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from vlm.chat import plain_text, question_messages
+from vlm.errors import UserError
 from vlm.load import VLM
 from vlm.problem import Problem
 
@@ -16,3 +18,30 @@ def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str
             for part in turn["content"]
         ]
     return turns
+
+
+def image_token(config: Any) -> int | None:
+    """The token of which a prompt has one for each feature of a picture; None where the config names none."""
+    names = ("image_token_id", "image_token_index")
+    return next((token for name in names if isinstance(token := getattr(config, name, None), int)), None)
+
+
+def one_token_a_picture(
+    prompt_ids: Sequence[list[int]], images: Sequence[Sequence[Any] | None], token: int | None
+) -> list[list[int]]:
+    """The prompts with each run of image tokens as one, which stands for a picture (derived from vLLM's source, not run).
+
+    Raises:
+        UserError: a prompt has not as many runs as pictures: this model puts nothing between two pictures.
+    """
+    short = []
+    for ids, pictures in zip(prompt_ids, images, strict=True):
+        kept = [one for at, one in enumerate(ids) if one != token or at == 0 or ids[at - 1] != token]
+        runs, wanted = sum(one == token for one in kept), len(pictures or ())
+        if runs != wanted:
+            raise UserError(
+                f"A prompt has {runs} runs of image tokens for {wanted} pictures, so vLLM could not place them: set use_vllm to "
+                "false for this model."
+            )
+        short.append(kept)
+    return short

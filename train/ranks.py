@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from vlm.errors import UserError
 from vlm.load import VLM
 
 BLANK_SIDE = 64
+AT_ONCE = 1 << 24  # weights of a tensor that are summed together, in float64
 NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -72,6 +73,26 @@ def whole_weights(args: Any) -> Iterator[None]:
         set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
+def drop_empty_pictures(model: nn.Module) -> None:
+    """Let ``model`` read text alone where it is handed the pixels of no picture at all.
+
+    TRL cuts a generation's pictures up with its rows: a part whose rows have none gets tensors of length 0, which no vision
+    tower reads.
+    """
+    model.register_forward_pre_hook(lambda _model, args, kwargs: (args, _without_empty(kwargs)), with_kwargs=True)
+
+
+def _without_empty(kwargs: dict[str, Any]) -> dict[str, Any]:
+    pixels = kwargs.get("pixel_values")
+    if pixels is None or pixels.numel():
+        return kwargs
+    return {
+        key: value
+        for key, value in kwargs.items()
+        if key in NOT_PIXELS or not (isinstance(value, Tensor) and value.numel() == 0)
+    }
+
+
 class BlankPictures:
     """Lets a batch without pictures pass through the vision tower, with an effect of exactly zero.
 
@@ -91,11 +112,8 @@ class BlankPictures:
         self.model.get_input_embeddings().register_forward_hook(self._read)
 
     def _begin(self, _model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        pixels = kwargs.get("pixel_values")
-        if pixels is not None and pixels.numel() == 0:  # TRL's part of a batch whose pictures are in other parts
-            kwargs = {key: value for key, value in kwargs.items() if key not in self.blank}
-            pixels = None
-        self.wanted = pixels is None and kwargs.get("past_key_values") is None
+        kwargs = _without_empty(kwargs)
+        self.wanted = kwargs.get("pixel_values") is None and kwargs.get("past_key_values") is None
         return args, kwargs
 
     def _read(self, _embedding: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
@@ -117,7 +135,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def read_blank_pictures(vlm: VLM, pictures: list[int]) -> None:
+def read_blank_pictures(vlm: VLM, pictures: Sequence[int]) -> None:
     """Install ``BlankPictures`` where batches without pictures can occur: several processes, rows with and without.
 
     Args:
@@ -126,46 +144,61 @@ def read_blank_pictures(vlm: VLM, pictures: list[int]) -> None:
     Raises:
         UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
     """
-    if world_size() == 1 or all(pictures) or not any(pictures):
-        return
-    if is_deepspeed_zero3_enabled():
+    if mixed(pictures, world_size(), is_deepspeed_zero3_enabled()):
+        BlankPictures(vlm)
+
+
+def mixed(pictures: Sequence[int], processes: int, zero3: bool) -> bool:
+    """Whether several processes train on rows with and without pictures; errors as in ``read_blank_pictures``."""
+    if processes == 1 or all(pictures) or not any(pictures):
+        return False
+    if zero3:
         raise UserError(
-            f"{pictures.count(0)} of {len(pictures)} rows have no picture, and several processes under ZeRO-3 cannot mix them with "
-            "others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
+            f"{list(pictures).count(0)} of {len(pictures)} rows have no picture, and several processes under ZeRO-3 cannot mix "
+            "them with others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
         )
-    BlankPictures(vlm)
+    return True
 
 
-def check_ranks_agree(model: nn.Module) -> None:
-    """Compare the weights of all processes after training (exactly, by two sums of each tensor).
+def check_weights(model: nn.Module) -> None:
+    """Look at the weights after training, and compare those of all processes (exactly, by two sums of each tensor).
 
     Raises:
-        UserError: they differ, so that what was saved is only one of several models.
+        UserError: they differ, so that what would be saved is only one of several models, or they are no numbers.
     """
-    if world_size() == 1:
-        return
+    names = [name for name, _ in model.named_parameters()]
     sums = torch.stack([two for weight in model.parameters() for two in _sums(weight)]).cpu()
-    everyone: list[Any] = [None] * world_size()
-    torch.distributed.all_gather_object(everyone, sums)
-    if apart := first_disagreement([name for name, _ in model.named_parameters()], everyone):
+    everyone: list[Any] = [sums]
+    if world_size() > 1:
+        everyone = [None] * world_size()
+        torch.distributed.all_gather_object(everyone, sums)
+    if apart := first_disagreement(names, everyone):
         raise UserError(
             f"After training the processes hold different weights ({apart}), so the saved model is that of the first alone: check "
             "that all nodes run the same versions on the same data, then train again."
+        )
+    if (lost := (~sums.isfinite()).nonzero()).numel():
+        raise UserError(
+            f"Training has diverged: {names[int(lost[0]) // 2]} holds NaN or infinity. Lower learning_rate or max_grad_norm and "
+            "train again in another output_dir."
         )
 
 
 def first_disagreement(names: list[str], everyone: list[Tensor]) -> str | None:
     """The first tensor whose two sums are not the same in all processes; ``everyone``: (2 x tensors,) each."""
     for sums in everyone[1:]:
-        if (apart := (sums != everyone[0]).nonzero()).numel():
+        same = (sums == everyone[0]) | (sums.isnan() & everyone[0].isnan())
+        if (apart := (~same).nonzero()).numel():
             return names[int(apart[0]) // 2]
     return None
 
 
 def _sums(weight: Tensor) -> tuple[Tensor, Tensor]:
     with _whole(weight):
-        values = weight.detach().double().flatten()
-        return values.sum(), values.square().sum()
+        parts = weight.detach().flatten().split(AT_ONCE)  # a large embedding in float64 at once would take GB
+        sums = [torch.stack([part.sum(), part.square().sum()]) for part in map(Tensor.double, parts)]
+        both = torch.stack(sums).sum(0) if sums else weight.new_zeros(2, dtype=torch.float64)
+        return both[0], both[1]
 
 
 def _whole(weight: Tensor) -> Any:

@@ -27,6 +27,7 @@ from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
     RunFolder,
+    check_launch,
     command,
     is_main_process,
     load_for_training,
@@ -91,6 +92,7 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     quiet()
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
+    check_launch(args, "train/sft.py")
     run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset)
     if (summary := run.finished()) is not None:
         return summary

@@ -1,16 +1,14 @@
 """Problems that GRPO can use: the others are left out before training, counted by reason, with examples that name them."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from reward.verifiers import verify_all
-from train.data import EXAMPLES
+from train.data import EXAMPLES, in_threads
 from train.prompts import problem_messages
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
@@ -19,7 +17,6 @@ from vlm.jsonl import read_jsonl
 from vlm.load import VLM
 from vlm.problem import Problem, read_problems
 
-AT_ONCE = 256
 REMEDIES = {
     "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
     "duplicate_id": "give every problem an id of its own",
@@ -66,7 +63,10 @@ class Sifted:
 
 
 def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
-    """The rows of a problem set that are problems; the others are counted in ``sifted``, where ``read_problems`` would end."""
+    """The rows of a problem set that are problems; the others are counted in ``sifted``, where ``read_problems`` would end.
+
+    ``meta`` stays as it is: the paths in it are for evaluation, which reads strictly.
+    """
     folder = Path(path)
     file = folder / "problems.jsonl" if folder.is_dir() else folder
     if not file.exists():
@@ -84,7 +84,9 @@ def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
             sifted.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
             continue
         seen.add(problem.id)
-        problem.images = [str(image if Path(image).is_absolute() else file.parent / image) for image in problem.images]
+        problem.images = [
+            str(image if Path(image).is_absolute() else (file.parent / image).resolve()) for image in problem.images
+        ]
         problems.append(problem)
     return problems
 
@@ -139,9 +141,7 @@ def _sizes(problems: Sequence[Problem], decode: bool) -> Iterator[list[tuple[int
         except ImageError as error:
             return error
 
-    with ThreadPoolExecutor(min(16, cpu_count() or 1)) as pool:  # the decoders let go of the interpreter's lock
-        for start in range(0, len(problems), AT_ONCE):
-            yield from pool.map(sizes, problems[start : start + AT_ONCE])
+    return in_threads(sizes, problems)
 
 
 def _faults(

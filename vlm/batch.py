@@ -32,7 +32,7 @@ SETTINGS = ("model", "effort", "style", "votes", "temperature", "seed")
 
 
 def answer_file(options: argparse.Namespace) -> int:
-    """Answer every row of ``options.batch``; see docs/serving.md for the fields of both files.
+    """Answer every row of ``options.batch``; see docs/demo.md for the fields of both files.
 
     Returns:
         The exit code: 1 if a row could not be answered; it has ``status`` ``error`` and ``why``, and is tried again next time.

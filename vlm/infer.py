@@ -162,7 +162,7 @@ def load_for_asking(name: str, api_key_env: str | None = None) -> Model:
         return make_backend(name, api_key_env=api_key_env)
     from vlm.load import load_vlm
 
-    return load_vlm(name)
+    return load_vlm(name, dtype="auto")  # one question at a time needs no more than the weights were stored with
 
 
 # The command line

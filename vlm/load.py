@@ -131,7 +131,8 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
         model, info = attempt("the weights", loader.from_pretrained, where, **options)
     if missing := sorted(info["missing_keys"]):  # the loader would go on with random numbers in their place
         raise UserError(f"The weights of {name} lack {len(missing)} tensors ({missing[0]}, ...): restore its folder.")
-    if device != "auto":
+    # On the CPU it is already; under ZeRO-3 a move there would take the frozen weights, and not the others, off their GPU.
+    if device not in ("auto", "cpu"):
         model = attempt(f"the weights onto {device}", model.to, device)
     vlm = VLM(model.eval(), processor, str(name))
     vlm.tokenizer.padding_side = "left"

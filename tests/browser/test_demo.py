@@ -38,7 +38,7 @@ def test_ask_stream_choose_a_sentence_and_the_heat_map_changes(visit: Any) -> No
 
 
 def test_the_first_word_comes_soon(visit: Any) -> None:
-    """The 1.5 s of the design are measured by benchmarks and printed here; the clock of a busy machine decides nothing."""
+    """benchmarks/demo.py measures it; here the seconds are only printed, for the clock of a busy machine decides nothing."""
     visitor = visit()
     visitor.example(0)
     visitor.choose_effort("low")

@@ -115,8 +115,9 @@ def test_a_folder_keeps_to_the_models_it_was_begun_with(tmp_path: Path, capsys: 
         settings(tmp_path, reasoner=served.replace(":1/", ":2/"), concurrency=3), roles=scripted_roles()
     )  # it moved
     assert not capsys.readouterr().out.count("begun with another")
-    for change in ({"model": "other"}, {"seed": 1}, {"prompts": "full"}):
-        with pytest.raises(ConfigError, match=f"begun with another {next(iter(change))}: choose another --out"):
+    for change in ({"model": "other"}, {"seed": 1}, {"prompts": "full"}, {"roles": {"rewriter": {"model": "other"}}}):
+        key = "roles.rewriter.model" if "roles" in change else next(iter(change))
+        with pytest.raises(ConfigError, match=f"begun with another {key}: choose another --out"):
             run_build(settings(tmp_path, **{"reasoner": served, **change}), roles=scripted_roles())
     run_build(settings(tmp_path, reasoner=served, loop=LOOP.model_copy(update={"rounds": 3})), roles=scripted_roles())
     assert "begun with another 'loop'" in capsys.readouterr().out

@@ -231,6 +231,37 @@ def test_pictures_and_text_alone_in_one_batch(trainer: VisualGRPOTrainer) -> Non
     assert "pixel_values" not in batch and all(rollout.n_images == 0 for rollout in rollouts)
 
 
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_a_part_of_a_batch_may_be_text_alone(
+    config: dict[str, Any], tmp_path: Path, toy_reward: None, lora: Any, runs: Any
+) -> None:
+    """One row a part, so every problem without a picture is one; for the model, and for what the KL term compares it with."""
+    rows = [json.loads(line) for line in (Path(config["problems"]) / "problems.jsonl").read_text().splitlines()[:2]]
+    rows[0]["images"], rows[1]["images"] = [str(Path(config["problems"]) / "0.png")], []
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "num_generations": 2}
+    keys = {**config, **batch, "problems": str(tmp_path), "max_steps": 2, "lora": lora, "beta": 0.04}
+    run_grpo(keys, {"output_dir": str(tmp_path / "run")})
+    assert runs.column(tmp_path / "run", "step") == [1, 2]
+    assert all(math.isfinite(loss) for loss in runs.column(tmp_path / "run"))
+
+
+def test_rows_that_are_no_problems_are_left_out(
+    config: dict[str, Any], tmp_path: Path, toy_reward: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training drops what --check says that it drops."""
+    rows = [json.loads(line) for line in (Path(config["problems"]) / "problems.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["images"] = [str(Path(config["problems"]) / image) for image in row["images"]]
+    rows += [{**rows[0]}, {**rows[1], "id": "x", "domain": "colour"}]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_grpo(config, {"problems": str(tmp_path), "output_dir": str(tmp_path / "run"), "max_steps": 1})
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert data["problems"] == 6 and data["dropped"] == {"duplicate_id": 1, "malformed": 1}
+    said = capsys.readouterr().out
+    assert "left out as duplicate_id: 1 (row 7: the id 'p0' stood before)" in said and "row 8: field 'domain'" in said
+
+
 def scripted(trainer: VisualGRPOTrainer, texts: list[str], masses: list[list[float]]) -> torch.Tensor:
     """TRL's advantages for responses given by hand: a group of 4 for problem 0."""
     end = trainer.eos_token_ids[0]

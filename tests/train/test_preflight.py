@@ -119,6 +119,45 @@ def test_what_would_end_a_run_is_an_error(keys: dict[str, Any], changes: dict[st
     assert any(f.level == "error" and f.check == named and said in f.said for f in report.findings)
 
 
+def test_what_ends_a_run_after_its_rows_are_read_is_an_error(keys: dict[str, Any]) -> None:
+    named = {
+        "attention_layers": ({"attention_layers": [9]}, "its layers are 0 to 3"),
+        "domain_weights": ({"domain_weights": {"text": 1, "count": 1}}, "'count'"),
+        "curriculum": ({"curriculum": "easy_first", "prompt_selection": None}, "needs a pass rate of every problem"),
+    }
+    for name, (changes, said) in named.items():
+        errors = {f.check: f.said for f in check(load_grpo({**keys, **changes})).findings if f.level == "error"}
+        assert set(errors) == {name} and said in errors[name]
+    assert check(load_grpo({**keys, "curriculum": "easy_first"})).passed  # the selection will measure them
+
+
+def test_text_beside_pictures_under_zero3_is_an_error(
+    keys: dict[str, Any], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mixed").mkdir()
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    rows = [problem(number, images=[str(pictures / "0.png")] if number % 2 else []) for number in range(8)]
+    (tmp_path / "mixed" / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sft = [json.loads(line) for line in (pictures / "rows.jsonl").read_text().splitlines()]
+    sft[0] |= {"images": [], "prompt": question_messages("What is at A1?", 0)}
+    (pictures / "mixed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sft))
+    keys = {**keys, "problems": str(tmp_path / "mixed"), "gpus": 2}
+    cold = {"model": keys["model"], "dataset": str(pictures / "mixed.jsonl"), "output_dir": keys["output_dir"]}
+    cold |= {"per_device_train_batch_size": 2, "gpus": 2}
+    for zero, found in ((2, []), (3, ["pictures"])):
+        deepspeed = {"deepspeed": f"configs/deepspeed/zero{zero}.json"}
+        for stage in (load_grpo({**keys, **deepspeed}), load_sft({**cold, **deepspeed})):
+            assert [f.check for f in check(stage).findings if f.level == "error"] == found
+    assert check(load_sft({**cold, "gpus": 1, "deepspeed": "configs/deepspeed/zero3.json"})).passed
+
+
+def test_a_checkpoint_of_lora_is_its_adapters(keys: dict[str, Any]) -> None:
+    big = {**keys, "model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16", "save_total_limit": 2}
+    whole, lora = (check(load_grpo({**big, **more})).counts["disk_wanted_gb"] for more in ({}, {"lora": {"r": 16}}))
+    assert whole > 3 * 14 * 8.29
+    assert 2 * 8.29 < lora < 2 * 8.29 + 3  # the merged model, once
+
+
 def test_batches_are_checked_for_all_processes_by_one(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(keys["problems"]) / "grpo.json"
     file.write_text(json.dumps({**keys, "per_device_train_batch_size": 1, "num_generations": 8}))
@@ -243,6 +282,33 @@ def test_the_plan_parts_what_zero_parts(tmp_path: Path) -> None:
     assert any("zero3" in line for line in plan_of(tmp_path, 2, deepspeed="configs/deepspeed/zero2.json").advice)
 
 
+def test_the_step_of_zero2_needs_a_float32_copy_of_the_gradients(tmp_path: Path) -> None:
+    n = 8.292166656
+    one = plan_of(tmp_path, 1, deepspeed="configs/deepspeed/zero2.json")
+    held = sum(one.parts[name] for name in ("weights", "gradients", "optimizer", "context"))
+    assert one.parts["optimizer's step"] == pytest.approx(6 * n, abs=0.01)
+    assert one.peak == pytest.approx(held + 6 * n, abs=0.1) and one.parts["context"] == 5
+    many = plan_of(tmp_path, 64, deepspeed="configs/deepspeed/zero2.json")  # the activations are more than the copy
+    assert many.peak > sum(
+        many.parts[name] for name in ("weights", "gradients", "optimizer", "context", "optimizer's step")
+    )
+    offload = plan_of(tmp_path, 4, deepspeed="configs/deepspeed/zero2_offload.json")
+    assert "optimizer's step" not in offload.parts
+
+
+def test_adapters_are_planned_in_the_type_that_peft_gives_them(tiny_vlm_dir: Path, tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    vlm = load_vlm(tiny_vlm_dir, dtype="bfloat16", device="cpu")
+    wrapped = get_peft_model(vlm.model, lora_config(Lora(r=4), vlm.model))
+    assert {weight.dtype for weight in wrapped.parameters() if weight.requires_grad} == {torch.float32}
+    plan = plan_of(tmp_path, 1, lora={"r": 64})
+    adapters, rest = plan.facts["trainable"], plan.facts["weights"] - plan.facts["trainable"]
+    assert plan.parts["weights"] == pytest.approx((2 * rest + 4 * adapters) / 1e9, abs=0.01)
+    assert plan.parts["gradients"] == pytest.approx(4 * adapters / 1e9, abs=0.01)
+    assert plan.parts["optimizer"] == pytest.approx(8 * adapters / 1e9, abs=0.01)
+
+
 def table_rows() -> list[str]:
     """The rows of the table in docs/training.md: GB on each of 1, 2, 4, 8 GPUs."""
     rows = []
@@ -346,3 +412,7 @@ def test_lora_names_that_are_not_there_are_refused(tiny_vlm_dir: Path) -> None:
     with pytest.raises(UserError, match="r and alpha"):
         lora_config(Lora(r=0), model)
     assert lora_config(None, model) is None
+
+
+if __name__ == "__main__":  # PYTHONPATH=. python tests/train/test_preflight.py: the rows for docs/training.md
+    print("\n".join(table_rows()))

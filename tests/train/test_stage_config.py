@@ -41,6 +41,7 @@ BAD_GRPO = [
     ({"rewards": {"accuracy": "much"}}, "'accuracy' of 'rewards'", "wanted a number"),
     ({"rewards": {"accuracy": 0, "format": 0}}, "All weights", "nothing to learn"),
     ({"rewards": {"accuracy": 1, "grounding_penalty": -1}}, "'grounding_penalty'", "negative"),
+    ({"rewards": {"accuracy": 1, "grounding_penalty": {"weight": 1, "std": 0.2}}}, "'grounding_penalty'", "its std"),
     (
         {"rewards": {"accuracy": 1, "grounding_penalty": 1}, "multi_objective_aggregation": "normalize_then_sum"},
         "'grounding_penalty'",

@@ -13,6 +13,7 @@ import pytest
 
 from train.grpo import load_grpo, run_grpo
 from train.mixing import easy_first, mix_domains, pass_rates
+from train.selection import read_pass_rates
 from train.sft import run_sft
 from train.tracking import GAP, StopAtGap
 from vlm.errors import ConfigError, UserError
@@ -129,13 +130,15 @@ def test_bad_domain_weights_are_refused(weights: dict[str, float]) -> None:
 
 def test_easy_problems_come_first(tmp_path: Path) -> None:
     problems = some(count=4)
-    assert [p.id for p in easy_first(problems, pass_rates(problems, tmp_path))] == [f"count-{n}" for n in (3, 2, 1, 0)]
-    sampled = {"id": "count-0", "right": 4, "samples": [{}] * 4}
-    (tmp_path / "pass_rates.jsonl").write_text(json.dumps(sampled) + "\n")
-    assert easy_first(problems, pass_rates(problems, tmp_path))[0].id == "count-0"
+    assert [p.id for p in easy_first(problems, pass_rates(problems, []))] == [f"count-{n}" for n in (3, 2, 1, 0)]
+    sampled = {"id": "count-0", "right": 4, "samples": [{}] * 4, "key": "these"}
+    others = {"id": "count-1", "right": 4, "samples": [{}] * 4, "key": "those"}  # sampled under other settings
+    (tmp_path / "pass_rates.jsonl").write_text(json.dumps(sampled) + "\n" + json.dumps(others) + "\n")
+    rates = pass_rates(problems, read_pass_rates(tmp_path, "these"))
+    assert easy_first(problems, rates)[0].id == "count-0" and rates["count-1"] == 0.25
     problems[1].meta = {}
     with pytest.raises(UserError, match="count-1 has none"):
-        pass_rates(problems, tmp_path)
+        pass_rates(problems, read_pass_rates(tmp_path, "these"))
 
 
 def test_a_curriculum_over_two_domains_trains_in_order(

@@ -1,0 +1,152 @@
+"""Starts that are refused before a weight loads, runs that may be gone on with, and weights at the end of a run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+
+import train.grpo
+import train.probe
+import train.ranks
+import train.sft
+from reflection_v.improve import ImproveConfig, run_improve
+from train.grpo import run_grpo
+from train.launch import changed_settings
+from train.probe import run_probe
+from train.ranks import check_weights, first_disagreement
+from train.sft import run_sft
+from vlm.errors import UserError
+from vlm.load import load_vlm
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    for module in (train.grpo, train.probe, train.sft):
+        monkeypatch.setattr(module, "load_for_training", refuse)
+    monkeypatch.setattr("vlm.load.load_vlm", refuse)
+
+
+@pytest.fixture
+def starts(tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> dict[str, Any]:
+    """Each training command by name, to be called with keys of its config."""
+    sft = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "output_dir": str(tmp_path / "out")}
+    grpo = {**sft, "problems": str(pictures), "per_device_train_batch_size": 8}
+    del grpo["dataset"]
+
+    def improve(keys: dict[str, Any]) -> Any:
+        (tmp_path / "sft.json").write_text(json.dumps(keys))
+        sets = {"problems": str(pictures), "heldout": str(pictures), "out": str(tmp_path / "rounds")}
+        return run_improve(ImproveConfig(**sets, sft=str(tmp_path / "sft.json")))
+
+    return {
+        "train/sft.py": lambda keys: run_sft({**sft, **keys}),
+        "train/grpo.py": lambda keys: run_grpo({**grpo, **keys}),
+        "train/probe.py": lambda keys: run_probe({**grpo, **keys}),
+        "improve": improve,
+    }
+
+
+@pytest.mark.parametrize("name", ["train/sft.py", "train/grpo.py", "train/probe.py", "improve"])
+def test_a_start_that_cannot_train_is_refused_before_anything_loads(
+    name: str, starts: dict[str, Any], no_weights: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match="'deepspeed' needs its launcher") as refused:
+        starts[name]({"deepspeed": "configs/deepspeed/zero2.json"})
+    alone = name == "improve"
+    assert ("deepspeed --num_gpus 1 " + name in str(refused.value)) != alone
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
+    with pytest.raises(UserError, match=r"One process sees 4 GPUs .* CUDA_VISIBLE_DEVICES=0") as refused:
+        starts[name]({"per_device_train_batch_size": 8})
+    assert (f"deepspeed --num_gpus 4 {name}" in str(refused.value)) != alone
+
+
+def test_a_model_for_the_cpu_stays_where_it_loaded(tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ZeRO-3 a move would take the frozen weights off their GPU; nothing else needs one."""
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, *args: pytest.fail("the model was moved"))
+    assert load_vlm(tiny_vlm_dir, device="cpu").model.device.type == "cpu"
+
+
+@pytest.fixture(scope="module")
+def killed(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory, runs: Any) -> Path:
+    """A cold start that was killed after its first step. Read only."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("killed")
+    rows = folder / "rows.jsonl"
+    text = (pictures / "rows.jsonl").read_text()
+    for picture in pictures.glob("*.png"):
+        shutil.copy(picture, folder)
+    rows.write_text(text)
+    keys = {"model": str(tiny_vlm_dir), "dataset": str(rows), "per_device_train_batch_size": 2, "max_steps": 2}
+    run_sft({**runs.BASE, **keys, "output_dir": str(folder / "run")})
+    runs.kill_after(folder / "run", 1)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 1e-5}, r"killed run with other settings \(learning_rate\)"),
+        ({"max_steps": 3, "seed": 7}, r"\(max_steps, seed\)"),
+        ({"model": "tiny"}, r"\(model\)"),
+        ({"gradient_accumulation_steps": 2}, r"\(gradient_accumulation_steps\)"),
+        ({"dataset": "other"}, r"\(the rows of .*other.jsonl\)"),
+    ],
+)
+def test_a_killed_run_is_not_gone_on_with_under_other_settings(
+    killed: Path, changes: dict[str, Any], said: str, tmp_path: Path, no_weights: None
+) -> None:
+    shutil.copytree(killed / "run", tmp_path / "run")
+    settings = json.loads((killed / "run" / "settings.json").read_text())["settings"]
+    if "dataset" in changes:
+        (tmp_path / "other.jsonl").write_text("".join((killed / "rows.jsonl").read_text().splitlines(True)[:4]))
+        changes = {"dataset": str(tmp_path / "other.jsonl")}
+    with pytest.raises(UserError, match=said):
+        run_sft({**settings, **changes, "output_dir": str(tmp_path / "run")})
+
+
+def test_what_does_not_change_the_course_may_change(killed: Path, tmp_path: Path, runs: Any) -> None:
+    shutil.copytree(killed, tmp_path / "moved")
+    settings = json.loads((killed / "run" / "settings.json").read_text())["settings"]
+    moved = {"dataset": str(tmp_path / "moved" / "rows.jsonl"), "output_dir": str(tmp_path / "moved" / "run")}
+    smaller = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
+    run_sft({**settings, **moved, **smaller, "logging_steps": 1, "save_steps": 2, "save_total_limit": 1})
+    assert runs.column(tmp_path / "moved" / "run", "step") == [1, 2]
+
+
+def test_settings_are_compared_by_what_they_decide() -> None:
+    before = {"beta": 0.0, "vllm_mode": "server", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+    assert changed_settings(before, {**before, "vllm_mode": "colocate", "max_logprob_gap": 1, "ddp_timeout": 9}) == []
+    assert changed_settings(before, {**before, "vllm_importance_sampling_cap": 1, "beta": 1}) == [
+        "beta",
+        "vllm_importance_sampling_cap",
+    ]
+    cut = {**before, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
+    assert changed_settings(before, cut) == []
+    assert changed_settings(before, {**cut, "steps_per_generation": 4}) == [
+        "gradient_accumulation_steps",
+        "per_device_train_batch_size",
+        "steps_per_generation",
+    ]
+
+
+def test_weights_that_are_no_numbers_are_said_to_have_diverged(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(3, 3)
+    check_weights(model)
+    whole = train.ranks._sums(model.weight)
+    monkeypatch.setattr(train.ranks, "AT_ONCE", 4)
+    assert torch.allclose(torch.stack(train.ranks._sums(model.weight)), torch.stack(whole), rtol=1e-12)
+    with torch.no_grad():
+        model.bias[1] = float("nan")
+    with pytest.raises(UserError, match="Training has diverged: bias holds NaN"):
+        check_weights(model)
+    lost = torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    assert first_disagreement(["a"], [lost, lost.clone()]) is None  # all have diverged alike
+    assert first_disagreement(["a"], [lost, torch.ones(2, dtype=torch.float64)]) == "a"
