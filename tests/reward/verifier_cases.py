@@ -541,7 +541,7 @@ RESPONSES = [  # (whole response, domain, gold, score): what counts as the answe
     ("{" * 1_000_000, "table", "a: 1; b: 2", 0.0),
     ("\\boxed{" * 100_000 + "5" + "}" * 100_000, "number", "5", 1.0),
     ("\\boxed{B}", "choice", "B", 1.0),
-    ("\\boxed{A) dog} since B", "choice", "A", 0.0),
+    ("\\boxed{A) dog} since B", "choice", "A", 1.0),
     ("It is B, or C, or D.", "choice", "B", 0.0),
     ("Yes. \\boxed{no}", "yes_no", "yes", 0.0),
     ("\\boxed{yes} \\boxed{no}", "yes_no", "yes", 0.0),
