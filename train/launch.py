@@ -244,7 +244,7 @@ def run_trainer(
             flush=True,
         )
     trainer.add_callback(Log(run.log, shown))
-    trainer.add_callback(Tracked(run.known, trainer.callback_handler))
+    trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     trainer.add_callback(KeepCheckpoints(limit))
     with training_errors(run.path):

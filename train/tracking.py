@@ -1,7 +1,10 @@
 """Callbacks: a run's provenance sent to what tracks it, and a stop where sampling and training disagree."""
 
 import json
+import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -12,15 +15,27 @@ GAP = "sampling/sampling_logp_difference/mean"
 
 
 class Tracked(TrainerCallback):
-    """Send a run's provenance to wandb and tensorboard: their own callbacks send TRL's arguments only.
+    """Send a run's provenance to wandb, tensorboard and trackio: their own callbacks send TRL's arguments only.
+
+    One folder is one run of wandb: training that goes on after a kill goes on there, and the next stage of the same process
+    opens a run of its own, in which its steps begin at 1 again.
 
     Args:
         known: what ``provenance`` returned; it is also in ``settings.json``.
         handler: the trainer's callback handler, among whose callbacks the integrations are.
+        folder: of the run; keeps the name of wandb's run in ``wandb_run.txt``.
     """
 
-    def __init__(self, known: Mapping[str, Any], handler: Any) -> None:
-        self.known, self.handler = dict(known), handler
+    def __init__(self, known: Mapping[str, Any], handler: Any, folder: Path) -> None:
+        self.known, self.handler, self.file = dict(known), handler, folder / "wandb_run.txt"
+        self.mine = (
+            getattr(sys.modules.get("wandb"), "run", None) is None
+        )  # else the caller's own run, which stays open
+        self.set = {"WANDB_RUN_ID", "WANDB_RESUME"} - set(os.environ)
+        if self.mine and len(self.set) == 2 and self.file.exists():
+            os.environ |= {"WANDB_RUN_ID": self.file.read_text(encoding="utf-8").strip(), "WANDB_RESUME": "allow"}
+        else:
+            self.set = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
@@ -30,9 +45,20 @@ class Tracked(TrainerCallback):
 
             if wandb.run is not None:
                 wandb.run.config.update({"reflection_v": self.known}, allow_val_change=True)
+                self.file.write_text(wandb.run.id + "\n", encoding="utf-8")
         for callback in self.handler.callbacks:
             if (writer := getattr(callback, "tb_writer", None)) is not None:
                 writer.add_text("reflection_v", f"```\n{json.dumps(self.known, indent=2)}\n```")
+            if (trackio := getattr(callback, "_trackio", None)) is not None:
+                trackio.config.update({"reflection_v": self.known}, allow_val_change=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        for name in self.set:
+            os.environ.pop(name, None)
+        if "wandb" in args.report_to and self.mine and state.is_world_process_zero:
+            import wandb
+
+            wandb.finish()
 
 
 class StopAtGap(TrainerCallback):

@@ -15,7 +15,7 @@ from train.grpo import load_grpo, run_grpo
 from train.mixing import easy_first, mix_domains, pass_rates
 from train.selection import read_pass_rates
 from train.sft import run_sft
-from train.tracking import GAP, StopAtGap
+from train.tracking import GAP, StopAtGap, Tracked
 from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem
 
@@ -64,6 +64,7 @@ def test_wandb_offline_holds_config_curves_and_completions_with_pictures(
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = (tmp_path / "wandb").glob("offline-run-*")
     (record,) = folder.glob("*.wandb")
+    assert (tmp_path / "run" / "wandb_run.txt").read_text().strip() == folder.name.rpartition("-")[2]
     content = record.read_bytes()
     for said in (b"reflection_v", b"data_sha256", b"train/reward", b"completions", b"media/images/"):
         assert said in content
@@ -76,6 +77,29 @@ def test_wandb_offline_holds_config_curves_and_completions_with_pictures(
     for table in tables:  # prompts and responses are text, pictures are named in it
         assert table["prompt"].str.contains("<image>").all() and table["prompt"].str.contains("What is at A").all()
         assert table["completion"].map(type).eq(str).all()
+
+
+def test_a_run_that_goes_on_goes_on_in_its_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_RUN_ID", "WANDB_RESUME"):
+        monkeypatch.delenv(name, raising=False)
+    told: list[Any] = []
+    wandb = SimpleNamespace(run=None, finish=lambda: told.append("finished"))
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    trackio = SimpleNamespace(config=SimpleNamespace(update=lambda known, **_: told.append(known)))
+    handler = SimpleNamespace(callbacks=[SimpleNamespace(_trackio=trackio)])
+    args, state = SimpleNamespace(report_to=["wandb", "trackio"]), SimpleNamespace(is_world_process_zero=True)
+    for begun in (None, "a1b2"):
+        tracked = Tracked({"seed": 0}, handler, tmp_path)
+        assert os.environ.get("WANDB_RUN_ID") == begun
+        wandb.run = SimpleNamespace(id="a1b2", config=SimpleNamespace(update=lambda known, **_: told.append(known)))
+        tracked.on_train_begin(args, state, None)
+        tracked.on_train_end(args, state, None)
+        assert "WANDB_RUN_ID" not in os.environ and told == [{"reflection_v": {"seed": 0}}] * 2 + ["finished"]
+        told.clear()
+        wandb.run = None
+    wandb.run = SimpleNamespace(id="theirs", config=SimpleNamespace(update=lambda known, **_: None))
+    Tracked({}, handler, tmp_path).on_train_end(args, state, None)  # a run that the caller has opened stays open
+    assert told == [] and "WANDB_RUN_ID" not in os.environ
 
 
 def test_the_gap_between_sampling_and_training_ends_a_run() -> None:
