@@ -15,7 +15,7 @@ import json
 import math
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -96,7 +96,7 @@ def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
     outcome = json.loads((study / "contrasts.json").read_text(encoding="utf-8"))
     signal, gain = outcome["signal"], outcome["signal"]["gain"]
     text = ["# Results of the study", "", "Written by `reflection_v/study_report.py`; do not edit.", ""]
-    text += [f"{outcome['units']} of {outcome['of']} units are finished.", ""]
+    text += [f"{outcome['units']} of {outcome['of']} units are finished. {made_by(study, units)}", ""]
     text += ["## Go or no go", ""]
     text += [
         f"Accuracy alone against the untrained start: {_interval(gain)}, {gain['n']} seeds; lowest entropy of the last steps "
@@ -138,6 +138,14 @@ def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
             if any(parts):
                 text.append(f"| {arm} | {other.removeprefix('to_')} | {' | '.join(map(_estimate, parts))} |")
     return "\n".join(text) + "\n"
+
+
+def made_by(study: Path, units: Iterable[Unit]) -> str:
+    """The commits of the code that trained the units; more than one may mean more than one study."""
+    files = [study / unit["arm"] / f"seed-{unit['seed']}" / "grpo" / "settings.json" for unit in units]
+    commits = Counter(json.loads(file.read_text(encoding="utf-8")).get("git") for file in files if file.exists())
+    said = ", ".join(f"{(commit or 'unknown')[:12]} ({n} units)" for commit, n in commits.most_common())
+    return f"Trained at commit {said}." if said else ""
 
 
 AGAINST = ("swap.difference", "accuracy", "attention.second_half", "attention.lift.second_half", "length_mean")

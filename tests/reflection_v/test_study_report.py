@@ -78,7 +78,11 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     contrast = next(csv.DictReader((out / "contrasts.csv").open()))
     assert float(contrast["value"]) == pytest.approx(0.11) and contrast["n"] == "3"
+    for seed, commit in ((0, "a" * 40), (1, "b" * 40 + "-dirty")):
+        (study / "ratio" / f"seed-{seed}" / "grpo").mkdir()
+        (study / "ratio" / f"seed-{seed}" / "grpo" / "settings.json").write_text(json.dumps({"git": commit}))
     text = results(study, read_units(study), [])
+    assert "Trained at commit aaaaaaaaaaaa (1 units), bbbbbbbbbbbb (1 units)." in text
     assert "Signal: yes" in text and "| ratio - accuracy, swap.difference | +0.110 (" in text
     assert "| ratio | accuracy | 0.010 | 0.010 | 0.010 | 0.010 |" in text
 
