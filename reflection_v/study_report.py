@@ -230,8 +230,9 @@ def _points(curve: Any, x: str, y: str) -> list[tuple[float, float]]:
     return [(row[x], row[y]["value"]) for row in curve or [] if row[y]["value"] is not None]
 
 
-def draw(units: list[Unit], out: Path) -> None:
-    """The four figures."""
+def draw(units: list[Unit], study: Path, out: Path) -> None:
+    """The four figures. That of the curves has the arms of the registered contrasts (a pair one colour), the reference and what was
+    not trained; eleven lines at once tell nothing, and curves.csv has them all."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -262,18 +263,26 @@ def draw(units: list[Unit], out: Path) -> None:
         save(name)
 
     rows = curve_rows(units)
-    _, axes = plt.subplots(2, 2, figsize=(11, 7.5))
+    config = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    styles = {arm: ("0.6", "-") for arm in arms if not config["arms"][arm]["train"]}
+    styles[config["reference"]] = ("black", "-")
+    for number, one in enumerate(config["contrasts"]):
+        for arm, line in ((one["first"], "-"), (one["second"], "--")):
+            styles.setdefault(arm, (f"C{number}", line))
+    figure, axes = plt.subplots(2, 2, figsize=(11, 8))
     for axis, (name, (_, _, _, title, x_label)) in zip(axes.flat, CURVES.items(), strict=True):
-        for number, arm in enumerate(arms):
-            line = [(x, y) for of, curve, x, y, _ in rows if of == arm and curve == name]
-            if line:
-                style = "--" if "shuffled" in arm else "-"
-                axis.plot(*zip(*line, strict=True), style, color=f"C{number % 10}", label=arm, linewidth=1.2)
+        for arm, (colour, line) in styles.items():
+            points = [(x, y) for of, curve, x, y, _ in rows if of == arm and curve == name]
+            if points:
+                axis.plot(*zip(*points, strict=True), line, color=colour, label=arm, linewidth=1.2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel(x_label)
         axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=7)
-    save("curves.svg")
+    lines = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8)
+    plt.tight_layout(rect=(0, 0.07, 1, 1))
+    plt.savefig(out / "curves.svg", metadata={"Date": None})
+    plt.close()
 
     crossed = {part: by_arm(units, f"cross.to_accuracy.effects.{part}") for part in PARTS}
     shown = [arm for arm in arms if arm in crossed["total"]]
@@ -303,7 +312,7 @@ def write_report(study: Path, out: Path) -> None:
     swapped = swapped_problems(study, units)
     write_rows(out / "swapped.csv", [one._asdict() for one in swapped])
     write_text_atomic(out / "results.md", results(study, units, swapped))
-    draw(units, out)
+    draw(units, study, out)
 
 
 def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
