@@ -269,7 +269,7 @@ def draw(units: list[Unit], study: Path, out: Path) -> None:
     for number, one in enumerate(config["contrasts"]):
         for arm, line in ((one["first"], "-"), (one["second"], "--")):
             styles.setdefault(arm, (f"C{number}", line))
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8))
+    page, axes = plt.subplots(2, 2, figsize=(11, 8))
     for axis, (name, (_, _, _, title, x_label)) in zip(axes.flat, CURVES.items(), strict=True):
         for arm, (colour, line) in styles.items():
             points = [(x, y) for of, curve, x, y, _ in rows if of == arm and curve == name]
@@ -279,7 +279,7 @@ def draw(units: list[Unit], study: Path, out: Path) -> None:
         axis.set_xlabel(x_label)
         axis.grid(alpha=0.3)
     lines = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8)
+    page.legend(lines.values(), lines, loc="outside lower center", ncols=3, fontsize=8)
     plt.tight_layout(rect=(0, 0.07, 1, 1))
     plt.savefig(out / "curves.svg", metadata={"Date": None})
     plt.close()
