@@ -120,16 +120,20 @@ def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
         seeds = sum(unit["arm"] == arm for unit in units)
         cells = [_estimate(figures[figure].get(arm)) for figure in TABLE]
         text.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
-    text += against_reference(
-        arms, figures, json.loads((study / "study.json").read_text(encoding="utf-8"))["reference"]
-    )
+    config = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    reference = config["reference"]
+    text += against_reference(arms, figures, reference)
+    contrasts = [(one["first"], one["second"]) for one in outcome["contrasts"]]
+    pairs = list(dict.fromkeys((one, to) for one, other in contrasts for to in (other, reference)))
+    text += moved(units, pairs)
     text += ["", "## What the swap difference is made of (not registered)", ""]
-    text += ["Over problems that count in both arms of a contrast, and by family; p not corrected.", ""]
+    text += ["Over problems that count in both arms, and by family; p not corrected.", ""]
     text += ["| contrast | over | problems a seed | difference | p | seeds |", "|---|---|---|---|---|---|"]
-    for one in outcome["contrasts"]:
-        for part in compositions(swapped, one["first"], one["second"]):
+    untrained = [arm for arm in arms if not config["arms"][arm]["train"]]
+    for one, other in [*pairs, *((reference, start) for start in untrained)]:
+        for part in compositions(swapped, one, other, other in untrained):
             cells = [part["over"], f"{part['pairs']:.0f}", _interval(part), _number(part["p"]), str(part["n"])]
-            text.append(f"| {one['first']} - {one['second']} | {' | '.join(cells)} |")
+            text.append(f"| {one} - {other} | {' | '.join(cells)} |")
     text += ["", "## Crosses", "", "Change of the mean mass of the second half from the other arm to this one.", ""]
     text += ["| arm | from | total | text | weights | interaction |", "|---|---|---|---|---|---|"]
     for arm in arms:
@@ -167,8 +171,40 @@ def against_reference(
     for arm in arms:
         made = [paired_over_seeds(figures[of].get(arm, {}), figures[of].get(reference, {})) for of in AGAINST]
         if arm != reference and made[0]["n"] > 1:
-            cells = [f"{_interval(one)}, p {_number(one['p'])}" for one in made]
+            cells = [_tested(one) for one in made]
             text.append(f"| {arm} | {made[0]['n']} | {' | '.join(cells)} |")
+    return text
+
+
+MOVED = {
+    "attention.ratio": "mass, 2nd half / 1st half",
+    "attention.first_half": "mass, 1st half",
+    "attention.second_half": "mass, 2nd half",
+    "attention.lift.second_half": "lift, 2nd half",
+    "vdm.first_half": "VDM, 1st half",
+    "vdm.second_half": "VDM, 2nd half",
+    "patch_masking.most_attended": "moved by masking the most attended patches",
+    "patch_masking.least_attended": "moved by masking the least attended patches",
+    "cutoff.area": "cutoff area",
+    "accuracy": "accuracy",
+    "length_mean": "tokens",
+    "looking_share": "says it looks",
+    "grpo.entropy_last": "entropy",
+}
+"""Figures that say whether a reward moved what it pays, and what it moved beside that."""
+
+
+def moved(units: Iterable[Unit], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """What a rewarded arm has changed against its control and against the reference, figure by figure."""
+    units = list(units)
+    text = ["", "## What the rewards moved (not registered)", ""]
+    text += ["Paired over seeds; p is not corrected for the number of figures.", ""]
+    text += [f"| | {' | '.join(f'{one} - {other}' for one, other in pairs)} |", "|---" * (len(pairs) + 1) + "|"]
+    for figure, name in MOVED.items():
+        values = by_arm(units, figure)
+        made = [paired_over_seeds(values.get(one, {}), values.get(other, {})) for one, other in pairs]
+        cells = [_tested(one) for one in made]
+        text.append(f"| {name} | {' | '.join(cells)} |")
     return text
 
 
@@ -188,6 +224,10 @@ def _interval(one: dict[str, Any]) -> str:
         return "-"
     ends = f" ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})" if one["interval"] else ""
     return f"{one['value']:+.3f}{ends}"
+
+
+def _tested(one: dict[str, Any]) -> str:
+    return f"{_interval(one)}, p {_number(one['p'])}" if one["n"] > 1 else "-"
 
 
 def _number(value: float | None) -> str:

@@ -44,8 +44,11 @@ def swapped_problems(study: Path, units: Iterable[dict[str, Any]]) -> list[Swapp
     return found
 
 
-def compositions(rows: Sequence[Swapped], first: str, second: str) -> list[dict[str, Any]]:
+def compositions(rows: Sequence[Swapped], first: str, second: str, untrained: bool = False) -> list[dict[str, Any]]:
     """The difference of two arms over shared problems, and by family, each paired over seeds.
+
+    Args:
+        untrained: the second arm is one model without a seed of its own, and stands against every seed of the first.
 
     Returns:
         Rows with ``over`` (``shared problems``, or a family) and the keys of ``paired_over_seeds``; ``pairs`` is the mean
@@ -54,12 +57,16 @@ def compositions(rows: Sequence[Swapped], first: str, second: str) -> list[dict[
     by_unit: dict[tuple[str, int], dict[str, Swapped]] = defaultdict(dict)
     for row in rows:
         by_unit[row.arm, row.seed][row.problem] = row
-    seeds = sorted({row.seed for row in rows if row.arm == first} & {row.seed for row in rows if row.arm == second})
+    seeds = {row.seed for row in rows if row.arm == first}
+    others = {row.seed for row in rows if row.arm == second}
+    if untrained and others:
+        by_unit |= {(second, seed): by_unit[second, min(others)] for seed in seeds}
+        others = seeds
     made = []
     for over in ("shared problems", *sorted({row.family for row in rows})):
         means: tuple[dict[int, float | None], dict[int, float | None]] = ({}, {})
         sizes = []
-        for seed in seeds:
+        for seed in sorted(seeds & others):
             units = [by_unit[arm, seed] for arm in (first, second)]
             if over == "shared problems":
                 units = [

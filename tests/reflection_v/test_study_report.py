@@ -85,6 +85,9 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
     assert "Trained at commit aaaaaaaaaaaa (1 units), bbbbbbbbbbbb (1 units)." in text
     assert "Signal: yes" in text and "| ratio - accuracy, swap.difference | +0.110 (" in text
     assert "| ratio | accuracy | 0.010 | 0.010 | 0.010 | 0.010 |" in text
+    table = text.split("## What the rewards moved")[1].split("##")[0]
+    assert "| | ratio - accuracy |\n" in table  # the control is the reference here: one column
+    assert "| accuracy | +0.100 (" in table and "| tokens | - |" in table
 
 
 def test_a_folder_without_units_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,3 +47,13 @@ def test_a_later_row_of_a_problem_stands_for_it_and_errors_do_not_count(tmp_path
     append_jsonl(log, [Answer(problem_id="a", key="x", score=1.0, **again).model_dump()])
     append_jsonl(log, [Answer(problem_id="b", key="y", status="error", **again).model_dump()])
     assert [(row.problem, row.value) for row in swapped_problems(tmp_path, [made])] == [("a", pytest.approx(1.0))]
+
+
+def test_the_untrained_start_stands_against_every_seed(tmp_path: Path) -> None:
+    start = unit(tmp_path, "start", 0, {f"p{n}": ("f", n < 2) for n in range(10)})
+    seeds = [unit(tmp_path, "arm", seed, {f"p{n}": ("f", n < 2 + seed) for n in range(10)}) for seed in (0, 1, 2)]
+    rows = swapped_problems(tmp_path, [start, *seeds])
+    shared = compositions(rows, "arm", "start", untrained=True)[0]
+    assert (shared["n"], shared["value"]) == (3, pytest.approx(0.1))  # 0, 0.1 and 0.2
+    assert compositions(rows, "arm", "start")[0]["n"] == 1
+    assert compositions(rows, "arm", "nobody", untrained=True) == []
