@@ -6,8 +6,8 @@ The work: 1,000 answers of each domain, 8 to a problem as GRPO samples them: rig
 broken notation. ``hang_ratio``: the same with 1% of the answers replaced by expressions on which the algebra system would not come
 to an end. One half of them shows it (towers of powers, factorials of powers) and is refused unread; the other half is short and
 shallow, reaches the algebra system and is ended by the kernel at the limit of CPU time (``hanging_ended``), which goes by the
-machine's speed. They come in two shapes with other numbers each, as a policy repeats itself: from the third of a shape on the
-limit is a tenth. Interleaved runs,
+machine's speed. They come in two shapes with other numbers each, as a policy repeats itself; ``hang_ratio_distinct`` is the same under
+other letters and functions each, so that nothing can be known of one from those before it. Interleaved runs,
 medians; beside the clock's ratio stands that of the CPU time of all processes (``hang_ratio_cpu``), which other work on the machine
 disturbs less. The workers are started before (``start_seconds``): a training run starts them once. There is no peer figure:
 math-verify's own timeout is a signal of the main thread, and a loop inside of C code ignores it.
@@ -93,16 +93,21 @@ def mixed(count: int, rng: random.Random) -> list[Case]:
     return cases
 
 
-def hanging(rng: random.Random) -> Case:
-    """An expression that looks like any other, and on which nothing comes of 60 seconds of algebra."""
+def hanging(rng: random.Random, number: int, distinct: bool) -> Case:
+    """An expression that looks like any other, and on which nothing comes of 60 seconds of algebra.
+
+    Every second one reaches the algebra system. ``distinct``: under other letters and functions each, so that none is like
+    one before it.
+    """
     a, b = rng.randint(3, 9), rng.randint(3, 9)
-    forms = [
-        f"{a}**{b}**{a}**{b}",
-        f"({a}^{{1{b}}})!",
-        f"\\int \\sqrt{{\\sin(x^{a}+{b})}} e^{{\\cos(x^{b})}} dx",
-        f"(x+y+z+{a}w)^{{4{b}0}}",
+    x, y, z, w = rng.sample("abcdghklmnpqrstuvwxyz", 4) if distinct else "xyzw"
+    inner, outer = rng.sample(["sin", "cos", "tan"], 2) if distinct else ("sin", "cos")
+    refused = [f"{a}**{b}**{a}**{b}", f"({a}^{{1{b}}})!"]
+    short = [
+        f"\\int \\sqrt{{\\{inner}({x}^{a}+{y})}} e^{{\\{outer}({x}^{b})}} d{x}",
+        f"({x}+{y}+{z}+{a}{w})^{{4{b}0}}",
     ]
-    return "expression", rng.choice(forms), f"x^2+{a}x+{b}", None
+    return "expression", rng.choice(short if number % 2 else refused), f"x^2+{a}x+{b}", None
 
 
 def cpu_time() -> float:
@@ -117,34 +122,38 @@ def cpu_time() -> float:
 def measure(rounds: int, count: int) -> dict[str, Any]:
     rng = random.Random(0)
     cases = mixed(count, rng)
-    spoilt = list(cases)
     places = rng.sample(range(count), count // 100)
-    for place in places:
-        spoilt[place] = hanging(rng)
     began = time.perf_counter()
     verify_all([("expression", "x+1", "1+x", None), ("number", "1", "1", None)] * 2 * cores())
     started = time.perf_counter() - began
-    wall: dict[str, list[float]] = {"plain": [], "spoilt": []}
-    cpu: dict[str, list[float]] = {"plain": [], "spoilt": []}
+    names = ("plain", "alike", "distinct")
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
     verdicts = {}
     for _ in range(rounds):
-        for name, some in (("plain", cases), ("spoilt", spoilt)):
+        for name in names:
+            some = list(cases)
+            for number, place in enumerate(places if name != "plain" else []):
+                some[place] = hanging(rng, number, name == "distinct")
             clock, used = time.perf_counter(), cpu_time()
             verdicts[name] = verify_all(some)
             wall[name].append(time.perf_counter() - clock)
             cpu[name].append(cpu_time() - used)
 
-    def ratio(times: dict[str, list[float]]) -> float:
-        return round(statistics.median(h / p for h, p in zip(times["spoilt"], times["plain"], strict=True)), 3)
+    def ratio(times: dict[str, list[float]], name: str) -> float:
+        return round(statistics.median(h / p for h, p in zip(times[name], times["plain"], strict=True)), 3)
 
-    ended = [verdicts["spoilt"][place].why == "timeout" for place in places]
+    ended = {name: sum(verdicts[name][place].why == "timeout" for place in places) for name in names}
     return {
         "seconds_10k": round(statistics.median(wall["plain"]) * 10_000 / count, 2),
-        "hang_ratio": ratio(wall),
+        "hang_ratio": ratio(wall, "alike"),
+        "hang_ratio_distinct": ratio(wall, "distinct"),
         "cpu_seconds_10k": round(statistics.median(cpu["plain"]) * 10_000 / count, 2),
-        "hang_ratio_cpu": ratio(cpu),
+        "hang_ratio_cpu": ratio(cpu, "alike"),
+        "hang_ratio_distinct_cpu": ratio(cpu, "distinct"),
         "hanging": len(places),
-        "hanging_ended": sum(ended),
+        "hanging_ended": ended["alike"],
+        "hanging_ended_distinct": ended["distinct"],
         "honest_timeouts": sum(verdict.why == "timeout" for verdict in verdicts["plain"]),
         "right_share": round(sum(verdict.right for verdict in verdicts["plain"]) / count, 3),
         "start_seconds": round(started, 2),
