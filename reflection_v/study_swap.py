@@ -2,7 +2,7 @@
 
 A problem counts in the swap where both of its pictures are answered right from scratch, so what an arm has learned decides
 which problems count, and families differ in how readily an answer follows the picture. A difference between two arms may then
-be one of the problems that count. Here it is taken over problems that count in both, and family by family.
+be one of the problems that count. Here it is taken over problems that count in both, also family by family.
 """
 
 from collections import defaultdict
@@ -45,7 +45,7 @@ def swapped_problems(study: Path, units: Iterable[dict[str, Any]]) -> list[Swapp
 
 
 def compositions(rows: Sequence[Swapped], first: str, second: str, untrained: bool = False) -> list[dict[str, Any]]:
-    """The difference of two arms over shared problems, and by family, each paired over seeds.
+    """The difference of two arms over the problems that count in both, and by family of these, each paired over seeds.
 
     Args:
         untrained: the second arm is one model without a seed of its own, and stands against every seed of the first.
@@ -67,17 +67,12 @@ def compositions(rows: Sequence[Swapped], first: str, second: str, untrained: bo
         means: tuple[dict[int, float | None], dict[int, float | None]] = ({}, {})
         sizes = []
         for seed in sorted(seeds & others):
-            units = [by_unit[arm, seed] for arm in (first, second)]
-            if over == "shared problems":
-                units = [
-                    {name: row for name, row in one.items() if name in units[0] and name in units[1]} for one in units
-                ]
-            else:
-                units = [{name: row for name, row in one.items() if row.family == over} for one in units]
-            if min(map(len, units)) >= MIN_PAIRS:
-                sizes.append(fmean(map(len, units)))
-                for mean, one in zip(means, units, strict=True):
-                    mean[seed] = fmean(row.value for row in one.values())
+            one, other = by_unit[first, seed], by_unit[second, seed]
+            shared = [name for name in one if name in other and over in ("shared problems", one[name].family)]
+            if len(shared) >= MIN_PAIRS:
+                sizes.append(len(shared))
+                for mean, unit in zip(means, (one, other), strict=True):
+                    mean[seed] = fmean(unit[name].value for name in shared)
         if sizes:
             made.append({"over": over, "pairs": fmean(sizes), **paired_over_seeds(*means)})
     return made

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from reflection_v.study import Arm, Contrast, StudyConfig, write_tables
-from reflection_v.study_report import by_arm, curve_rows, main, mean_and_interval, read_units, results
+from reflection_v.study_report import curve_rows, main, read_units
+from reflection_v.study_swap import Swapped
+from reflection_v.study_tables import by_arm, mean_and_interval, results
 
 ARMS = {"start": Arm(train=False, seeds=1), "accuracy": Arm(seeds=3), "ratio": Arm(seeds=3)}
 
@@ -81,13 +83,23 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
     for seed, commit in ((0, "a" * 40), (1, "b" * 40 + "-dirty")):
         (study / "ratio" / f"seed-{seed}" / "grpo").mkdir()
         (study / "ratio" / f"seed-{seed}" / "grpo" / "settings.json").write_text(json.dumps({"git": commit}))
-    text = results(study, read_units(study), [])
+    units = read_units(study)
+    text = results(study, units, [])
     assert "Trained at commit aaaaaaaaaaaa (1 units), bbbbbbbbbbbb (1 units)." in text
     assert "Signal: yes" in text and "| ratio - accuracy, swap.difference | +0.110 (" in text
     assert "| ratio | accuracy | 0.010 | 0.010 | 0.010 | 0.010 |" in text
     table = text.split("## What the rewards moved")[1].split("##")[0]
-    assert "| | ratio - accuracy |\n" in table  # the control is the reference here: one column
-    assert "| accuracy | +0.100 (" in table and "| tokens | - |" in table
+    assert "| ratio | - accuracy | - start |\n" in table  # the control is the reference here: one column
+    assert "| accuracy | +0.100 (" in table and "| tokens | - | - |" in table
+    assert "| accuracy | - start |\n" in table
+    rows = [
+        Swapped(unit["arm"], unit["seed"], f"p{n}", "f", float(unit["arm"] == "ratio"))
+        for unit in units
+        for n in range(6)
+    ]
+    text = results(study, units, rows)
+    assert "| ratio - start | f | 6 | +1.000 (+1.000 to +1.000) | 0 | 3 |" in text
+    assert "| accuracy - start | shared problems | 6 | +0.000 (" in text
 
 
 def test_a_folder_without_units_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,6 +38,9 @@ def test_a_difference_of_the_problems_that_count_is_told_from_one_of_looking(tmp
     shared, family = compositions(rows, "arm", "control")  # of the easy family the control has too few
     assert (shared["over"], shared["value"], shared["pairs"], shared["n"]) == ("shared problems", 0.0, 14, 2)
     assert (family["over"], family["value"], family["pairs"]) == ("hard", 0.0, 10)
+    units += [unit(tmp_path, "others", seed, {f"o{n}": ("hard", False) for n in range(10)}) for seed in (0, 1)]
+    rows = swapped_problems(tmp_path, units)
+    assert compositions(rows, "arm", "others") == []  # other problems of a family are not held against each other
 
 
 def test_a_later_row_of_a_problem_stands_for_it_and_errors_do_not_count(tmp_path: Path) -> None:
