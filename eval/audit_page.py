@@ -32,6 +32,7 @@ JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
         (
             ("updated", "update_rate"),
             ("changed, same picture", "change_rate_same"),
+            ("changed, faint noise", "change_rate_noise"),
             ("prior answer", "prior_answer_rate"),
         ),
     ),

@@ -24,6 +24,8 @@ from vlm.problem import Problem
 from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, split_sentences
 
 GREY = (127, 127, 127)
+FAINT = 4
+"""Levels (of 255) by which faint noise moves a pixel at most."""
 CURVE_POINTS = 60
 _CUES = [re.compile("|".join(patterns), re.IGNORECASE) for patterns in (RELOOK_CUES, LOOK_CUES)]
 
@@ -33,6 +35,17 @@ def noise_pictures(problem: Problem) -> list[Image.Image]:
     generator = np.random.default_rng(list(problem.id.encode()))
     sizes = [image.size for image in open_pictures(problem)]
     return [Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)) for width, height in sizes]
+
+
+def faintly_noisy_pictures(problem: Problem) -> list[Image.Image]:
+    """The problem's pictures, each pixel moved by at most ``FAINT`` levels, seeded by the problem: another picture of the same things."""
+    generator = np.random.default_rng(list(problem.id.encode()))
+    shown = []
+    for image in open_pictures(problem):
+        pixels = np.asarray(image.convert("RGB"), np.int16)
+        noise = generator.integers(-FAINT, FAINT + 1, pixels.shape, np.int16)
+        shown.append(Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)))
+    return shown
 
 
 def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
@@ -119,7 +132,8 @@ def swap_test(
 
     Only pairs count whose two pictures were both answered right from scratch: else an answer that does not change may
     just be one that could not be read. The response is cut (``cut_reasoning``), the picture replaced by its
-    counterfactual, and the subject finishes; the control puts the same picture back in.
+    counterfactual, and the subject finishes; the control puts the same picture back in. A greedy model that is given the same
+    text and picture cannot but go on as before, so a second control shows the picture under faint noise.
 
     Source: VisualSwap, arXiv 2605.15864; the control and the prior-answer rate answer "Recompute or Reuse", 2608.01930.
 
@@ -129,7 +143,8 @@ def swap_test(
         settings: of ``answer_problems`` (style, max_new_tokens, batch_size).
 
     Returns:
-        ``swap_rates`` of the pairs, plus how many were ``offered`` and how they were lost on the way.
+        ``swap_rates`` of the pairs, ``change_rate_noise`` (no longer right under faint noise; not part of the difference),
+        how many were ``offered`` and how they were lost on the way.
     """
     offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
     usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
@@ -146,13 +161,15 @@ def swap_test(
     pairs = [problem for problem in both if problem.id in cuts]
     prefixes = {id_: prefix for id_, (prefix, _) in cuts.items()}
 
-    def finish(shown: list[Problem], tag: str) -> list[Answer]:
-        return answer_problems(subject, shown, log_path=logs, tag=tag, prefixes=prefixes, **settings)
+    def finish(shown: list[Problem], tag: str, **more: Any) -> list[Answer]:
+        return answer_problems(subject, shown, log_path=logs, tag=tag, prefixes=prefixes, **settings, **more)
 
     swapped = finish([counterfactual(problem) for problem in pairs], "swap: other picture")
     same = finish(pairs, "swap: same picture")
+    noisy = finish(pairs, "swap: faint noise", pictures=faintly_noisy_pictures)
     return {
         **swap_rates(pairs, swapped, same),
+        "change_rate_noise": estimate_share([float(not answer.right) for answer in noisy if answer.status == "ok"]),
         "offered": len(offered),
         "right_from_scratch": len(solved),
         "both_right": len(both),

@@ -131,7 +131,7 @@ PROFILES = {
     "looks again": "It uses the picture, and when the picture changes in mid-answer its answer follows.",
     "looks again in part": "It uses the picture; when the picture changes in mid-answer its answer follows in some cases only.",
     "looks at first only": "It uses the picture to begin with, then goes by its own text: a changed picture goes unnoticed.",
-    "flips when interrupted": "It uses the picture, but an interruption changes its answer even where the picture stays the same.",
+    "flips when interrupted": "It uses the picture, but an interruption changes its answer though the picture stays (nearly) as it was.",
     "ignores the picture": "Its answers do not depend on the picture.",
     "answers at random": "Its answers depend neither on the picture nor on the question: asked twice, it says something else.",
     "uses the picture": "It uses the picture; whether it looks again cannot be told from these data.",
@@ -155,9 +155,9 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
             return "answers at random"
         return "ignores the picture" if used == NOT_GROUNDED else "insufficient data"
     swap = measures.get("swap") or measures.get("swap_by_turn") or {}
+    changed = swap.get("change_rate_noise") or swap.get("change_rate_same") or {}
+    if swap.get("clusters", 0) >= MIN_CLUSTERS and changed.get("ci95") and changed["ci95"][0] > 0.5:
+        return "flips when interrupted"  # whatever it does with another picture
     if swap.get("verdict") == GROUNDED:
         return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"
-    changed = swap.get("change_rate_same") or {}
-    if swap.get("clusters", 0) >= MIN_CLUSTERS and changed.get("ci95") and changed["ci95"][0] > 0.5:
-        return "flips when interrupted"
     return "looks at first only" if swap.get("verdict") == NOT_GROUNDED else "uses the picture"

@@ -70,6 +70,11 @@ def always_flips(turn: Turn) -> str:
     return f" Now I see {flipped}.</think> \\boxed{{{flipped}}}"
 
 
+def flips_at_noise(turn: Turn) -> str:
+    """Answers from the picture, but one that is not quite as it was makes it say the next colour."""
+    return always_flips(turn) if turn.prefix and seen(turn) == "grey" else always_looks(turn)
+
+
 def never_looks(turn: Turn) -> str:
     return think("red", "red") if not turn.prefix else " Now I see red.</think> \\boxed{red}"
 

@@ -3,24 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scripted_subjects import (
     always_flips,
     always_looks,
     colour_problems,
+    flips_at_noise,
     looks_only_at_first,
     never_looks,
     scripted,
     think,
 )
 
-from eval.answers import Answer, answer_problems
+from eval.answers import Answer, answer_problems, open_pictures
 from eval.grounding import (
+    FAINT,
     attention_profile,
     behaviour,
     blank_pictures,
     cut_reasoning,
     facts_wrong,
+    faintly_noisy_pictures,
     has_counterfactual,
     reasoning_span,
     swap_test,
@@ -54,6 +58,20 @@ def test_swap_of_a_model_that_looks_only_at_first(tmp_path: Path) -> None:
     assert result["update_rate"]["value"] == 0 and result["difference"]["value"] == 0
     assert result["prior_answer_rate"]["value"] == 1
     assert result["prior_answer_rate"]["ci95"][0] == pytest.approx(0.7575, abs=1e-3)  # Wilson, 12 of 12
+
+
+def test_a_model_that_any_disturbance_moves_is_seen_by_faint_noise_alone(tmp_path: Path) -> None:
+    result = swap(flips_at_noise, tmp_path)
+    assert result["change_rate_same"]["value"] == 0 and result["difference"]["value"] == 1
+    assert result["change_rate_noise"]["value"] == 1 and result["change_rate_noise"]["n"] == 12
+
+
+def test_faint_noise_is_faint_and_the_same_each_time(tmp_path: Path) -> None:
+    problem = colour_problems(tmp_path, 1)[0]
+    clean = np.asarray(open_pictures(problem)[0].convert("RGB"), np.int16)
+    noisy, again = (np.asarray(faintly_noisy_pictures(problem)[0], np.int16) for _ in range(2))
+    assert noisy.shape == clean.shape and np.array_equal(noisy, again)
+    assert 0 < np.abs(noisy - clean).max() <= FAINT
 
 
 def test_swap_needs_both_pictures_right_from_scratch(tmp_path: Path) -> None:
