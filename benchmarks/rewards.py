@@ -6,14 +6,16 @@ The work: 1,000 answers of each domain, 8 to a problem as GRPO samples them: rig
 broken notation. ``hang_ratio``: the same with 1% of the answers replaced by expressions on which the algebra system would not come
 to an end. One half of them shows it (towers of powers, factorials of powers) and is refused unread; the other half is short and
 shallow, reaches the algebra system and is ended by the kernel at the limit of CPU time (``hanging_ended``), which goes by the
-machine's speed. They come in two shapes with other numbers each, as a policy repeats itself; ``hang_ratio_distinct`` is the same under
-other letters and functions each, so that nothing can be known of one from those before it. Interleaved runs,
+machine's speed. They come in two shapes with other numbers each, as a policy repeats itself; from the third of a shape on the
+limit is a tenth. ``hang_ratio_distinct`` is the same in other letters each, so that nothing can be known of one from those before it.
+``honest_timeouts`` counts ended answers of all passes beside those meant to hang. Interleaved runs,
 medians; beside the clock's ratio stands that of the CPU time of all processes (``hang_ratio_cpu``), which other work on the machine
 disturbs less. The workers are started before (``start_seconds``): a training run starts them once. There is no peer figure:
 math-verify's own timeout is a signal of the main thread, and a loop inside of C code ignores it.
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import sys
@@ -26,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 
 from benchmarks.reporting import report, surroundings
+from reward import verifiers
 from reward.verifiers import VERIFIERS, Case, verify_all
 from reward.worker import cores
 
-MUST_HOLD = {"seconds_10k": lambda x: x <= 20, "hang_ratio": lambda x: x <= 1.5}
+MUST_HOLD = {"seconds_10k": lambda x: x <= 20, "hang_ratio": lambda x: x <= 1.5}  # hang_ratio_distinct: docs/log.md
 PROSE = ["I cannot tell.", "It is 5 or 6.", "see above", "none of these, I think", "{" * 300, "\\frac{1}{", "?"]
 COLOURS, SHAPES = ["red", "blue", "green", "orange"], ["star", "circle", "square"]
 
@@ -93,18 +96,16 @@ def mixed(count: int, rng: random.Random) -> list[Case]:
     return cases
 
 
-def hanging(rng: random.Random, number: int, distinct: bool) -> Case:
+def hanging(rng: random.Random, number: int, names: str) -> Case:
     """An expression that looks like any other, and on which nothing comes of 60 seconds of algebra.
 
-    Every second one reaches the algebra system. ``distinct``: under other letters and functions each, so that none is like
-    one before it.
+    Every second one reaches the algebra system. ``names``: the four letters that it is written in.
     """
     a, b = rng.randint(3, 9), rng.randint(3, 9)
-    x, y, z, w = rng.sample("abcdghklmnpqrstuvwxyz", 4) if distinct else "xyzw"
-    inner, outer = rng.sample(["sin", "cos", "tan"], 2) if distinct else ("sin", "cos")
+    x, y, z, w = names
     refused = [f"{a}**{b}**{a}**{b}", f"({a}^{{1{b}}})!"]
     short = [
-        f"\\int \\sqrt{{\\{inner}({x}^{a}+{y})}} e^{{\\{outer}({x}^{b})}} d{x}",
+        f"\\int \\sqrt{{\\sin({x}^{a}+{y})}} e^{{\\cos({z}{x}^{b}+{w})}} d{x}",
         f"({x}+{y}+{z}+{a}{w})^{{4{b}0}}",
     ]
     return "expression", rng.choice(short if number % 2 else refused), f"x^2+{a}x+{b}", None
@@ -129,21 +130,28 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
     names = ("plain", "alike", "distinct")
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
-    verdicts = {}
-    for _ in range(rounds):
-        for name in names:
+    ended = dict.fromkeys(names, 0)
+    honest_timeouts, right = 0, 0.0
+    letters = ["".join(four) for four in itertools.permutations("abcghklmnpqrstuvwxyz", 4)]
+    rng.shuffle(letters)
+    for turn in range(rounds):
+        for name in names[turn % 3 :] + names[: turn % 3]:
+            verifiers._HUNG = verifiers.Hung()  # nothing is known from a pass before
             some = list(cases)
             for number, place in enumerate(places if name != "plain" else []):
-                some[place] = hanging(rng, number, name == "distinct")
+                some[place] = hanging(rng, number, letters.pop() if name == "distinct" else "xyzw")
             clock, used = time.perf_counter(), cpu_time()
-            verdicts[name] = verify_all(some)
+            verdicts = verify_all(some)
             wall[name].append(time.perf_counter() - clock)
             cpu[name].append(cpu_time() - used)
+            late = {place for place, verdict in enumerate(verdicts) if verdict.why == "timeout"}
+            ended[name] += len(late & set(places)) if name != "plain" else 0
+            honest_timeouts += len(late - set(places)) if name != "plain" else len(late)
+            right = right if name != "plain" else sum(verdict.right for verdict in verdicts) / count
 
     def ratio(times: dict[str, list[float]], name: str) -> float:
         return round(statistics.median(h / p for h, p in zip(times[name], times["plain"], strict=True)), 3)
 
-    ended = {name: sum(verdicts[name][place].why == "timeout" for place in places) for name in names}
     return {
         "seconds_10k": round(statistics.median(wall["plain"]) * 10_000 / count, 2),
         "hang_ratio": ratio(wall, "alike"),
@@ -152,10 +160,10 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
         "hang_ratio_cpu": ratio(cpu, "alike"),
         "hang_ratio_distinct_cpu": ratio(cpu, "distinct"),
         "hanging": len(places),
-        "hanging_ended": ended["alike"],
-        "hanging_ended_distinct": ended["distinct"],
-        "honest_timeouts": sum(verdict.why == "timeout" for verdict in verdicts["plain"]),
-        "right_share": round(sum(verdict.right for verdict in verdicts["plain"]) / count, 3),
+        "hanging_ended": ended["alike"] / rounds,
+        "hanging_ended_distinct": ended["distinct"] / rounds,
+        "honest_timeouts": honest_timeouts,
+        "right_share": round(right, 3),
         "start_seconds": round(started, 2),
         "n": rounds,
         "answers": count,

@@ -155,8 +155,9 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
             return "answers at random"
         return "ignores the picture" if used == NOT_GROUNDED else "insufficient data"
     swap = measures.get("swap") or measures.get("swap_by_turn") or {}
-    changed = swap.get("change_rate_noise") or swap.get("change_rate_same") or {}
-    if swap.get("clusters", 0) >= MIN_CLUSTERS and changed.get("ci95") and changed["ci95"][0] > 0.5:
+    controls = [swap.get(name) or {} for name in ("change_rate_same", "change_rate_noise")]
+    judged = [one for one in controls if one.get("ci95") and one["n"] >= MIN_CLUSTERS]
+    if swap.get("clusters", 0) >= MIN_CLUSTERS and any(one["ci95"][0] > 0.5 for one in judged):
         return "flips when interrupted"  # whatever it does with another picture
     if swap.get("verdict") == GROUNDED:
         return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"

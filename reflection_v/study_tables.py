@@ -73,15 +73,26 @@ def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
         cells = [_estimate(figures[figure].get(arm)) for figure in TABLE]
         text.append(f"| {arm} | {seeds} | {' | '.join(cells)} |")
     config = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    reference, untrained = config["reference"], [arm for arm in arms if not config["arms"][arm]["train"]]
+    reference = config["reference"]
+    untrained = [arm for arm in arms if not config["arms"][arm]["train"]]
+    starts = {
+        arm: [one for one in untrained if one != arm and _start(config, one) == _start(config, arm)] for arm in arms
+    }
     text += against_reference(arms, figures, reference)
     others: dict[str, list[str]] = {}
     for one in outcome["contrasts"]:
         others.setdefault(one["first"], []).append(one["second"])
-    others = {arm: list(dict.fromkeys([*second, reference, *untrained])) for arm, second in others.items()}
-    others[reference] = untrained
+    others.setdefault(reference, [])
+    for arm, seconds in others.items():
+        chosen = dict.fromkeys([*seconds, reference, *starts.get(arm, [])])
+        others[arm] = [other for other in chosen if other != arm and other in arms]
+    others = {arm: seconds for arm, seconds in others.items() if seconds and arm in arms}
     text += moved(units, others, untrained)
-    text += followed(swapped, arms, others, reference, untrained)
+    for arm in arms:
+        if arm not in others and arm not in untrained:
+            others[arm] = [other for other in (reference, *starts[arm]) if other in arms]
+    families = [arm for arm in others if arm == reference or any(arm == one["first"] for one in outcome["contrasts"])]
+    text += followed(swapped, others, untrained, families)
     text += ["", "## Crosses", "", "Change of the mean mass of the second half from the other arm to this one.", ""]
     text += ["| arm | from | total | text | weights | interaction |", "|---|---|---|---|---|---|"]
     for arm in arms:
@@ -143,10 +154,10 @@ MOVED = {
 
 
 def moved(units: Iterable[Unit], others: Mapping[str, Sequence[str]], untrained: Sequence[str]) -> list[str]:
-    """What an arm has changed against its control, the reference and the untrained start, figure by figure."""
+    """What an arm has changed against its control, the reference and its untrained start, figure by figure."""
     units = list(units)
     text = ["", "## What the rewards moved (not registered)", ""]
-    text += ["Paired over seeds, the untrained start against each; p is not corrected for the number of figures."]
+    text += ["Paired over seeds, the arm's untrained start against each; p is not corrected for the number of figures."]
     for arm, seconds in others.items():
         text += ["", f"| {arm} | {' | '.join(f'- {other}' for other in seconds)} |", "|---" * (len(seconds) + 1) + "|"]
         for figure, name in MOVED.items():
@@ -162,23 +173,16 @@ def moved(units: Iterable[Unit], others: Mapping[str, Sequence[str]], untrained:
 
 
 def followed(
-    swapped: Sequence[Swapped],
-    arms: Sequence[str],
-    others: Mapping[str, Sequence[str]],
-    reference: str,
-    untrained: Sequence[str],
+    swapped: Sequence[Swapped], others: Mapping[str, Sequence[str]], untrained: Sequence[str], families: Sequence[str]
 ) -> list[str]:
-    """The swap difference over problems that count in both of two arms: for ``others`` by family, too, and for every other arm."""
+    """The swap difference over problems that count in both of two arms; for the arms in ``families`` by family, too."""
     text = ["", "## What the swap difference is made of (not registered)", ""]
     text += ["Over problems that count in both arms, altogether and by family; p is not corrected.", ""]
     text += ["| contrast | over | problems a seed | difference | p | seeds |", "|---|---|---|---|---|---|"]
-    pairs = [(arm, other) for arm, seconds in others.items() for other in seconds]
-    rest = [arm for arm in arms if arm not in others and arm not in untrained]
-    pairs += [(arm, other) for arm in rest for other in (reference, *untrained)]
-    for arm, other in pairs:
+    for arm, other in ((arm, other) for arm, seconds in others.items() for other in seconds):
         for part in compositions(swapped, arm, other, other in untrained):
             cells = [part["over"], f"{part['pairs']:.0f}", _interval(part), _number(part["p"]), str(part["n"])]
-            if part["over"] == "shared problems" or arm in others:
+            if part["over"] == "shared problems" or arm in families:
                 text.append(f"| {arm} - {other} | {' | '.join(cells)} |")
     return text
 
@@ -194,9 +198,15 @@ def _estimate(values: dict[int, float] | None) -> str:
     return f"{mean:.{digits}f}" + (f" ({reach:.{digits}f})" if reach else "")
 
 
+def _start(config: dict[str, Any], arm: str) -> str:
+    return str(config["arms"][arm]["start"])
+
+
 def _interval(one: dict[str, Any]) -> str:
     if one["value"] is None:
         return "-"
+    if one["interval"] and not any(one["interval"]):
+        return "none in any seed"
     ends = f" ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})" if one["interval"] else ""
     return f"{one['value']:+.3f}{ends}"
 

@@ -6,7 +6,7 @@ expression that ran out of time), which is not the same as wrong. Answers over `
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
@@ -272,57 +272,39 @@ def as_written(domain: str, gold: str) -> str:
     return gold
 
 
-class Patience:
-    """How much of its CPU seconds an expression is given: little at first, then all, where that is likely to come to something.
+class Hung:
+    """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
 
-    Most expressions are read in a fraction of the time, and a policy that has found one on which the algebra system hangs writes
-    it again and again, with other numbers or other letters. A second try that comes to nothing costs a credit; one that
-    succeeds earns one, and so do ``READ`` expressions that are read at once. A shape (the text without its numbers) that needed
-    all the time gets it at once from then on; one that was ended twice is tried again only every eighth time.
+    A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
+    answer of a shape that is read in time clears it, and every eighth is given all the time, so that it can be.
     """
 
-    BRIEF, CREDITS, READ, TWICE, AGAIN, SHAPES = 0.2, 4.0, 100, 2, 8, 1000
+    TWICE, AGAIN, SHARE, SHAPES = 2, 8, 0.1, 1000
 
     def __init__(self) -> None:
-        self._credits = self.CREDITS
-        self._slow: set[str] = set()
-        self._ended: Counter[str] = Counter()
+        self._counts: dict[str, int] = {}
 
-    def tries(self, answer: str) -> Iterator[float]:
-        """Shares of the CPU seconds, one try after the other, until the answer is read. ``note`` follows each try."""
+    def share(self, answer: str) -> float:
+        """Of the CPU seconds, for the next answer of this shape."""
+        count = self._counts.get(self._shape(answer), 0)
+        return self.SHARE if count >= self.TWICE and count % self.AGAIN else 1.0
+
+    def note(self, answer: str, ended: bool) -> None:
+        """One more answer was ended, or read."""
         shape = self._shape(answer)
-        if shape in self._slow:
-            yield 1.0
+        if not ended:
+            self._counts.pop(shape, None)
             return
-        yield self.BRIEF
-        count = self._ended[shape]
-        if self._credits >= 1 and (count <= self.TWICE or count % self.AGAIN == 0):
-            yield 1.0
-
-    def note(self, answer: str, share: float, read: bool) -> None:
-        """A try ended."""
-        shape, brief = self._shape(answer), share < 1
-        if max(len(self._slow), len(self._ended)) >= self.SHAPES:
-            self._slow.clear()
-            self._ended.clear()
-        if read:
-            second = not brief and shape not in self._slow
-            self._credits = min(self.CREDITS, self._credits + (1 if second else 1 / self.READ))
-            self._ended.pop(shape, None)
-            if second:
-                self._slow.add(shape)
-        elif brief:
-            self._ended[shape] += 1
-        else:
-            self._credits -= 1
-            self._slow.discard(shape)
+        if len(self._counts) >= self.SHAPES:
+            self._counts.clear()
+        self._counts[shape] = self._counts.get(shape, 0) + 1
 
     @staticmethod
     def _shape(answer: str) -> str:
         return re.sub(r"\d+", "0", answer)
 
 
-_PATIENCE = Patience()
+_HUNG = Hung()
 _ANSWERS = Pool("answers", CPU_SECONDS, CLOCK_SECONDS)
 _EXPRESSIONS = Pool("expressions", 0.0, CLOCK_SECONDS)  # apart: only they wait for the algebra system
 
@@ -350,11 +332,8 @@ def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None
     if len(gold) > MAX_CHARACTERS:
         return Verdict(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters")
     if domain == "expression":
-        for share in _PATIENCE.tries(answer):
-            said = _EXPRESSIONS.ask((domain, answer, gold, choices), share)
-            _PATIENCE.note(answer, share, said is not None)
-            if said is not None:
-                break
+        said = _EXPRESSIONS.ask((domain, answer, gold, choices), _HUNG.share(answer))
+        _HUNG.note(answer, said is None)
     else:
         said = _ANSWERS.ask((domain, answer, gold, choices))
     if said is None:

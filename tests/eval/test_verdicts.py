@@ -68,9 +68,16 @@ def test_profile_rules() -> None:
     assert profile(uses) == "uses the picture"
     assert profile({**uses, "swap": {"verdict": "grounded", "ci95": [0.6, 0.8]}}) == "looks again"
     assert profile({**uses, "swap": {"verdict": "grounded", "ci95": [0.2, 0.8]}}) == "looks again in part"
-    moved = {"verdict": "grounded", "ci95": [0.6, 0.8], "clusters": 100, "change_rate_noise": {"ci95": [0.6, 0.9]}}
-    assert profile({**uses, "swap": moved}) == "flips when interrupted"
-    assert profile({**uses, "swap": {**moved, "change_rate_noise": {"ci95": [0.0, 0.1]}}}) == "looks again"
+    looks = {"verdict": "grounded", "ci95": [0.6, 0.8], "clusters": 100}
+    none, many, few = {"ci95": None, "n": 0}, {"ci95": [0.6, 0.9], "n": 100}, {"ci95": [0.6, 0.9], "n": 5}
+    for same, noise, named in (
+        (none, many, "flips when interrupted"),
+        (many, none, "flips when interrupted"),
+        (none, few, "looks again"),
+        ({"ci95": [0.0, 0.1], "n": 100}, {"ci95": [0.0, 0.1], "n": 100}, "looks again"),
+    ):
+        swap = {**looks, "change_rate_same": same, "change_rate_noise": noise}
+        assert profile({**uses, "swap": swap}) == named
     # Constant answers agree by chance alone: that is ignoring the picture, not randomness.
     constant = {"excess_agreement": {"ci95": [0.0, 0.0], "n": 50}, "chance_agreement": {"value": 1.0}}
     blind = {"wrong_picture": {"verdict": "not grounded"}}

@@ -99,7 +99,16 @@ def test_everything_is_written_and_the_same_again(study: Path, tmp_path: Path) -
     ]
     text = results(study, units, rows)
     assert "| ratio - start | f | 6 | +1.000 (+1.000 to +1.000) | 0 | 3 |" in text
-    assert "| accuracy - start | shared problems | 6 | +0.000 (" in text
+    assert "| accuracy - start | shared problems | 6 | none in any seed |" in text
+    config = json.loads((study / "study.json").read_text())
+    config["arms"]["ratio"]["start"] = "base"  # the untrained start is not its own
+    (study / "study.json").write_text(json.dumps(config))
+    text = results(study, units, rows)
+    assert "ratio - start" not in text and "| ratio | - accuracy |\n" in text
+    config["reference"] = "ratio"  # the first arm of a contrast may be the reference; no arm stands against itself
+    (study / "study.json").write_text(json.dumps(config))
+    text = results(study, units, rows)
+    assert "| ratio | - accuracy |\n" in text and "ratio - ratio" not in text
 
 
 def test_a_folder_without_units_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,53 +108,23 @@ def test_a_hanging_expression_is_a_timeout_and_is_not_wrong() -> None:
     assert verify("expression", "1+x", "x+1").right
 
 
-def hang(patience: verifiers.Patience, answer: str) -> list[float]:
-    """The tries that an answer gets that is never read."""
-    shares = []
-    for share in patience.tries(answer):
-        patience.note(answer, share, read=False)
-        shares.append(share)
-    return shares
-
-
 def test_a_shape_that_hangs_again_is_given_little_time_until_one_is_read() -> None:
-    patience = verifiers.Patience()
-    patience.CREDITS = patience._credits = 1e9
-    brief = patience.BRIEF
-    tries = [hang(patience, f"{number}^{{5}}") for number in range(17)]
-    assert [len(one) for one in tries] == [2, 2, *[1] * 5, 2, *[1] * 7, 2, 1]
-    assert all(one[0] == brief and one[1:] in ([], [1.0]) for one in tries)
-    assert hang(patience, "2^{x}") == [brief, 1.0]  # another shape
-    patience.note("7^{7}", brief, read=True)
-    assert hang(patience, "3^{5}") == [brief, 1.0]
-    for number in range(3 * patience.SHAPES):
-        hang(patience, "x" * number)
-    assert len(patience._ended) <= patience.SHAPES
-
-
-def test_shapes_of_all_kinds_that_hang_use_up_the_second_tries() -> None:
-    patience = verifiers.Patience()
-    brief, many = patience.BRIEF, int(patience.CREDITS)
-    assert [len(hang(patience, "y" * number)) for number in range(1, many + 3)] == [2] * many + [1, 1]
-    for _ in range(patience.READ + 1):
-        patience.note("x+1", brief, read=True)
-    assert hang(patience, "z") == [brief, 1.0] and hang(patience, "zz") == [brief]
-
-
-def test_what_needs_its_time_gets_it_at_once_the_next_time() -> None:
-    patience = verifiers.Patience()
-    patience.note("\\lim 3", patience.BRIEF, read=False)
-    patience.note("\\lim 3", 1.0, read=True)
-    assert list(patience.tries("\\lim 4")) == [1.0]
-    patience._credits = 0.0
-    patience.note("\\lim 4", 1.0, read=True)  # no second try, so it earns little
-    assert patience._credits == 1 / patience.READ
-    patience._credits = patience.CREDITS
-    for number in range(1, 100):  # as many second tries succeed as come to nothing: they go on
-        hang(patience, "y" * number)
-        patience.note("x" * number, patience.BRIEF, read=False)
-        patience.note("x" * number, 1.0, read=True)
-    assert hang(patience, "z") == [patience.BRIEF, 1.0]
+    hung = verifiers.Hung()
+    assert hung.share("2^{3}") == 1.0
+    hung.note("2^{3}", ended=True)
+    assert hung.share("2^{4}") == 1.0
+    hung.note("7^{5}", ended=True)
+    assert hung.share("2^{44}") == hung.SHARE and hung.share("2^{x}") == 1.0
+    for _ in range(6):
+        hung.note("1^{2}", ended=True)
+    assert hung.share("2^{3}") == 1.0  # the eighth may take its time
+    hung.note("1^{2}", ended=True)
+    assert hung.share("2^{3}") == hung.SHARE
+    hung.note("1^{1}", ended=False)
+    assert hung.share("2^{3}") == 1.0
+    for number in range(3 * hung.SHAPES):
+        hung.note("x" * number, ended=True)
+    assert len(hung._counts) <= hung.SHAPES
 
 
 def test_a_worker_lives_on_after_a_timeout_and_after_its_death() -> None:
