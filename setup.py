@@ -6,14 +6,19 @@ from setuptools import find_packages, setup
 
 ROOMS = ["vlm", "reward", "data_construction", "train", "eval", "demo", "reflection_v", "configs"]
 
+# Libraries whose private parts the project overrides, or whose forwards it hooks, stay below the next minor release: a later
+# one is installed by "make test-newest", and the bound is raised when its tests pass. docs/releases.md says how.
+TRANSFORMERS = ">=5.23,<5.25"
+DEEPSPEED = "deepspeed>=0.18,<0.20"
+
 CORE = [
-    "torch>=2.8",
-    "torchvision>=0.23",  # transformers 5 and qwen-vl-utils import it
-    "transformers>=5.23",
-    "trl>=1.16",
-    "accelerate>=1.10",
+    "torch>=2.13,<2.15",
+    "torchvision>=0.28,<0.30",  # of the same release as torch; transformers 5 and qwen-vl-utils import it
+    f"transformers{TRANSFORMERS}",
+    "trl>=1.16,<1.17",
+    "accelerate>=1.13,<1.16",
     "datasets>=4.0",
-    "peft>=0.17",
+    "peft>=0.19,<0.22",
     "qwen-vl-utils>=0.0.14",
     "pillow>=11",
     "numpy>=2.0",
@@ -31,10 +36,11 @@ CORE = [
 ]
 
 EXTRAS = {
-    "gpu": ["deepspeed>=0.18", "wandb>=0.22", "tensorboard>=2.20"],
-    "demo": ["gradio>=6.0"],
-    "serve": ["transformers[serving]>=5.23"],
-    "vllm": ["vllm>=0.22.0,<=0.31.0"],  # what trl 1.16 supports
+    "gpu": [DEEPSPEED, "wandb>=0.22", "tensorboard>=2.20"],
+    "demo": ["gradio>=6.20,<6.32"],
+    "serve": [f"transformers[serving]{TRANSFORMERS}"],
+    # trl 1.16 supports 0.22 to 0.31, and of these 0.30 alone takes transformers 5.23 and 5.24. It brings a torch of its own.
+    "vllm": ["vllm>=0.30,<0.31"],
     "bench": ["lmms-eval>=0.5"],
     "dev": [
         "ruff>=0.14",
@@ -43,8 +49,8 @@ EXTRAS = {
         "pytest>=8.4",
         "pytest-xdist>=3.8",
         "hypothesis>=6.140",
-        "transformers[serving]>=5.23",  # tests/data_construction/test_served.py starts its server
-        "deepspeed>=0.18",  # the launcher tests run it on two CPU ranks
+        f"transformers[serving]{TRANSFORMERS}",  # tests/data_construction/test_served.py starts its server
+        DEEPSPEED,  # the launcher tests run it on two CPU ranks
         "wandb>=0.22",  # offline, in the logging tests
         "tensorboard>=2.20",
         "playwright>=1.50",  # drives the system's chromium in tests/browser; its own browsers are not downloaded

@@ -18,6 +18,7 @@ from transformers.integrations.deepspeed import (
 from train.data import reader_of
 from vlm.chat import encode
 from vlm.errors import UserError
+from vlm.forward_arguments import cache_of
 from vlm.load import VLM
 
 BLANK_SIDE = 64
@@ -113,7 +114,7 @@ class BlankPictures:
 
     def _begin(self, _model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         kwargs = _without_empty(kwargs)
-        self.wanted = kwargs.get("pixel_values") is None and kwargs.get("past_key_values") is None
+        self.wanted = kwargs.get("pixel_values") is None and cache_of(kwargs) is None
         return args, kwargs
 
     def _read(self, _embedding: nn.Module, _args: Any, embedded: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ in :mod:`vlm.attention_kernels`; ``docs/attention.md`` has the cost, the limits 
 """
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -27,6 +26,7 @@ from transformers.masking_utils import sdpa_mask
 from vlm.attention_kernels import KernelTap, Picks
 from vlm.attention_recording import ForwardRecorder, Recording, joined
 from vlm.errors import UserError
+from vlm.forward_arguments import ArgumentReader
 
 # The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
 SUPPORTED = ("sdpa",)
@@ -90,7 +90,7 @@ class AttentionMass:
         self._model = _hf_model(model)
         image_token_mask(self._model, torch.zeros(1, 1, dtype=torch.long))  # refuses a text-only model
         self._body = _body(self._model)
-        self._signature = inspect.signature(self._body.forward)
+        self._arguments = ArgumentReader(self._body)
         self._attention = _attention_layers(self._model)
         self._configs = _text_configs(self._model, self._attention)
         self.layers = _choose_layers(layers, self._attention)
@@ -191,9 +191,8 @@ class AttentionMass:
     # Before, during and after a forward
 
     def _before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = self._signature.bind_partial(*args, **kwargs).arguments
-        given = {**given, **given.pop("kwargs", {})}
-        ids, mask, cache = given.get("input_ids"), given.get("attention_mask"), given.get("past_key_values")
+        given = self._arguments.read(args, kwargs)
+        ids, mask, cache = given.ids, given.mask, given.cache
         if ids is None:
             raise UserError("the attention probe finds the image tokens by input_ids; call the model with them.")
         batch, length = ids.shape
