@@ -9,7 +9,15 @@ WORKERS ?= 2
 TEST_ENV := TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 PYTEST := $(TEST_ENV) $(BIN)/pytest -n $(WORKERS) --dist loadfile --durations 10
 
-.PHONY: help install run study test test-slow test-browser demo format clean
+# The releases that make install takes; requirements/README.md says how they are kept.
+LOCK := requirements/install.txt
+UV := $(BIN)/uv
+# make lock keeps what is locked and still allowed; UPGRADE=--upgrade takes the newest releases that setup.py allows.
+UPGRADE ?=
+COMPILE = $(UV) pip compile setup.py --python-version 3.11 --quiet --no-annotate --no-header $(UPGRADE)
+PACKAGES := torch|torchvision|transformers|trl|accelerate|datasets|peft|deepspeed|gradio|openai|qwen-vl-utils|math-verify|reflection-v
+
+.PHONY: help install run study test test-slow test-browser test-newest test-lowest lock demo format clean
 
 help:
 	@echo "make install    .venv with the project (editable) and all that tests and the demo need"
@@ -18,16 +26,19 @@ help:
 	@echo "make test       ruff, mypy, pytest"
 	@echo "make test-slow  kills, launchers, fuzz, the wheel"
 	@echo "make test-browser  the demo in headless Chromium, installed with apt-get where it is missing"
+	@echo "make test-newest  the newest releases of all libraries in .venv-newest, and the tests of the seams to them"
+	@echo "make test-lowest  the same with the oldest releases that setup.py allows, in .venv-lowest"
+	@echo "make lock       write requirements/*.txt anew after setup.py has changed"
 	@echo "make demo       the page that shows where the bundled model looks"
 	@echo "make format     ruff format and safe fixes"
 	@echo "make clean      remove build output and caches (not .venv, not runs)"
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.py pyproject.toml
+$(INSTALLED): setup.py pyproject.toml $(LOCK)
 	@echo 'Installing into .venv (torch is large: this may take minutes)'
 	$(PYTHON) -m venv .venv
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,demo]'
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) --editable '.[dev,demo]'
 	touch $@
 
 run: install
@@ -50,6 +61,30 @@ test-slow: install
 test-browser: install
 	tests/browser/install_chromium
 	$(TEST_ENV) $(BIN)/pytest -m browser --durations 10 tests/browser
+
+# The environments are made anew each time: what is newest changes from day to day.
+test-newest: install
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
+	$(BIN)/python requirements/unbounded.py dev demo > .venv-newest/requirements.in
+	DS_BUILD_OPS=0 $(UV) pip install --quiet --python .venv-newest --prerelease if-necessary --requirement .venv-newest/requirements.in
+	$(UV) pip install --quiet --python .venv-newest --no-deps --editable .
+	$(call TEST_SEAMS,.venv-newest)
+
+test-lowest: install
+	$(UV) venv --quiet --clear --python $(BIN)/python .venv-lowest
+	DS_BUILD_OPS=0 $(UV) pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev,demo]'
+	$(call TEST_SEAMS,.venv-lowest)
+
+define TEST_SEAMS
+	@echo "== releases in $(1):"
+	@$(UV) pip list --python $(1) --format freeze | grep -E '^($(PACKAGES))==' | tr '\n' ' '; echo
+	$(TEST_ENV) $(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 -m seam
+endef
+
+lock: install
+	$(COMPILE) --universal --extra dev --extra demo --output-file $(LOCK)
+	$(COMPILE) --universal --extra gpu --output-file requirements/gpu.txt
+	$(COMPILE) --extra gpu --extra vllm --output-file requirements/vllm.txt
 
 demo: install
 	$(BIN)/reflection-v demo

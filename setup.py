@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 ROOMS = ["vlm", "reward", "data_construction", "train", "eval", "demo", "reflection_v", "configs"]
 
 # Libraries whose private parts the project overrides, or whose forwards it hooks, stay below the next minor release: a later
-# one is installed by "make test-newest", and the bound is raised when its tests pass. docs/releases.md says how.
+# one is installed by "make test-newest", and the bound is raised when its tests pass. requirements/README.md says how.
 TRANSFORMERS = ">=5.23,<5.25"
 DEEPSPEED = "deepspeed>=0.18,<0.20"
 
@@ -16,9 +16,9 @@ CORE = [
     "torchvision>=0.28,<0.30",  # of the same release as torch; transformers 5 and qwen-vl-utils import it
     f"transformers{TRANSFORMERS}",
     "trl>=1.16,<1.17",
-    "accelerate>=1.13,<1.16",
-    "datasets>=4.0",
-    "peft>=0.19,<0.22",
+    "accelerate>=1.10",
+    "datasets>=4.7",
+    "peft>=0.17,<0.22",
     "qwen-vl-utils>=0.0.14",
     "pillow>=11",
     "numpy>=2.0",
@@ -26,7 +26,7 @@ CORE = [
     "math-verify>=0.9",
     "openai>=2.0",
     "pydantic>=2.11",
-    "pyyaml>=6.0",
+    "pyyaml>=6.0.1",
     "jinja2>=3.1",
     "typer>=0.29",
     "rich>=14.0",
@@ -37,7 +37,7 @@ CORE = [
 
 EXTRAS = {
     "gpu": [DEEPSPEED, "wandb>=0.22", "tensorboard>=2.20"],
-    "demo": ["gradio>=6.20,<6.32"],
+    "demo": ["gradio>=6.0,<6.32"],
     "serve": [f"transformers[serving]{TRANSFORMERS}"],
     # trl 1.16 supports 0.22 to 0.31, and of these 0.30 alone takes transformers 5.23 and 5.24. It brings a torch of its own.
     "vllm": ["vllm>=0.30,<0.31"],
@@ -55,6 +55,7 @@ EXTRAS = {
         "tensorboard>=2.20",
         "playwright>=1.50",  # drives the system's chromium in tests/browser; its own browsers are not downloaded
         "build>=1.3",
+        "uv>=0.9",  # make lock, test-newest and test-lowest resolve with it
         "setuptools>=77",  # tests/test_wheel.py builds without isolation, so without a download
     ],
 }
