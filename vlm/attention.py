@@ -12,21 +12,34 @@ in :mod:`vlm.attention_kernels`; ``docs/attention.md`` has the cost, the limits 
 """
 
 import contextlib
+import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 import torch
+import transformers
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from vlm.attention_check import check_once
 from vlm.attention_kernels import KernelTap, Picks
-from vlm.attention_recording import ForwardRecorder, Recording, joined
+from vlm.attention_parts import (
+    attention_layers,
+    choose_layers,
+    hf_model,
+    model_body,
+    refuse_cross_attention,
+    text_configs,
+)
+from vlm.attention_recording import ForwardRecorder, Recording, generation_rows, joined, response_mass
 from vlm.errors import UserError
 from vlm.forward_arguments import ArgumentReader
+
+__all__ = ["AttentionMass", "Recording", "generation_rows", "image_token_mask", "response_mass"]
 
 # The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
 SUPPORTED = ("sdpa",)
@@ -43,7 +56,7 @@ def image_token_mask(model_or_config: nn.Module | PreTrainedConfig, input_ids: t
     Row markers, line breaks and the fake tokens around an image have ids of their own and do not count. Raises UserError
     if the model has no image token.
     """
-    config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else _hf_model(model_or_config).config
+    config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else hf_model(model_or_config).config
     ids = [getattr(config, field, None) for field in _TOKEN_FIELDS]
     ids = [token for token in ids if token is not None]
     if not ids:
@@ -87,17 +100,19 @@ class AttentionMass:
         per_head: bool = False,
         per_token: bool = False,
     ) -> None:
-        self._model = _hf_model(model)
+        self._model = hf_model(model)
         image_token_mask(self._model, torch.zeros(1, 1, dtype=torch.long))  # refuses a text-only model
-        self._body = _body(self._model)
+        refuse_cross_attention(self._model)
+        self._body = model_body(self._model)
         self._arguments = ArgumentReader(self._body)
-        self._attention = _attention_layers(self._model)
-        self._configs = _text_configs(self._model, self._attention)
-        self.layers = _choose_layers(layers, self._attention)
+        self._attention = attention_layers(self._model)
+        self._configs = text_configs(self._model, self._attention)
+        self.layers = choose_layers(layers, self._attention)
         self.rows = _check_rows(rows)
         self.per_head, self.per_token = per_head, per_token
         self.recordings: list[Recording] = []
         self._steps: list[Recording] = []  # of the generation under way
+        self._generating = 0  # calls of generate() under way
         self._generated_to = 0
         self._cache: Any = None
         self._generation_images: tuple[torch.Tensor, Picks] | None = None
@@ -122,6 +137,24 @@ class AttentionMass:
                 "for more layers."
             )
         self._check_implementation()
+        check_once(self._model, lambda: AttentionMass(self._model, self.layers)._installed())
+        self._install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._uninstall()
+
+    @contextlib.contextmanager
+    def _installed(self) -> Iterator["AttentionMass"]:
+        self._install()
+        try:
+            yield self
+        finally:
+            self._uninstall()
+
+    def _install(self) -> None:
         self._restore = [(config, config._attn_implementation) for config in self._configs]
         for config in self._configs:
             config._attn_implementation = _NAME
@@ -131,11 +164,14 @@ class AttentionMass:
             self._body.register_forward_pre_hook(self._before, with_kwargs=True),
             self._body.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
-        return self
+        # On this one object: PEFT and DeepSpeed call generate() of the model that they wrap.
+        self._generate = vars(self._model).get("generate")
+        vars(self._model)["generate"] = self._watched(self._model.generate)  # type: ignore[arg-type]
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def _uninstall(self) -> None:
+        vars(self._model).pop("generate", None)
+        if self._generate is not None:
+            vars(self._model)["generate"] = self._generate
         for hook in self._hooks:
             hook.remove()
         for config, implementation in self._restore:
@@ -190,11 +226,30 @@ class AttentionMass:
 
     # Before, during and after a forward
 
+    def _watched(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        """``generate`` that says while it runs that the forwards are its steps."""
+
+        @functools.wraps(generate)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self._generating += 1
+            try:
+                return generate(*args, **kwargs)
+            finally:
+                self._generating -= 1
+
+        return watched
+
     def _before(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = self._arguments.read(args, kwargs)
         ids, mask, cache = given.ids, given.mask, given.cache
         if ids is None:
             raise UserError("the attention probe finds the image tokens by input_ids; call the model with them.")
+        if self._generating and cache is None:
+            raise UserError(
+                "the attention probe found no cache in a step of generate(), so it cannot tell which row it sees: leave "
+                f"the cache on. If it is on, transformers {transformers.__version__} hands the cache over in a way that this "
+                "release does not know: install one that it was tested with (reflection-v doctor names them)."
+            )
         batch, length = ids.shape
         past = 0 if cache is None else int(cache.get_seq_length())
         if past == 0:
@@ -219,12 +274,11 @@ class AttentionMass:
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             # Positions of this forward only: with a cache the mask covers what came before, too.
             padding = ~mask[:, past : past + length].to(ids.device, torch.bool).gather(1, rows.index)
-        # A sliding window's cache drops old keys: key i of a layer is then token i + offset.
-        offsets = {n: 0 if cache is None else cache.get_mask_sizes(length, n)[1] for n in self.layers}
+        sizes = {n: _key_sizes(cache, length, n) for n in self.layers}
         if cache is not None:
             self._generated_to, self._generation_images, self._cache = past + length, images, cache
-            cache.reorder_cache = _refuse_beams  # on this one object, until the generation is closed
-        self._forward = ForwardRecorder(rows, *images, padding, offsets, is_step=cache is not None)
+            vars(cache)["reorder_cache"] = _refuse_beams  # on this one object, until the generation is closed
+        self._forward = ForwardRecorder(rows, *images, padding, sizes, is_step=cache is not None)
 
     def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Picks:
         if isinstance(self.rows, torch.Tensor):
@@ -271,7 +325,7 @@ class AttentionMass:
         """Runs the stock attention function and, in a chosen layer of a forward, records what it attends to."""
         layer, forward = int(module.layer_idx), self._forward  # type: ignore[arg-type]
         # Gradient checkpointing runs layers again in the backward pass: no forward is under way, nothing to record.
-        if forward is None or layer not in forward.offsets:
+        if forward is None or layer not in forward.n_keys:
             return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
         if torch.compiler.is_compiling():
             raise UserError("the attention probe cannot record inside torch.compile; run the model uncompiled.")
@@ -279,6 +333,13 @@ class AttentionMass:
             raise UserError("the attention probe cannot record continuous batching (a paged cache); use generate().")
         if kwargs.get("position_bias") is not None:
             raise UserError("the attention probe cannot record attention with a position bias.")
+        if key.shape[2] != forward.n_keys[layer]:
+            raise UserError(
+                f"layer {layer} of {type(self._model).__name__} attends to {key.shape[2]} keys where the text has "
+                f"{forward.n_keys[layer]}, so they are not the text's tokens and the mass on the image is unknown: this kind of "
+                "attention (cross-attention, or keys that another layer shares) is not supported; choose other layers or "
+                "another model."
+            )
         tap = KernelTap()
         # A single row, as in a generation's step, is cheaper to weigh from scratch than by watching the kernel.
         with contextlib.nullcontext() if forward.one_row else tap:
@@ -311,101 +372,25 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
+def _key_sizes(cache: Cache | None, length: int, layer: int) -> tuple[int, int]:
+    """(number of keys, token of the first key) of a layer in a forward of ``length`` tokens.
+
+    A sliding window's cache drops old keys: key i of a layer is then token i + offset.
+    """
+    if cache is None:
+        return length, 0
+    try:
+        keys, offset = cache.get_mask_sizes(length, layer)
+    except (ValueError, NotImplementedError, IndexError) as error:
+        raise UserError(
+            f"layer {layer} keeps no keys of its own in the cache (it shares those of another layer), so its attention mass "
+            "cannot be read around generate(): choose other layers."
+        ) from error
+    return int(keys), int(offset)
+
+
 def _refuse_beams(beam_idx: torch.Tensor) -> None:
     raise UserError("the attention probe cannot follow beam search, which swaps sequences; use num_beams=1.")
-
-
-def response_mass(
-    probe: "AttentionMass | Recording | torch.Tensor",
-    token_counts: Sequence[int],
-    rows: Literal["token", "predicting"] = "token",
-) -> list[torch.Tensor]:
-    """The mass of each response token, cut out of a generation's rows: one (layers, T) tensor a sequence.
-
-    Args:
-        probe: rows laid out as a generation leaves them, (layers, batch, 1 + steps); a forward with
-            ``rows=generation_rows(...)`` has the same layout.
-        token_counts: T of each sequence, without its end token and padding.
-        rows: ``"token"`` takes the row of token n itself; ``"predicting"`` the row that predicted it (n - 1). A generation
-            never feeds its very last token, so in an answer cut off at the limit the last own row is NaN.
-
-    Raises:
-        UserError: the counts do not fit the rows.
-    """
-    mass = probe if isinstance(probe, torch.Tensor) else probe.mass
-    if rows not in ("token", "predicting"):
-        raise UserError(f"rows={rows!r} is neither 'token' nor 'predicting'")
-    if len(token_counts) != mass.shape[1]:
-        raise UserError(f"{len(token_counts)} token counts were given for {mass.shape[1]} recorded sequences")
-    if any(not 0 <= count <= mass.shape[2] for count in token_counts):
-        raise UserError(
-            f"a response of {max(token_counts)} tokens does not fit the {mass.shape[2]} recorded rows (1 + steps)"
-        )
-    first = 1 if rows == "token" else 0
-    padded = torch.nn.functional.pad(mass, (0, 1), value=torch.nan)
-    return [padded[:, n, first : first + count] for n, count in enumerate(token_counts)]
-
-
-def generation_rows(response: torch.Tensor) -> torch.Tensor:
-    """``rows`` for a forward over prompt and response that give the layout of a generation.
-
-    From the response tokens, bool (batch, length): the same, and the position before the first of them, which predicts it.
-    """
-    first = response.int().cumsum(1).eq(0) & response.roll(-1, 1)
-    first[:, -1] = False
-    return response | first
-
-
-# Finding the parts of a model
-
-
-def _hf_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model inside wrappers (PEFT, DDP, DeepSpeed)."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            return module
-    raise UserError(f"{type(model).__name__} holds no transformers model; the attention probe needs one.")
-
-
-def _body(model: PreTrainedModel) -> nn.Module:
-    """The part that every forward passes with input_ids: PEFT calls the outer ``forward`` past its hooks."""
-    inner = getattr(model, "model", None)
-    return inner if isinstance(inner, PreTrainedModel) else model
-
-
-def _attention_layers(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """The language model's softmax attention modules by layer number."""
-    decoder = model.get_decoder()
-    return {
-        module.layer_idx: module
-        for module in decoder.modules()
-        if isinstance(getattr(module, "layer_idx", None), int)
-        and "Attention" in type(module).__name__
-        and hasattr(module, "config")
-    }
-
-
-def _text_configs(model: PreTrainedModel, attention: dict[int, nn.Module]) -> list[PreTrainedConfig]:
-    """Every config object that the language model chooses its attention function or its mask by."""
-    holders: list[Any] = [*attention.values(), model.get_decoder()]
-    configs = [holder.config for holder in holders] + [model.config.get_text_config()]
-    return list({id(config): config for config in configs}.values())
-
-
-def _choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) -> list[int]:
-    have = sorted(attention)
-    if layers == "all":
-        return have
-    if layers == "last":
-        return have[-1:]
-    if isinstance(layers, str):
-        raise UserError(f"layers={layers!r} is not 'last', 'all' or a list of layer numbers")
-    chosen = [have[layer] if -len(have) <= layer < 0 else layer for layer in layers]
-    wrong = [layer for layer in chosen if layer not in attention]
-    if wrong or not chosen:
-        what = f"has no attention layer {wrong[0]}" if wrong else "was asked for no layer"
-        raise UserError(f"the language model {what}; its layers are {have[0]} to {have[-1]}.")
-    return chosen
 
 
 def _check_rows(rows: torch.Tensor | int | None) -> torch.Tensor | int | None:

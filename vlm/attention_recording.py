@@ -1,6 +1,8 @@
 """What :class:`vlm.attention.AttentionMass` keeps of a forward: the layers' masses, gathered into one tensor a quantity."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -53,8 +55,8 @@ class ForwardRecorder:
         rows: the chosen rows.
         image_mask: bool (batch, prompt tokens); ``images`` are its positions.
         padding: bool, shaped like ``rows``, true where the row is padding; None if there is none.
-        offsets: for each layer to record, the token that its first key belongs to (a sliding window's cache drops old
-            keys; 0 otherwise).
+        sizes: for each layer to record, how many keys it has and the token that its first key belongs to (a sliding
+            window's cache drops old keys; 0 otherwise).
         is_step: whether the forward belongs to a generation.
     """
 
@@ -64,12 +66,13 @@ class ForwardRecorder:
         image_mask: torch.Tensor,
         images: Picks,
         padding: torch.Tensor | None,
-        offsets: dict[int, int],
+        sizes: dict[int, tuple[int, int]],
         is_step: bool,
     ) -> None:
         self.rows, self.images, self.image_mask, self.is_step = rows, images, image_mask, is_step
         self.valid = rows.valid if padding is None else rows.valid & ~padding
-        self.offsets = offsets
+        self.n_keys = {layer: keys for layer, (keys, _) in sizes.items()}
+        self.offsets = {layer: offset for layer, (_, offset) in sizes.items()}
         self.one_row = rows.index.shape[1] == 1
         self.layers: dict[int, tuple[torch.Tensor, torch.Tensor | None, KeyView]] = {}
         self._views: dict[tuple[int, bool, int, int], KeyView] = {}
@@ -152,3 +155,44 @@ def joined(steps: list[Recording]) -> Recording:
         token_mass=cat([step.token_mass for step in steps], 2),
         image_mask=steps[0].image_mask,
     )
+
+
+def response_mass(
+    probe: "Recording | torch.Tensor | Any",
+    token_counts: Sequence[int],
+    rows: Literal["token", "predicting"] = "token",
+) -> list[torch.Tensor]:
+    """The mass of each response token, cut out of a generation's rows: one (layers, T) tensor a sequence.
+
+    Args:
+        probe: an ``AttentionMass``, a recording or its tensor, with the rows laid out as a generation leaves them:
+            (layers, batch, 1 + steps). A forward with ``rows=generation_rows(...)`` has the same layout.
+        token_counts: T of each sequence, without its end token and padding.
+        rows: ``"token"`` takes the row of token n itself; ``"predicting"`` the row that predicted it (n - 1). A generation
+            never feeds its very last token, so in an answer cut off at the limit the last own row is NaN.
+
+    Raises:
+        UserError: the counts do not fit the rows.
+    """
+    mass = probe if isinstance(probe, torch.Tensor) else probe.mass
+    if rows not in ("token", "predicting"):
+        raise UserError(f"rows={rows!r} is neither 'token' nor 'predicting'")
+    if len(token_counts) != mass.shape[1]:
+        raise UserError(f"{len(token_counts)} token counts were given for {mass.shape[1]} recorded sequences")
+    if any(not 0 <= count <= mass.shape[2] for count in token_counts):
+        raise UserError(
+            f"a response of {max(token_counts)} tokens does not fit the {mass.shape[2]} recorded rows (1 + steps)"
+        )
+    first = 1 if rows == "token" else 0
+    padded = torch.nn.functional.pad(mass, (0, 1), value=torch.nan)
+    return [padded[:, n, first : first + count] for n, count in enumerate(token_counts)]
+
+
+def generation_rows(response: torch.Tensor) -> torch.Tensor:
+    """``rows`` for a forward over prompt and response that give the layout of a generation.
+
+    From the response tokens, bool (batch, length): the same, and the position before the first of them, which predicts it.
+    """
+    first = response.int().cumsum(1).eq(0) & response.roll(-1, 1)
+    first[:, -1] = False
+    return response | first

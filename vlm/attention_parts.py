@@ -1,0 +1,81 @@
+"""The parts of a transformers model that the attention probe works on, and which models it refuses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from vlm.errors import UserError
+
+
+def hf_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model inside wrappers (PEFT, DDP, DeepSpeed). Raises UserError if there is none."""
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            return module
+    raise UserError(f"{type(model).__name__} holds no transformers model; the attention probe needs one.")
+
+
+def model_body(model: PreTrainedModel) -> nn.Module:
+    """The part that every forward passes with input_ids: PEFT calls the outer ``forward`` past its hooks."""
+    inner = getattr(model, "model", None)
+    return inner if isinstance(inner, PreTrainedModel) else model
+
+
+def attention_layers(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """The language model's softmax attention modules by layer number."""
+    decoder = model.get_decoder()
+    return {
+        module.layer_idx: module
+        for module in decoder.modules()
+        if isinstance(getattr(module, "layer_idx", None), int)
+        and "Attention" in type(module).__name__
+        and hasattr(module, "config")
+    }
+
+
+def text_configs(model: PreTrainedModel, attention: dict[int, nn.Module]) -> list[PreTrainedConfig]:
+    """Every config object that the language model chooses its attention function or its mask by."""
+    holders: list[Any] = [*attention.values(), model.get_decoder()]
+    configs = [holder.config for holder in holders] + [model.config.get_text_config()]
+    return list({id(config): config for config in configs}.values())
+
+
+def choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) -> list[int]:
+    """The layer numbers that ``layers`` of ``AttentionMass`` means. Raises UserError if one does not exist."""
+    have = sorted(attention)
+    if layers == "all":
+        return have
+    if layers == "last":
+        return have[-1:]
+    if isinstance(layers, str):
+        raise UserError(f"layers={layers!r} is not 'last', 'all' or a list of layer numbers")
+    chosen = [have[layer] if -len(have) <= layer < 0 else layer for layer in layers]
+    wrong = [layer for layer in chosen if layer not in attention]
+    if wrong or not chosen:
+        what = f"has no attention layer {wrong[0]}" if wrong else "was asked for no layer"
+        raise UserError(f"the language model {what}; its layers are {have[0]} to {have[-1]}.")
+    return chosen
+
+
+def refuse_cross_attention(model: PreTrainedModel) -> None:
+    """Raise UserError where the language model reads the image through cross-attention.
+
+    The image tokens of its prompt are then no keys of the text's attention, and the mass on their positions says nothing
+    about the image. Found from the config and the modules, so that a model without weights is refused too.
+    """
+    text = model.config.get_text_config()
+    named = [type(module).__name__ for module in model.get_decoder().modules()]
+    crosses = [name for name in named if "crossattention" in name.replace("_", "").lower()]
+    if (
+        crosses
+        or getattr(text, "cross_attention_layers", None)
+        or getattr(model.config, "is_encoder_decoder", False)
+        or getattr(text, "add_cross_attention", False)
+    ):
+        raise UserError(
+            f"{type(model).__name__} reads its image through cross-attention, where the image tokens of the prompt are not "
+            "among the keys, so their attention mass would say nothing about the image: use a model that has the image "
+            "among its text tokens, such as Qwen2.5-VL, Qwen3-VL or Gemma 3."
+        )
