@@ -186,7 +186,7 @@ def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[
         return every, trainable
     lora = options.lora
     layers: list[Any] = [model.get_submodule(name) for name in target_names(lora, model)]
-    adapters = sum(lora.r * (layer.in_features + layer.out_features) for layer in layers)
+    adapters = sum(lora.r * sum(layer.weight.shape) for layer in layers)
     merger = every["merger"] if lora.train_merger else 0
     return every + Counter(lora=adapters), Counter(lora=adapters, merger=merger)
 
