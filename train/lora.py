@@ -7,7 +7,7 @@ the targets are found from the model: every linear layer of the language model's
 - the vision tower, the merger, embeddings and heads, all of which stand outside of these blocks;
 - routers of a mixture of experts, whose small changes move whole tokens between experts, and indexers, which choose tokens
   without a gradient;
-- the output projection of Mamba, whose fused kernel reads the weight itself, past an adapter;
+- in a state space mixer (Mamba) all but ``in_proj``: its fused kernel reads the other weights itself, past an adapter;
 - experts that are stacked in one parameter (as transformers keeps them): PEFT adapts such a parameter by adding up a full
   matrix for every expert in each forward. ``--check`` and the run say so.
 """
@@ -92,9 +92,9 @@ def _read_block(name: str, module: nn.Module) -> Block:
 
 
 def _takes_adapter(path: str, parent: nn.Module | None, mlp: bool) -> bool:
-    words = set(path.split("."))
-    mamba = "Mamba" in type(parent).__name__ and path.endswith(".out_proj")
-    return not mamba and "indexer" not in words and not (mlp and ROUTERS & words)
+    words = path.split(".")
+    state_space = hasattr(parent, "A_log") and hasattr(parent, "D")
+    return not (state_space and words[-1] != "in_proj" or "indexer" in words or mlp and ROUTERS & set(words))
 
 
 def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
