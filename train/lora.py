@@ -94,7 +94,7 @@ def _read_block(name: str, module: nn.Module) -> Block:
 def _takes_adapter(path: str, parent: nn.Module | None, mlp: bool) -> bool:
     words = path.split(".")
     state_space = hasattr(parent, "A_log") and hasattr(parent, "D")
-    return not (state_space and words[-1] != "in_proj" or "indexer" in words or mlp and ROUTERS & set(words))
+    return not ((state_space and words[-1] != "in_proj") or "indexer" in words or (mlp and ROUTERS & set(words)))
 
 
 def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -133,7 +133,13 @@ def _begun_targets(checkpoint: Path, model: Any) -> list[str]:
     """Full names of the layers that a checkpoint of adapters adapts; PEFT saves the shortest ends that tell them apart."""
     saved = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     ends = tuple(f".{name}" for name in saved)
-    return [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
+    names = [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
+    if not names:
+        raise UserError(
+            f"{checkpoint} holds adapters for layers that the model does not have under this version of transformers: install "
+            "the version that settings.json names, or choose another output_dir."
+        )
+    return names
 
 
 def lora_config(lora: Lora | None, model: Any, checkpoint: Path | None = None) -> Any:
@@ -145,6 +151,7 @@ def lora_config(lora: Lora | None, model: Any, checkpoint: Path | None = None) -
 
     Raises:
         ConfigError: a number out of range, or no layer has one of the target names.
+        UserError: the model has none of the layers that the checkpoint adapts.
     """
     if lora is None:
         return None

@@ -26,6 +26,7 @@ from train.options import Lora
 from train.plan import make_plan
 from train.preflight import check
 from train.sft import load_sft, run_sft
+from vlm.errors import UserError
 from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import load_vlm
@@ -302,7 +303,7 @@ def test_a_run_that_began_with_the_old_default_goes_on_with_it(
     assert all(torch.equal(after[name], wanted[name]) for name in wanted)
     # A list that the config names is a setting like any other.
     (resumed / "summary.json").unlink()
-    with pytest.raises(Exception, match="other settings \\(lora\\)"):
+    with pytest.raises(UserError, match="other settings \\(lora\\)"):
         run_sft(config, {"output_dir": str(resumed), "lora": {"targets": ["q_proj"]}})
 
 
@@ -327,6 +328,18 @@ def test_grpo_prints_what_its_adapters_reach(
         "LoRA: 4 of 4 blocks carry adapters in the mixer, 4 of 4 in the MLP (rank 2, 28 layers)\n"
         in capsys.readouterr().out
     )
+
+
+def test_a_checkpoint_for_layers_of_other_names_is_refused(tmp_path: Path) -> None:
+    model = FAMILIES["Qwen3VL"]().model
+    for names, said in ((["v_proj", "1.self_attn.q_proj"], None), (["wqkv"], "layers that the model does not have")):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": names}))
+        if said is None:  # the ends that PEFT saves
+            found = lora_config(Lora(), model, tmp_path).target_modules
+            assert leaves(list(found)) == {"q_proj", "v_proj"} and coverage(model, found).layers == 3 + 1
+        else:
+            with pytest.raises(UserError, match=said):
+                lora_config(Lora(), model, tmp_path)
 
 
 def lora_findings(keys: dict[str, Any]) -> list[tuple[str, str]]:
@@ -359,3 +372,34 @@ def test_the_plan_counts_the_adapters_that_peft_makes(config: dict[str, Any], hy
         wrapped = get_peft_model(model, lora_config(stage.options.lora, model))
         made = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
         assert make_plan(stage.args, stage.options).facts["trainable"] == made
+
+
+def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
+    config: dict[str, Any], hybrid: Path, tmp_path: Path
+) -> None:
+    dense = json.loads((hybrid / "config.json").read_text())
+    parts = []
+    for kind, width in (
+        ("qwen3_5", {"intermediate_size": 40}),
+        (
+            "qwen3_5_moe",
+            {
+                "moe_intermediate_size": 8,
+                "num_experts_per_tok": 2,
+                "shared_expert_intermediate_size": 24,
+                "num_experts": 4,
+            },
+        ),
+    ):
+        folder = tmp_path / kind
+        shutil.copytree(hybrid, folder)
+        text = {key: value for key, value in dense["text_config"].items() if key != "intermediate_size"}
+        text |= {"model_type": f"{kind}_text", **width}
+        vision = {**dense["vision_config"], "model_type": f"{kind}_vision"}
+        changed = {**dense, "model_type": kind, "text_config": text, "vision_config": vision}
+        (folder / "config.json").write_text(json.dumps(changed))
+        keys = {**config, "model": str(folder), "output_dir": str(tmp_path)}
+        assert check(load_sft(keys)).passed
+        stage = load_sft({**keys, "per_device_train_batch_size": 512})  # parts are rounded to 0.01 GB
+        parts.append(make_plan(stage.args, stage.options).parts)
+    assert parts[0]["activations"] == parts[1]["activations"] > 1
