@@ -86,9 +86,9 @@ class Ratio:
 
 def usable_cores() -> int:
     """The cores that this process may use: its affinity, a container's quota of CPU time, and the machine's cores; at least 1."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; macOS and Windows have no such call
+    try:
         cores = len(os.sched_getaffinity(0))
-    else:
+    except AttributeError:  # macOS and Windows have no such call
         cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     quota = _cpu_quota()
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
