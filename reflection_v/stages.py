@@ -16,10 +16,10 @@ from configs import bundled_config
 from configs.machine import usable_cores
 from reflection_v.config import ProblemSet, RunConfig, checked, load_run_config
 from reflection_v.files import fingerprint
-from reflection_v.run import Stage, read_record, run_stages
+from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
-from train.precision import pinned
+from train.precision import comparable
 from train.provenance import git_revision
 from vlm.errors import ConfigError
 from vlm.jsonl import write_json_atomic
@@ -138,19 +138,21 @@ class Pipeline:
         vlm = {"model": config.model, "model_sha256": model_sha256(config.model)}
         reasoner = {"reasoner_sha256": model_sha256(config.reasoner)}
         keys = {name: placeless(keys) for name, keys in self.keys.items()}
-        # A stage that has begun keeps its precision, whatever "auto" is on this machine.
-        sft = pinned(keys["sft"], self.out / "sft") | vlm
-        grpo = pinned(keys["grpo"], self.out / "grpo") | {"model": "sft"}
-        recorded = {name: partial(pinned, folder=self.out / name, record=True) for name in ("sft", "grpo")}
+        sft, grpo = keys["sft"] | vlm, keys["grpo"] | {"model": "sft"}
+        differ = {name: partial(self.differs, name) for name in ("sft", "grpo")}
         sets = {name: self._set_keys(one) for name, one in config.problems.items()}
         return [
             Stage("problems", self.problems, {"seed": config.seed, "sets": sets}, (), ("problems",)),
             Stage("build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",)),
-            Stage("sft", self.sft, sft, ("build",), ("sft",), self.check_sft, recorded["sft"]),
-            Stage("grpo", self.grpo, grpo, ("sft",), ("grpo",), self.check_grpo, recorded["grpo"]),
+            Stage("sft", self.sft, sft, ("build",), ("sft",), self.check_sft, differ["sft"]),
+            Stage("grpo", self.grpo, grpo, ("sft",), ("grpo",), self.check_grpo, differ["grpo"]),
             Stage("eval", self.evaluate, keys["eval"] | vlm, ("sft", "grpo"), ("eval",), self.check_eval),
             Stage("report", self.report, {}, ("eval",), ("report.html", "report.json")),
         ]
+
+    def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        """What differs in the config of a training stage, which keeps its precision whatever ``auto`` is on this machine."""
+        return differences(*comparable(before, now, self.out / name))
 
     def problems(self) -> dict[str, Any]:
         """Draw the sets that come from a source, read those that are the user's own."""

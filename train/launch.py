@@ -184,7 +184,6 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     if "steps_per_generation" not in now and "generation_batch_size" not in now:
         rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
         changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
-    # Settings of an earlier version have no precision, but bf16 or fp16, or neither where TRL's choice was taken.
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
     return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
 

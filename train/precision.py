@@ -71,7 +71,7 @@ def stated(config: Mapping[str, Any], where: str = "the config") -> str | None:
 
 
 def recorded(folder: str | Path) -> str | None:
-    """The precision of the run that has begun in a folder; None where nothing was saved yet, or nothing says it."""
+    """The precision of the run that has begun in a folder; None where nothing was saved yet."""
     file = Path(folder) / "settings.json"
     if not begun(folder) or not file.exists():
         return None
@@ -79,7 +79,8 @@ def recorded(folder: str | Path) -> str | None:
         settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
     except (OSError, ValueError, AttributeError):  # whoever resumes the run says what is wrong with it
         return None
-    return _explicit(stated(settings))
+    # An earlier version recorded bf16 and fp16, and neither of them where TRL's choice was taken.
+    return _explicit(stated(settings)) or default(device_type(settings))
 
 
 def resolve(config: Mapping[str, Any], where: str = "the config") -> Precision:
@@ -115,17 +116,19 @@ def device_type(config: Mapping[str, Any]) -> str:
     return "cpu" if accelerator is None or config.get("use_cpu") else str(accelerator.type)
 
 
-def pinned(config: Mapping[str, Any], folder: str | Path, record: bool = False) -> dict[str, Any]:
-    """A stage's config with one key ``precision`` for all of ``KEYS``, so that it can be compared with a record's.
+def comparable(
+    before: Mapping[str, Any], now: Mapping[str, Any], folder: str | Path
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A stage's recorded config and its present one, each with one ``precision`` in place of ``KEYS``, to be compared.
 
-    Args:
-        folder: of the stage, whose run may hold a precision already. A choice that was left open stands for that one.
-        record: this is the config of a record: whatever it said then, the run in ``folder`` is what came of it.
+    What came of the recorded one is known from the run in ``folder``; the present one takes that over unless it is explicit. If
+    nothing was saved there, no result depends on the precision, and neither has one.
     """
-    rest = {key: value for key, value in config.items() if key not in KEYS}
-    said, held = stated(config), recorded(folder)
-    name = held or said if record else _explicit(said) or held or said
-    return rest if name is None else {**rest, "precision": name}
+    old, new = ({key: value for key, value in one.items() if key not in KEYS} for one in (before, now))
+    held = recorded(folder)
+    if held is not None:
+        old, new = {**old, "precision": held}, {**new, "precision": _explicit(stated(now)) or held}
+    return old, new
 
 
 def announce(precision: Precision, main: bool) -> None:

@@ -15,7 +15,7 @@ import train.ranks
 from configs.machine import Ratio
 from train.grpo import load_grpo, run_grpo
 from train.launch import changed_settings
-from train.precision import Precision, announce, pinned, recorded, resolve, slow_here, stated
+from train.precision import Precision, announce, comparable, recorded, resolve, slow_here, stated
 from train.sft import load_sft, run_sft
 from vlm.errors import ConfigError, UserError
 
@@ -90,12 +90,9 @@ def test_on_an_accelerator_trl_decides_where_nothing_is_said(monkeypatch: pytest
     ],
 )
 def test_a_precision_that_cannot_be(keys: dict[str, Any], said: str) -> None:
-    for load in (load_sft, lambda config: load_grpo({**config, "problems": "x"})):
-        config = {**SFT, **keys}
-        if load is not load_sft:
-            del config["dataset"]
+    for load, config in ((load_sft, SFT), (load_grpo, {"problems": "set", "output_dir": "out"})):
         with pytest.raises(ConfigError) as refused:
-            load(config)
+            load({**config, **keys})
         assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -138,16 +135,18 @@ def test_the_precision_decides_the_run(finished: dict[str, Any], runs: Any) -> N
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32"])
 def test_a_resume_on_another_machine_keeps_the_precision(
-    name: str, killed: Any, finished: dict[str, Any], fast: Any, runs: Any, capsys: pytest.CaptureFixture[str]
+    name: str,
+    killed: Any,
+    finished: dict[str, Any],
+    fast: Any,
+    runs: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     keys = killed(name)
     fast(name == "float32")  # where auto would be the other one
-    monkey = Ratio(1.0, 7.9)
-    train.precision.measure_bfloat16, kept = lambda **_: monkey, train.precision.measure_bfloat16
-    try:
-        summary = run_sft({**keys, "precision": "auto"})
-    finally:
-        train.precision.measure_bfloat16 = kept
+    monkeypatch.setattr(train.precision, "measure_bfloat16", lambda **_: Ratio(1.0, 7.9))
+    summary = run_sft({**keys, "precision": "auto"})
     said = capsys.readouterr().out
     assert f"precision: {name} (auto: the run in {keys['output_dir']} began with it)" in said
     assert ("bfloat16 takes 7.9 times as long as float32" in said) == (name == "bfloat16")
@@ -201,15 +200,12 @@ def test_a_run_that_saved_nothing_is_begun_anew(killed: Any, fast: Any) -> None:
 
 
 def test_the_config_of_a_record_is_compared_by_what_came_of_it(killed: Any, fast: Any, tmp_path: Path) -> None:
-    folder = Path(killed("bfloat16")["output_dir"])
-    rate = {"learning_rate": 1e-3}
+    folder, rate = Path(killed("bfloat16")["output_dir"]), {"learning_rate": 1e-3}
     for before in ({"bf16": True}, {"precision": "auto"}, {"precision": "bfloat16"}, {}):
-        record = pinned({**rate, **before}, folder, record=True)
-        assert record == pinned({**rate, "precision": "auto"}, folder) == pinned(rate, folder)
-        assert record == pinned({**rate, "bf16": True}, folder) != pinned({**rate, "precision": "float32"}, folder)
-    assert pinned({"precision": "auto"}, tmp_path / "none") == {"precision": "auto"}
-    assert pinned({"bf16": True}, tmp_path / "none", record=True) == {"precision": "bfloat16"}
-    assert pinned(rate, tmp_path / "none") == rate
+        for now in ({"precision": "auto"}, {}, {"bf16": True}, {"precision": "bfloat16"}, {"precision": "float32"}):
+            old, new = comparable({**rate, **before}, {**rate, **now}, folder)
+            assert (old == new) == (now != {"precision": "float32"}) and old == {**rate, "precision": "bfloat16"}
+    assert comparable({"bf16": True}, {**rate, "precision": "float32"}, tmp_path / "none") == ({}, rate)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "float32"])
@@ -299,4 +295,3 @@ def test_data_workers_are_no_more_than_the_cores(
 
 def test_what_a_config_states() -> None:
     assert stated({}) is None and stated({"precision": "auto"}) == "auto" and stated({"bf16": False}) == "float32"
-    assert stated({"bf16": "auto"}) == "bfloat16"
