@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "vlm")]
 
 import torch  # noqa: E402
-from configs.machine import bfloat16_is_fast, processor  # noqa: E402
 from tiny_families import FAMILIES  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
+from configs.machine import bfloat16_is_fast, processor  # noqa: E402
 from vlm.attention import AttentionMass, image_token_mask  # noqa: E402
 
 IMAGE, N_IMAGE, N_RESPONSE, BATCH = 5, 576, 512, 2
