@@ -12,7 +12,7 @@ def collection_paused() -> Iterator[None]:
 
     Importing torch and transformers makes some two million objects, of which hardly any is garbage. The collector goes
     through all of them again and again: while they are imported, afterwards, and twice when the interpreter ends. In
-    ``ask`` that was a fifth of the processor time. So it is off inside, what exists at the end of the block is never
+    ``ask`` that was a quarter of the processor time. So it is off inside, what exists at the end of the block is never
     looked at again, and the end of the process frees no cycles.
 
     Only for a command line: cyclic garbage that exists at the end of the block is kept until the process ends.
