@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def collection_paused() -> Iterator[None]:
     """Keep Python's cyclic garbage collector off while libraries are imported and weights load.
 
-    Importing torch and transformers makes some two million objects, of which hardly any is garbage. The collector goes
+    Importing torch and transformers makes some 700,000 objects, of which hardly any is garbage. The collector goes
     through all of them again and again: while they are imported, afterwards, and twice when the interpreter ends. In
     ``ask`` that was a quarter of the processor time. So it is off inside, what exists at the end of the block is never
     looked at again, and the end of the process frees no cycles.
