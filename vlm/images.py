@@ -8,9 +8,11 @@ import contextlib
 import hashlib
 import io
 import os
+import struct
 import threading
 import warnings
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,29 @@ def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
             "viewer."
         ) from error
     return image, name
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """An RGB image as a PNG file, to be sent once and read by a model: any decoder gives the very same pixels.
+
+    Pillow tries five filters on every row, which takes as long as all the rest. One filter for all rows makes files of about
+    the same size in half the time.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    height, width, _ = pixels.shape
+    pixels = pixels.reshape(height, 3 * width)
+    rows = np.full((height, 1 + 3 * width), 2, np.uint8)  # filter 2: each row is stored as its difference to the last
+    rows[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=rows[1:, 1:])
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),  # 8 bits, RGB, not interlaced
+        b"IDAT": zlib.compress(rows.data, 1),
+        b"IEND": b"",
+    }
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks.items():
+        parts += [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))]
+    return b"".join(parts)
 
 
 def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
