@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 from building import LOOP, says, scripted_roles, settings, text_of, write_set
 
-from benchmarks.loopback_server import FAULTS, Loopback
+from benchmarks.loopback_server import FAULTS, Loopback, spoken
 from data_construction.agent import LoopConfig
 from data_construction.build import read_traces, run_build
 from data_construction.prompts import load_prompts
 from data_construction.reply_log import DurableLog
 from data_construction.roles import Roles, RolesConfig, open_roles
+from vlm import openai_backend
 from vlm.backends import BackendError, OpenAIBackend, Request, ScriptedBackend, make_backend
 from vlm.errors import ConfigError, UserError
+from vlm.images import SharedImages, open_image
 from vlm.jsonl import read_jsonl
 
 
@@ -128,6 +130,29 @@ def test_no_more_requests_at_once_than_the_server_may_get(tmp_path: Path, serve)
     loopback = serve(delay=0.01)
     run_build(settings(tmp_path, concurrency=30), roles=on(loopback, concurrency=4))
     assert loopback.most == 4
+
+
+def test_shared_images_change_no_request_and_an_interrupted_build_ends_like_a_whole_one(
+    tmp_path: Path, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, list[bytes]] = {}
+
+    def build(name: str, *parts: int | None) -> list[tuple]:
+        write_set(tmp_path / name / "set", 24)  # one image for all
+        sent[name] = []
+        loopback = serve(say=lambda body: sent[name].append(body) or spoken(body))
+        for part in parts:
+            run_build(settings(tmp_path / name, concurrency=8), dry_run=part, roles=on(loopback, concurrency=12))
+        traces = read_traces(tmp_path / name / "out/traces.jsonl")
+        return [(trace.id, trace.status, trace.rounds, trace.trace) for trace in traces]
+
+    whole, resumed = build("whole", None), build("resumed", 7, 5, None)
+    monkeypatch.setattr(SharedImages, "open", lambda self, path: open_image(path))
+    monkeypatch.setattr(openai_backend, "MAX_ENCODED", 0)  # every look opens and encodes anew
+    assert whole == resumed == build("apart", None) and len(whole) == 24
+    assert sorted(sent["whole"]) == sorted(sent["resumed"]) == sorted(sent["apart"]) and any(
+        b"image_url" in body for body in sent["whole"]
+    )
 
 
 def test_roles_have_their_own_models_sampling_and_limits(tmp_path: Path) -> None:

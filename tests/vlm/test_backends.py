@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.loopback_server import Loopback
+from vlm import openai_backend
 from vlm.backends import BackendError, HFBackend, OpenAIBackend, Reply, Request, ScriptedBackend, make_backend
 from vlm.chat import question_messages
 from vlm.errors import ConfigError, UserError
+from vlm.images import png_bytes
 
 KEY = "sk-very-secret-0123456789"
 
@@ -189,11 +193,13 @@ class Server:
         self.answers: list[Answer] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.raw: list[bytes] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.raw.append(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(outer.raw[-1])
                 outer.bodies.append(body)
                 outer.headers.append({key.lower(): value for key, value in self.headers.items()})
                 answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
@@ -355,6 +361,107 @@ def test_pictures_and_parts_must_match(server: Server) -> None:
         with pytest.raises(BackendError, match="pictures than image parts"):
             complete(server, Request(question_messages("What?", parts), images))
     assert server.bodies == []
+
+
+def test_the_body_is_what_the_client_itself_would_write(server: Server) -> None:
+    server.answers = [says("hi")]
+    parts = [{"type": "text", "text": 'a "quote", \\ and 图片 \u2028'}, {"type": "image"}, {"type": "text", "text": ""}]
+    messages = [
+        {"role": "system", "content": "Be brief.\n"},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": [{"type": "text", "text": "?"}]},
+    ]
+    extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "messages": [], "model": "another"}
+    request = Request(messages, [picture("blue")], max_tokens=5, temperature=0.25, seed=2**47, extra=extra)
+    complete(server, request)
+    [sent] = server.bodies
+    image = {"type": "image_url", "image_url": {"url": sent["messages"][1]["content"][1]["image_url"]["url"]}}
+    said = [messages[0], {"role": "user", "content": [parts[0], image, parts[2]]}, messages[2]]
+    settings = {"model": "m", "messages": said, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 2**47}
+    assert sent == extra | settings
+
+    async def by_the_client() -> None:
+        from openai import AsyncOpenAI
+
+        async with AsyncOpenAI(base_url=server.url, api_key="none") as client:
+            await client.post("/chat/completions", cast_to=object, body=sent)
+
+    asyncio.run(by_the_client())
+    assert server.raw[0] == server.raw[1]
+    assert server.headers[0]["content-type"] == server.headers[1]["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [("?", {"a": float("nan")}), ("?", {"a": {1, 2}}), ("?", {"a": date(2026, 1, 1)}), ("\ud800", {})],
+)
+def test_what_is_no_json_is_a_named_error(server: Server, text: str, extra: dict[str, Any]) -> None:
+    request = Request([{"role": "user", "content": [{"type": "text", "text": text}]}], extra=extra)
+    with pytest.raises(BackendError, match=r"^openai:m@.*: the request cannot be written as JSON"):
+        complete(server, request)
+    assert server.raw == []
+
+
+def test_an_image_in_use_is_encoded_once_and_like_a_fresh_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(openai_backend, "png_bytes", lambda image: written.append(id(image)) or png_bytes(image))
+    server.answers = [says("hi")]
+    red, blue = picture("red"), picture("blue")
+
+    async def play() -> int:
+        backend = OpenAIBackend("m", server.url)
+        for images in ([red], [red, blue], [blue], [blue, red]):
+            await backend.complete(ask("What?", images))
+        await backend.complete(ask("What?", [picture("red")]))
+        await backend.aclose()
+        return len(backend._parts._kept)
+
+    assert asyncio.run(play()) == 2  # the last image is gone, and what was written of it too
+    assert len(written) == 3 and written[:2] == [id(red), id(blue)]
+    for body, images in zip(server.bodies, ([red], [red, blue], [blue], [blue, red], [red]), strict=True):
+        urls = [part["image_url"]["url"] for part in body["messages"][0]["content"][:-1]]
+        assert urls == [f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}" for image in images]
+
+
+def test_encoded_images_are_kept_up_to_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_backend, "MAX_ENCODED", 700)
+    server.answers = [says("hi")]
+    images = [picture(colour) for colour in ("red", "blue", "lime")]
+
+    async def play() -> int:
+        backend = OpenAIBackend("m", server.url)
+        for _ in range(2):
+            await backend.complete(ask("What?", images))
+        return sum(len(part) for _, part in backend._parts._kept.values())
+
+    assert 0 < asyncio.run(play()) <= 700
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_connections_are_reused_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Loopback):
+        opened = 0
+
+        async def _serve(self, *stream: Any) -> None:
+            self.opened += 1
+            await super()._serve(*stream)
+
+    async def play(concurrency: int, requests: int) -> tuple[int, int, int]:
+        loopback = Counting(delay=0.02)
+        listening = await loopback.start()
+        backend = OpenAIBackend("m", loopback.url, concurrency=concurrency)
+        for _ in range(2):
+            await asyncio.gather(*(backend.complete(ask(f"{n}")) for n in range(requests)))
+        assert backend._clients is not None
+        clients, busy = len(backend._clients._clients), sum(backend._clients._busy)
+        await backend.aclose()
+        listening.close()
+        assert busy == 0 and loopback.counts["ok"] == 2 * requests
+        return loopback.most, loopback.opened, clients
+
+    assert asyncio.run(play(20, 60)) == (20, 20, 3)  # 8 + 8 + 4
+    assert asyncio.run(play(20, 1)) == (1, 1, 1)
+    assert asyncio.run(play(1, 10)) == (1, 1, 1)
 
 
 def test_one_server_backend_serves_one_event_loop_after_another(server: Server) -> None:

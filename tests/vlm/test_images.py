@@ -5,6 +5,7 @@ import os
 import random
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,15 @@ import pytest
 from PIL import Image
 
 from vlm.errors import ImageError
-from vlm.images import MAX_BYTES, fit_image, image_size, open_image, uses_pixel_policy
+from vlm.images import (
+    MAX_BYTES,
+    SharedImages,
+    fit_image,
+    image_size,
+    open_image,
+    png_bytes,
+    uses_pixel_policy,
+)
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
@@ -138,6 +147,61 @@ def test_the_given_image_is_not_changed() -> None:
     opened = open_image(picture)
     opened.putpixel((0, 0), (0, 0, 0))
     assert picture.mode == "RGBA" and picture.getpixel((0, 0)) == (255, 0, 0, 0)
+
+
+# Written as PNG, and shared
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (64, 48), (333, 201)])
+def test_a_written_png_holds_the_pixels_that_pillow_would_write(size: tuple[int, int]) -> None:
+    noise = Image.frombytes("RGB", size, random.Random(size[0]).randbytes(size[0] * size[1] * 3))
+    for image in (noise, Image.new("RGB", size, (1, 2, 3)), Image.radial_gradient("L").convert("RGB").resize(size)):
+        data = png_bytes(image)
+        with Image.open(io.BytesIO(data)) as checked:
+            checked.verify()  # the checksums
+        read, fresh = (Image.open(io.BytesIO(one)) for one in (data, encoded(image)))
+        assert (read.format, read.mode, read.size) == ("PNG", "RGB", size)
+        assert np.array_equal(np.asarray(read), np.asarray(image)) and np.array_equal(read, fresh)
+        assert np.array_equal(np.asarray(open_image(data)), np.asarray(image))
+
+
+def test_equal_files_in_use_at_once_share_one_image(tmp_path: Path) -> None:
+    stored = Image.frombytes("RGB", (9, 5), random.Random(1).randbytes(9 * 5 * 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated
+    for name in ("a.png", "copy.png"):
+        (tmp_path / name).write_bytes(encoded(stored, exif=exif))
+    (tmp_path / "other.png").write_bytes(encoded(Image.new("RGB", (9, 5), "blue")))
+    images = SharedImages()
+    opened = images.open(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(opened), np.asarray(open_image(tmp_path / "a.png"))) and opened.size == (5, 9)
+    assert images.open(str(tmp_path / "a.png")) is opened and images.open(tmp_path / "copy.png") is opened
+    assert images.open(tmp_path / "other.png") is not opened
+    (tmp_path / "a.png").write_bytes((tmp_path / "other.png").read_bytes())  # replaced: the path is no key
+    assert pixel(images.open(tmp_path / "a.png")) == (0, 0, 255)
+    assert images.open(tmp_path / "copy.png") is opened
+    del opened
+    assert len(images._in_use) == 0
+    with ThreadPoolExecutor(8) as pool:
+        kept = list(pool.map(images.open, [tmp_path / "copy.png"] * 64))
+    assert len({id(image) for image in kept}) == 1
+
+
+def test_a_shared_image_is_checked_like_any_other(tmp_path: Path) -> None:
+    whole = encoded(Image.effect_noise((60, 60), 80))
+    files = {"empty.png": b"", "text.png": b"no picture", "short.png": whole[:900], "huge.png": png_header(9000, 9000)}
+    images = SharedImages()
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        for _ in range(2):  # a fault is not forgotten
+            with pytest.raises(ImageError) as alone:
+                open_image(tmp_path / name)
+            with pytest.raises(ImageError) as shared:
+                images.open(tmp_path / name)
+            assert str(shared.value) == str(alone.value) and name in str(shared.value)
+    for path in ("nowhere.png", "https://example.org/a.png"):
+        with pytest.raises(ImageError):
+            images.open(path)
 
 
 # Bad input
