@@ -204,9 +204,11 @@ def _inner(one: Declared) -> Iterator[str]:
 
     if one.inner and _has(one.package):
         for requirement in map(Requirement, requires(one.package) or []):
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": CORE}):
-                if any(requirement.marker.evaluate({"extra": extra}) for extra in one.inner):
-                    yield requirement.name
+            marker = requirement.marker
+            if marker is None or marker.evaluate({"extra": CORE}):
+                continue  # what the package needs anyhow
+            if any(marker.evaluate({"extra": extra}) for extra in one.inner):
+                yield requirement.name
 
 
 def _has(package: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_error
 
 BUNDLED = {"tiny": "tiny-vlm", "tiny-vlm": "tiny-vlm", "tiny-reasoner": "tiny-reasoner"}
 Dtype = Literal["float32", "bfloat16", "auto"]
@@ -100,6 +100,8 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
         except (
             Exception
         ) as error:  # the loaders raise OSError, ValueError, KeyError, RuntimeError, their libraries' own
+            if (full := memory_error(error, f"Loading {what} of {name}")) is not None:  # the folder is not to blame
+                raise full from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             remedy = "check that its folder is complete" if local else "check the name, the network and your access"
             raise UserError(f"Loading {what} of {name} failed ({reason}): {remedy}.") from error
