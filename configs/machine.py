@@ -1,0 +1,304 @@
+"""What this machine is and what it is fast at: cores, processor, bfloat16. The one place that asks.
+
+Nothing here fails on a platform that it does not know: a question without an answer is answered by a measurement, or by the
+cautious choice (float32, one core). torch is imported inside the functions that need it.
+"""
+
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+BFLOAT16_ON_X86 = ("avx512_bf16", "amx_bf16")
+"""Instruction sets that multiply bfloat16. With AVX-512 alone oneDNN converts to float32 first, and is slower for it."""
+
+# The names of each system for the instruction sets that matter here: Linux's /proc/cpuinfo, macOS's sysctl, torch.cpu.
+NAMES = {
+    "avx2": "avx2",
+    "avx512f": "avx512f",
+    "avx512_f": "avx512f",
+    "avx512_bf16": "avx512_bf16",
+    "amx_bf16": "amx_bf16",
+    "asimd": "neon",
+    "neon": "neon",
+    "sve": "sve",
+    "bf16": "bf16",
+    "feat_bf16": "bf16",
+}
+ORDER = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "sve", "bf16")
+X86_LEVELS = {"avx2": 1, "avx512f": 2, "avx512_bf16": 3, "amx_bf16": 4}
+# What the environment may hold oneDNN and ATen down to, as the highest of the levels above that is still allowed.
+ONEDNN_LEVELS = {
+    "SSE41": 0,
+    "AVX": 0,
+    "AVX2": 1,
+    "AVX2_VNNI": 1,
+    "AVX2_VNNI_2": 1,
+    "AVX512_CORE": 2,
+    "AVX512_CORE_VNNI": 2,
+    "AVX512_CORE_BF16": 3,
+    "AVX512_CORE_FP16": 3,
+}
+ATEN_LEVELS = {"default": 0, "avx2": 1}
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The processor as torch uses it.
+
+    Attributes:
+        name: as the system calls it.
+        architecture: ``x86_64``, ``arm64``, ...
+        instructions: those of ``ORDER`` that are there and that the environment allows; empty where the system does not say.
+        limit: the environment variable that holds torch down, as ``NAME=VALUE``; None where there is none.
+    """
+
+    name: str
+    architecture: str
+    instructions: tuple[str, ...]
+    limit: str | None = None
+
+    def __str__(self) -> str:
+        sets = ", ".join(self.instructions) or "instruction sets unknown"
+        return f"{self.name} ({sets}{f', held down by {self.limit}' if self.limit else ''})"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Seconds of the same training step of a linear layer in float32 and under bfloat16 autocast."""
+
+    float32: float
+    bfloat16: float
+
+    @property
+    def value(self) -> float:
+        """How many times as long bfloat16 takes; above 1 it is the slower one."""
+        return self.bfloat16 / self.float32
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: its affinity, a container's quota of CPU time, and the machine's cores; at least 1."""
+    if hasattr(os, "sched_getaffinity"):  # Linux; macOS and Windows have no such call
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1
+    quota = _cpu_quota()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def cores_a_rank() -> int:
+    """``usable_cores`` shared among the processes that a launcher started on this machine; at least 1."""
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, usable_cores() // max(1, int(ranks) if ranks.isdigit() else 1))
+
+
+def limit_threads() -> int:
+    """Give torch no more threads than there are cores for this process; returns the number that it has now.
+
+    torch sees neither a container's quota nor the other ranks on this machine, and with more threads than cores each waits
+    for the others. What the user said by ``OMP_NUM_THREADS`` stays, and so does a lower number that was set before.
+    """
+    import torch
+
+    if not os.environ.get("OMP_NUM_THREADS") and torch.get_num_threads() > cores_a_rank():
+        torch.set_num_threads(cores_a_rank())
+    return torch.get_num_threads()
+
+
+def processor() -> Processor:
+    """The processor of this machine."""
+    found = {NAMES[flag] for flag in _flags() if flag in NAMES}
+    level, limit = _limit()
+    allowed = tuple(name for name in ORDER if name in found and X86_LEVELS.get(name, 0) <= level)
+    if not found & X86_LEVELS.keys():
+        limit = None
+    return Processor(_name(), platform.machine() or "unknown", allowed, limit)
+
+
+def bfloat16_is_fast(device_type: str) -> bool:
+    """Whether bfloat16 autocast is the faster arithmetic on a device of this type (``cpu``, ``cuda``, ...).
+
+    CPU: it multiplies bfloat16 and torch's kernels use that; where neither is known, a measurement decides. CUDA: compute
+    capability 8.0 or later, or ROCm. XPU: what torch says of it. Others, MPS among them: no, since nobody has measured them
+    for this project; say ``bfloat16`` to have it there.
+    """
+    import torch
+
+    if device_type == "cpu":
+        return _fast_on_cpu()
+    if device_type in ("cuda", "xpu"):
+        backend = getattr(torch, device_type, None)
+        try:
+            return bool(backend.is_available() and backend.is_bf16_supported(including_emulation=False))  # type: ignore[union-attr]
+        except (AttributeError, TypeError):  # a torch without the question
+            return False
+    return False
+
+
+def _fast_on_cpu() -> bool:
+    instructions = processor().instructions
+    kernels = _onednn_takes_bfloat16()
+    if not instructions or kernels is None:
+        return measure_bfloat16().value < 1
+    # oneDNN also "supports" what it only converts (AVX-512 without bf16), so both must say yes.
+    return kernels and ("bf16" in instructions or any(name in instructions for name in BFLOAT16_ON_X86))
+
+
+def _onednn_takes_bfloat16() -> bool | None:
+    """What torch says of oneDNN's bfloat16 kernels here; None where this torch does not say."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available():  # as on macOS: a plain loop stands against a tuned float32 library
+        return False
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a private call: it may go
+        return None
+
+
+def measure_bfloat16(seconds: float = 0.4, device_type: str = "cpu") -> Ratio:
+    """Time a training step of a linear layer in float32 and under bfloat16 autocast, in turns, for about so many seconds.
+
+    The number of threads and the random state stay as they are.
+    """
+    import torch
+
+    device = torch.device(device_type)
+    source = torch.Generator().manual_seed(0)
+    weight = torch.randn(512, 512, generator=source).to(device).requires_grad_()
+    rows = torch.randn(256, 512, generator=source).to(device)
+
+    def step(autocast: bool) -> float:
+        began = time.perf_counter()
+        with torch.autocast(device_type, torch.bfloat16, enabled=autocast):
+            out = torch.nn.functional.linear(rows, weight)
+        torch.autograd.grad(out.float().square().mean(), weight)
+        if device_type != "cpu":
+            torch.accelerator.synchronize()
+        return time.perf_counter() - began
+
+    with torch.enable_grad():
+        step(False), step(True)  # the first ones also start threads and choose kernels
+        end, times = time.perf_counter() + seconds, [(step(False), step(True))]
+        while len(times) < 3 or time.perf_counter() < end:
+            times.append((step(False), step(True)))
+    float32, bfloat16 = (statistics.median(column) for column in zip(*times, strict=True))
+    return Ratio(float32, bfloat16)
+
+
+def _limit() -> tuple[int, str | None]:
+    """The highest level of ``X86_LEVELS`` that the environment allows, and the variable that says so."""
+    said = [
+        (ONEDNN_LEVELS.get(os.environ.get(name, "").upper(), 9), f"{name}={os.environ.get(name)}")
+        for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    ]
+    name = "ATEN_CPU_CAPABILITY"
+    said.append((ATEN_LEVELS.get(os.environ.get(name, "").lower(), 9), f"{name}={os.environ.get(name)}"))
+    level, limit = min(said)
+    return level, limit if level < 9 else None
+
+
+@cache
+def _flags() -> frozenset[str]:
+    """The names that the system has for the instruction sets of this processor; empty where it does not say."""
+    sources: tuple[Callable[[], set[str]], ...] = (_linux_flags, _mac_flags, _torch_flags)
+    return next((frozenset(flags) for source in sources if (flags := source())), frozenset())
+
+
+def _linux_flags() -> set[str]:
+    return set(_cpuinfo("flags", "Features").lower().split())  # x86, ARM
+
+
+def _mac_flags() -> set[str]:
+    if sys.platform != "darwin":
+        return set()
+    flags = set(_sysctl("machdep.cpu.features", "machdep.cpu.leaf7_features").lower().split())
+    arm = {"hw.optional.neon": "neon", "hw.optional.AdvSIMD": "neon", "hw.optional.arm.FEAT_BF16": "bf16"}
+    return flags | {name for key, name in arm.items() if _sysctl(key) == "1"}
+
+
+def _torch_flags() -> set[str]:
+    import torch
+
+    try:
+        return {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    except AttributeError:  # torch before 2.11
+        asked: dict[str, Any] = {
+            "avx2": getattr(torch.cpu, "_is_avx2_supported", None),
+            "avx512f": getattr(torch.cpu, "_is_avx512_supported", None),
+            "avx512_bf16": getattr(torch.cpu, "_is_avx512_bf16_supported", None),
+            "amx_bf16": getattr(torch.cpu, "_is_amx_tile_supported", None),
+        }
+        return {name for name, ask in asked.items() if ask is not None and ask()}
+
+
+def _name() -> str:
+    return _cpuinfo("model name") or _sysctl("machdep.cpu.brand_string") or platform.processor() or "unknown processor"
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The value of the first line of /proc/cpuinfo under one of these keys; empty where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")
+
+
+def _sysctl(*keys: str) -> str:
+    """macOS: the values of these keys, in one text; empty elsewhere."""
+    if sys.platform != "darwin":
+        return ""
+    try:
+        done = subprocess.run(["/usr/sbin/sysctl", "-n", *keys], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return " ".join(done.stdout.split())
+
+
+def _cpu_quota() -> float | None:
+    """The CPU time that a container may use, in cores (cgroup v2 or v1); None without a limit."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return None
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += [_quota_v2(folder) for folder in _upwards(Path("/sys/fs/cgroup"), path)]
+        elif "cpu" in controllers.split(","):
+            for mount in ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"):
+                found += [_quota_v1(folder) for folder in _upwards(Path(mount), path)]
+    return min((quota for quota in found if quota is not None), default=None)
+
+
+def _upwards(mount: Path, path: str) -> list[Path]:
+    """The folder of a control group and of those around it: a limit of any of them holds."""
+    folder = mount / path.strip("/")
+    return [folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="utf-8"))
+        return quota / int((folder / "cpu.cfs_period_us").read_text(encoding="utf-8")) if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
