@@ -86,9 +86,9 @@ class Ratio:
 
 def usable_cores() -> int:
     """The cores that this process may use: its affinity, a container's quota of CPU time, and the machine's cores; at least 1."""
-    if hasattr(os, "sched_getaffinity"):  # Linux; macOS and Windows have no such call
+    try:
         cores = len(os.sched_getaffinity(0))
-    else:
+    except AttributeError:  # macOS and Windows have no such call
         cores = getattr(os, "process_cpu_count", os.cpu_count)() or 1
     quota = _cpu_quota()
     return max(1, cores if quota is None else min(cores, math.ceil(quota)))
@@ -265,20 +265,20 @@ def _sysctl(*keys: str) -> str:
     return " ".join(done.stdout.split())
 
 
-def _cpu_quota() -> float | None:
+def _cpu_quota(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> float | None:
     """The CPU time that a container may use, in cores (cgroup v2 or v1); None without a limit."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = groups.read_text(encoding="utf-8").splitlines()
     except OSError:  # not Linux
         return None
     found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            found += [_quota_v2(folder) for folder in _upwards(Path("/sys/fs/cgroup"), path)]
+            found += [_quota_v2(folder) for folder in _upwards(mounted, path)]
         elif "cpu" in controllers.split(","):
-            for mount in ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/cpu,cpuacct"):
-                found += [_quota_v1(folder) for folder in _upwards(Path(mount), path)]
+            for mount in ("cpu", "cpu,cpuacct"):
+                found += [_quota_v1(folder) for folder in _upwards(mounted / mount, path)]
     return min((quota for quota in found if quota is not None), default=None)
 
 

@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from reflection_v.config import checked
 from reflection_v.files import make_folder
 from train.config import merge, read_config
+from train.precision import KEYS, Precision, default, stated
+from train.provenance import begun
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
 from vlm.lock import lock
@@ -102,9 +105,9 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     """
     out = Path(config.out)
     make_folder(out)
-    _check_training(config, out)
+    precision = _check_training(config, out)
     with lock(out):
-        _same_config(config, out)
+        precision = _same_config(config, out, precision)
         problems, heldout = read_problems(config.problems), read_problems(config.heldout)
         shared = {problem.id for problem in problems} & {problem.id for problem in heldout}
         if shared:
@@ -135,7 +138,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
                 write_text_atomic(
                     folder / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 )
-                _train(folder, config, start)
+                _train(folder, config, start, precision)
                 found = _accuracy(str(folder / "model"), heldout, folder / "eval", config)
                 write_json_atomic(
                     done, {"round": number, "model": str(folder / "model"), **counts, "rows": len(rows), **found}
@@ -159,25 +162,36 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     return report
 
 
-def _check_training(config: ImproveConfig, out: Path) -> None:
-    """The config of training and the devices it would take, before anything is sampled."""
+def _check_training(config: ImproveConfig, out: Path) -> Precision:
+    """The config of training and the devices it would take, before anything is sampled; returns its precision."""
     from train.launch import check_launch
     from train.sft import load_sft
 
-    check_launch(load_sft(config.sft, {"dataset": "samples", "output_dir": str(out)}).args, "")
+    stage = load_sft(config.sft, {"dataset": "samples", "output_dir": str(out)})
+    check_launch(stage.args, "")
+    return stage.precision
 
 
-def _same_config(config: ImproveConfig, out: Path) -> None:
+def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Precision:
+    """Refuse rounds of another config; returns the precision of all rounds, which is that of the first one."""
     file, said = out / "config.json", json.loads(config.model_dump_json(exclude={"out", "rounds"}))
-    said["sft"] = read_config(config.sft)
+    sft = read_config(config.sft)
+    said["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
     if file.exists():
         before = {"dtype": "float32", **json.loads(file.read_text(encoding="utf-8"))}  # rounds from before the key
+        held = before.get("precision") or stated(before["sft"]) or default(precision.device)
+        if precision.source != "config" and any(begun(folder) for folder in out.glob("round-*/model")):
+            precision = replace(precision, name=held, run=str(out))
+        before["sft"] = {key: value for key, value in before["sft"].items() if key not in KEYS}
+        said["precision"] = precision.name
+        before["precision"] = held if precision.source == "config" else precision.name
         changed = sorted(key for key in {*before, *said} if before.get(key) != said.get(key))
         if changed:
             raise ConfigError(
                 f"The rounds in {out} were begun with another config ({', '.join(changed)}): choose another out."
             )
-    write_json_atomic(file, said)
+    write_json_atomic(file, {**said, "precision": precision.name})
+    return precision
 
 
 def _sample(
@@ -282,15 +296,17 @@ def _rows(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> l
     return rows
 
 
-def _train(folder: Path, config: ImproveConfig, start: str) -> None:
+def _train(folder: Path, config: ImproveConfig, start: str, precision: Precision) -> None:
     from train.sft import run_sft
 
-    own = {
+    own: dict[str, Any] = {
         "model": start,
         "dataset": str(folder / "sft.jsonl"),
         "output_dir": str(folder / "model"),
         "seed": config.seed,
     }
+    if precision.source != "config":  # left open: every round takes the first one's, on whatever machine it runs
+        own["precision"] = precision.name
     run_sft(config.sft, own)
 
 

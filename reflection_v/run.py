@@ -54,6 +54,8 @@ class Stage:
         needs: stages whose output it reads.
         outputs: what it writes, relative to the run's folder. ``--redo`` removes these, and nothing else.
         check: raises a UserError for what the stage would refuse; all are asked before the first stage runs.
+        differs: what differs between the config of a record and this one; a stage that leaves choices to the machine has a
+            rule of its own.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     check: Callable[[], object] | None = None
+    differs: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None
 
 
 def run_stages(
@@ -127,7 +130,7 @@ def _refuse_other_config(stage: Stage, stages: list[Stage], out: Path) -> None:
     for state, record in (("finished", read_record(out, stage.name)), ("begun", _read(_running(out, stage.name)))):
         if record is None:
             continue
-        changes = differences(record["config"], _as_json(stage.config))
+        changes = (stage.differs or differences)(record["config"], _as_json(stage.config))
         if changes:
             later = [name for name in _dependents(stages, stage.name) if name != stage.name]
             also = f" and what follows from it ({', '.join(later)})" if later else ""

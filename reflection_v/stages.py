@@ -7,18 +7,20 @@ and ``OUT/report.json``. All configs are read and checked before the first stage
 """
 
 import json
-import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from configs import bundled_config
+from configs.machine import usable_cores
 from reflection_v.config import ProblemSet, RunConfig, checked, load_run_config
 from reflection_v.files import fingerprint
-from reflection_v.run import Stage, read_record, run_stages
+from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
 from train.packages import require_packages
+from train.precision import comparable
 from train.provenance import git_revision
 from vlm.errors import ConfigError
 from vlm.jsonl import write_json_atomic
@@ -137,15 +139,21 @@ class Pipeline:
         vlm = {"model": config.model, "model_sha256": model_sha256(config.model)}
         reasoner = {"reasoner_sha256": model_sha256(config.reasoner)}
         keys = {name: placeless(keys) for name, keys in self.keys.items()}
+        sft, grpo = keys["sft"] | vlm, keys["grpo"] | {"model": "sft"}
+        differ = {name: partial(self.differs, name) for name in ("sft", "grpo")}
         sets = {name: self._set_keys(one) for name, one in config.problems.items()}
         return [
             Stage("problems", self.problems, {"seed": config.seed, "sets": sets}, (), ("problems",)),
             Stage("build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",)),
-            Stage("sft", self.sft, keys["sft"] | vlm, ("build",), ("sft",), self.check_sft),
-            Stage("grpo", self.grpo, keys["grpo"] | {"model": "sft"}, ("sft",), ("grpo",), self.check_grpo),
+            Stage("sft", self.sft, sft, ("build",), ("sft",), self.check_sft, differ["sft"]),
+            Stage("grpo", self.grpo, grpo, ("sft",), ("grpo",), self.check_grpo, differ["grpo"]),
             Stage("eval", self.evaluate, keys["eval"] | vlm, ("sft", "grpo"), ("eval",), self.check_eval),
             Stage("report", self.report, {}, ("eval",), ("report.html", "report.json")),
         ]
+
+    def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+        """What differs in the config of a training stage, which keeps its precision whatever ``auto`` is on this machine."""
+        return differences(*comparable(before, now, self.out / name))
 
     def problems(self) -> dict[str, Any]:
         """Draw the sets that come from a source, read those that are the user's own."""
@@ -231,7 +239,7 @@ class Pipeline:
             "load_average": {stage: record["load_average"] for stage, record in records.items()},
             "peak_memory_gb": max(record["peak_memory_gb"] for record in records.values()),
             "versions": report["versions"] | {"git": git_revision()},
-            "cpus": os.cpu_count(),
+            "cpus": usable_cores(),
             "seed": self.config.seed,
         }
         logs = {stage: self.out / stage / "log.jsonl" for stage in ("sft", "grpo")}

@@ -77,7 +77,9 @@ class StudyConfig(BaseModel):
         base: the model before any training.
         run: a finished ``reflection-v run``: its traces, and its sets train, rl and heldout.
         start: see ``reflection_v.study_start.Start``.
-        grpo: a GRPO config beside this file; model, problems, output_dir, seed and rewards are set here.
+        grpo: a GRPO config beside this file; model, problems, output_dir, seed, rewards and precision are set here.
+        precision: of every training of the study, its start's too (``train.precision``). No ``auto``: units are compared with
+            each other, and may come from several machines.
         audit: keys of ``eval.audit.AuditConfig``.
         cross: held-out problems whose responses are crossed; 0 leaves the crosses out.
         arms: by name.
@@ -93,6 +95,7 @@ class StudyConfig(BaseModel):
     out: str = ""
     start: Start = Start()
     grpo: str = "grpo.yaml"
+    precision: Literal["float32", "bfloat16"] = "float32"
     audit: dict[str, Any] = {}
     cross: int = Field(default=100, ge=0)
     arms: dict[str, Arm]
@@ -151,7 +154,7 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
     make_folder(out)
     with lock(out):
         _same_study(config, out)
-        prepare(config.start, config.base, Path(config.run), _settings(config), out / "start")
+        prepare(config.start, config.base, Path(config.run), _settings(config), out / "start", config.precision)
         todo = units(config, only)
         for number, (name, seed) in enumerate(todo, start=1):
             done = unit_folder(config, name, seed) / "unit.json"
@@ -259,7 +262,7 @@ def _start(config: StudyConfig, arm: Arm) -> str:
 def _grpo_keys(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     arm = config.arms[name]
     prompts = Path(config.out) / "start" / "prompts"
-    own = {"model": _start(config, arm), "problems": str(prompts), "seed": seed}
+    own = {"model": _start(config, arm), "problems": str(prompts), "seed": seed, "precision": config.precision}
     folder = str(unit_folder(config, name, seed) / "grpo")
     base = dict.fromkeys(read_config(config.grpo).get("rewards", {}), 0.0)  # an arm says all of its rewards
     return {**arm.keys, **own, "output_dir": folder, "rewards": {**base, **arm.rewards}}

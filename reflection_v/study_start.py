@@ -38,13 +38,16 @@ class Start(BaseModel):
     seed: int = 0
 
 
-def prepare(start: Start, base: str, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
+def prepare(
+    start: Start, base: str, run: Path, grpo: dict[str, Any], out: Path, precision: str = "float32"
+) -> dict[str, Any]:
     """Make rows, model and prompts; what is there already stays, a killed training goes on.
 
     Args:
         base: the model before the cold start.
         run: a finished ``reflection-v run``, for its traces and problem sets.
         grpo: the checked settings of the arms (temperature, longest completion): prompts are chosen under them.
+        precision: of the cold start: that of the study.
 
     Raises:
         UserError: the run has no traces, or no prompt is solved sometimes.
@@ -57,7 +60,7 @@ def prepare(start: Start, base: str, run: Path, grpo: dict[str, Any], out: Path)
     out.mkdir(parents=True, exist_ok=True)
     rows = _rows(start, run, out / "sft.jsonl")
     keys = {"model": base, "dataset": str(out / "sft.jsonl"), "output_dir": str(out / "model"), "seed": start.seed}
-    trained = run_sft(start.sft, keys)
+    trained = run_sft(start.sft, {**keys, "precision": precision})
     counts = {"rows": rows, "sft": trained, "prompts": _choose(start, run, grpo, out)}
     write_json_atomic(done, counts)
     return counts

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from configs.machine import cores_a_rank
 from vlm.errors import UserError
 
 T = TypeVar("T")
@@ -134,7 +135,8 @@ class Worker:
 
     def _stop(self) -> None:
         if self._server is not None:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS says "not permitted" of a group whose processes have all ended.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._server.pid, signal.SIGKILL)
             self._server.wait()
             for pipe in (self._server.stdin, self._server.stdout):
@@ -145,17 +147,35 @@ class Worker:
 
 
 class Pool:
-    """Workers of one kind, as many as jobs come at once and cores there are; each starts when it is first needed."""
+    """Workers of one kind, as many as jobs come at once and cores there are; each starts when it is first needed.
+
+    Nothing is made before the first request: a pool may stand in a module that is imported for something else.
+    """
 
     def __init__(self, kind: str, cpu_seconds: float, clock_seconds: float, megabytes: int | None = 2048) -> None:
-        self.workers = [Worker(kind, cpu_seconds, clock_seconds, megabytes) for _ in range(cores())]
+        self._limits = (kind, cpu_seconds, clock_seconds, megabytes)
+        self._opening = threading.Lock()
+        self._workers: list[Worker] = []
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
-        for worker in self.workers:
-            self._idle.put(worker)
-        atexit.register(self.close)
+
+    @property
+    def workers(self) -> list[Worker]:
+        """All workers; none of them is started by asking."""
+        self._open()
+        return self._workers
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._workers:
+                return
+            self._workers = [Worker(*self._limits) for _ in range(cores())]
+            for worker in self._workers:
+                self._idle.put(worker)
+            atexit.register(self.close)
 
     def ask(self, request: Any, share: float = 1.0) -> Any:
         """``Worker.ask`` of an idle worker; waits for one."""
+        self._open()
         worker = self._idle.get()
         try:
             return worker.ask(request, share)
@@ -164,13 +184,13 @@ class Pool:
 
     def close(self) -> None:
         """End all workers; a later request starts them again."""
-        for worker in self.workers:
+        for worker in self._workers:
             worker.close()
 
 
 def cores() -> int:
-    """The cores that this process may use, shared with the other ranks on this machine; 1 to 8."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))
+    """The workers of a kind that this process may have: a core each, 8 at most."""
+    return min(8, cores_a_rank())
 
 
 def spread(job: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -64,7 +64,7 @@ def main() -> None:
                 die_with_parent()
         if child == 0:
             if megabytes and not depth:
-                resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+                limit_memory(megabytes << 20)
             jobs = levels[depth] if depth < len(levels) else None
             if serve(before, job, requests, replies, cpu_seconds, clock_seconds, jobs, open_job):
                 os._exit(CLOSED)
@@ -78,6 +78,16 @@ def main() -> None:
         if number:  # else it was ended between two jobs, and nobody waits
             open_job[:] = bytes(9)
             say(replies, {"number": number, "reply": None if begun else {"unjudged": "it takes too long"}})
+
+
+def limit_memory(size: int) -> None:
+    """Limit the address space of this process, where the system knows such a limit.
+
+    macOS refuses one below what a process has mapped already, which is far more there than it uses. A child that ended for
+    it would be forked anew for ever, so it goes on: the limits of time hold by themselves.
+    """
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def die_with_parent() -> None:

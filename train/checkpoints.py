@@ -11,9 +11,9 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from train.provenance import COMPLETE
 from vlm.jsonl import read_jsonl, write_text_atomic
 
-COMPLETE = "complete"
 TRAINING_ONLY = (
     "optimizer",
     "scheduler",

@@ -24,6 +24,7 @@ import yaml
 from configs import bundled_config
 from configs.versions import is_installed
 from train.packages import needs
+from train.precision import Choice, Precision, resolve
 from vlm.errors import ConfigError, UserError
 
 
@@ -282,11 +283,15 @@ def _for_processes(trl_class: type) -> type:
 
 @dataclass
 class Stage:
-    """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record)."""
+    """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record).
+
+    In ``settings`` the precision is the resolved one.
+    """
 
     args: Any
     options: Any
     settings: dict[str, Any]
+    precision: Precision
 
 
 def load_stage(
@@ -324,6 +329,11 @@ def load_stage(
     settings = {**defaults, **checked}
     ours = {key: value for key, value in settings.items() if key in _fields(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}
+    precision = resolve(settings, where)
+    # Before TRL's arguments are built: they and DeepSpeed's config take it from here.
+    theirs |= {"bf16": precision.name == "bfloat16", "fp16": precision.name == "float16"}
+    if precision.name in get_args(Choice):
+        settings["precision"] = precision.name
     options = build(options_class, ours, where)
     try:
         with warnings.catch_warnings():  # TRL itself sets the key under its former name
@@ -331,7 +341,7 @@ def load_stage(
             args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
-    return Stage(args, options, settings)
+    return Stage(args, options, settings, precision)
 
 
 def _deepspeed_file(name: str, where: str) -> str:
@@ -344,9 +354,9 @@ def _deepspeed_file(name: str, where: str) -> str:
 
 
 def _device_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Without an accelerator: the CPU, float32 unless asked (TRL's default is bf16), no pinned memory."""
+    """Without an accelerator: the CPU, no pinned memory."""
     import torch
 
     if torch.accelerator.is_available() and not given.get("use_cpu"):
         return {}
-    return {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
+    return {"use_cpu": True, "dataloader_pin_memory": False}

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from configs.machine import usable_cores
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
@@ -139,7 +139,7 @@ def read_rows(
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """``map`` by several threads, for the decoders of pictures, which let go of the interpreter's lock."""
-    with ThreadPoolExecutor(min(16, cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         for start in range(0, len(items), AT_ONCE):
             yield from pool.map(function, items[start : start + AT_ONCE])
 

@@ -39,6 +39,7 @@ from train.launch import (
     check_launch,
     command,
     load_for_training,
+    prepare,
     quiet,
     run_trainer,
 )
@@ -177,9 +178,10 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     args, options = stage.args, stage.options
     check_launch(args, "train/grpo.py")
     state = PartialState()
-    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems)
+    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems, stage.precision.source)
     if (summary := run.finished()) is not None:
         return summary
+    prepare(stage, run.main)
     vlm = load_for_training(options)
     sifted = Sifted()
     problems, dropped = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
@@ -209,7 +211,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
     run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows()), **data, **_before(run)})
+    return run.finish({**_summary(run.rows()), **data, **_before(run), "precision": stage.precision.name})
 
 
 def usable(

@@ -21,12 +21,14 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
+from configs.machine import cores_a_rank
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publish, trim_log
-from train.config import parse_arguments
+from train.config import Stage, parse_arguments
 from train.lora import merge_adapter
 from train.options import ModelOptions
 from train.packages import require_packages
+from train.precision import KEYS, announce, default, device_type, stated
 from train.provenance import data_sha256, provenance
 from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
@@ -98,12 +100,22 @@ def _json_number(value: Any) -> Any:
 class RunFolder:
     """The folder of one training run on the data set ``data``. Only the main process writes to it.
 
+    Args:
+        precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
+
     Raises:
         UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], main_process: bool, data: str | Path) -> None:
-        self.path, self.main, self.data = Path(folder), main_process, data
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        main_process: bool,
+        data: str | Path,
+        precision_source: str | None = None,
+    ) -> None:
+        self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
@@ -151,7 +163,7 @@ class RunFolder:
         checkpoint = last_checkpoint(self.path, remove_torn=self.main)
         if self.main:
             trim_log(self.log, checkpoint[1] if checkpoint else 0)
-            self.known = provenance(self.settings, self.data)
+            self.known = {**provenance(self.settings, self.data), "precision_source": self.precision_source}
             write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint
 
@@ -168,12 +180,14 @@ class RunFolder:
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys under which a run would take another course than the one that began."""
-    keys = {key for key in {*before, *now} - FREE if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
-    changed = sorted(key for key in keys if before.get(key) != now.get(key))
+    free = {*FREE, *KEYS}
+    keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
+    changed = [key for key in keys if before.get(key) != now.get(key)]
     if "steps_per_generation" not in now and "generation_batch_size" not in now:
         rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
         changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
-    return changed
+    precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
+    return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
 
 
 def check_launch(args: Any, script: str) -> None:
@@ -196,6 +210,22 @@ def check_launch(args: Any, script: str) -> None:
     if gpus > 1:
         several = f"for all of them start it with '{launcher}', for one " if script else ""
         raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
+
+
+def prepare(stage: Stage, main: bool) -> None:
+    """Say in which precision the stage computes, and give each process no more data workers than it has cores.
+
+    Raises:
+        UserError: see ``train.precision.announce``.
+    """
+    announce(stage.precision, main)
+    if stage.args.dataloader_num_workers > cores_a_rank():
+        if main:
+            print(
+                f"dataloader_num_workers: {cores_a_rank()} instead of {stage.args.dataloader_num_workers}, the cores there are",
+                flush=True,
+            )
+        stage.args.dataloader_num_workers = cores_a_rank()
 
 
 def quiet() -> None:

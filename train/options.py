@@ -42,7 +42,9 @@ class ModelOptions:
     Attributes:
         model: ``tiny`` (the bundled one), a folder or a hub name.
         dtype: the dtype of the weights. Training wants float32 where memory allows: AdamW's small updates round away in
-            bfloat16 weights. Mixed precision is a matter of TRL's ``bf16``.
+            bfloat16 weights.
+        precision: of the arithmetic (``train.precision``): ``bfloat16`` autocast, ``float32``, or ``auto``, the faster one of
+            them on this machine. TRL's ``bf16`` and ``fp16`` decide where not given.
         freeze_vision: keep the vision tower as it is (its merger is named apart, below).
         freeze_merger: keep the layers that map vision features to the language model.
         min_pixels, max_pixels: limits of a picture's area after resizing; the processor's own where not given.
@@ -53,6 +55,7 @@ class ModelOptions:
 
     model: str = "tiny"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Literal["auto", "bfloat16", "float32"] | None = None
     freeze_vision: bool = False
     freeze_merger: bool = False
     min_pixels: int | None = None

@@ -9,7 +9,12 @@ TRACKERS = {"azure_ml": "azureml", "dagshub": "dagshub", "flyte": "flytekit", "n
 """Import names of trackers that differ from the name under ``report_to``, and those that are asked for by it."""
 OPTIMIZERS = {
     **{"galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree"},
-    **{"grokadamw": "grokadamw", "stable_adamw": "optimi", "adamw_torch_4bit": "torchao", "adamw_torch_8bit": "torchao"},
+    **{
+        "grokadamw": "grokadamw",
+        "stable_adamw": "optimi",
+        "adamw_torch_4bit": "torchao",
+        "adamw_torch_8bit": "torchao",
+    },
     **dict.fromkeys(("bnb", "8bit", "paged", "lion", "ademamix"), "bitsandbytes"),
 }
 """Parts of the names that ``optim`` takes, and the module that each needs; the first match counts."""

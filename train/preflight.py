@@ -27,6 +27,7 @@ from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions
 from train.packages import missing_packages
 from train.plan import GB, GPU_MEMORY, make_plan, zero_of
+from train.precision import stated
 from train.ranks import mixed
 from train.reader import Reader, load_reader, skeleton
 from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
@@ -99,7 +100,11 @@ def check(stage: Stage) -> Report:
         with _found(report, "pictures"):
             mixed(pictures, world, zero_of(args)["stage"] == 3)
         _disk(report, stage, world, "error" if here else "note")
-    report.counts |= {"processes": world, "seconds": round(time.monotonic() - began, 2)}
+    report.counts |= {
+        "precision": stage.precision.name,
+        "processes": world,
+        "seconds": round(time.monotonic() - began, 2),
+    }
     return report
 
 
@@ -230,7 +235,10 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
         wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
     """
     # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
-    gpus = merge(read_config(config), overrides).get("gpus")
+    given = merge(read_config(config), overrides)
+    gpus = given.get("gpus")
+    if given.get("deepspeed") and stated(given, config) == "auto":  # it trains on GPUs, where auto is bfloat16
+        overrides = {**overrides, "precision": "bfloat16"}
     with as_if(gpus if isinstance(gpus, int) and gpus > 0 else None):
         stage = load(config, {**overrides, "use_cpu": True})
     said: dict[str, Any] = {}

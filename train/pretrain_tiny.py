@@ -36,6 +36,7 @@ from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES, dra
 from data_construction.sources.scenes import attribute, draw_grid, grid_picture
 from data_construction.sources.wording import SMALL
 from train.model_card import write_reasoner_card, write_vlm_card
+from train.precision import fastest
 from train.tiny_examples import TRUST, Dialogues, Example, Examples, collate, dialogue_batches
 from train.tiny_models import WIDTH, build_tiny_reasoner, build_tiny_vlm
 from vlm.jsonl import write_json_atomic
@@ -43,7 +44,14 @@ from vlm.jsonl import write_json_atomic
 # Stages. Each yields a loss for every step; fit() does the rest.
 
 
-def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples, steps: int) -> Iterator[Any]:
+def arithmetic(precision: str) -> torch.autocast:
+    """Autocast where the precision is bfloat16."""
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def vision_stage(
+    model: Any, processor: Any, head: nn.Linear, examples: Examples, steps: int, precision: str = "float32"
+) -> Iterator[Any]:
     """The tower alone, read out by linear heads on every image token; easy pictures first, then mostly hard ones.
 
     The heads tell colour, shape, size (small or not), digit and cell. ``head`` has ``sum(HEADS)`` outputs.
@@ -71,7 +79,7 @@ def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples
             for target, values in zip(targets, seen, strict=True):
                 target += values
         batch = processor.image_processor(pictures, do_resize=False, return_tensors="pt")
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with arithmetic(precision):
             features = tower(batch["pixel_values"], grid_thw=batch["image_grid_thw"]).pooler_output
         features = torch.cat(features) if isinstance(features, (list, tuple)) else features
         parts = head(features.float()).split(HEADS, dim=-1)
@@ -85,12 +93,16 @@ def vision_stage(model: Any, processor: Any, head: nn.Linear, examples: Examples
 
 
 def language_stage(
-    model: Any, processor: Any, draw_batch: Callable[[float], list[Example]], steps: int
+    model: Any,
+    processor: Any,
+    draw_batch: Callable[[float], list[Example]],
+    steps: int,
+    precision: str = "float32",
 ) -> Iterator[Any]:
     """Next-token loss on the answers; ``draw_batch(fraction)`` gives the examples of one step."""
     for step in range(steps):
         batch = collate(processor, draw_batch(step / steps))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with arithmetic(precision):
             yield model(**batch).loss, ""
 
 
@@ -195,7 +207,9 @@ def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
     return batch
 
 
-def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None], half: bool = False) -> Path:
+def pretrain_vlm(
+    work: Path, steps: dict[str, int], log: Callable[[str], None], half: bool = False, precision: str = "float32"
+) -> Path:
     """Run the four stages, each from the folder that the one before has left; a finished stage is not run again."""
     before = work / "vlm-random"
     if rank() == 0 and not (before / "config.json").exists():
@@ -211,13 +225,13 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None], 
             examples, rate, everything = Examples(world_size() * number + rank()), 1.5e-3, list(model.parameters())
             if stage == "vision":
                 head = nn.Linear(model.config.text_config.hidden_size, sum(HEADS))
-                losses = vision_stage(model, processor, head, examples, steps[stage])
+                losses = vision_stage(model, processor, head, examples, steps[stage], precision)
                 everything = [*model.model.visual.parameters(), *head.parameters()]
             elif stage == "text":
-                losses = language_stage(model, processor, text_batch(examples), steps[stage])
+                losses = language_stage(model, processor, text_batch(examples), steps[stage], precision)
             else:
                 draw_batch = mixture_batch(examples) if stage == "mixture" else conversation_batch(examples)
-                losses = language_stage(model, processor, draw_batch, steps[stage])
+                losses = language_stage(model, processor, draw_batch, steps[stage], precision)
                 rate = 8e-4
             fit(losses, everything, steps[stage], rate, log)
             _save(model, processor, folder, time.time() - began)
@@ -225,7 +239,7 @@ def pretrain_vlm(work: Path, steps: dict[str, int], log: Callable[[str], None], 
     return before
 
 
-def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None]) -> Path:
+def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None], precision: str = "float32") -> Path:
     """One stage, from the language model of ``vlm-mixture``."""
     folder = work / "reasoner"
     if not (folder / "seconds.json").exists():
@@ -237,7 +251,8 @@ def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None]) -> Pat
         wait()
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(start)
-        losses = language_stage(model, tokenizer, dialogue_batches(Dialogues(rank()), ROWS // world_size()), steps)
+        draw_batch = dialogue_batches(Dialogues(rank()), ROWS // world_size())
+        losses = language_stage(model, tokenizer, draw_batch, steps, precision)
         fit(losses, list(model.parameters()), steps, 1.5e-3, log, SDPBackend.FLASH_ATTENTION)
         _save(model, tokenizer, folder, time.time() - began)
     return folder
@@ -290,6 +305,12 @@ def main(argv: list[str] | None = None) -> None:
         "--half", action="store_true", help="a VLM half as wide, 1.0 M parameters, to teach as a student"
     )
     parser.add_argument("--processes", type=int, default=2, help="that share each step's rows, one thread each")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "bfloat16", "float32"),
+        default="auto",
+        help="bfloat16 autocast or float32; auto is the faster one here, or what the stages in OUT were trained in",
+    )
     parser.add_argument("--install", action="store_true", help="copy the results into vlm/models")
     options = parser.parse_args(argv)
     if options.half and (options.install or options.only != "vlm"):
@@ -307,6 +328,15 @@ def main(argv: list[str] | None = None) -> None:
             2, f"The reasoner starts from the VLM, and {options.out} holds none: train the VLM first (no --only).\n"
         )
     options.out.mkdir(parents=True, exist_ok=True)
+    held = held_precision(options.out)
+    if options.precision not in ("auto", held or options.precision):
+        parser.exit(
+            2, f"The stages in {options.out} were trained in {held}: leave --precision out, or choose another --out.\n"
+        )
+    if options.precision == "auto":
+        options.precision = held or fastest("cpu")
+    write_json_atomic(options.out / "precision.json", options.precision)
+    print(f"precision: {options.precision}", flush=True)
     rendezvous = tempfile.mkdtemp()
     if options.processes == 1:
         work(0, options, rendezvous)
@@ -316,6 +346,14 @@ def main(argv: list[str] | None = None) -> None:
     for name in (options.only,) if options.only else names:
         source = options.out / (f"vlm-{list(VLM_STEPS)[-1]}" if name == "vlm" else "reasoner")
         print(install(options.out, source, names[name]) if options.install else source)
+
+
+def held_precision(out: Path) -> str | None:
+    """What the finished stages in ``out`` were trained in; None where there is none."""
+    if not any(out.glob("*/seconds.json")):
+        return None
+    file = out / "precision.json"
+    return str(json.loads(file.read_text())) if file.exists() else "bfloat16"  # once the only one
 
 
 def work(process: int, options: argparse.Namespace, rendezvous: str) -> None:
@@ -331,9 +369,9 @@ def work(process: int, options: argparse.Namespace, rendezvous: str) -> None:
 
     if options.only != "reasoner":
         steps = {stage: max(1, round(n * options.scale)) for stage, n in VLM_STEPS.items()}
-        pretrain_vlm(options.out, steps, log, options.half)
+        pretrain_vlm(options.out, steps, log, options.half, options.precision)
     if options.only != "vlm":
-        pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log)
+        pretrain_reasoner(options.out, max(1, round(REASONER_STEPS * options.scale)), log, options.precision)
     if dist.is_initialized():
         dist.destroy_process_group()
 

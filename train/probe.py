@@ -20,7 +20,7 @@ from accelerate import PartialState
 from reward.forecast import forecast, in_words
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
-from train.launch import check_launch, command, load_for_training, quiet
+from train.launch import check_launch, command, load_for_training, prepare, quiet
 from train.lora import lora_config
 from train.options import PromptSelection
 from train.ranks import read_blank_pictures
@@ -48,6 +48,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
         raise UserError(
             f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
         ) from None
+    prepare(stage, state.is_main_process)
     vlm = load_for_training(options)
     sifted = Sifted()
     problems, _ = usable(read_loosely(options.problems, sifted), vlm, options, sifted)

@@ -10,6 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+COMPLETE = "complete"
+"""The file that marks a checkpoint as whole."""
+
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "vllm", "reflection-v")
 
 
@@ -45,6 +48,12 @@ def data_sha256(path: str | Path) -> str:
     file = Path(path)
     with open(file / "problems.jsonl" if file.is_dir() else file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def begun(folder: str | Path) -> bool:
+    """Whether a run folder holds anything that a resume would build on: checkpoints, sampled pass rates, an ended run."""
+    parts = (f"checkpoint-*/{COMPLETE}", "choice.json", "pass_rates.jsonl", "summary.json")
+    return any(True for part in parts for _ in Path(folder).glob(part))
 
 
 def provenance(settings: Mapping[str, Any], data: str | Path) -> dict[str, Any]:

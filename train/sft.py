@@ -31,6 +31,7 @@ from train.launch import (
     command,
     is_main_process,
     load_for_training,
+    prepare,
     quiet,
     run_trainer,
 )
@@ -93,9 +94,10 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
     check_launch(args, "train/sft.py")
-    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset)
+    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset, stage.precision.source)
     if (summary := run.finished()) is not None:
         return summary
+    prepare(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
     read_blank_pictures(vlm, [len(row.images) for row in rows])
@@ -119,7 +121,7 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         peft_config=lora_config(options.lora, vlm.model),
     )
     run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish(_summary(run.rows(), data))
+    return run.finish({**_summary(run.rows(), data), "precision": stage.precision.name})
 
 
 def _summary(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:

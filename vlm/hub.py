@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SECONDS = 5.0
 """A hub that has not answered after so long counts as out of reach."""
@@ -21,7 +22,9 @@ def why_unreachable() -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        get_session().head(constants.ENDPOINT, timeout=SECONDS)  # by the client that would download: it knows the proxies
+        get_session().head(
+            constants.ENDPOINT, timeout=SECONDS
+        )  # by the client that would download: it knows the proxies
     except Exception as error:  # the clients of different releases raise their own types
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return None
@@ -32,15 +35,15 @@ def cache_alone(unreachable: str | None) -> Iterator[None]:
     """Inside, the libraries use what is cached and do not ask a hub that is ``unreachable``; None changes nothing."""
     from huggingface_hub import constants
 
-    places = [constants, sys.modules.get("datasets.config")] if unreachable is not None else []
+    places: list[Any] = [constants, sys.modules.get("datasets.config")] if unreachable is not None else []
     changed = [(place, place.HF_HUB_OFFLINE) for place in places if hasattr(place, "HF_HUB_OFFLINE")]
     for place, _ in changed:
-        place.HF_HUB_OFFLINE = True  # type: ignore[union-attr]
+        place.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
         for place, before in changed:
-            place.HF_HUB_OFFLINE = before  # type: ignore[union-attr]
+            place.HF_HUB_OFFLINE = before
 
 
 def hub_remedy(unreachable: str | None) -> str:

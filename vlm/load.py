@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.machine import limit_threads
 from vlm.errors import UserError, memory_error
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
@@ -91,6 +92,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+    limit_threads()  # every command that computes with torch comes through here
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
     if dtype not in dtypes:
         raise UserError(f"The dtype '{dtype}' is not known: use one of {', '.join(dtypes)}.")

@@ -1,5 +1,6 @@
 """The wiring of the six stages: what decides a stage's result, what is checked before the first one starts."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 import configs
 from reflection_v.config import load_run_config
-from reflection_v.run import Stage, differences
+from reflection_v.run import Stage, _refuse_other_config, differences
 from reflection_v.stages import Pipeline, git_revision, model_sha256, placeless, run_all
 from vlm.errors import ConfigError, UserError
 
@@ -77,6 +78,36 @@ def test_a_change_touches_the_stages_that_it_decides(
     edit(folder / file, old, new)
     after = stages(folder, models)
     assert [name for name in before if before[name].config != after[name].config] == changed
+
+
+@pytest.mark.parametrize(("name", "state", "saved"), [("sft", "", "summary.json"), ("grpo", ".running", "choice.json")])
+def test_a_stage_keeps_the_precision_that_it_began_with(
+    folder: Path, models: dict[str, str], tmp_path: Path, name: str, state: str, saved: str
+) -> None:
+    """The tiny configs of the version before said bf16: true, and its records and settings know nothing else."""
+    out = tmp_path / "out"
+    record = {key: value for key, value in stages(folder, models)[name].config.items() if key != "precision"}
+    (out / "stages").mkdir(parents=True)
+    (out / "stages" / f"{name}{state}.json").write_text(json.dumps({"config": {**record, "bf16": True}}))
+    (out / name).mkdir()
+    (out / name / "settings.json").write_text(json.dumps({"settings": {"bf16": True}}))
+    (out / name / saved).write_text("{}")
+
+    def said() -> list[str]:
+        found = stages(folder, models, str(out))
+        try:
+            _refuse_other_config(found[name], list(found.values()), out)
+        except ConfigError as error:
+            return re.findall(r"with another config \((.*?)\)", str(error))
+        return []
+
+    assert said() == []
+    for precision, changed in (("bfloat16", []), ("float32", ["precision: bfloat16, now float32"])):
+        edit(folder / f"{name}.yaml", r"precision: \w+", f"precision: {precision}")
+        assert said() == changed
+    edit(folder / f"{name}.yaml", r"precision: \w+", "precision: auto")
+    (out / name / saved).unlink()  # nothing came of it, so nothing depends on it
+    assert said() == []
 
 
 def test_another_model_in_the_same_folder_is_noticed(folder: Path, models: dict[str, str]) -> None:

@@ -4,19 +4,24 @@ import json
 import mmap
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+import reward.worker
 from reward import worker_server
-from reward.worker import Worker
-from reward.worker_server import STAYS_AFTER, serve
+from reward.worker import Pool, Worker
+from reward.worker_server import STAYS_AFTER, limit_memory, serve
 
 SAME = ("count", "7", "7", None)
 OTHER = ("count", "7", "8", None)
@@ -130,3 +135,92 @@ def test_a_gold_answer_that_takes_too_long_is_not_held_against_the_answer() -> N
         {"number": 2, "reply": None},
         {"number": 3, "reply": "done"},
     ], said.stderr.decode()
+
+
+IMPORTS = """
+import os, sys, threading
+if hasattr(os, "sched_getaffinity"):
+    del os.sched_getaffinity  # as on macOS
+def forbidden(*_, **__):
+    raise AssertionError("a process or a thread was started by an import")
+import atexit, subprocess
+popen, start, registered = subprocess.Popen, threading.Thread.start, []
+subprocess.Popen, threading.Thread.start = forbidden, forbidden
+import reward.verifiers
+from reward.verifiers import verify, _ANSWERS, _EXPRESSIONS
+assert not _ANSWERS._workers and not _EXPRESSIONS._workers and _ANSWERS._idle.empty()
+subprocess.Popen, threading.Thread.start = popen, start
+import torch  # which starts what it likes
+subprocess.Popen, threading.Thread.start = forbidden, forbidden
+import reward.user
+subprocess.Popen, threading.Thread.start = popen, start
+assert verify("count", "7", "7").right and not verify("expression", "x+1", "x+2").right
+"""
+
+
+def test_importing_the_verifiers_starts_nothing_and_they_work_without_the_affinity_call() -> None:
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", IMPORTS], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True, timeout=120
+    )
+
+
+def test_a_pool_is_opened_once_by_whoever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Slow:
+        def __init__(self, *_: Any) -> None:
+            time.sleep(0.02)  # the other threads come meanwhile
+            made.append(self)
+            self.at_once = 0
+
+        def ask(self, request: Any, share: float) -> Any:
+            self.at_once += 1
+            assert self.at_once == 1
+            time.sleep(0.005)
+            self.at_once -= 1
+            return request
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(reward.worker, "Worker", Slow)
+    monkeypatch.setattr(reward.worker, "cores", lambda: 3)
+    pool = Pool("answers", 1, 1)
+    pool.close()
+    assert not made
+    gate = threading.Barrier(8)
+
+    def ask(number: int) -> Any:
+        gate.wait()
+        return pool.ask(number)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(ask, range(8))) == list(range(8))
+    assert len(made) == 3 == len(pool.workers) and pool._idle.qsize() == 3
+
+
+@pytest.mark.parametrize("error", [ValueError("current limit exceeds maximum limit"), OSError(22, "invalid")])
+def test_a_system_that_refuses_the_memory_limit_is_gone_on_without(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    limit_memory(1 << 30)
+    monkeypatch.delattr(resource, "RLIMIT_AS")
+    limit_memory(1 << 30)
+
+
+def test_a_group_that_has_ended_may_be_ended_again(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS answers "not permitted" where Linux says that there is no such group."""
+    assert worker.ask(SAME)["score"] == 1.0
+    real = os.killpg
+
+    def refuse(group: int, number: int) -> None:
+        real(group, number)
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    worker.close()
+    assert worker.ask(SAME)["score"] == 1.0
