@@ -24,6 +24,8 @@ CORE = ""
 """Stands for what every installation has, where the name of an extra could stand."""
 TOOLS = "dev"
 """The extra of those who work on the project itself: no stage uses its packages."""
+APART = "vllm"
+"""The extra that needs an environment of its own, since it brings another release of torch."""
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Import names that do not follow from the package's name."""
 
@@ -156,14 +158,14 @@ def last_below(bound: str) -> str:
 
 
 def tested_range(one: Declared) -> str:
-    """``5.23 to 5.24``, or ``2.8 and newer`` where no upper bound is stated; empty if nothing is stated."""
+    """``5.23 to 5.24``, or ``2.8 or newer`` where no upper bound is stated; empty if nothing is stated."""
     low = [item.version for item in one.specifier if item.operator in (">=", ">", "==", "~=")]
     high = [last_below(item.version) for item in one.specifier if item.operator == "<"]
     high += [item.version for item in one.specifier if item.operator in ("<=", "==")]
     if not low and not high:
         return ""
     if not high:
-        return f"{low[0]} and newer"
+        return f"{low[0]} or newer"
     return high[0] if not low or low[0] == high[0] else f"{low[0]} to {high[0]}"
 
 
@@ -230,13 +232,15 @@ def extra_of(module: str) -> str | None:
 
 def install_command(extra: str = CORE) -> str:
     """The command that installs the project with an extra, held to the tested releases where the checkout lists them."""
-    root = Path(__file__).resolve().parent.parent
-    named = f"[{extra}]" if extra else ""
+    root, names, pip = Path(__file__).resolve().parent.parent, extra, "pip"
+    if extra == APART:
+        names, pip = f"gpu,{extra}", f"python -m venv .venv-{extra} && .venv-{extra}/bin/pip"
+    named = f"[{names}]" if names else ""
     if not (root / "setup.py").is_file():  # installed from a wheel
-        return f"pip install '{PROJECT}{named}'"
+        return f"{pip} install '{PROJECT}{named}'"
     here = root == Path.cwd()
-    target = f"{'.' if here else root}{named}"
+    target = shlex.quote(f"{'.' if here else root}{named}")
     locks = [root / "requirements" / f"{name}.txt" for name in (extra or "install", "install")]
     lock = next((file for file in locks if file.is_file()), None)
     held = f" -c {shlex.quote(str(lock.relative_to(root) if here else lock))}" if lock else ""
-    return f"pip install -e {shlex.quote(target)}{held}"
+    return f"{pip} install -e {target}{held}"

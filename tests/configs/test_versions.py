@@ -172,6 +172,9 @@ def test_the_command_holds_to_the_lists_of_a_checkout(tmp_path: Path, monkeypatc
     assert versions.install_command() == "pip install -e . -c requirements/install.txt"
     assert versions.install_command("demo") == "pip install -e '.[demo]' -c requirements/install.txt"
     assert versions.install_command("gpu") == "pip install -e '.[gpu]' -c requirements/gpu.txt"
+    assert versions.install_command("vllm") == (
+        "python -m venv .venv-vllm && .venv-vllm/bin/pip install -e '.[gpu,vllm]' -c requirements/install.txt"
+    )
     monkeypatch.chdir(tmp_path)
     assert versions.install_command("gpu") == f"pip install -e '{root}[gpu]' -c '{root}/requirements/gpu.txt'"
 
@@ -193,7 +196,7 @@ def test_what_is_read_at_each_start_is_little() -> None:
     [
         ("<5.25,>=5.23", "5.23 to 5.24"),
         ("<1.17,>=1.16", "1.16"),
-        (">=2.8", "2.8 and newer"),
+        (">=2.8", "2.8 or newer"),
         ("<6,>=5.2", "5.2 to 5.x"),
         ("<=0.31.0,>=0.22.0", "0.22.0 to 0.31.0"),
         ("", ""),
