@@ -134,7 +134,8 @@ def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
         if installed is None:
             exam.broken.add(one.module)
             exam.errors.append(f"The package {one.package} is not installed: {versions.install_command()}")
-        elif core and (reason := why_not_imported(one.module)) is not None:
+        elif core and not exam.broken & {"torch"} and (reason := why_not_imported(one.module)) is not None:
+            # Without torch most others fail as well, and one error is enough.
             state = "broken"
             exam.broken.add(one.module)
             exam.errors.append(f"{one.package} {installed} cannot be imported ({reason}): {versions.install_command()}")
@@ -187,7 +188,7 @@ def look_at_gpus(exam: Examination) -> list[dict[str, Any]]:
         if said:
             exam.warnings.append(
                 f"torch {torch.__version__} cannot use the GPU ({first_line(said[0].message)}): update the driver, or "
-                "install a torch that fits it."  # type: ignore[arg-type]
+                "install a torch that fits it."
             )
         elif shutil.which("nvidia-smi") is not None and hidden is None:
             exam.warnings.append(

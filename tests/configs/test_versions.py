@@ -2,42 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs import versions
-
-Install = Callable[..., None]
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install the metadata of packages into a folder of its own, which is looked at first."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    monkeypatch.setattr(versions, "_said", set())
-
-    def add(name: str, release: str, *lines: str) -> None:
-        folder = site / f"{name.replace('-', '_')}-{release}.dist-info"
-        folder.mkdir()
-        head = ["Metadata-Version: 2.4", f"Name: {name}", f"Version: {release}", *lines]
-        (folder / "METADATA").write_text("\n".join(head) + "\n\n")
-        versions.declared.cache_clear()
-
-    yield add
-    versions.declared.cache_clear()
-
-
-def project(install: Install, *requirements: str, extras: tuple[str, ...] = ()) -> None:
-    install(
-        "reflection-v",
-        "9",
-        *(f"Provides-Extra: {extra}" for extra in extras),
-        *(f"Requires-Dist: {one}" for one in requirements),
-    )
 
 
 @pytest.mark.parametrize(
@@ -65,36 +35,37 @@ def project(install: Install, *requirements: str, extras: tuple[str, ...] = ()) 
     ],
 )
 def test_one_line_for_a_release_outside_the_range(
-    specifier: str, release: str, line: str | None, install: Install, monkeypatch: pytest.MonkeyPatch
+    specifier: str, release: str, line: str | None, site: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions, "install_command", lambda extra="": "REMEDY")
-    project(install, f"alpha{specifier}")
-    install("alpha", release)
+    site.project(f"alpha{specifier}")
+    site.package("alpha", release)
     assert [str(found) for found in versions.outside_range()] == ([] if line is None else [line])
 
 
-def test_a_stage_asks_only_for_packages_that_it_may_use(install: Install) -> None:
+def test_a_stage_asks_only_for_packages_that_it_may_use(site: Any) -> None:
     bounds = {"core": "<2,>=1", "loose": ">=5", "tool": '<2,>=1; extra == "dev"', "more": '<2,>=1; extra == "gpu"'}
     absent = ["absent<2,>=1", 'elsewhere<2,>=1; sys_platform == "nowhere"']
-    project(install, *(f"{name}{rest}" for name, rest in bounds.items()), *absent, extras=("gpu", "dev"))
+    site.project(*(f"{name}{rest}" for name, rest in bounds.items()), *absent, extras=("gpu", "dev"))
     for name in (*bounds, "elsewhere"):
-        install(name, "3.0")
+        site.package(name, "3.0")
     assert [(found.package, found.extra) for found in versions.outside_range()] == [("core", ""), ("more", "gpu")]
     everything = [found.package for found in versions.outside_range(every=True)]
     assert everything == ["core", "loose", "tool", "more"]
 
 
-def test_a_package_that_several_extras_ask_for_is_one(install: Install) -> None:
-    project(
-        install,
+def test_a_package_that_several_extras_ask_for_is_one(site: Any) -> None:
+    site.project(
         "core-thing<3,>=1",
         'core_thing[web]>=2; extra == "serve"',
         'deep<2; extra == "dev"',
         'deep<2; extra == "gpu"',
         extras=("gpu", "serve", "dev"),
     )
-    install("core-thing", "1.5", "Provides-Extra: web", 'Requires-Dist: asgi; extra == "web"', "Requires-Dist: base")
-    install("deep", "5")
+    site.package(
+        "core-thing", "1.5", "Provides-Extra: web", 'Requires-Dist: asgi; extra == "web"', "Requires-Dist: base"
+    )
+    site.package("deep", "5")
     found = {one.package: one for one in versions.declared()}
     assert found["core-thing"].extras == ("", "serve") and found["core-thing"].inner == ("web",)
     assert found["deep"].extras == ("dev", "gpu")  # a stage uses it, though the tools name it first
@@ -102,10 +73,10 @@ def test_a_package_that_several_extras_ask_for_is_one(install: Install) -> None:
     assert versions.missing("serve") == ["asgi"] and versions.missing("gpu") == []
 
 
-def test_the_lines_are_printed_once(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
-    project(install, "alpha<2,>=1", "beta<2,>=1")
-    install("alpha", "2.1")
-    install("beta", "1.1")
+def test_the_lines_are_printed_once(site: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    site.project("alpha<2,>=1", "beta<2,>=1")
+    site.package("alpha", "2.1")
+    site.package("beta", "1.1")
     versions.warn_outside_range()
     versions.warn_outside_range()
     printed = capsys.readouterr()
