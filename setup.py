@@ -18,7 +18,7 @@ CORE = [
     "trl>=1.16,<1.17",
     "accelerate>=1.10",
     "datasets>=4.7",
-    "peft>=0.17,<0.22",
+    "peft>=0.18,<0.22",
     "qwen-vl-utils>=0.0.14",
     "pillow>=11",
     "numpy>=2.0",
@@ -27,7 +27,7 @@ CORE = [
     "openai>=2.0",
     "pydantic>=2.11",
     "pyyaml>=6.0.1",
-    "jinja2>=3.1",
+    "jinja2>=3.1.6",
     "typer>=0.29",
     "rich>=14.0",
     "matplotlib>=3.10",
@@ -37,7 +37,7 @@ CORE = [
 
 EXTRAS = {
     "gpu": [DEEPSPEED, "wandb>=0.22", "tensorboard>=2.20"],
-    "demo": ["gradio>=6.0,<6.32"],
+    "demo": ["gradio>=6.24,<6.32"],
     "serve": [f"transformers[serving]{TRANSFORMERS}"],
     # trl 1.16 supports 0.22 to 0.31, and of these 0.30 alone takes transformers 5.23 and 5.24. It brings a torch of its own.
     "vllm": ["vllm>=0.30,<0.31"],

@@ -144,16 +144,17 @@ def measure_delay(folder: Path, runs: int, episodes: int) -> dict[str, Any]:
     }
 
 
-async def bare(bodies: list[dict[str, Any]], url: str, at_once: int) -> float:
+async def bare(bodies: list[bytes], url: str, at_once: int) -> float:
     """Requests per second of a load generator that does nothing else."""
     import httpx
 
     queue = iter(bodies)
-    async with httpx.AsyncClient(timeout=300, limits=httpx.Limits(max_connections=at_once)) as client:
+    limits, headers = httpx.Limits(max_connections=at_once), {"Content-Type": "application/json"}
+    async with httpx.AsyncClient(timeout=300, limits=limits, headers=headers) as client:
 
         async def work() -> None:
             for body in queue:
-                reply = await client.post(f"{url}/chat/completions", json=body)
+                reply = await client.post(f"{url}/chat/completions", content=body)
                 reply.raise_for_status()
 
         began = time.perf_counter()
@@ -201,7 +202,7 @@ def measure_served(folder: Path, pairs: int, episodes: int, at_once: int = 8) ->
         settings = config(folder, url, "record", at_once).model_copy(
             update={"model": f"openai:{model}@{url}", "reasoner": f"openai:{model}@{url}"}
         )
-        bodies: list[dict[str, Any]] = []
+        bodies: list[bytes] = []
         with recording(bodies):
             run_build(settings)  # warms the server up as well
         ours, theirs = [], []
@@ -227,7 +228,7 @@ def measure_served(folder: Path, pairs: int, episodes: int, at_once: int = 8) ->
 class recording:
     """Keeps the body of every request that the official client sends."""
 
-    def __init__(self, bodies: list[dict[str, Any]]) -> None:
+    def __init__(self, bodies: list[bytes]) -> None:
         self.bodies = bodies
 
     def __enter__(self) -> None:
@@ -237,7 +238,7 @@ class recording:
         plain, bodies = self.plain, self.bodies
 
         async def post(client: Any, path: str, **settings: Any) -> Any:
-            bodies.append(settings["body"])
+            bodies.append(next(settings[key] for key in ("content", "body") if settings.get(key) is not None))
             return await plain(client, path, **settings)
 
         AsyncOpenAI.post = post  # type: ignore[method-assign]

@@ -22,7 +22,7 @@ from data_construction.roles import Roles
 from reward.statements import corrected_spans
 from reward.verifiers import verify
 from vlm.errors import ImageError
-from vlm.images import open_image
+from vlm.images import SharedImages
 from vlm.problem import Problem
 from vlm.protocol import BackendError, Request
 from vlm.response import count_looks
@@ -81,7 +81,8 @@ class Episode:
     """One problem on its way to a trace. The gold answer is used for verdicts only and reaches no prompt.
 
     ``replies`` keeps and replays replies; without one every reply is asked for. ``tries`` is how often this problem
-    ended with unusable replies before: each time it may take as many further repairs.
+    ended with unusable replies before: each time it may take as many further repairs. ``images`` opens the problem's
+    images; episodes that run at the same time share it.
     """
 
     problem: Problem
@@ -90,6 +91,7 @@ class Episode:
     seed: int
     replies: ReplyLog | None = None
     tries: int = 0
+    images: SharedImages = field(default_factory=SharedImages)
     calls: list[Call] = field(default_factory=list)
     repairs: int = 0
 
@@ -97,7 +99,7 @@ class Episode:
         """Play the episode. Never raises for what models, servers or pictures do: that is a trace with status ``error``."""
         rounds: list[Round] = []
         try:
-            pictures = [await asyncio.to_thread(open_image, image) for image in self.problem.images]
+            pictures = [await asyncio.to_thread(self.images.open, image) for image in self.problem.images]
             await self._rounds(rounds, pictures)
             if not rounds[-1].verdict:
                 return self._trace("wrong", rounds, why=f"no right conclusion in {len(rounds)} rounds")

@@ -17,6 +17,7 @@ from data_construction.records import Trace
 from data_construction.reply_log import DurableLog, ReplyLog
 from data_construction.roles import Roles
 from vlm.errors import UserError
+from vlm.images import SharedImages
 from vlm.problem import Problem
 
 M_ARENA_MAX = -8
@@ -98,11 +99,12 @@ async def play(
         if log.repaired:
             print(f"{out / name}: the last row was torn; {log.repaired} bytes were cut, and that work is done again.")
     tally, failing, queue = Tally(len(todo), replies=replies), 0, iter(todo)
+    images = SharedImages()
 
     async def work() -> None:
         nonlocal failing
         for problem in queue:
-            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0)).run()
+            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0), images).run()
             await traces.append(trace.model_dump())
             replies.forget(problem.id)
             tally.status["filtered" if judge(trace, problem) else trace.status] += 1

@@ -43,7 +43,7 @@ from train.launch import (
     quiet,
     run_trainer,
 )
-from train.lora import lora_config
+from train.lora import lora_config, say_coverage
 from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
 from train.ranks import read_blank_pictures, whole_weights
@@ -207,7 +207,10 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
         write_json_atomic(run.path / "data.json", data)
         print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
     read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
-    trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
+    adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
+    if run.main:
+        say_coverage(options.lora, adapters, vlm.model)
+    trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=adapters)
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
     run_trainer(trainer, run, checkpoint, SHOWN, options)

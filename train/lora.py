@@ -1,32 +1,167 @@
-"""LoRA: adapters on the language model, merged at the end, so that what comes out is a model folder like any other."""
+"""LoRA: adapters on the language model, merged at the end, so that what comes out is a model folder like any other.
 
+A decoder is a stack of blocks, and a block is a mixer (it moves information between tokens: attention, a gated delta rule, a
+convolution, Mamba) and an MLP. Which linear layers there are differs between families, and in hybrid models between blocks, so
+the targets are found from the model: every linear layer of the language model's blocks. What gets no adapter:
+
+- the vision tower, the merger, embeddings and heads, all of which stand outside of these blocks;
+- routers of a mixture of experts, whose small changes move whole tokens between experts, and indexers, which choose tokens
+  without a gradient;
+- in a state space mixer (Mamba) all but ``in_proj``: its fused kernel reads the other weights itself, past an adapter;
+- experts that are stacked in one parameter (as transformers keeps them): PEFT adapts such a parameter by adding up a full
+  matrix for every expert in each forward. ``--check`` and the run say so.
+"""
+
+import json
+import math
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.options import MERGER_NAMES, VISION_NAMES, Lora
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from train.options import MERGER_NAMES, Lora
+from train.reader import part_of
 from vlm.errors import ConfigError, UserError
 from vlm.load import VLM, load_vlm
 
 ADAPTER = "adapter"
+LINEAR = (nn.Linear, Conv1D)  # Conv1D is the linear layer of GPT-2, its weight transposed
+# How the MLP of a block is called, or the end of its class's name. Everything else in a block with weights is its mixer.
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe", "intermediate", "output")
+MLP_CLASSES = ("MLP", "MoE", "Moe", "MoeBlock", "FFN", "FF", "FeedForward", "Experts", "Router")
+ROUTERS = {"router", "gate", "shared_expert_gate"}
 
 
-def lora_config(lora: Lora | None, model: Any) -> Any:
+@dataclass
+class Block:
+    """One block of the language model, by the full names of its modules.
+
+    Attributes:
+        mixer, mlp: the linear layers that can carry an adapter.
+        has_mixer, has_mlp: whether the block has such a part, with linear layers or without.
+        experts: parameters that stack the weights of several experts.
+    """
+
+    name: str
+    mixer: list[str] = field(default_factory=list)
+    mlp: list[str] = field(default_factory=list)
+    has_mixer: bool = False
+    has_mlp: bool = False
+    experts: list[str] = field(default_factory=list)
+
+    @property
+    def number(self) -> int:
+        return int(self.name.rpartition(".")[2])
+
+
+def find_blocks(model: Any) -> list[Block]:
+    """The blocks of a model's language model, in order: the elements of the outermost module lists of its decoder."""
+    decoder = model.get_decoder()
+    start = next(name for name, module in model.named_modules() if module is decoder)
+    stacks: list[str] = []
+    blocks: list[Block] = []
+    for name, module in decoder.named_modules(prefix=start):
+        inside = any(name.startswith(f"{outer}.") for outer in stacks)
+        if isinstance(module, nn.ModuleList) and not inside and part_of(name) == "language":
+            stacks.append(name)
+            stack = [_read_block(f"{name}.{number}", block) for number, block in enumerate(module)]
+            blocks += stack if any(block.mixer or block.mlp for block in stack) else []  # or a list of embeddings
+    return blocks
+
+
+def _read_block(name: str, module: nn.Module) -> Block:
+    block = Block(name)
+    for path, child in _children(name, module):
+        if all(len(_shape(weight)) < 2 for weight in child.parameters()):
+            continue  # norms and activations
+        mlp = isinstance(child, LINEAR) or path.rpartition(".")[2] in MLP_NAMES
+        mlp = mlp or type(child).__name__.endswith(MLP_CLASSES)
+        block.has_mixer, block.has_mlp = block.has_mixer or not mlp, block.has_mlp or mlp
+        owners = dict(child.named_modules(prefix=path))
+        for at, part in owners.items():
+            if isinstance(part, LINEAR):
+                if _takes_adapter(at.removeprefix(name), owners.get(at.rpartition(".")[0]), mlp):
+                    (block.mlp if mlp else block.mixer).append(at)
+            elif mlp and not isinstance(part, nn.Conv1d):
+                own = part.named_parameters(recurse=False)
+                block.experts += [f"{at}.{key}" for key, weight in own if len(_shape(weight)) == 3]
+    return block
+
+
+def _takes_adapter(path: str, parent: nn.Module | None, mlp: bool) -> bool:
+    words = path.split(".")
+    state_space = hasattr(parent, "A_log") and hasattr(parent, "D")
+    return not ((state_space and words[-1] != "in_proj") or "indexer" in words or (mlp and ROUTERS & set(words)))
+
+
+def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for own, child in module.named_children():
+        if isinstance(child, nn.ModuleList):  # T5 lists the parts of a block
+            yield from _children(f"{name}.{own}", child)
+        else:
+            yield f"{name}.{own}", child
+
+
+def _shape(weight: Any) -> tuple[int, ...]:
+    return tuple(getattr(weight, "ds_shape", weight.shape))  # under ZeRO-3 a process holds an empty tensor
+
+
+def target_names(lora: Lora, model: Any) -> list[str]:
+    """Full names of the language model's layers that get an adapter: those that are named, or all of its blocks.
+
+    Raises:
+        ConfigError: no linear layer has one of the target names, or none was found.
+    """
+    if lora.targets is None:
+        found = [name for block in find_blocks(model) for name in (*block.mixer, *block.mlp)]
+        if not found:
+            raise ConfigError(
+                "No linear layer was found in the blocks of the language model: name the layers in 'lora.targets'."
+            )
+        return found
+    names = [name for name, layer in model.named_modules() if isinstance(layer, LINEAR) and part_of(name) == "language"]
+    targets = [name for name in names if name.rpartition(".")[2] in lora.targets]
+    if missing := sorted(set(lora.targets) - {name.rpartition(".")[2] for name in targets}):
+        raise ConfigError(f"'lora.targets': the language model has no linear layer named {', '.join(missing)}.")
+    return targets
+
+
+def _begun_targets(checkpoint: Path, model: Any) -> list[str]:
+    """Full names of the layers that a checkpoint of adapters adapts; PEFT saves the shortest ends that tell them apart."""
+    saved = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
+    ends = tuple(f".{name}" for name in saved)
+    names = [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
+    if not names:
+        raise UserError(
+            f"{checkpoint} holds adapters for layers that the model does not have under this version of transformers: install "
+            "the version that settings.json names, or choose another output_dir."
+        )
+    return names
+
+
+def lora_config(lora: Lora | None, model: Any, checkpoint: Path | None = None) -> Any:
     """PEFT's config for the adapters of ``lora`` on ``model``; None where ``lora`` is None.
 
-    Adapters go on the language model alone: names such as ``q_proj`` also occur in some vision towers.
+    Args:
+        checkpoint: that the run resumes from. Its adapters decide the targets: an earlier version found others for the same
+            config, and a run keeps the adapters that it began with.
 
     Raises:
         ConfigError: a number out of range, or no layer has one of the target names.
+        UserError: the model has none of the layers that the checkpoint adapts.
     """
     if lora is None:
         return None
     from peft import LoraConfig
 
-    if lora.r < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1 or not lora.targets:
+    if lora.r < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1 or lora.targets == []:
         raise ConfigError("'lora' needs r and alpha of at least 1, dropout in [0, 1), and at least one target.")
-    targets = target_names(lora, model)
-    names = [name for name, _ in model.named_modules()]
-    mergers = [name for name in names if _is_merger(*name.rpartition(".")[::2])]
+    begun = checkpoint is not None and (checkpoint / "adapter_config.json").exists()
+    targets = _begun_targets(checkpoint, model) if checkpoint and begun else target_names(lora, model)
+    mergers = [name for name, _ in model.named_modules() if _is_merger(*name.rpartition(".")[::2])]
     mergers = [name for name in mergers if not any(name.startswith(other + ".") for other in mergers)]
     return LoraConfig(
         r=lora.r,
@@ -41,18 +176,100 @@ def _is_merger(parent: str, name: str) -> bool:
     return parent.endswith("merger_list") or (name.startswith(MERGER_NAMES) and not name.endswith("merger_list"))
 
 
-def target_names(lora: Lora, model: Any) -> list[str]:
-    """Full names of the language model's layers that get an adapter.
+@dataclass
+class Coverage:
+    """Which blocks of the language model carry adapters, in the mixer and in the MLP.
+
+    Attributes:
+        layers: the number of layers with an adapter.
+        mixer, mlp: the numbers of blocks with an adapter in that part, and of blocks that have such a part.
+        bare: the blocks whose mixer carries none.
+        experts: the number of blocks whose experts carry none.
+    """
+
+    layers: int
+    mixer: tuple[int, int]
+    mlp: tuple[int, int]
+    bare: list[Block]
+    experts: int
+
+    def line(self, r: int) -> str:
+        """What a run prints."""
+        said = (
+            f"LoRA: {self.mixer[0]} of {self.mixer[1]} blocks carry adapters in the mixer, {self.mlp[0]} of {self.mlp[1]} in "
+            f"the MLP (rank {r}, {self.layers} layers)"
+        )
+        return f"{said}; the experts of {self.experts} blocks carry none (see --check)" if self.experts else said
+
+
+def coverage(model: Any, targets: Collection[str]) -> Coverage:
+    """What adapters on the layers ``targets`` (full names, as those of ``target_names``) reach."""
+    blocks, adapted = find_blocks(model), set(targets)
+    mixers, mlps = [block for block in blocks if block.has_mixer], [block for block in blocks if block.has_mlp]
+    bare = [block for block in mixers if not adapted & {*block.mixer}]
+    return Coverage(
+        layers=len(adapted),
+        mixer=(len(mixers) - len(bare), len(mixers)),
+        mlp=(sum(bool(adapted & {*block.mlp}) for block in mlps), len(mlps)),
+        bare=bare,
+        experts=sum(bool(block.experts) for block in blocks),
+    )
+
+
+def say_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
+    """Print what the adapters of ``lora_config`` reach, and which mixers they leave out; nothing without ``lora``."""
+    if lora is None:
+        return
+    found = coverage(model, peft_config.target_modules)
+    print("\n".join([found.line(lora.r), *_bare_mixers(lora, found)]), flush=True)
+
+
+def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:
+    """What the adapters of ``lora`` reach, and a sentence for each part of the language model's blocks that they leave out.
 
     Raises:
-        ConfigError: no layer has one of the target names.
+        ConfigError: see ``lora_config``.
     """
-    outside = {*VISION_NAMES, *MERGER_NAMES}
-    names = [name for name, _ in model.named_modules()]
-    targets = [name for name in names if name.split(".")[-1] in lora.targets and not outside & {*name.split(".")}]
-    if missing := sorted(set(lora.targets) - {name.split(".")[-1] for name in targets}):
-        raise ConfigError(f"'lora.targets': the language model has no layer named {', '.join(missing)}.")
-    return targets
+    found = coverage(model, lora_config(lora, model).target_modules)
+    notes = _bare_mixers(lora, found)
+    if found.experts:
+        sizes = {name: math.prod(_shape(weight)) for name, weight in model.named_parameters()}
+        stacked = sum(sizes[name] for block in find_blocks(model) for name in block.experts)
+        share = stacked / sum(size for name, size in sizes.items() if part_of(name) == "language")
+        notes.append(
+            f"The experts of {found.experts} of {found.mlp[1]} MLPs carry no adapter, because each weight stacks all experts: "
+            f"{share:.0%} of the language model's weights stay as they are unless 'lora' is left out."
+        )
+    return found, notes
+
+
+def _bare_mixers(lora: Lora, found: Coverage) -> list[str]:
+    """A sentence for the mixers that carry no adapter but could, and one for those that have no linear layer."""
+    said = []
+    if missed := [block for block in found.bare if block.mixer]:
+        names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for block in missed for name in block.mixer))
+        remedy = f"add {names} to 'lora.targets', or leave 'lora.targets' out to adapt every linear layer."
+        if lora.targets is None:  # a run that an earlier version began
+            remedy = f"the run keeps the adapters that it began with; another output_dir begins with {names} too."
+        said.append(
+            f"The mixer of {len(missed)} of {found.mixer[1]} blocks ({_ranges(missed)}) carries no adapter: {remedy}"
+        )
+    if rest := [block for block in found.bare if not block.mixer]:
+        said.append(
+            f"The mixer of {len(rest)} of {found.mixer[1]} blocks ({_ranges(rest)}) carries no adapter: it has no linear layer."
+        )
+    return said
+
+
+def _ranges(blocks: Sequence[Block]) -> str:
+    """The blocks' numbers, runs of them shortened: ``0-2, 4, 6-8``."""
+    runs: list[list[int]] = []
+    for number in (block.number for block in blocks):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def merge_adapter(folder: Path, model: str, dtype: Any) -> None:

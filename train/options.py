@@ -22,16 +22,15 @@ class Lora:
         r: the rank.
         alpha: the adapters' output is scaled by ``alpha / r``.
         dropout: on their input, in [0, 1).
-        targets: names of the linear layers of the language model to adapt.
+        targets: names of the linear layers of the language model to adapt; all of its blocks' where not given, found from
+            the model (``train.lora``).
         train_merger: train the merger in full beside the adapters.
     """
 
     r: int = 64
     alpha: int = 128
     dropout: float = 0.0
-    targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
+    targets: list[str] | None = None
     train_merger: bool = False
 
 

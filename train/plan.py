@@ -11,7 +11,8 @@ GPUs. What the numbers rest on, with W weights, T of them trainable, over N proc
 - Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
 - Activations of one micro-batch: with gradient checkpointing the input of every layer and one layer in full, else all layers in
   full. A layer in full: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
-  queries, attention output, gate, up, and their product); attention itself is fused and keeps no square matrix.
+  queries, attention output, gate, up, and their product; I is that of the experts of one token in a mixture); attention itself
+  is fused and keeps no square matrix.
 - Vision activations: alike, on patches (4 a token), if the tower is trained; else one layer.
 - Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
 - Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
@@ -186,7 +187,7 @@ def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[
         return every, trainable
     lora = options.lora
     layers: list[Any] = [model.get_submodule(name) for name in target_names(lora, model)]
-    adapters = sum(lora.r * (layer.in_features + layer.out_features) for layer in layers)
+    adapters = sum(lora.r * sum(layer.weight.shape) for layer in layers)
     merger = every["merger"] if lora.train_merger else 0
     return every + Counter(lora=adapters), Counter(lora=adapters, merger=merger)
 
@@ -242,8 +243,8 @@ def _pixels(processor: Any, limit: int | None) -> tuple[int, int]:
 
 
 def _activations(config: Any, tokens: int, checkpointing: bool) -> float:
-    hidden, inner = config.hidden_size, config.intermediate_size
-    kv = config.num_key_value_heads * (getattr(config, "head_dim", None) or hidden // config.num_attention_heads)
+    hidden, inner = config.hidden_size, _inner_width(config)
+    kv = _kv_width(config)
     full = 2 * tokens * (8 * hidden + 3 * kv + 4 * inner)
     return config.num_hidden_layers * 2 * tokens * hidden + full if checkpointing else config.num_hidden_layers * full
 
@@ -261,8 +262,21 @@ def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float
 
 def _cache_bytes(config: Any) -> int:
     """Of one token, in bf16."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head)
+    return int(2 * 2 * config.num_hidden_layers * _kv_width(config))
+
+
+def _inner_width(config: Any) -> int:
+    """Of a block's MLP; in a mixture of experts those that one token passes through, side by side."""
+    experts = (getattr(config, "moe_intermediate_size", None) or 0) * (
+        getattr(config, "num_experts_per_tok", None) or 0
+    )
+    experts += getattr(config, "shared_expert_intermediate_size", None) or 0
+    return max(getattr(config, "intermediate_size", None) or 0, experts) or 4 * config.hidden_size
+
+
+def _kv_width(config: Any) -> int:
+    head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _advice(

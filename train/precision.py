@@ -152,10 +152,11 @@ def slow_here(precision: Precision) -> str | None:
     ratio = measure_bfloat16(device_type=precision.device).value
     if ratio <= 1:
         return None
-    here = f"processor ({processor()})" if precision.device == "cpu" else f"device ({precision.device})"
+    sets = ", ".join(processor().instructions) or "instruction sets unknown"
+    here = f"processor ({sets}; measured)" if precision.device == "cpu" else f"device ({precision.device}; measured)"
     kept = precision.run is not None
     remedy = "a new run with precision: auto or float32" if kept else "precision: auto or float32"
-    return f"bfloat16 takes {ratio:.1f} times as long as float32 on this {here}, measured just now; {remedy} is faster."
+    return f"bfloat16 takes {ratio:.1f} times as long as float32 on this {here}: {remedy} is faster."
 
 
 def _explicit(said: str | None) -> str | None:

@@ -23,8 +23,9 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from train.config import Stage, as_if, merge, read_config
 from train.data import Row, read_rows
 from train.launch import is_main_process
+from train.lora import check_lora
 from train.mixing import mix_domains, pass_rates
-from train.options import GrpoOptions
+from train.options import GrpoOptions, ModelOptions
 from train.packages import missing_packages
 from train.plan import GB, GPU_MEMORY, make_plan, zero_of
 from train.precision import stated
@@ -99,13 +100,29 @@ def check(stage: Stage) -> Report:
         _batches(report, args, options, world, len(pictures))
         with _found(report, "pictures"):
             mixed(pictures, world, zero_of(args)["stage"] == 3)
-        _disk(report, stage, world, "error" if here else "note")
+        if _lora(report, options, reader):
+            _disk(report, stage, world, "error" if here else "note")
     report.counts |= {
         "precision": stage.precision.name,
         "processes": world,
         "seconds": round(time.monotonic() - began, 2),
     }
     return report
+
+
+def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
+    """Which blocks the adapters reach; False where ``lora`` is a mistake, for which no plan can be made."""
+    if options.lora is None:
+        return True
+    try:
+        found, notes = check_lora(options.lora, skeleton(reader.config.to_json_string()))
+    except UserError as error:
+        report.add("error", "lora", str(error))
+        return False
+    for note in notes:
+        report.add("note", "lora", note)
+    report.counts["lora"] = {"layers": found.layers, "mixers": list(found.mixer), "mlps": list(found.mlp)}
+    return True
 
 
 @contextlib.contextmanager

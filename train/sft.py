@@ -35,7 +35,7 @@ from train.launch import (
     quiet,
     run_trainer,
 )
-from train.lora import lora_config
+from train.lora import lora_config, say_coverage
 from train.options import SftOptions
 from train.ranks import read_blank_pictures
 from vlm.jsonl import write_json_atomic
@@ -112,13 +112,16 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     if run.main:
         write_json_atomic(run.path / "data.json", data)
         print(f"{len(rows)} rows, {sum(dropped.counts.values())} dropped {dropped.counts or ''}", flush=True)
+    adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
+    if run.main:
+        say_coverage(options.lora, adapters, vlm.model)
     trainer = ColdStartTrainer(
         model=vlm.model,
         args=args,
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
         data_collator=Collator(rows, vlm),
         processing_class=vlm.processor,
-        peft_config=lora_config(options.lora, vlm.model),
+        peft_config=adapters,
     )
     run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish({**_summary(run.rows(), data), "precision": stage.precision.name})

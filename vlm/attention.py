@@ -32,7 +32,7 @@ from vlm.attention_parts import (
     choose_layers,
     hf_model,
     model_body,
-    refuse_cross_attention,
+    refuse_unsupported,
     text_configs,
 )
 from vlm.attention_recording import ForwardRecorder, Recording, generation_rows, joined, response_mass
@@ -102,7 +102,7 @@ class AttentionMass:
     ) -> None:
         self._model = hf_model(model)
         image_token_mask(self._model, torch.zeros(1, 1, dtype=torch.long))  # refuses a text-only model
-        refuse_cross_attention(self._model)
+        refuse_unsupported(self._model)
         self._body = model_body(self._model)
         self._arguments = ArgumentReader(self._body)
         self._attention = attention_layers(self._model)

@@ -53,9 +53,8 @@ def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractCo
     apart = float((stock - probed).abs().max()) / scale if stock.shape == probed.shape else torch.inf
     if not apart <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):
         raise UserError(
-            f"{name} computes something else while the attention probe is entered: its logits move by {apart * scale:.2g}. Its code "
-            "depends on the name of the attention implementation, so the attention mass cannot be measured on it; use another "
-            "model."
+            f"{name} computes something else while the attention probe is entered (its logits move by {apart * scale:.2g}): its code "
+            "depends on the name of the attention implementation, so its attention mass cannot be measured; use another model."
         )
     _CHECKED.add(model)
 

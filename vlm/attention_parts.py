@@ -59,23 +59,35 @@ def choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) 
     return chosen
 
 
-def refuse_cross_attention(model: PreTrainedModel) -> None:
-    """Raise UserError where the language model reads the image through cross-attention.
+def refuse_unsupported(model: PreTrainedModel) -> None:
+    """Raise UserError for kinds of attention whose mass on the image tokens the probe would get wrong.
 
-    The image tokens of its prompt are then no keys of the text's attention, and the mass on their positions says nothing
-    about the image. Found from the config and the modules, so that a model without weights is refused too.
+    * Cross-attention: the image tokens of the prompt are no keys of the text's attention, and the mass on their positions
+      says nothing about the image.
+    * Sparse attention that chooses its keys by an indexer: transformers' modelling code hides the other keys only under the
+      names "eager" and "sdpa", so that entering the probe would switch the choice off.
+
+    Found from the config and the modules, so that a model without weights is refused too.
     """
-    text = model.config.get_text_config()
-    named = [type(module).__name__ for module in model.get_decoder().modules()]
-    crosses = [name for name in named if "crossattention" in name.replace("_", "").lower()]
+    name, text = type(model).__name__, model.config.get_text_config()
+    kinds = [type(module).__name__.lower() for module in model.get_decoder().modules()]
     if (
-        crosses
+        any("crossattention" in kind for kind in kinds)
         or getattr(text, "cross_attention_layers", None)
-        or getattr(model.config, "is_encoder_decoder", False)
         or getattr(text, "add_cross_attention", False)
+        or getattr(model.config, "is_encoder_decoder", False)
     ):
         raise UserError(
-            f"{type(model).__name__} reads its image through cross-attention, where the image tokens of the prompt are not "
-            "among the keys, so their attention mass would say nothing about the image: use a model that has the image "
-            "among its text tokens, such as Qwen2.5-VL, Qwen3-VL or Gemma 3."
+            f"{name} reads its image through cross-attention, where the image tokens of the prompt are not among the keys, so "
+            f"their attention mass would say nothing about the image: {_REMEDY}"
         )
+    if any("indexer" in kind for kind in kinds):
+        raise UserError(
+            f"{name} chooses the keys of its attention by an indexer (sparse attention), which the attention probe would switch "
+            f"off, so the mass would be that of another model: {_REMEDY}"
+        )
+
+
+_REMEDY = (
+    "use a model with full attention that has the image among its text tokens, such as Qwen2.5-VL, Qwen3-VL or Gemma 3."
+)

@@ -5,9 +5,12 @@ path or a URL. No torch here: ``fit_image`` imports what it needs when it is cal
 """
 
 import contextlib
+import hashlib
 import io
 import os
+import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +76,44 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
     return open_image(source).size
 
 
+class SharedImages:
+    """Opens image files. Callers that use equal files at the same time share one image, which none of them may change.
+
+    Files are compared by their content, so a file that was replaced is opened anew. Nothing is kept that no caller uses.
+    """
+
+    def __init__(self) -> None:
+        self._in_use: weakref.WeakValueDictionary[bytes, Image.Image] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def open(self, path: str | Path) -> Image.Image:
+        """As ``open_image``; safe to call from several threads."""
+        data = _read(path)
+        digest = hashlib.sha256(data).digest()
+        with self._lock:
+            image = self._in_use.get(digest)
+        if image is None:
+            opened, name = _identify(data, _name(path))
+            with opened:
+                image = _decode(opened, name)
+            with self._lock:
+                image = self._in_use.setdefault(digest, image)  # another thread may have been quicker
+        return image
+
+
 def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
     """The picture, not decoded yet, and what to call it in a sentence."""
     if isinstance(source, bytes):
-        name, data = "The picture", source
-    else:
-        name, data = f"The picture {source}", _read(source)
+        return _identify(source, "The picture")
+    return _identify(_read(source), _name(source))
+
+
+def _name(path: str | Path) -> str:
+    return f"The picture {path}"
+
+
+def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
+    """The picture in a file's content, not decoded yet, and its name."""
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): export or download it again.")
     if len(data) > MAX_BYTES:

@@ -2,10 +2,16 @@
 
 import asyncio
 import base64
+import contextlib
+import functools
+import inspect
 import io
+import json
 import os
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +24,10 @@ MAX_BODY = 4 * 2**20
 """Bytes of a server's reply that are read: some 100 times a long answer. What is longer is given up."""
 MAX_RETRY_AFTER = 120.0
 """Seconds: the longest Retry-After that the client obeys."""
+CONNECTIONS = 8
+"""Of one client. Its pool examines all of them twice for each request: several small pools cost less than a large one."""
+MAX_ENCODED = 256 * 2**20
+"""Bytes of encoded images that are kept while the images are in use."""
 
 
 class OpenAIBackend:
@@ -59,37 +69,29 @@ class OpenAIBackend:
         self.name = f"openai:{model}@{base_url}"
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.timeout, self.max_retries, self.concurrency = timeout, max_retries, concurrency
-        self._client: Any = None
+        self._clients: _Clients | None = None
+        self._parts = _ImageParts()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = asyncio.Semaphore(concurrency)
 
     async def complete(self, request: Request) -> Reply:
-        messages = await self._messages(request)
-        client = self._connect()
+        body = await self._body(request)
+        clients = self._connect()
         async with self._gate:
             started = time.perf_counter()
-            text, finish_reason, usage = await self._ask(client, request, messages)
+            with clients.one() as client:
+                text, finish_reason, usage = await self._ask(client, body)
             return Reply(text, finish_reason, *usage, time.perf_counter() - started)
 
-    async def _ask(
-        self, client: Any, request: Request, messages: list[dict[str, Any]]
-    ) -> tuple[str, str, tuple[int, int]]:
+    async def _ask(self, client: Any, body: bytes) -> tuple[str, str, tuple[int, int]]:
         import openai
 
         # The client's own timeout starts anew with every byte: a server that drips would hold the episode for ever.
         patience = (self.timeout + MAX_RETRY_AFTER) * (self.max_retries + 1)
-        body = request.extra | {
-            "model": self.model,
-            "messages": messages,
-            "max_tokens": request.max_tokens,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "seed": request.seed,
-        }
         try:
             async with asyncio.timeout(patience):
                 # Without the typed front end, which costs as much time as the request itself (see docs/log.md).
-                completion = await client.post("/chat/completions", cast_to=object, body=body)
+                completion = await client.post("/chat/completions", cast_to=object, **{_raw_keyword(): body})
             return _read_completion(completion)
         except BackendError as error:
             raise BackendError(f"{self.name}: {error}", error.name) from None
@@ -114,34 +116,64 @@ class OpenAIBackend:
             raise BackendError(f"{self.name}: the reply cannot be read ({self._safe(error)}).", "unreadable") from None
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
-            await client.close()
+        clients, self._clients = self._clients, None
+        if clients is not None and self._loop is asyncio.get_running_loop():
+            await clients.aclose()
 
-    async def _messages(self, request: Request) -> list[dict[str, Any]]:
+    async def _body(self, request: Request) -> bytes:
+        """The body of the HTTP request."""
         try:
-            if not request.images:
-                return _openai_messages(request)
-            return await asyncio.to_thread(_openai_messages, request)  # a large PNG takes a while to write
+            if all(self._parts.kept(image) is not None for image in request.images):
+                return self._encoded(request)
+            return await asyncio.to_thread(self._encoded, request)  # a large PNG takes a while to write
         except BackendError as error:
             raise BackendError(f"{self.name}: {error}") from None
+        except (ValueError, TypeError, RecursionError) as error:  # NaN or a date in extra_body, half a surrogate pair
+            raise BackendError(f"{self.name}: the request cannot be written as JSON ({self._safe(error)}).") from None
 
-    def _connect(self) -> Any:
-        """The client of this event loop: its connections cannot be used from another one."""
+    def _encoded(self, request: Request) -> bytes:
+        """The request as JSON. The client's own encoder would read every character of the images again."""
+        settings = request.extra | {
+            "model": self.model,
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "seed": request.seed,
+        }
+        settings.pop("messages", None)
+        images = iter(request.images)
+        messages = b",".join(self._message(message, images) for message in request.messages)
+        if next(images, None) is not None:
+            raise BackendError("more pictures than image parts in the messages.")
+        return b'{"messages":[' + messages + b"]," + _json(settings)[1:]
+
+    def _message(self, message: dict[str, Any], images: Iterator[Image.Image]) -> bytes:
+        """A message as JSON, with every image written out as a PNG in base64."""
+        content = message["content"]
+        if isinstance(content, str):
+            return _json({"role": message["role"], "content": content})
+        parts = [_json(part) if part["type"] == "text" else self._parts.of(next(images, None)) for part in content]
+        return b'{"role":' + _json(message["role"]) + b',"content":[' + b",".join(parts) + b"]}"
+
+    def _connect(self) -> "_Clients":
+        """The clients of this event loop: their connections cannot be used from another one."""
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            from openai import AsyncOpenAI
-
-            self._client = AsyncOpenAI(
-                base_url=self.base_url,
-                api_key=self._key(),
-                timeout=self.timeout,
-                max_retries=self.max_retries,
-                default_headers={"Accept-Encoding": "identity"},
-                http_client=_bounded_client(self.concurrency),
-            )
+        if self._clients is None or self._loop is not loop:
+            self._clients = _Clients(self._open_client)
             self._loop, self._gate = loop, asyncio.Semaphore(self.concurrency)
-        return self._client
+        return self._clients
+
+    def _open_client(self, tls: Any) -> Any:
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key(),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=_bounded_client(tls),
+        )
 
     def _key(self) -> str:
         return os.environ.get(self.api_key_env, "") if self.api_key_env else "none"
@@ -156,8 +188,90 @@ class _TooLong(Exception):
     """A body above ``MAX_BODY``."""
 
 
-def _bounded_client(connections: int) -> Any:
-    """The client's own HTTP client with so many connections, and bodies read up to ``MAX_BODY`` only."""
+class _Clients:
+    """Clients with ``CONNECTIONS`` connections each, opened as requests need them.
+
+    Args:
+        make: a new client, given the TLS settings that all of them share (certificates take long to load).
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+        self._tls: Any = None
+        self._clients: list[Any] = []
+        self._busy: list[int] = []
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Any]:
+        """A client with a free connection, which is the caller's until the block ends."""
+        number = next((n for n, busy in enumerate(self._busy) if busy < CONNECTIONS), len(self._busy))
+        if number == len(self._clients):
+            self._tls = self._tls or _http_library().create_ssl_context()
+            self._clients.append(self._make(self._tls))
+            self._busy.append(0)
+        self._busy[number] += 1
+        try:
+            yield self._clients[number]
+        finally:
+            self._busy[number] -= 1
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            await client.close()
+
+
+class _ImageParts:
+    """Image parts of messages as JSON, each kept as long as its image is in use, since an episode shows it at every look.
+
+    An image that was given once must not be changed afterwards.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Image.Image], bytes]] = {}
+
+    def kept(self, image: Image.Image) -> bytes | None:
+        """The part of this very image, if it is there."""
+        made_of, part = self._kept.get(id(image), (None, None))
+        return part if made_of is not None and made_of() is image else None
+
+    def of(self, image: Image.Image | None) -> bytes:
+        """The part of an image, which is encoded if need be. Safe to call from several threads."""
+        if image is None:
+            raise BackendError("fewer pictures than image parts in the messages.")
+        if (part := self.kept(image)) is not None:
+            return part
+        data = io.BytesIO()
+        image.save(data, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
+        url = b"data:image/png;base64," + base64.b64encode(data.getvalue())
+        part = b'{"type":"image_url","image_url":{"url":"' + url + b'"}}'
+        if len(part) + sum(len(other) for _, other in list(self._kept.values())) <= MAX_ENCODED:
+            key, kept = id(image), self._kept
+            kept[key] = (weakref.ref(image, lambda _: kept.pop(key, None)), part)
+        return part
+
+
+def _json(value: Any) -> bytes:
+    """As the client writes JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+@functools.cache
+def _raw_keyword() -> str:
+    """The argument of the client's ``post`` that takes a finished body: ``content``, in its 2.x releases ``body``."""
+    from openai import AsyncOpenAI
+
+    return "content" if "content" in inspect.signature(AsyncOpenAI.post).parameters else "body"
+
+
+def _http_library() -> Any:
+    """The HTTP library that the client was built on (httpx, or a successor of it)."""
+    import openai
+
+    return sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
+
+
+def _bounded_client(tls: Any) -> Any:
+    """The client's own HTTP client with ``CONNECTIONS`` connections, and bodies read up to ``MAX_BODY`` only."""
     import openai
 
     class TooLong(_TooLong, openai.OpenAIError):  # the client hands its own errors on at once, all others it retries
@@ -177,35 +291,8 @@ def _bounded_client(connections: int) -> Any:
     async def watch(response: Any) -> None:
         response.aiter_bytes = bounded(response.aiter_bytes)
 
-    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(  # of the HTTP library that this client was built on
-        max_connections=connections, max_keepalive_connections=connections
-    )
-    return openai.DefaultAsyncHttpxClient(limits=limits, event_hooks={"response": [watch]})
-
-
-def _openai_messages(request: Request) -> list[dict[str, Any]]:
-    """The messages with every picture written out as a PNG in base64."""
-    pictures = iter(request.images)
-    messages = []
-    for message in request.messages:
-        content = message["content"]
-        if not isinstance(content, str):
-            content = [part if part["type"] == "text" else _image_part(next(pictures, None)) for part in content]
-        messages.append({"role": message["role"], "content": content})
-    if next(pictures, None) is not None:
-        raise BackendError("more pictures than image parts in the messages.")
-    return messages
-
-
-def _image_part(picture: Image.Image | None) -> dict[str, Any]:
-    if picture is None:
-        raise BackendError("fewer pictures than image parts in the messages.")
-    data = io.BytesIO()
-    picture.save(data, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
-    return {
-        "type": "image_url",
-        "image_url": {"url": f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"},
-    }
+    limits = _http_library().Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
+    return openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, event_hooks={"response": [watch]})
 
 
 def _read_completion(completion: Any) -> tuple[str, str, tuple[int, int]]:

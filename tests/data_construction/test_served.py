@@ -18,7 +18,7 @@ from data_construction.agent import LoopConfig, Tokens
 from data_construction.build import read_traces, run_build
 from vlm.jsonl import read_jsonl
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.seam]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from demo.pictures import MAX_UPLOAD
 from demo.serve import HEADERS, MAX_BODY, make_server, serve
 from vlm.errors import ConfigError, UserError
 
+pytestmark = pytest.mark.seam
+
 HOME = "http://127.0.0.1:7860"
 
 

@@ -152,3 +152,30 @@ def test_a_config_that_lacks_something(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             load_improve(file, {})
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["bf16 of the version before", "auto"])
+def test_rounds_keep_the_precision_of_the_first(
+    old: bool, config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds begun in bfloat16 go on in it on a machine where ``auto`` is float32."""
+    rising(monkeypatch, [0.2, 0.5, 0.6, 0.7])
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("train.precision.bfloat16_is_fast", lambda device: True)
+    out, sft = Path(config.out), Path(config.sft)
+    keys = sft.read_text()
+    sft.write_text(keys + ("bf16: true\n" if old else "precision: auto\n"))
+    run_improve(config.model_copy(update={"rounds": 1}))
+    if old:
+        begun = json.loads((out / "config.json").read_text())
+        del begun["precision"]
+        (out / "config.json").write_text(json.dumps({**begun, "sft": {**begun["sft"], "bf16": True}}))
+        sft.write_text(keys + "precision: auto\n")
+    monkeypatch.setattr("train.precision.bfloat16_is_fast", lambda device: False)
+    run_improve(config.model_copy(update={"rounds": 2}))
+    for number in (1, 2):
+        settings = json.loads((out / f"round-{number}" / "model" / "settings.json").read_text())["settings"]
+        assert settings["precision"] == "bfloat16"
+    sft.write_text(keys + "precision: float32\n")
+    with pytest.raises(ConfigError, match=r"another config \(precision\)"):
+        run_improve(config)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from configs import bundled_config
-from reflection_v import study
+from reflection_v import study, study_start
 from reflection_v.study import StudyConfig, flat, load_study, run_study, units
 from vlm.errors import ConfigError, UserError
 
@@ -104,6 +104,39 @@ def test_what_was_run_cannot_change_under_its_name(config: StudyConfig, ran: lis
         run_study(config.model_copy(update={"arms": more}))
 
 
+def test_a_study_is_of_one_precision(
+    config: StudyConfig, ran: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.precision == "float32"
+    assert study._grpo_keys(config, "accuracy", 0)["precision"] == "float32"
+    handed: list[Any] = []
+    monkeypatch.setattr(study, "prepare", lambda *arguments: handed.append(arguments[-1]))
+    run_study(config)
+    assert handed == ["float32"]
+    with pytest.raises(UserError, match=r"another study \(precision differ\)"):
+        run_study(config.model_copy(update={"precision": "bfloat16"}))
+    file = Path(config.out) / "study.json"
+    before = json.loads(file.read_text())
+    del before["precision"]  # of a version whose GRPO config said bf16: true
+    file.write_text(json.dumps({**before, "grpo": {**before["grpo"], "bf16": True}}))
+    with pytest.raises(UserError, match=r"another study \(grpo, precision differ\)"):
+        run_study(config)
+
+
+def test_a_study_trains_its_start_in_its_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[dict[str, Any]] = []
+
+    def run_sft(source: str, given: dict[str, Any]) -> dict[str, Any]:
+        keys.append(given)
+        return {}
+
+    monkeypatch.setattr("train.sft.run_sft", run_sft)
+    monkeypatch.setattr(study_start, "_rows", lambda *_: {})
+    monkeypatch.setattr(study_start, "_choose", lambda *_: {})
+    study_start.prepare(study_start.Start(), "tiny", tmp_path, {}, tmp_path / "start", "bfloat16")
+    assert keys[0]["precision"] == "bfloat16"
+
+
 def test_an_arm_says_all_of_its_rewards(config: StudyConfig) -> None:
     keys = study._grpo_keys(config, "accuracy", 2)
     assert keys["rewards"] == {"format": 0.0, "accuracy": 1.0} and keys["seed"] == 2
@@ -117,6 +150,8 @@ def test_an_arm_says_all_of_its_rewards(config: StudyConfig) -> None:
         ({"arms": {"accuracy": {"rewards": {"acuracy": 1.0}}}}, "did you mean 'accuracy'"),
         ({"arms": {"accuracy": {"seed": 3}}}, "seed"),
         ({"out": ""}, "must say 'out'"),
+        ({"precision": "auto"}, "'precision' in .* should be 'float32' or 'bfloat16', found the text 'auto'"),
+        ({"arms": {"accuracy": {"rewards": {"accuracy": 1.0}, "keys": {"bf16": True}}}}, "contradict each other"),
     ],
 )
 def test_a_bad_study_is_refused(tmp_path: Path, keys: dict[str, Any], said: str) -> None:

@@ -24,6 +24,8 @@ from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 from vlm.problem import read_problems
 
+pytestmark = pytest.mark.seam
+
 
 def toy(rollout: Rollout) -> Score:
     """A reward that differs between the responses of a random model: the share of letters before n."""

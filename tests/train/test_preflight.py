@@ -408,7 +408,7 @@ def test_planned_adapters_are_those_that_peft_makes(tiny_vlm_dir: Path, tmp_path
 
 def test_lora_names_that_are_not_there_are_refused(tiny_vlm_dir: Path) -> None:
     model = load_vlm(tiny_vlm_dir, device="cpu").model
-    with pytest.raises(UserError, match="no layer named z_proj"):
+    with pytest.raises(UserError, match="no linear layer named z_proj"):
         lora_config(Lora(targets=["q_proj", "z_proj"]), model)
     with pytest.raises(UserError, match="r and alpha"):
         lora_config(Lora(r=0), model)

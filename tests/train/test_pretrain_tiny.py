@@ -9,7 +9,16 @@ import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from data_construction.sources import LEARNED, wording
-from train.pretrain_tiny import VLM_STEPS, average_gradients, main, pretrain_reasoner, pretrain_vlm
+from train.pretrain_tiny import (
+    VLM_STEPS,
+    average_gradients,
+    held_precision,
+    language_stage,
+    main,
+    pretrain_reasoner,
+    pretrain_vlm,
+    text_batch,
+)
 from train.tiny_examples import Dialogues, Example, Examples, collate
 from train.tiny_models import build_tiny_reasoner, build_tiny_vlm, build_tokenizer
 from vlm.load import load_text_model, load_vlm
@@ -139,6 +148,32 @@ def test_a_folder_keeps_one_width(tmp_path, capsys, options):
     with pytest.raises(SystemExit) as stop:
         main([*options, "--out", str(tmp_path)])
     assert stop.value.code == 2 and "another width" in capsys.readouterr().err
+
+
+def test_the_stages_of_a_folder_are_of_one_precision(tmp_path, tiny_vlm_dir, monkeypatch, capsys):
+    monkeypatch.setattr("train.precision.bfloat16_is_fast", lambda device: False)
+    (tmp_path / "vlm-mixture").symlink_to(tiny_vlm_dir)
+    command = ["--only", "reasoner", "--scale", "0.0001", "--processes", "1", "--out", str(tmp_path)]
+    main(command)
+    assert "precision: float32" in capsys.readouterr().out and held_precision(tmp_path) == "float32"
+    monkeypatch.setattr("train.precision.bfloat16_is_fast", lambda device: True)
+    main(command)
+    assert "precision: float32" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--precision", "bfloat16"])
+    assert stop.value.code == 2 and "were trained in float32" in capsys.readouterr().err
+    (tmp_path / "precision.json").unlink()  # as the version before left its folders
+    assert held_precision(tmp_path) == "bfloat16" and held_precision(tmp_path / "new") is None
+
+
+def test_bfloat16_is_another_arithmetic(tmp_path, tiny_vlm_dir):
+    model = AutoModelForImageTextToText.from_pretrained(tiny_vlm_dir)
+    processor = AutoProcessor.from_pretrained(tiny_vlm_dir)
+    losses = [
+        next(language_stage(model, processor, text_batch(Examples(0)), 1, precision))[0].item()
+        for precision in ("float32", "float32", "bfloat16")
+    ]
+    assert losses[0] == losses[1] != losses[2] and losses[2] == pytest.approx(losses[0], rel=0.05)
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 
+pytestmark = pytest.mark.seam
+
 
 @pytest.fixture(scope="module")
 def vlm(tiny_vlm_dir: Path) -> VLM:

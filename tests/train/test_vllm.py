@@ -19,6 +19,8 @@ from vlm.images import image_tokens
 from vlm.load import load_vlm
 from vlm.problem import read_problems
 
+pytestmark = pytest.mark.seam
+
 LEAST, MOST = 1024, 4096  # pixels: 4 image tokens, where the model's own upper limit would leave 96 x 96 with 9
 
 

@@ -17,6 +17,8 @@ import vlm.attention_kernels
 from vlm.attention import AttentionMass, generation_rows, image_token_mask, response_mass
 from vlm.errors import UserError
 
+pytestmark = pytest.mark.seam
+
 
 @pytest.fixture(scope="module")
 def family() -> Family:

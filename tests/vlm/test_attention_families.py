@@ -8,6 +8,8 @@ from tiny_families import FAMILIES, IMAGE, Family, mistral3
 
 from vlm.attention import AttentionMass, generation_rows, image_token_mask
 
+pytestmark = pytest.mark.seam
+
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> Iterator[Family]:

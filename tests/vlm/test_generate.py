@@ -15,6 +15,8 @@ from vlm.errors import UserError
 from vlm.generate import Generation, _Row, _Sampler, generate, generate_stream
 from vlm.load import VLM, load_text_model, load_vlm
 
+pytestmark = pytest.mark.seam
+
 
 @pytest.fixture(scope="module")
 def vlm(tiny_vlm_dir: Path) -> VLM:

@@ -1,0 +1,156 @@
+"""The one list of private parts of libraries that this project overrides or hooks, and that each is still called.
+
+A release that renames such a method would leave ours behind, never called, and a number would change without a word. So the
+overrides of trainers, callbacks and generation are counted while a short run does its work, and only calls that come from
+the library itself count. ``make test-newest`` runs these tests, and all others marked ``seam``, on the newest releases.
+"""
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria, TrainerCallback
+from transformers.generation.streamers import BaseStreamer
+from trl import GRPOTrainer, SFTTrainer
+
+from train import checkpoints, launch, tracking
+from train.grpo_trainer import VisualGRPOTrainer
+from train.sft import ColdStartTrainer
+from vlm import generate
+
+pytestmark = pytest.mark.seam
+
+# Ours, the library's class, the methods that the library is to call.
+OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
+    (
+        VisualGRPOTrainer,
+        GRPOTrainer,
+        (
+            "_generate_and_score_completions",
+            "_tokenize_prompts",
+            "_generate_single_turn",
+            "_get_per_token_logps_and_entropies",
+            "_calculate_rewards",
+            "_get_train_sampler",
+            "_save",
+            "create_model_card",
+            "log",
+        ),
+    ),
+    (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
+    (launch.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
+    (checkpoints.KeepCheckpoints, TrainerCallback, ("on_save",)),
+    (tracking.Tracked, TrainerCallback, ("on_train_begin", "on_train_end")),
+    (tracking.StopAtGap, TrainerCallback, ("on_log",)),
+    (generate._Sampler, LogitsProcessor, ("__call__",)),
+    (generate._Budgets, StoppingCriteria, ("__call__",)),
+    (generate.StopSwitch, StoppingCriteria, ("__call__",)),
+    (generate._Pieces, BaseStreamer, ("put", "end")),
+]
+
+# What is hooked otherwise, and the tests that run its behaviour and fail where it is renamed.
+OTHERS = {
+    "transformers.AttentionInterface, AttentionMaskInterface, config._attn_implementation": "tests/vlm/test_attention_families.py",
+    "transformers: arguments of a model body's forward, Cache.get_seq_length, Cache.get_mask_sizes": "tests/vlm/test_forward_arguments.py",
+    "transformers: Cache.reorder_cache (beam search), generate() of one model object, use_cache": "tests/vlm/test_attention.py",
+    "transformers: modelling code that asks for the attention's name, layer_idx, get_decoder()": "tests/vlm/test_attention_check.py",
+    "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "tests/vlm/test_attention.py",
+    "transformers: logits processors, stopping criteria and streamers of generate()": "tests/vlm/test_generate.py",
+    "trl: GRPOTrainer's generation, rewards, logs; the processor that it calls a second time": "tests/train/test_grpo.py",
+    "trl: VLLMGeneration (prompts, sampling parameters)": "tests/train/test_vllm.py",
+    "trl: SFTTrainer's loss and collator; transformers.Trainer.model_accepts_loss_kwargs": "tests/train/test_sft.py",
+    "transformers serve": "tests/data_construction/test_served.py",
+    "gradio: routes, configuration, event handlers": "tests/demo/test_serve.py",
+}
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Counts the calls of all overrides by the library: ours.method -> calls."""
+    calls: Counter[str] = Counter()
+    for ours, _, methods in OVERRIDES:
+        for method in methods:
+            monkeypatch.setattr(ours, method, counting(getattr(ours, method), f"{ours.__name__}.{method}", calls))
+    yield calls
+
+
+def counting(function: Callable[..., Any], name: str, calls: Counter[str]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        caller = Path(sys._getframe(1).f_code.co_filename)
+        calls[name] += "site-packages" in caller.parts
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def test_every_override_is_one_of_the_library_and_listed() -> None:
+    for ours, theirs, methods in OVERRIDES:
+        own = {name for name, value in vars(ours).items() if callable(value) and name not in ("__init__", "__doc__")}
+        assert {name for name in own if hasattr(theirs, name)} == set(methods), ours.__name__
+    files = {ROOT / file for file in OTHERS.values()}
+    assert all("pytest.mark.seam" in file.read_text(encoding="utf-8") for file in files)
+
+
+def test_grpo_calls_what_is_overridden(
+    called: Counter[str], tiny_vlm_dir: Path, pictures: Path, tmp_path: Path
+) -> None:
+    from train.grpo import run_grpo
+
+    keys = {
+        "model": str(tiny_vlm_dir),
+        "problems": str(pictures),
+        "output_dir": str(tmp_path),
+        "prompt_selection": None,
+    }
+    size = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
+    run_grpo({**keys, **size, "save_steps": 1, "gradient_checkpointing": False})
+    assert uncalled(called, VisualGRPOTrainer, launch.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
+    assert uncalled(called, tracking.StopAtGap) == []
+
+
+def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> None:
+    from train.sft import run_sft
+
+    keys = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "output_dir": str(tmp_path)}
+    run_sft(
+        {**keys, "per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1, "gradient_checkpointing": False}
+    )
+    assert uncalled(called, ColdStartTrainer, launch.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
+
+
+def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path) -> None:
+    from vlm.load import load_vlm
+
+    vlm, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
+    assert "".join(generate.generate_stream(vlm, question, [], max_new_tokens=4, temperature=1.0)) is not None
+    ours = (generate._Sampler, generate._Budgets, generate.StopSwitch, generate._Pieces)
+    assert uncalled(called, *ours) == []
+
+
+def uncalled(calls: Counter[str], *classes: type) -> list[str]:
+    names = [f"{ours.__name__}.{method}" for ours, _, methods in OVERRIDES if ours in classes for method in methods]
+    return [name for name in names if not calls[name]]
+
+
+def test_a_renamed_method_is_noticed(called: Counter[str], tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This test can fail: a library that no longer calls a method leaves its count at 0."""
+    from vlm.load import load_vlm
+
+    def renamed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs["streamer"] = None
+        return original(self, *args, **kwargs)
+
+    original = GenerationMixin.generate
+    monkeypatch.setattr(GenerationMixin, "generate", renamed)
+    vlm, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
+    with torch.no_grad():
+        list(generate.generate_stream(vlm, question, [], max_new_tokens=2))
+    assert uncalled(called, generate._Pieces) == ["_Pieces.put", "_Pieces.end"]

@@ -1,0 +1,207 @@
+"""Models on which the probe's numbers would be wrong are refused, before the first measurement."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tiny_families import FAMILIES, IMAGE, TEXT, VISION, Family, _finish
+
+import vlm.attention
+from vlm import attention_check
+from vlm.attention import AttentionMass
+from vlm.errors import UserError
+
+pytestmark = pytest.mark.seam
+
+
+@pytest.fixture
+def family() -> Family:
+    return FAMILIES["Qwen3VL"]()
+
+
+@contextlib.contextmanager
+def another_branch(model: Any, when: str) -> Iterator[None]:
+    """As in modelling code that asks whether the implementation is "sdpa": otherwise the layer computes something else."""
+
+    def hook(layer: Any, args: Any, kwargs: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
+        known = layer.self_attn.config._attn_implementation in ("eager", "sdpa")
+        step = output.shape[1] == 1
+        return output if known or (when == "steps" and not step) or (when == "prefill" and step) else output * 2
+
+    handle = model.get_decoder().layers[0].register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("when", ["prefill", "steps"])
+def test_code_that_asks_for_the_implementations_name_is_refused(family: Family, when: str) -> None:
+    batch = family.batch([1])
+    stock = family.model(**batch).logits
+    with another_branch(family.model, when):
+        with pytest.raises(UserError, match="computes something else while the attention probe is entered"):
+            AttentionMass(family.model).__enter__()
+        # Refused, and left as it was: no probe, no name, no generate() of the probe's.
+        assert torch.equal(family.model(**batch).logits, stock)
+        assert family.model.get_decoder().config._attn_implementation == "sdpa"
+        assert "generate" not in vars(family.model)
+    with AttentionMass(family.model) as probe:  # a refusal is not remembered as a pass, nor as a failure
+        family.model(**batch)
+    assert probe.mass.isfinite().all()
+
+
+def test_a_model_is_compared_once_and_left_as_it_was(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    generate = attention_check._generate
+    monkeypatch.setattr(attention_check, "_generate", lambda model: runs.append(model) or generate(model))
+    model, batch = family.model, family.batch([1])
+    model(**batch)
+    model.train()
+    model.get_decoder().layers[0].eval()  # a frozen part may be in another mode than the rest
+    modes = [module.training for module in model.modules()]
+    deltas, random = model.model.rope_deltas.clone(), torch.get_rng_state()
+    for _ in range(2):
+        with AttentionMass(model):
+            pass
+    assert runs == [model, model]  # one generation without the probe and one with it, at the first entry alone
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model.model.rope_deltas, deltas) and torch.equal(torch.get_rng_state(), random)
+    with AttentionMass(FAMILIES["Qwen3VL"]().model):
+        pass
+    assert len(runs) == 4  # another model is asked anew
+
+
+def test_the_check_reads_a_padded_prompt_and_two_cached_steps(family: Family) -> None:
+    seen = []
+    hook = family.model.model.register_forward_pre_hook(
+        lambda body, args, kwargs: seen.append(
+            (tuple(kwargs["input_ids"].shape), kwargs["attention_mask"].sum().item())
+        ),
+        with_kwargs=True,
+    )
+    logits = attention_check._generate(family.model)
+    hook.remove()
+    assert logits.shape == (3, 2, 99)
+    shown = attention_check.PROMPT * 2 - attention_check.PADDING
+    assert seen == [((2, attention_check.PROMPT), shown), ((2, 1), shown + 2), ((2, 1), shown + 4)]
+
+
+def test_a_model_that_cannot_read_text_alone_is_refused(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(*args: Any, pixel_values: torch.Tensor, **kwargs: Any) -> None: ...
+
+    monkeypatch.setattr(family.model, "generate", generate)
+    with pytest.raises(UserError, match="generation from text alone fails"):
+        AttentionMass(family.model).__enter__()
+
+
+def mllama() -> Any:
+    config = transformers.MllamaConfig(
+        text_config={
+            **TEXT,
+            "cross_attention_layers": [1],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_global_layers": 1,
+            "attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 4,
+            "vision_output_dim": 32,
+            "supported_aspect_ratios": [[1, 1]],
+            "intermediate_layers_indices": [0],
+            "max_num_tiles": 1,
+        },
+        image_token_index=IMAGE,
+    )
+    return transformers.MllamaForConditionalGeneration(config)
+
+
+def florence2() -> Any:
+    text = {"vocab_size": 99, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32}
+    text |= {"decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    return transformers.Florence2ForConditionalGeneration(
+        transformers.Florence2Config(text_config=text, image_token_id=IMAGE)
+    )
+
+
+def minimax_m3() -> Any:
+    from transformers.models.minimax_m3_vl import modeling_minimax_m3_vl as minimax
+
+    config = transformers.MiniMaxM3VLConfig(
+        text_config={
+            **TEXT,
+            "head_dim": 8,
+            "num_local_experts": 2,
+            "num_experts_per_tok": 1,
+            "rotary_dim": 4,
+            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 8,
+            "index_block_size": 2,
+            "index_topk_blocks": 1,
+        },
+        vision_config=VISION,
+        image_token_id=IMAGE,
+    )
+    return minimax.MiniMaxM3SparseForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [(mllama, "through cross-attention"), (florence2, "through cross-attention"), (minimax_m3, "by an indexer")],
+)
+def test_attention_of_another_kind_is_refused_without_weights(build: Any, words: str) -> None:
+    with torch.device("meta"):
+        model = build()
+    with pytest.raises(UserError, match=words):
+        AttentionMass(model)
+
+
+def test_the_comparison_alone_finds_a_sparse_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MiniMax-M3-VL, whose code hides the keys that were not chosen under the names "eager" and "sdpa" only."""
+    monkeypatch.setattr(vlm.attention, "refuse_unsupported", lambda model: None)
+    model = _finish(minimax_m3())
+    with pytest.raises(UserError, match="computes something else"):
+        AttentionMass(model).__enter__()
+
+
+def test_keys_that_are_not_the_texts_are_refused(family: Family) -> None:
+    """Cross-attention under any name: the layer's keys are others than the tokens of the text."""
+    module = family.model.get_decoder().layers[-1].self_attn
+    query, keys = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 5, 8)
+    with AttentionMass(family.model) as probe:
+        span = vlm.attention_kernels.Picks.stretch(1, 0, 3, query.device)
+        image = torch.zeros(1, 3, dtype=torch.bool)
+        probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, is_step=False)
+        with pytest.raises(UserError, match="attends to 5 keys where the text has 3"):
+            vlm.attention._attention(module, query, keys, keys, None)
+
+
+def test_a_layer_without_a_cache_of_its_own_is_refused_in_words(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where layers share the keys of an earlier one (Gemma 3n, Gemma 4): the cache raises a ValueError of its own."""
+    with AttentionMass(family.model):
+        pass
+
+    def sizes(cache: Any, length: int, layer: int) -> tuple[int, int]:
+        raise ValueError("DummyLayer has no size")
+
+    monkeypatch.setattr(transformers.DynamicCache, "get_mask_sizes", sizes)
+    cache: Any = transformers.DynamicCache()
+    with pytest.raises(UserError, match="layer 2 keeps no keys of its own"):
+        vlm.attention._key_sizes(cache, 3, 2)
+
+
+def test_gemma_reads_text_alone() -> None:
+    """The check's prompt has no image, which families with bidirectional image attention must take too."""
+    model = _finish(FAMILIES["Gemma3"]().model)
+    with AttentionMass(model, "all"):
+        pass
