@@ -40,6 +40,7 @@ class Examination:
         self.found: dict[str, Any] = {}
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.environment = dict(os.environ)  # as the user set it: libraries add to it when they are imported
         self.broken: set[str] = set()
         """Modules that do not import: what needs them is left out."""
 
@@ -344,14 +345,14 @@ def look_at_caches(exam: Examination) -> dict[str, Any]:
         )
         temporary = ""
     home = os.path.expanduser("~")
-    base = os.environ.get("XDG_CONFIG_HOME", f"{home}/.config")
-    places = {"matplotlib": ("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", f"{base}/matplotlib"))}
+    base = exam.environment.get("XDG_CONFIG_HOME", f"{home}/.config")
+    places = {"matplotlib": ("MPLCONFIGDIR", exam.environment.get("MPLCONFIGDIR", f"{base}/matplotlib"))}
     with contextlib.suppress(ImportError):
         from huggingface_hub.constants import HF_HOME
 
         places["models and data sets"] = ("HF_HOME", HF_HOME)
     if exam.found.get("gpus"):
-        places["triton"] = ("TRITON_CACHE_DIR", os.environ.get("TRITON_CACHE_DIR", f"{home}/.triton/cache"))
+        places["triton"] = ("TRITON_CACHE_DIR", exam.environment.get("TRITON_CACHE_DIR", f"{home}/.triton/cache"))
     found = {"temporary": {"folder": temporary, "writable": bool(temporary)}}
     for name, (variable, folder) in places.items():
         why = why_not_writable(folder)

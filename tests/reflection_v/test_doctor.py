@@ -234,6 +234,7 @@ def test_a_home_that_cannot_be_written_is_a_warning(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home" / "huggingface"))
     exam = Examination()
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))  # as matplotlib does when it is imported
     exam.found["gpus"] = [{"index": 0}]
     exam.add("caches", doctor.look_at_caches)
     assert exam.errors == []
