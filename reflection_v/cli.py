@@ -388,6 +388,7 @@ def audit(
         'reflection-v ask picture.png "How many orange shapes are there?"',
         'reflection-v ask before.png after.png "What has changed?" --effort high --votes 4',
         'reflection-v ask picture.png "Where is the star?" --heatmap look.png --json',
+        "reflection-v ask picture.png --chat",
         "reflection-v ask --batch questions.jsonl --out answers.jsonl",
     )
 )
@@ -395,7 +396,10 @@ def ask(
     image: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Picture files, or - for standard input.")
     ] = None,
-    question: Annotated[str | None, typer.Argument(help="What to ask about them, or -.")] = None,
+    question: Annotated[
+        str | None,
+        typer.Argument(help="What to ask about them, or -. On a terminal, without it, it asks for one after another."),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
     ] = "tiny",
@@ -411,29 +415,44 @@ def ask(
         float | None, typer.Option(min=0.0, help="0 takes the likeliest token; the default where there is one vote.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    heatmap: Annotated[Path | None, typer.Option(help="Write a PNG of where it looked.")] = None,
+    heatmap: Annotated[Path | None, typer.Option(help="Write a PNG of where it looked; of the last question.")] = None,
+    chat: Annotated[
+        bool,
+        typer.Option(
+            "--chat", help="Answer question after question, one a line of standard input. All arguments are images."
+        ),
+    ] = False,
     batch: Annotated[
         Path | None, typer.Option(help="JSON Lines of questions in place of one; given again, it does what is left.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The answers of --batch; FILE.answers.jsonl by default.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Pictures may be http(s) URLs, which are downloaded.")] = False,
     api_key_env: KeyName = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object in place of the stream.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a question in place of the stream.")
+    ] = False,
 ) -> None:
-    """Ask a model about pictures: its trace as it is written, then the answer."""
+    """Ask a model about pictures: its trace as it is written, then the answer.
+
+    On a terminal without a question, or with --chat, the model stays loaded and answers question after question. Each
+    is answered by itself: the model does not see the earlier ones. Ctrl-C stops the answer that is being written.
+    """
     from argparse import Namespace
 
     from vlm.infer import run as answer
 
+    images = image or []
+    if question is not None and (chat or not images):  # the last argument, which is the question only after an image
+        images, question = [*images, question], None
     given: dict[str, Any] = {
-        "image": image or [],
+        "image": images,
         "question": question,
         "model": model,
         "effort": effort,
         "votes": votes,
     }
     given |= {"style": style, "temperature": temperature, "seed": seed, "heatmap": heatmap, "batch": batch, "out": out}
-    raise typer.Exit(answer(Namespace(**given, urls=urls, api_key_env=api_key_env, json=as_json)))
+    raise typer.Exit(answer(Namespace(**given, chat=chat, urls=urls, api_key_env=api_key_env, json=as_json)))
 
 
 @app.command(epilog=examples("reflection-v demo", "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861"))

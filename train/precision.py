@@ -65,7 +65,8 @@ def stated(config: Mapping[str, Any], where: str = "the config") -> str | None:
     if given not in (None, chosen):
         key = "fp16" if given == "float16" else "bf16"
         raise ConfigError(
-            f"'precision: {chosen}' and '{key}: {str(config[key]).lower()}' in {where} contradict each other: leave {key} out."
+            f"'precision: {chosen}' and '{key}: {str(config[key]).lower()}' in {where} contradict each other: leave {key} out "
+            f"(--{key} null does)."
         )
     return chosen
 

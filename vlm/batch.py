@@ -23,6 +23,7 @@ from vlm.reasoning import (
     vote_temperature,
     with_style,
 )
+from vlm.startup import collection_paused
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -57,7 +58,9 @@ def answer_file(options: argparse.Namespace) -> int:
     print(f"{len(rows)} questions, {len(rows) - len(missing)} answered already", file=sys.stderr)
     if not missing:
         return 0
-    model, failed = load_for_asking(options.model, options.api_key_env), 0
+    with collection_paused():
+        model = load_for_asking(options.model, options.api_key_env)
+    failed = 0
     at_once = max(1, RESPONSES_AT_ONCE // options.votes)
     for first in range(0, len(missing), at_once):
         numbers = missing[first : first + at_once]

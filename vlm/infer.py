@@ -1,4 +1,4 @@
-"""Ask a model about pictures: one question with its trace as it is written, or a file of questions.
+"""Ask a model about pictures: one question with its trace as it is written, one after another, or a file of questions.
 
 ``python -m vlm.infer --image FILE --question TEXT`` is the same as ``reflection-v ask FILE TEXT``.
 """
@@ -16,6 +16,7 @@ from configs.versions import warn_outside_range
 from vlm.chat import INSTRUCTIONS, question_messages
 from vlm.errors import ConfigError, UserError, memory_error
 from vlm.images import MAX_BYTES, Source, fetch_image, open_image
+from vlm.questions import LINE_LIMIT, answer_each, is_terminal, standard_input
 from vlm.reasoning import (
     EFFORTS,
     Effort,
@@ -30,6 +31,7 @@ from vlm.reasoning import (
     with_style,
 )
 from vlm.response import count_looks, parse_response
+from vlm.startup import collection_paused
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -84,9 +86,12 @@ def answer_question(
     if is_local(model):
         if votes == 1:
             pieces = think_stream(model, messages, pictures, how, temperature=heat, seed=seed)
-            for piece in pieces:
-                if stream is not None:
-                    stream(piece)
+            try:
+                for piece in pieces:
+                    if stream is not None:
+                        stream(piece)
+            finally:
+                pieces.close()  # after Ctrl-C the model must not go on writing
             assert pieces.thought is not None  # the stream ended by itself
             thoughts = [pieces.thought]
         else:
@@ -173,7 +178,12 @@ def build_parser(prog: str = "python -m vlm.infer") -> argparse.ArgumentParser:
     """Options of one question."""
     parser = argparse.ArgumentParser(prog=prog, description="Ask a vision-language model about pictures.")
     parser.add_argument("--image", action="append", default=[], help="picture file, or - for stdin; may be repeated")
-    parser.add_argument("--question", help="or - for stdin")
+    parser.add_argument("--question", help="or - for stdin; on a terminal, without it, it asks for one after another")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="answer question after question, one a line of standard input; each by itself, without the earlier ones",
+    )
     parser.add_argument(
         "--batch", type=Path, help="JSON Lines of {question, image or images, ...}, in place of one question"
     )
@@ -187,9 +197,9 @@ def build_parser(prog: str = "python -m vlm.infer") -> argparse.ArgumentParser:
     parser.add_argument("--votes", type=int, default=1, help="sample so many responses; the most common answer counts")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--heatmap", type=Path, help="write a PNG of where it looked")
+    parser.add_argument("--heatmap", type=Path, help="write a PNG of where it looked; of the last question")
     parser.add_argument("--urls", action="store_true", help="pictures may be http(s) URLs, which are downloaded")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the stream")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a question instead of the stream")
     return parser
 
 
@@ -198,30 +208,57 @@ def run(options: argparse.Namespace) -> int:
     if options.batch is not None:
         from vlm.batch import answer_file
 
-        if options.image or options.question or options.heatmap:
+        if options.image or options.question or options.heatmap or options.chat:
             raise ConfigError(
                 "--batch brings its own pictures and questions, and draws no heat map: leave the rest out."
             )
         return answer_file(options)
     if options.out is not None:
         raise ConfigError("--out belongs to --batch; one answer is printed.")
-    if options.question is None or not options.image:
-        raise ConfigError("Give a picture and a question, or --batch FILE.jsonl.")
+    if options.chat and options.question is not None:
+        raise ConfigError("--chat reads its questions from standard input: leave out the question, or --chat.")
+    chat = options.chat or (options.question is None and is_terminal())
+    if not options.image or (options.question is None and not chat):
+        raise ConfigError(
+            "Give a picture and a question, --chat to read questions from standard input, or --batch FILE.jsonl."
+        )
     if options.heatmap is not None and options.model.startswith("openai:"):
         raise ConfigError(
             "A server does not show where its model looks: leave out --heatmap, or name the model's folder."
         )
-    if [*options.image, options.question].count("-") > 1:
+    if [*options.image, "-" if chat else options.question].count("-") > 1:
         raise ConfigError("Only one of the pictures and the question can come from standard input (-).")
     # Before the model: a wrong path should answer at once.
     pictures = [read_picture(name, options.urls) for name in options.image]
-    question = sys.stdin.read(1_000_000) if options.question == "-" else options.question
-    question_messages(question, len(pictures), options.style)
+    question = standard_input().read(LINE_LIMIT) if options.question == "-" else options.question
+    if not chat:
+        question_messages(question, len(pictures), options.style)
     vote_seeds(options.seed, options.votes)
     vote_temperature(options.votes, options.temperature)
     if options.heatmap is not None and not options.heatmap.absolute().parent.is_dir():
         raise ConfigError(f"There is no folder {options.heatmap.absolute().parent}: make it, or write elsewhere.")
-    model = load_for_asking(options.model, options.api_key_env)
+    with collection_paused():
+        model = load_for_asking(options.model, options.api_key_env)
+    if not chat:
+        answer_and_print(model, pictures, question, options)
+        return 0
+
+    def answer(question: str) -> None:
+        answer_and_print(model, pictures, question, options)
+        if not options.json:
+            print(flush=True)
+
+    def failed(why: str) -> None:
+        if options.json:  # a line for every question, so that the answers can be counted off
+            print(json.dumps({"status": "error", "why": why}, ensure_ascii=False), flush=True)
+
+    # Where standard output is a file or a pipe, the prompt is no part of it.
+    answer_each(answer, failed, sys.stdout if sys.stdout.isatty() and not options.json else sys.stderr)
+    return 0
+
+
+def answer_and_print(model: Model, pictures: Sequence[Any], question: str, options: argparse.Namespace) -> None:
+    """Answer one question as the options say: streamed or as JSON, with the heat map drawn."""
     result = answer_question(
         model,
         pictures,
@@ -238,16 +275,15 @@ def run(options: argparse.Namespace) -> int:
     if options.heatmap is not None:
         draw_heatmap(pictures, gaze, options.heatmap)
     if options.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
         print_answer(result, options)
-    return 0
 
 
 def read_picture(name: str, urls: bool = False) -> Any:
     """A picture from a path, from standard input (``-``), or, where allowed, from a URL."""
     if name == "-":
-        return open_image(sys.stdin.buffer.read(MAX_BYTES + 1))
+        return open_image(standard_input().buffer.read(MAX_BYTES + 1))
     if name.lower().startswith(("http:", "https:")):
         if not urls:
             raise ConfigError(f"{name[:80]} is a URL: download it and give its path, or allow URLs with --urls.")
@@ -287,7 +323,7 @@ def print_answer(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 the work failed, 2 bad arguments."""
+    """Returns the exit code: 0 done, 1 the work failed, 2 bad arguments, 130 stopped by Ctrl-C."""
     options = build_parser().parse_args(argv)
     warn_outside_range()
     try:
@@ -300,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return known.exit_code
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        return 1
+        return 130
 
 
 if __name__ == "__main__":

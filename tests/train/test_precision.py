@@ -12,6 +12,7 @@ import train.grpo
 import train.launch
 import train.precision
 import train.ranks
+import train.sft
 from configs.machine import Ratio
 from train.grpo import load_grpo, run_grpo
 from train.launch import changed_settings
@@ -295,3 +296,19 @@ def test_data_workers_are_no_more_than_the_cores(
 
 def test_what_a_config_states() -> None:
     assert stated({}) is None and stated({"precision": "auto"}) == "auto" and stated({"bf16": False}) == "float32"
+
+
+def test_a_plan_for_gpus_takes_auto_as_they_would(
+    tmp_path: Path, fast: Any, capsys: pytest.CaptureFixture[str], pictures: Path
+) -> None:
+    """The machine that plans need not be the one that trains, and under DeepSpeed weights and optimizer follow the precision."""
+    fast(False)
+    keys = {"model": "Qwen/Qwen2.5-VL-3B-Instruct", "dtype": "bfloat16", "deepspeed": "configs/deepspeed/zero2.json"}
+    keys |= {"dataset": str(pictures / "rows.jsonl"), "output_dir": str(tmp_path), "gpus": 2}
+
+    def optimizer(precision: str) -> float:
+        (tmp_path / "sft.yaml").write_text(json.dumps({**keys, "precision": precision}))
+        assert train.sft.main(["--config", str(tmp_path / "sft.yaml"), "--plan", "--json"]) == 0
+        return float(json.loads(capsys.readouterr().out)["plan"]["parts_gb"]["optimizer"])
+
+    assert optimizer("auto") == optimizer("bfloat16") != optimizer("float32")

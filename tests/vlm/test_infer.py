@@ -183,6 +183,12 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, tiny_reasoner_dir: Path, p
         ),
         (["--image", str(photo), "--question", "x", "--model", "openai:m"], "does not name a served model"),
         (["--batch", "none.jsonl", "--question", "x"], "leave the rest out"),
+        (["--batch", "none.jsonl", "--chat"], "leave the rest out"),
+        (["--image", str(photo), "--question", "x", "--chat"], "leave out the question, or --chat"),
+        (["--image", str(photo), "--chat", "--out", "a"], "--out belongs to --batch"),
+        (["--image", str(photo), "--chat", "--votes", "0"], "0 votes"),
+        (["--image", "-", "--chat"], "Only one of the pictures"),
+        (["--chat"], "Give a picture and a question"),
     ]:
         assert main(arguments) in (1, 2)
         printed = capsys.readouterr()
