@@ -11,7 +11,7 @@ import gradio as gr
 from demo import page
 from demo.engine import TESTS, Engine, Run, Sessions
 from demo.pictures import MAX_UPLOAD, PictureStore
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_error
 from vlm.reasoning import EFFORTS
 
 STATIC = Path(__file__).parent / "static"
@@ -187,10 +187,12 @@ class Handlers:
                 yield page.run_status(run), *panels(run)
         except UserError as error:
             yield page.status(str(error), "error"), gr.skip(), gr.skip(), gr.skip()
-        except Exception:
-            log.exception("a run failed")
+        except Exception as error:
+            full = memory_error(error)
+            if full is None:
+                log.exception("a run failed")
             said = "The demo failed at this, which is its fault and not yours: what went wrong stands in its terminal."
-            yield page.status(said, "error"), gr.skip(), gr.skip(), gr.skip()
+            yield page.status(str(full or said), "error"), gr.skip(), gr.skip(), gr.skip()
 
 
 def _number(event: gr.EventData) -> int | None:

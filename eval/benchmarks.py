@@ -17,6 +17,7 @@ from eval.answers import Answer
 from eval.stats import Estimate, estimate_share
 from reward.answers import read_quantity
 from vlm.errors import ConfigError, ImageError, UserError
+from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
 from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, write_problems
@@ -220,19 +221,20 @@ def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping
 
     source = data or benchmark.hub
     local = Path(source).is_dir()
+    unreachable = None if local else why_unreachable()
     try:
-        if local and (Path(source) / "state.json").exists():
-            parts = [datasets.load_from_disk(source)]
-        elif local or benchmark.configs is None:
-            parts = [datasets.load_dataset(source, split=_local_split(source) if local else benchmark.split)]
-        else:
-            configs = benchmark.configs or datasets.get_dataset_config_names(source)
-            parts = [datasets.load_dataset(source, config, split=benchmark.split) for config in configs]
+        with cache_alone(unreachable):
+            if local and (Path(source) / "state.json").exists():
+                parts = [datasets.load_from_disk(source)]
+            elif local or benchmark.configs is None:
+                parts = [datasets.load_dataset(source, split=_local_split(source) if local else benchmark.split)]
+            else:
+                configs = benchmark.configs or datasets.get_dataset_config_names(source)
+                parts = [datasets.load_dataset(source, config, split=benchmark.split) for config in configs]
     except Exception as error:  # the loaders raise their own and those of the network's libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
-            f"The data set {source} cannot be loaded ({reason}): check its name and the network, or give a local folder "
-            "with --data."
+            f"The data set {source} cannot be loaded ({reason}): {hub_remedy(unreachable)} (--data)."
         ) from None
     for part in parts:
         for column, kind in part.features.items():

@@ -1,10 +1,10 @@
 """``reflection-v eval --via lmms-eval``: the tasks of that package, where the extra ``bench`` is installed."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
+from configs.versions import install_command, is_installed
 from vlm.errors import ConfigError, UserError
 
 
@@ -43,7 +43,7 @@ def run_lmms(model: str, tasks: str, out: str | Path, limit: int | None = None) 
         UserError: lmms-eval is not installed, or it failed.
     """
     command = lmms_command(model, tasks, out, limit)
-    if importlib.util.find_spec("lmms_eval") is None:
-        raise UserError("lmms-eval is not installed: pip install 'reflection-v[bench]'.")
+    if not is_installed("lmms_eval"):
+        raise UserError(f"lmms-eval is not installed: {install_command('bench')}")
     if code := subprocess.run(command, check=False).returncode:
         raise UserError(f"lmms-eval ended with exit code {code}: its own messages above say why.")

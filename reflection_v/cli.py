@@ -471,6 +471,19 @@ def demo(
     serve(model or ["tiny"], host, port, api_key_env)
 
 
+@app.command(epilog=examples("reflection-v doctor", "reflection-v doctor --json"))
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What this machine has, which releases were tested, what the stages would choose here, and what is in the way.
+
+    Exit code 1 if the tiny run cannot run here; each error names its remedy.
+    """
+    from reflection_v.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(as_json))
+
+
 def print_counts(counts: dict[str, Any] | None) -> None:
     """Print a stage's counts, one a line."""
     for key, value in (counts or {}).items():

@@ -8,14 +8,26 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 from reflection_v.files import disk_full
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_error
 
+WITHOUT_MODELS = ("problems", "doctor")
+"""Commands that load no model, so that a start says nothing of versions."""
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 class Guarded(TyperGroup):
-    """A command group in which a user's mistake ends as a sentence and an exit code."""
+    """A command group in which a user's mistake ends as a sentence and an exit code.
+
+    Commands that load models say first which packages are newer or older than what was tested.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and name not in WITHOUT_MODELS and not {"-h", "--help"} & {*rest}:
+            warn_outside_range()
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -37,9 +49,29 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Stopped. What was finished is kept; the same command does the rest.", 130
+    if isinstance(error, ImportError):
+        sentence = explain_import(error)
+        return (sentence, 1) if sentence else None
+    if (full := memory_error(error)) is not None:
+        return str(full), full.exit_code
     path = getattr(error, "filename", None) or Path.cwd()
     if disk_full(error):
         return f"The disk is full: {path} could not be written. Free some space, then try again.", 1
     if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
         return f"{path} cannot be used: {error.strerror}. Choose another path.", 1
+    return None
+
+
+def explain_import(error: ImportError) -> str | None:
+    """The sentence for a package that is missing, or whose release does not fit; None for a module of this project."""
+    module = (error.name or "").partition(".")[0]
+    extra = extra_of(module)
+    if isinstance(error, ModuleNotFoundError) and module and not is_installed(module):
+        if (Path(__file__).parent.parent / module).is_dir():
+            return None  # one of this project's own folders
+        used = f" (the extra '{extra}')" if extra else ""
+        return f"The package {module}{used} is not installed: {install_command(extra or CORE)}"
+    if extra is not None:
+        package = next(one.package for one in declared() if one.module == module)
+        return f"The installed {package} does not fit ({error}): {install_command(extra)} brings a tested release."
     return None

@@ -19,6 +19,7 @@ from reflection_v.files import fingerprint
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
+from train.packages import require_packages
 from train.precision import comparable
 from train.provenance import git_revision
 from vlm.errors import ConfigError
@@ -181,7 +182,7 @@ class Pipeline:
     def check_sft(self) -> None:
         from train.sft import load_sft
 
-        load_sft(self.config.sft, self.own_keys["sft"])
+        require_packages(load_sft(self.config.sft, self.own_keys["sft"]).args)
 
     def grpo(self) -> dict[str, Any]:
         from train.grpo import run_grpo
@@ -191,7 +192,7 @@ class Pipeline:
     def check_grpo(self) -> None:
         from train.grpo import load_grpo
 
-        load_grpo(self.config.grpo, self.own_keys["grpo"])
+        require_packages(load_grpo(self.config.grpo, self.own_keys["grpo"]).args)
 
     def evaluate(self) -> dict[str, Any]:
         """All three models on the held-out problems; returns their accuracies, the rest is in ``eval/eval.json``."""

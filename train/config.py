@@ -22,8 +22,10 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from configs import bundled_config
+from configs.versions import is_installed
+from train.packages import needs
 from train.precision import Choice, Precision, resolve
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, UserError
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -322,6 +324,8 @@ def load_stage(
             raise ConfigError(f"{where} must say '{key}'.")
     if isinstance(checked.get("deepspeed"), str):
         checked["deepspeed"] = _deepspeed_file(checked["deepspeed"], where)
+    if checked.get("deepspeed") and not is_installed("deepspeed"):  # TRL's arguments cannot even be built
+        raise UserError(needs("deepspeed", "deepspeed"))
     settings = {**defaults, **checked}
     ours = {key: value for key, value in settings.items() if key in _fields(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}

@@ -22,16 +22,18 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from configs.machine import cores_a_rank
+from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publish, trim_log
 from train.config import Stage, parse_arguments
 from train.lora import merge_adapter
 from train.options import ModelOptions
+from train.packages import require_packages
 from train.precision import KEYS, announce, default, device_type, stated
 from train.provenance import data_sha256, provenance
 from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
 from train.tracking import Tracked
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_error
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
 from vlm.load import VLM, load_vlm
 
@@ -195,8 +197,9 @@ def check_launch(args: Any, script: str) -> None:
         script: what DeepSpeed's launcher is to start; none for a command that trains in one process alone.
 
     Raises:
-        UserError: several GPUs for one process, or DeepSpeed without a launcher.
+        UserError: a package that the config needs is missing, several GPUs for one process, or DeepSpeed without a launcher.
     """
+    require_packages(args)
     gpus = max(1, args.n_gpu)
     launcher = f"deepspeed --num_gpus {gpus} {script} --config ..."
     if args.deepspeed and "RANK" not in os.environ:
@@ -331,15 +334,20 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
     """
     from train.preflight import run_preflight, take_flags
 
+    if is_main_process():
+        warn_outside_range()
     try:
         rest, wanted = take_flags(list(sys.argv[1:] if argv is None else argv))
         config, overrides = parse_arguments(rest, name)
         if wanted["check"] or wanted["plan"]:
             return run_preflight(load, config, overrides, wanted)
         summary = run(config, overrides)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    except (UserError, MemoryError, RuntimeError) as error:
+        known = error if isinstance(error, UserError) else memory_error(error)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
     if is_main_process():
         print(json.dumps(summary, indent=2))
     return 0

@@ -8,7 +8,6 @@ missing packages and too small disks are notes.
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from train.launch import is_main_process
 from train.lora import check_lora
 from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions, ModelOptions
+from train.packages import missing_packages
 from train.plan import GB, GPU_MEMORY, make_plan, zero_of
 from train.precision import stated
 from train.ranks import mixed
@@ -46,23 +46,6 @@ ROW_REMEDIES = {
     "over_long": "raise max_row_tokens, lower max_pixels, or shorten the rows",
     "control_token": "remove control tokens from the completions",
 }
-TRACKERS = {
-    "wandb": "pip install 'reflection-v[gpu]'",
-    "tensorboard": "pip install tensorboard",
-    "trackio": "pip install trackio",
-}
-
-
-def packages(args: Any, options: Any) -> list[tuple[str, str, str]]:
-    """(setting, module, how to get it) of the optional packages that a config needs."""
-    wanted = [
-        (bool(args.deepspeed), "deepspeed", "deepspeed", "pip install 'reflection-v[gpu]'"),
-        (bool(getattr(args, "use_vllm", False)), "use_vllm", "vllm", "pip install 'reflection-v[vllm]'"),
-        (options.lora is not None, "lora", "peft", "pip install peft"),
-        (bool(args.use_liger_kernel), "use_liger_kernel", "liger_kernel", "pip install liger-kernel"),
-        *((name in (args.report_to or []), "report_to", name, remedy) for name, remedy in TRACKERS.items()),
-    ]
-    return [(setting, module, remedy) for needed, setting, module, remedy in wanted if needed]
 
 
 @dataclass
@@ -94,9 +77,8 @@ def check(stage: Stage) -> Report:
     args, options = stage.args, stage.options
     world = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
     here = torch.accelerator.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"
-    for key, module, remedy in packages(args, options):
-        if importlib.util.find_spec(module) is None:
-            report.add("error" if here else "note", "packages", f"'{key}' needs the package {module}: {remedy}.")
+    for sentence in missing_packages(args):
+        report.add("error" if here else "note", "packages", sentence)
     if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
         report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
     reader: Reader | None = None

@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 import configs
 from train.options import MERGER_NAMES, VISION_NAMES, ModelOptions
 from vlm.errors import UserError
+from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.load import BUNDLED, VLM, bundled_model
 
 SHIPPED = {
@@ -66,6 +67,7 @@ def load_reader(options: ModelOptions) -> Reader:
     pixels = {key: value for key, value in pixels.items() if value is not None}
     folder = bundled_model(name) if name in BUNDLED and not Path(name).exists() else Path(name).expanduser()
     where, local, exact = str(folder), folder.is_dir() or name in SHIPPED, True
+    unreachable = None
     if not folder.is_dir():
         where = name
         try:
@@ -73,18 +75,21 @@ def load_reader(options: ModelOptions) -> Reader:
         except Exception:  # not in the hub's cache
             if name in SHIPPED:
                 where, exact = str(configs.bundled_config(f"{SHIPPED[name]}/model")), False
+        unreachable = None if local else why_unreachable()
     try:
-        config = AutoConfig.from_pretrained(where, local_files_only=local)
-        stops = GenerationConfig.from_pretrained(where, local_files_only=local)
-        processor = (
-            AutoProcessor.from_pretrained(where, local_files_only=local, **pixels)
-            if exact
-            else _stand_in(config.model_type, where, pixels)
-        )
+        with cache_alone(unreachable):
+            config = AutoConfig.from_pretrained(where, local_files_only=local)
+            stops = GenerationConfig.from_pretrained(where, local_files_only=local)
+            processor = (
+                AutoProcessor.from_pretrained(where, local_files_only=local, **pixels)
+                if exact
+                else _stand_in(config.model_type, where, pixels)
+            )
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"Config and processor of {name} cannot be read ({reason}): give a model folder, or a hub name that can be reached."
+            f"Config and processor of {name} cannot be read ({reason}): "
+            + ("check that its folder is complete." if folder.is_dir() else f"{hub_remedy(unreachable)}.")
         ) from None
     if not hasattr(processor, "image_processor"):
         raise UserError(f"{name} has no image processor: give a vision-language model.")

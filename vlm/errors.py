@@ -1,5 +1,11 @@
 """Errors that are a user's to mend: one sentence that names the thing and the remedy."""
 
+import re
+import sys
+
+NO_HOST_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 class UserError(Exception):
     """The work failed for a reason the user can mend. The command line prints the sentence and exits with ``exit_code``."""
@@ -17,3 +23,26 @@ class ImageError(UserError):
     """A picture that is missing, unreadable or over the limits."""
 
     exit_code = 2
+
+
+def memory_error(error: BaseException, doing: str = "") -> UserError | None:
+    """What to say of memory that is full, on a GPU or on the machine; None for every other error.
+
+    Args:
+        doing: what failed for it, as ``Loading the weights``.
+    """
+    torch = sys.modules.get("torch")  # an error of torch's own means that it is loaded
+    text, remedy = str(error), "end what else uses it"
+    by_words = isinstance(error, RuntimeError | OSError)
+    if (torch is not None and isinstance(error, torch.OutOfMemoryError)) or (
+        by_words and any(words in text for words in NO_GPU_MEMORY)
+    ):
+        found = re.search(r"GPU (\d+) has a total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", text)
+        full = f"GPU {found[1]} has {found[3]} of {found[2]} free" if found else "the GPU's memory is full"
+        remedy += ", choose another GPU with CUDA_VISIBLE_DEVICES"
+    elif isinstance(error, MemoryError) or (by_words and any(words in text for words in NO_HOST_MEMORY)):
+        full = "the machine's memory is full"
+    else:
+        return None
+    full = f"{doing} failed ({full})" if doing else full[0].upper() + full[1:]
+    return UserError(f"{full}: {remedy}, or ask for less at a time (a smaller batch, max_pixels, bfloat16 weights).")

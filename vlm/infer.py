@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from configs.versions import warn_outside_range
 from vlm.chat import INSTRUCTIONS, question_messages
-from vlm.errors import ConfigError, UserError
+from vlm.errors import ConfigError, UserError, memory_error
 from vlm.images import MAX_BYTES, Source, fetch_image, open_image
 from vlm.questions import LINE_LIMIT, answer_each, is_terminal, standard_input
 from vlm.reasoning import (
@@ -324,11 +325,15 @@ def print_answer(result: dict[str, Any], options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 the work failed, 2 bad arguments, 130 stopped by Ctrl-C."""
     options = build_parser().parse_args(argv)
+    warn_outside_range()
     try:
         return run(options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    except (UserError, MemoryError, RuntimeError) as error:
+        known = error if isinstance(error, UserError) else memory_error(error)
+        if known is None:
+            raise
+        print(known, file=sys.stderr)
+        return known.exit_code
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130

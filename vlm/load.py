@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.machine import limit_threads
-from vlm.errors import UserError
+from vlm.errors import UserError, memory_error
+from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
 BUNDLED = {"tiny": "tiny-vlm", "tiny-vlm": "tiny-vlm", "tiny-reasoner": "tiny-reasoner"}
 Dtype = Literal["float32", "bfloat16", "auto"]
@@ -96,14 +97,19 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     if dtype not in dtypes:
         raise UserError(f"The dtype '{dtype}' is not known: use one of {', '.join(dtypes)}.")
 
+    unreachable = None if local else why_unreachable()
+
     def attempt(what: str, load: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return load(*args, **kwargs)
+            with cache_alone(unreachable):
+                return load(*args, **kwargs)
         except (
             Exception
         ) as error:  # the loaders raise OSError, ValueError, KeyError, RuntimeError, their libraries' own
+            if (full := memory_error(error, f"Loading {what} of {name}")) is not None:  # the folder is not to blame
+                raise full from error
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            remedy = "check that its folder is complete" if local else "check the name, the network and your access"
+            remedy = "check that its folder is complete" if local else hub_remedy(unreachable)
             raise UserError(f"Loading {what} of {name} failed ({reason}): {remedy}.") from error
 
     config = attempt("the config", AutoConfig.from_pretrained, where, local_files_only=local)

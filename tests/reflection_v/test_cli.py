@@ -14,7 +14,7 @@ from reflection_v import cli
 from reflection_v.cli import app
 from vlm.errors import ConfigError, UserError
 
-COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo"]
+COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo", "doctor"]
 
 
 def call(*arguments: object) -> Any:

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from configs import bundled_config
+from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.config import checked, load_run_config
@@ -174,7 +175,7 @@ def test_missing_packages_and_a_small_disk_are_named(keys: dict[str, Any], monke
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     report = check(load_grpo({**keys, "use_vllm": True}))
     errors = {finding.check: finding.said for finding in report.findings if finding.level == "error"}
-    assert "pip install 'reflection-v[vllm]'" in errors["packages"]
+    assert errors["packages"] == f"'use_vllm' needs the package vllm, which is not installed: {install_command('vllm')}"
     assert "save_total_limit" in errors["disk"]
     monkeypatch.delenv("DS_ACCELERATOR")  # a machine that only checks
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
