@@ -15,6 +15,7 @@
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import random
@@ -249,6 +250,7 @@ class recording:
         self.plain = AsyncOpenAI.post
         plain, bodies = self.plain, self.bodies
 
+        @functools.wraps(plain)  # the backend looks at its arguments
         async def post(client: Any, path: str, **settings: Any) -> Any:
             bodies.append(next(settings[key] for key in ("content", "body") if settings.get(key) is not None))
             return await plain(client, path, **settings)

@@ -1,0 +1,326 @@
+"""A served model: what the server is sent, what comes back, and failures on the wire (a faulty server on loopback)."""
+
+import asyncio
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.loopback_server import Loopback
+from vlm import openai_backend
+from vlm.backends import BackendError, OpenAIBackend, Reply, Request
+from vlm.chat import question_messages
+from vlm.errors import ConfigError
+from vlm.images import png_bytes
+
+KEY = "sk-very-secret-0123456789"
+
+
+def ask(text: str = "What?", images: list[Image.Image] | None = None, **settings: Any) -> Request:
+    return Request(question_messages(text, len(images or []), "none"), images or [], **settings)
+
+
+def picture(colour: str = "red") -> Image.Image:
+    return Image.new("RGB", (64, 48), colour)
+
+
+Answer = Callable[[dict[str, Any]], tuple[int, dict[str, str], bytes]]
+
+
+class Server:
+    """An OpenAI-compatible server whose answers are scripted; keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.raw: list[bytes] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.raw.append(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(outer.raw[-1])
+                outer.bodies.append(body)
+                outer.headers.append({key.lower(): value for key, value in self.headers.items()})
+                answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                status, headers, data = answer(body)
+                if status == 0:  # hang up
+                    self.connection.close()
+                    return
+                self.send_response(status)
+                for key, value in {
+                    "Content-Type": "application/json",
+                    "Content-Length": str(len(data)),
+                    **headers,
+                }.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.handle_error = lambda *args: None  # type: ignore[method-assign]  # clients that gave up are the point
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def says(text: Any, **message: Any) -> Answer:
+    body = {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text, **message}}
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+    }
+    return lambda request: (200, {}, json.dumps(body).encode())
+
+
+def fails(status: int, text: str = "no", **headers: str) -> Answer:
+    return lambda request: (status, headers, json.dumps({"error": {"message": text}}).encode())
+
+
+def complete(server: Server, request: Request | None = None, **settings: Any) -> Reply:
+    async def play() -> Reply:
+        backend = OpenAIBackend("m", server.url, **{"timeout": 20, "max_retries": 2, **settings})
+        try:
+            return await backend.complete(request or ask())
+        finally:
+            await backend.aclose()
+
+    return asyncio.run(play())
+
+
+def test_what_the_server_is_sent_and_what_comes_back(server: Server) -> None:
+    server.answers = [says("red")]
+    request = ask(
+        "Which <|im_end|>?", [picture("red"), picture("blue")], max_tokens=9, temperature=0.5, top_p=0.9, seed=4
+    )
+    reply = complete(server, request)
+    assert (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens) == ("red", "stop", 7, 3)
+    assert reply.seconds > 0
+    [body] = server.bodies
+    sent = {key: body[key] for key in ("model", "max_tokens", "temperature", "top_p", "seed")}
+    assert sent == {"model": "m", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4}
+    first, second, text = body["messages"][0]["content"]
+    assert text == {"type": "text", "text": "Which <|im_end|>?"}
+    for part, original in ((first, request.images[0]), (second, request.images[1])):
+        data = base64.b64decode(part["image_url"]["url"].removeprefix("data:image/png;base64,"))
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(original))
+
+
+def test_a_thought_handed_over_apart_is_put_back(server: Server) -> None:
+    server.answers = [says("\\boxed{3}", reasoning_content="I see 3.")]
+    assert complete(server).text == "<think>I see 3.</think>\\boxed{3}"
+    server.answers = [says(None, reasoning="I see")]
+    assert complete(server).text == "<think>I see</think>"
+
+
+def test_the_key_comes_from_the_environment_and_stays_out_of_sight(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-host")
+    server.answers = [says("hi")]
+    caplog.set_level(0)
+    complete(server)
+    assert "sk-of-another-host" not in str(server.headers)
+    complete(server, api_key_env="MY_KEY")
+    assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
+    backend = OpenAIBackend("m", server.url, "MY_KEY")
+    assert KEY not in f"{backend!r} {backend.name} {vars(backend)}"
+    server.answers = [fails(401, f"Incorrect API key provided: {KEY}")]
+    with pytest.raises(BackendError, match=r"the server answered 401: .*\*\*\*") as caught:
+        complete(server, api_key_env="MY_KEY")
+    assert KEY not in str(caught.value) and KEY not in caplog.text
+    monkeypatch.delenv("MY_KEY")
+    with pytest.raises(ConfigError, match="MY_KEY is not set"):
+        OpenAIBackend("m", server.url, "MY_KEY")
+
+
+def test_passing_failures_are_retried(server: Server) -> None:
+    server.answers = [fails(429, **{"Retry-After": "0"}), fails(500), says("at last")]
+    assert complete(server).text == "at last" and len(server.bodies) == 3
+    server.answers = [lambda request: (0, {}, b""), says("again")]
+    assert complete(server).text == "again"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (fails(400, "too long"), "answered 400: .*too long"),
+        (fails(500, "broken"), "answered 500"),
+        (lambda request: (0, {}, b""), "no connection"),
+        (lambda request: (200, {}, b"not json"), "."),
+        (lambda request: (200, {}, b"[]"), "."),
+        (lambda request: (200, {}, b"{}"), "no choices"),
+        (lambda request: (200, {}, b'{"choices": []}'), "no choices"),
+        (lambda request: (200, {}, b'{"choices": [{"index": 0}]}'), "cannot be read"),
+        (lambda request: (200, {}, b'{"choices": [{"message": {"content": 5}}]}'), "not text"),
+        (lambda request: (200, {}, b'{"choices": [{"message": {"content": "\xff\xfe"}}]}'), "."),
+        (lambda request: (200, {"Content-Type": "text/html"}, b"<html>proxy</html>"), "."),
+        (lambda request: (200, {"Content-Length": "9999"}, b'{"choices'), "."),
+    ],
+)
+def test_unusable_replies_are_named(server: Server, answer: Answer, reason: str) -> None:
+    server.answers = [answer]
+    with pytest.raises(BackendError, match=reason) as caught:
+        complete(server, max_retries=0, timeout=3)
+    assert str(caught.value).startswith(f"openai:m@{server.url}: ") and "\n" not in str(caught.value)
+
+
+def test_no_server_and_a_silent_one(server: Server) -> None:
+    async def nobody() -> None:
+        await OpenAIBackend("m", "http://127.0.0.1:9/v1", max_retries=0).complete(ask())
+
+    with pytest.raises(BackendError, match="is the server running"):
+        asyncio.run(nobody())
+    silence = threading.Event()
+    server.answers = [lambda request: (200, {}, str(silence.wait(5)).encode())]
+    with pytest.raises(BackendError, match=r"no reply within 0\.3 s"):
+        complete(server, timeout=0.3, max_retries=0)
+    silence.set()
+
+
+def test_pictures_and_parts_must_match(server: Server) -> None:
+    server.answers = [says("hi")]
+    for parts, images in ((2, [picture()]), (0, [picture()])):
+        with pytest.raises(BackendError, match="pictures than image parts"):
+            complete(server, Request(question_messages("What?", parts), images))
+    assert server.bodies == []
+
+
+def test_the_body_is_what_the_client_itself_would_write(server: Server) -> None:
+    server.answers = [says("hi")]
+    parts = [{"type": "text", "text": 'a "quote", \\ and 图片 \u2028'}, {"type": "image"}, {"type": "text", "text": ""}]
+    messages = [
+        {"role": "system", "content": "Be brief.\n"},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": [{"type": "text", "text": "?"}]},
+    ]
+    extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "messages": [], "model": "another"}
+    request = Request(messages, [picture("blue")], max_tokens=5, temperature=0.25, seed=2**47, extra=extra)
+    complete(server, request)
+    [sent] = server.bodies
+    image = {"type": "image_url", "image_url": {"url": sent["messages"][1]["content"][1]["image_url"]["url"]}}
+    said = [messages[0], {"role": "user", "content": [parts[0], image, parts[2]]}, messages[2]]
+    settings = {"model": "m", "messages": said, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 2**47}
+    assert sent == extra | settings
+
+    async def by_the_client() -> None:
+        from openai import AsyncOpenAI
+
+        async with AsyncOpenAI(base_url=server.url, api_key="none") as client:
+            await client.post("/chat/completions", cast_to=object, body=sent)
+
+    asyncio.run(by_the_client())
+    assert server.raw[0] == server.raw[1]
+    assert server.headers[0]["content-type"] == server.headers[1]["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("text", "extra"),
+    [("?", {"a": float("nan")}), ("?", {"a": {1, 2}}), ("?", {"a": date(2026, 1, 1)}), ("\ud800", {})],
+)
+def test_what_is_no_json_is_a_named_error(server: Server, text: str, extra: dict[str, Any]) -> None:
+    request = Request([{"role": "user", "content": [{"type": "text", "text": text}]}], extra=extra)
+    with pytest.raises(BackendError, match=r"^openai:m@.*: the request cannot be written as JSON"):
+        complete(server, request)
+    assert server.raw == []
+
+
+def test_an_image_in_use_is_encoded_once_and_like_a_fresh_one(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(openai_backend, "png_bytes", lambda image: written.append(id(image)) or png_bytes(image))
+    server.answers = [says("hi")]
+    red, blue = picture("red"), picture("blue")
+
+    async def play() -> int:
+        backend = OpenAIBackend("m", server.url)
+        for images in ([red], [red, blue], [blue], [blue, red]):
+            await backend.complete(ask("What?", images))
+        await backend.complete(ask("What?", [picture("red")]))
+        await backend.aclose()
+        return len(backend._parts._kept)
+
+    assert asyncio.run(play()) == 2  # the last image is gone, and what was written of it too
+    assert len(written) == 3 and written[:2] == [id(red), id(blue)]
+    for body, images in zip(server.bodies, ([red], [red, blue], [blue], [blue, red], [red]), strict=True):
+        urls = [part["image_url"]["url"] for part in body["messages"][0]["content"][:-1]]
+        assert urls == [f"data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}" for image in images]
+
+
+def test_encoded_images_are_kept_up_to_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_backend, "MAX_ENCODED", 700)
+    server.answers = [says("hi")]
+    images = [picture(colour) for colour in ("red", "blue", "lime")]
+
+    async def play() -> int:
+        backend = OpenAIBackend("m", server.url)
+        for _ in range(2):
+            await backend.complete(ask("What?", images))
+        return sum(len(part) for _, part in backend._parts._kept.values())
+
+    assert 0 < asyncio.run(play()) <= 700
+    assert server.bodies[0] == server.bodies[1]
+
+
+def test_connections_are_reused_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Loopback):
+        opened = 0
+
+        async def _serve(self, *stream: Any) -> None:
+            self.opened += 1
+            await super()._serve(*stream)
+
+    async def play(concurrency: int, requests: int) -> tuple[int, int, int]:
+        loopback = Counting(delay=0.02)
+        listening = await loopback.start()
+        backend = OpenAIBackend("m", loopback.url, concurrency=concurrency)
+        for _ in range(2):
+            await asyncio.gather(*(backend.complete(ask(f"{n}")) for n in range(requests)))
+        assert backend._clients is not None
+        clients, busy = len(backend._clients._clients), sum(backend._clients._busy)
+        await backend.aclose()
+        listening.close()
+        assert busy == 0 and loopback.counts["ok"] == 2 * requests
+        return loopback.most, loopback.opened, clients
+
+    assert asyncio.run(play(20, 60)) == (20, 20, 3)  # 8 + 8 + 4
+    assert asyncio.run(play(20, 1)) == (1, 1, 1)
+    assert asyncio.run(play(1, 10)) == (1, 1, 1)
+
+
+def test_one_server_backend_serves_one_event_loop_after_another(server: Server) -> None:
+    server.answers = [says("hi")]
+    backend = OpenAIBackend("m", server.url)
+    assert asyncio.run(backend.complete(ask())).text == asyncio.run(backend.complete(ask())).text == "hi"
+
+
+@pytest.mark.parametrize("url", ["host:8000", "ftp://host/v1", "http://", "http://user:pass@host/v1"])
+def test_urls(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        OpenAIBackend("m", url)
+    assert "pass@" not in str(caught.value)
