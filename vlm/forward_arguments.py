@@ -46,14 +46,20 @@ class ArgumentReader:
     def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ForwardArguments:
         """The arguments as a forward hook with ``with_kwargs=True`` receives them.
 
-        The cache is recognised by its type, so that it is found under any name.
+        The cache is recognised by its type, so that it is found under any name. Ids and mask are looked for under the names
+        that are known; under an unknown one, ids are the first integers of shape (batch, length), and a mask says so itself.
         """
         given = self.signature.bind_partial(*args, **kwargs).arguments
         variadic = [p.name for p in self.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
         for name in variadic:
             given = {**given, **given.pop(name, {})}
         caches = [value for value in given.values() if isinstance(value, Cache)]
-        return ForwardArguments(_first(given, IDS), _first(given, MASKS), caches[0] if caches else None)
+        ids, mask = _first(given, IDS), _first(given, MASKS)
+        if ids is None:
+            ids = next((value for name, value in given.items() if _is_ids(name, value)), None)
+        if mask is None:
+            mask = next((value for name, value in given.items() if "mask" in name and value is not None), None)
+        return ForwardArguments(ids, mask, caches[0] if caches else None)
 
 
 def cache_of(kwargs: Mapping[str, Any]) -> Any:
@@ -63,6 +69,13 @@ def cache_of(kwargs: Mapping[str, Any]) -> Any:
     """
     typed = [value for value in kwargs.values() if isinstance(value, Cache)]
     return typed[0] if typed else _first(kwargs, CACHES)
+
+
+def _is_ids(name: str, value: Any) -> bool:
+    other = any(word in name for word in ("mask", "position", "type", "label"))
+    return (
+        not other and isinstance(value, torch.Tensor) and value.ndim == 2 and value.dtype in (torch.int32, torch.int64)
+    )
 
 
 def _first(given: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -150,3 +150,19 @@ def test_weights_that_are_no_numbers_are_said_to_have_diverged(monkeypatch: pyte
     lost = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     assert first_disagreement(["a"], [lost, lost.clone()]) is None  # all have diverged alike
     assert first_disagreement(["a"], [lost, torch.ones(2, dtype=torch.float64)]) == "a"
+
+
+@pytest.mark.seam
+@torch.no_grad()
+def test_a_blank_image_is_read_in_a_forward_and_never_in_generation(
+    tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vlm, reads = load_vlm(tiny_vlm_dir, device="cpu"), []
+    train.ranks.BlankPictures(vlm)
+    features = vlm.model.get_image_features
+    monkeypatch.setattr(vlm.model, "get_image_features", lambda **keys: reads.append(1) or features(**keys))
+    text = vlm.tokenizer(["What is at A1?"], return_tensors="pt")
+    stock = load_vlm(tiny_vlm_dir, device="cpu").model
+    assert torch.equal(vlm.model(**text).logits, stock(**text).logits) and len(reads) == 1
+    written = vlm.model.generate(**text, max_new_tokens=3, do_sample=False)
+    assert torch.equal(written, stock.generate(**text, max_new_tokens=3, do_sample=False)) and len(reads) == 1

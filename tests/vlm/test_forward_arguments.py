@@ -32,7 +32,11 @@ class Later(nn.Module):
     ) -> None: ...
 
 
-@pytest.mark.parametrize("body", [Present(), Former(), Later()])
+class Unknown(nn.Module):
+    def forward(self, tokens: Any = None, mask: Any = None, store: Any = None, position_ids: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize("body", [Present(), Former(), Later(), Unknown()])
 def test_by_position(body: nn.Module) -> None:
     given = ArgumentReader(body).read((IDS, MASK, CACHE), {})
     assert given.ids is IDS and given.mask is MASK and given.cache is CACHE
@@ -48,6 +52,14 @@ def test_by_name(body: nn.Module, name: str) -> None:
     assert given.ids is IDS and given.mask is MASK and given.cache is CACHE
     given = ArgumentReader(body).read((), {"input_ids": IDS})
     assert given.ids is IDS and given.mask is None and given.cache is None
+
+
+def test_under_names_that_nobody_knows() -> None:
+    reader = ArgumentReader(Unknown())
+    given = reader.read((), {"position_ids": IDS + 1, "store": CACHE, "mask": MASK, "tokens": IDS})
+    assert given.ids is IDS and given.mask is MASK and given.cache is CACHE
+    given = reader.read((), {"position_ids": IDS})  # positions are no ids
+    assert given.ids is None and given.mask is None and given.cache is None
 
 
 def test_the_cache_of_keyword_arguments_alone() -> None:

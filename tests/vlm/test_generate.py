@@ -292,6 +292,18 @@ def test_the_mass_is_that_of_a_forward_over_the_whole_text(vlm: VLM) -> None:
     torch.testing.assert_close(written.mass[:, :-1], probe.mass[:, 0, -10:-1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_first_token_has_the_mass_of_the_prompts_last_row(vlm: VLM, steps: int) -> None:
+    conversations, images = cases()
+    [written] = generate(
+        vlm, conversations[:1], images[:1], max_new_tokens=steps, attention={"layers": "all", "rows": "predicting"}
+    )
+    with AttentionMass(vlm.model, "all") as probe, torch.no_grad():
+        vlm.model(**encode(vlm, conversations[:1], images[:1]))
+    assert written.mass is not None and written.mass[:, 0].min() > 0
+    torch.testing.assert_close(written.mass[:, 0], probe.mass[:, 0, -1], atol=1e-6, rtol=1e-4)
+
+
 # Streams
 
 
