@@ -137,7 +137,8 @@ class AttentionMass:
                 "for more layers."
             )
         self._check_implementation()
-        check_once(self._model, lambda: AttentionMass(self._model, self.layers)._installed())
+        # The first layer, because one that shares the keys of another cannot be recorded around generate().
+        check_once(self._model, lambda: AttentionMass(self._model, [min(self._attention)])._installed())
         self._install()
         return self
 
@@ -278,7 +279,7 @@ class AttentionMass:
         if cache is not None:
             self._generated_to, self._generation_images, self._cache = past + length, images, cache
             vars(cache)["reorder_cache"] = _refuse_beams  # on this one object, until the generation is closed
-        self._forward = ForwardRecorder(rows, *images, padding, sizes, is_step=cache is not None)
+        self._forward = ForwardRecorder(rows, *images, padding, sizes, length, is_step=cache is not None)
 
     def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Picks:
         if isinstance(self.rows, torch.Tensor):
@@ -333,6 +334,11 @@ class AttentionMass:
             raise UserError("the attention probe cannot record continuous batching (a paged cache); use generate().")
         if kwargs.get("position_bias") is not None:
             raise UserError("the attention probe cannot record attention with a position bias.")
+        if query.shape[2] != forward.n_queries:
+            raise UserError(
+                f"layer {layer} of {type(self._model).__name__} computes {query.shape[2]} of the {forward.n_queries} rows, so the "
+                "attention probe cannot tell which they are: leave out logits_to_keep, or choose other layers."
+            )
         if key.shape[2] != forward.n_keys[layer]:
             raise UserError(
                 f"layer {layer} of {type(self._model).__name__} attends to {key.shape[2]} keys where the text has "

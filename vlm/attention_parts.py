@@ -45,6 +45,11 @@ def text_configs(model: PreTrainedModel, attention: dict[int, nn.Module]) -> lis
 def choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) -> list[int]:
     """The layer numbers that ``layers`` of ``AttentionMass`` means. Raises UserError if one does not exist."""
     have = sorted(attention)
+    if not have:
+        raise UserError(
+            "the language model has no attention layer that the probe can read: it needs modules of transformers' own attention "
+            "classes, which have a layer_idx and a config."
+        )
     if layers == "all":
         return have
     if layers == "last":

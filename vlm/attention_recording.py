@@ -57,6 +57,7 @@ class ForwardRecorder:
         padding: bool, shaped like ``rows``, true where the row is padding; None if there is none.
         sizes: for each layer to record, how many keys it has and the token that its first key belongs to (a sliding
             window's cache drops old keys; 0 otherwise).
+        n_queries: tokens of the forward, which are the query rows of each layer.
         is_step: whether the forward belongs to a generation.
     """
 
@@ -67,9 +68,11 @@ class ForwardRecorder:
         images: Picks,
         padding: torch.Tensor | None,
         sizes: dict[int, tuple[int, int]],
+        n_queries: int,
         is_step: bool,
     ) -> None:
         self.rows, self.images, self.image_mask, self.is_step = rows, images, image_mask, is_step
+        self.n_queries = n_queries
         self.valid = rows.valid if padding is None else rows.valid & ~padding
         self.n_keys = {layer: keys for layer, (keys, _) in sizes.items()}
         self.offsets = {layer: offset for layer, (_, offset) in sizes.items()}

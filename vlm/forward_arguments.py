@@ -15,6 +15,9 @@ from transformers import Cache
 
 IDS = ("input_ids", "decoder_input_ids")
 MASKS = ("attention_mask", "decoder_attention_mask", "padding_mask")
+MODALITIES = ("pixel", "image", "video", "audio", "feature", "vision")
+OTHERS = (*MODALITIES, "mask", "position", "type", "label", "grid", "thw", "size", "shape", "cache")
+"""Parts of names of arguments that are no ids of the text, also where they look like them."""
 CACHES = ("cache", "past_key_values", "cache_params")
 
 
@@ -47,7 +50,8 @@ class ArgumentReader:
         """The arguments as a forward hook with ``with_kwargs=True`` receives them.
 
         The cache is recognised by its type, so that it is found under any name. Ids and mask are looked for under the names
-        that are known; under an unknown one, ids are the first integers of shape (batch, length), and a mask says so itself.
+        that are known; under an unknown one, ids are the first integers of shape (batch, length), and a mask is named a mask, covers
+        the ids and belongs to no image.
         """
         given = self.signature.bind_partial(*args, **kwargs).arguments
         variadic = [p.name for p in self.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
@@ -55,10 +59,10 @@ class ArgumentReader:
             given = {**given, **given.pop(name, {})}
         caches = [value for value in given.values() if isinstance(value, Cache)]
         ids, mask = _first(given, IDS), _first(given, MASKS)
-        if ids is None:
+        if ids is None and given.get("inputs_embeds") is None:
             ids = next((value for name, value in given.items() if _is_ids(name, value)), None)
-        if mask is None:
-            mask = next((value for name, value in given.items() if "mask" in name and value is not None), None)
+        if mask is None and ids is not None:
+            mask = next((value for name, value in given.items() if _is_mask(name, value, ids)), None)
         return ForwardArguments(ids, mask, caches[0] if caches else None)
 
 
@@ -72,10 +76,16 @@ def cache_of(kwargs: Mapping[str, Any]) -> Any:
 
 
 def _is_ids(name: str, value: Any) -> bool:
-    other = any(word in name for word in ("mask", "position", "type", "label"))
+    other = any(word in name for word in OTHERS)
     return (
         not other and isinstance(value, torch.Tensor) and value.ndim == 2 and value.dtype in (torch.int32, torch.int64)
     )
+
+
+def _is_mask(name: str, value: Any, ids: torch.Tensor) -> bool:
+    if not name.endswith("mask") or any(word in name for word in MODALITIES) or not isinstance(value, torch.Tensor):
+        return False
+    return value.ndim >= 2 and value.shape[0] == ids.shape[0] and value.shape[-1] >= ids.shape[1]
 
 
 def _first(given: Mapping[str, Any], names: tuple[str, ...]) -> Any:

@@ -463,7 +463,7 @@ def test_refuses_a_paged_cache(family: Family) -> None:
         probe._forward = vlm.attention.ForwardRecorder(
             *[vlm.attention_kernels.Picks.stretch(1, 0, 3, torch.device("cpu"))],
             torch.zeros(1, 3, dtype=torch.bool), vlm.attention_kernels.Picks.stretch(1, 0, 0, torch.device("cpu")),
-            None, {2: (3, 0)}, is_step=False,
+            None, {2: (3, 0)}, 3, is_step=False,
         )  # fmt: skip
         with refused("continuous batching"):
             vlm.attention._attention(module, states, states[:, :2], states[:, :2], None, cache=object())

@@ -56,8 +56,8 @@ def test_code_that_asks_for_the_implementations_name_is_refused(family: Family, 
 
 def test_a_model_is_compared_once_and_left_as_it_was(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
-    generate = attention_check._generate
-    monkeypatch.setattr(attention_check, "_generate", lambda model: runs.append(model) or generate(model))
+    logits = attention_check._logits
+    monkeypatch.setattr(attention_check, "_logits", lambda model: runs.append(model) or logits(model))
     model, batch = family.model, family.batch([1])
     model(**batch)
     model.train()
@@ -67,7 +67,7 @@ def test_a_model_is_compared_once_and_left_as_it_was(family: Family, monkeypatch
     for _ in range(2):
         with AttentionMass(model):
             pass
-    assert runs == [model, model]  # one generation without the probe and one with it, at the first entry alone
+    assert runs == [model, model]  # once without the probe and once with it, at the first entry alone
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model.model.rope_deltas, deltas) and torch.equal(torch.get_rng_state(), random)
     with AttentionMass(FAMILIES["Qwen3VL"]().model):
@@ -75,19 +75,91 @@ def test_a_model_is_compared_once_and_left_as_it_was(family: Family, monkeypatch
     assert len(runs) == 4  # another model is asked anew
 
 
-def test_the_check_reads_a_padded_prompt_and_two_cached_steps(family: Family) -> None:
+def test_the_check_reads_a_padded_prompt_two_cached_steps_and_a_plain_forward(family: Family) -> None:
     seen = []
-    hook = family.model.model.register_forward_pre_hook(
-        lambda body, args, kwargs: seen.append(
-            (tuple(kwargs["input_ids"].shape), kwargs["attention_mask"].sum().item())
-        ),
-        with_kwargs=True,
-    )
-    logits = attention_check._generate(family.model)
+
+    def note(body: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        mask = kwargs["attention_mask"]
+        seen.append((tuple(kwargs["input_ids"].shape), None if mask is None else mask.sum().item()))
+
+    hook = family.model.model.register_forward_pre_hook(note, with_kwargs=True)
+    written, read = attention_check._logits(family.model)
     hook.remove()
-    assert logits.shape == (3, 2, 99)
+    assert written.shape == (3, 2, 99) and read.shape == (2, attention_check.KEPT, 99)
+    prompt = (2, attention_check.PROMPT)
     shown = attention_check.PROMPT * 2 - attention_check.PADDING
-    assert seen == [((2, attention_check.PROMPT), shown), ((2, 1), shown + 2), ((2, 1), shown + 4)]
+    assert seen == [(prompt, shown), ((2, 1), shown + 2), ((2, 1), shown + 4), (prompt, None)]
+
+
+LOGITS = torch.tensor([[1.0, -4.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    ("stock", "probed", "wanted"),
+    [
+        (LOGITS, LOGITS, 0.0),
+        (LOGITS, LOGITS + torch.tensor([0.0, 0.0, 0.1]), 0.025),
+        (LOGITS, LOGITS[:, :2], torch.inf),
+        # A masked token, as of a type's minimum, hides nothing and is no difference of its own.
+        (torch.tensor([1.0, torch.finfo().min]), torch.tensor([3.0, torch.finfo().min]), 2.0),
+        (torch.tensor([1.0, -torch.inf]), torch.tensor([1.0, -torch.inf]), 0.0),
+        (torch.tensor([1.0, -torch.inf]), torch.tensor([1.0, 0.0]), torch.inf),
+        (torch.tensor([torch.nan]), torch.tensor([torch.nan]), torch.inf),
+    ],
+)
+def test_differences(stock: torch.Tensor, probed: torch.Tensor, wanted: float) -> None:
+    assert attention_check.difference([stock], [probed]) == pytest.approx(wanted)
+
+
+def gemma4(shared: int) -> Any:
+    """With ``shared`` layers that have no keys of their own, as in Gemma 4 E2B and E4B."""
+    config = transformers.Gemma4Config(
+        text_config={
+            **TEXT,
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "global_head_dim": 8,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": shared,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 99,
+        },
+        vision_config={**VISION, "num_key_value_heads": 2, "head_dim": 8},
+        audio_config=None,
+        image_token_id=IMAGE,
+    )
+    return _finish(transformers.Gemma4ForConditionalGeneration(config))
+
+
+@torch.no_grad()
+def test_gemma_4_is_exact_or_refused() -> None:
+    ids = torch.tensor([[1, 20, IMAGE, IMAGE, 30, 31, 32, 33, 34]])
+    model = gemma4(shared=0)
+    stock = model(input_ids=ids, logits_to_keep=4).logits
+    with AttentionMass(model, "all", rows=5):
+        assert torch.equal(model(input_ids=ids, logits_to_keep=4).logits, stock)
+    # It asks for the name "sdpa" before it leaves out rows of the layers that share keys.
+    with pytest.raises(UserError, match="computes something else"):
+        AttentionMass(gemma4(shared=2)).__enter__()
+
+
+def test_rows_that_are_left_out_are_refused(family: Family) -> None:
+    module = family.model.get_decoder().layers[-1].self_attn
+    states = torch.zeros(1, 4, 2, 8)
+    with AttentionMass(family.model) as probe:
+        span = vlm.attention_kernels.Picks.stretch(1, 0, 3, states.device)
+        image = torch.zeros(1, 3, dtype=torch.bool)
+        probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
+        with pytest.raises(UserError, match="computes 2 of the 3 rows"):
+            vlm.attention._attention(module, states, states[:, :2], states[:, :2], None)
+
+
+def test_a_model_without_attention_layers_is_refused_in_words(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vlm.attention, "attention_layers", lambda model: {})
+    for layers in ("last", "all", [0]):
+        with pytest.raises(UserError, match="no attention layer that the probe can read"):
+            AttentionMass(family.model, layers)
 
 
 def test_a_model_that_cannot_read_text_alone_is_refused(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +251,7 @@ def test_keys_that_are_not_the_texts_are_refused(family: Family) -> None:
     with AttentionMass(family.model) as probe:
         span = vlm.attention_kernels.Picks.stretch(1, 0, 3, query.device)
         image = torch.zeros(1, 3, dtype=torch.bool)
-        probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, is_step=False)
+        probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
         with pytest.raises(UserError, match="attends to 5 keys where the text has 3"):
             vlm.attention._attention(module, query, keys, keys, None)
 

@@ -62,6 +62,15 @@ def test_under_names_that_nobody_knows() -> None:
     assert given.ids is None and given.mask is None and given.cache is None
 
 
+def test_masks_and_numbers_of_an_image_are_not_taken_for_those_of_the_text() -> None:
+    reader, grid = ArgumentReader(Later()), torch.ones(1, 3, dtype=torch.long)
+    given = reader.read((IDS,), {"pixel_attention_mask": torch.ones(1, 9), "input_features_mask": torch.ones(1, 9)})
+    assert given.ids is IDS and given.mask is None
+    for name in ("image_grid_thw", "spatial_shapes", "image_sizes", "mm_token_type_ids", "position_ids", "labels"):
+        assert reader.read((), {name: grid}).ids is None
+    assert reader.read((), {"tokens": IDS, "inputs_embeds": torch.ones(1, 3, 8)}).ids is None
+
+
 def test_the_cache_of_keyword_arguments_alone() -> None:
     assert cache_of({"cache": CACHE}) is CACHE and cache_of({"store": CACHE}) is CACHE
     assert cache_of({"past_key_values": "a cache of another kind"}) == "a cache of another kind"
