@@ -81,9 +81,11 @@ define TEST_SEAMS
 	$(TEST_ENV) $(1)/bin/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 -m seam
 endef
 
-lock: install
+# Without install, which would first ask for the releases that are locked so far.
+lock:
+	test -x $(UV) || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet uv; }
 	$(COMPILE) --universal --extra dev --extra demo --output-file $(LOCK)
-	$(COMPILE) --universal --extra gpu --output-file requirements/gpu.txt
+	$(COMPILE) --universal --extra gpu --constraint $(LOCK) --output-file requirements/gpu.txt
 	$(COMPILE) --extra gpu --extra vllm --output-file requirements/vllm.txt
 
 demo: install

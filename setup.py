@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOMS = ["vlm", "reward", "data_construction", "train", "eval", "demo", "reflection_v", "configs"]
+PACKAGES = ["vlm", "reward", "data_construction", "train", "eval", "demo", "reflection_v", "configs"]
 
 # Libraries whose private parts the project overrides, or whose forwards it hooks, stay below the next minor release: a later
 # one is installed by "make test-newest", and the bound is raised when its tests pass. requirements/README.md says how.
@@ -24,7 +24,7 @@ CORE = [
     "numpy>=2.0",
     "scipy>=1.13",
     "math-verify>=0.9",
-    "openai>=2.0",
+    "openai>=2.0,<4",  # its body is written here, and handed to post()
     "pydantic>=2.11",
     "pyyaml>=6.0.1",
     "jinja2>=3.1.6",
@@ -70,7 +70,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")]),
+    packages=find_packages(include=[pattern for name in PACKAGES for pattern in (name, f"{name}.*")]),
     # Folders without __init__.py (configs, prompts, templates, bundled models) are data of the package above them.
     package_data={
         "": [f"**/*.{ending}" for ending in ("yaml", "json", "jinja", "html", "css", "js", "txt")],

@@ -96,7 +96,8 @@ def usable_cores() -> int:
 
 def cores_a_rank() -> int:
     """``usable_cores`` shared among the processes that a launcher started on this machine; at least 1."""
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    # torchrun and accelerate say LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+    ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
     return max(1, usable_cores() // max(1, int(ranks) if ranks.isdigit() else 1))
 
 

@@ -28,7 +28,7 @@ from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions, ModelOptions
 from train.packages import missing_packages
 from train.plan import GB, GPU_MEMORY, make_plan, zero_of
-from train.precision import stated
+from train.precision import resolve, stated
 from train.ranks import mixed
 from train.reader import Reader, load_reader, skeleton
 from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
@@ -245,6 +245,17 @@ def _spread(values: list[int]) -> dict[str, int]:
     return {"median": ordered[len(ordered) // 2], "longest": ordered[-1]}
 
 
+def _precision_of_the_run(given: Mapping[str, Any], config: str) -> dict[str, str]:
+    """The precision that the run will resolve on its device, where this check, on a CPU, would resolve another."""
+    if stated(given, config) not in (None, "auto") or given.get("use_cpu"):
+        return {}
+    if torch.accelerator.is_available():
+        return {"precision": resolve(given, config).name}
+    # DeepSpeed trains on GPUs of another machine, where "auto" is bfloat16, and so is TRL's own choice.
+    on_gpus = bool(given.get("deepspeed")) and os.environ.get("DS_ACCELERATOR") != "cpu"
+    return {"precision": "bfloat16"} if on_gpus else {}
+
+
 def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
     """``--check`` and ``--plan`` of a stage's command; prints what it finds and returns the exit code.
 
@@ -254,8 +265,7 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
     # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
     given = merge(read_config(config), overrides)
     gpus = given.get("gpus")
-    if given.get("deepspeed") and stated(given, config) == "auto":  # it trains on GPUs, where auto is bfloat16
-        overrides = {**overrides, "precision": "bfloat16"}
+    overrides = {**overrides, **_precision_of_the_run(given, config)}
     with as_if(gpus if isinstance(gpus, int) and gpus > 0 else None):
         stage = load(config, {**overrides, "use_cpu": True})
     said: dict[str, Any] = {}

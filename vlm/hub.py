@@ -5,6 +5,7 @@ The hub's own client asks for each file again for half a minute before it turns 
 
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,20 +31,39 @@ def why_unreachable() -> str | None:
     return None
 
 
+_OFFLINE = threading.Lock()
+_before: list[tuple[Any, Any]] = []  # (module, its flag) as they were before the first of the callers inside
+_inside = 0
+
+
 @contextmanager
 def cache_alone(unreachable: str | None) -> Iterator[None]:
-    """Inside, the libraries use what is cached and do not ask a hub that is ``unreachable``; None changes nothing."""
+    """Inside, the libraries use what is cached and do not ask a hub that is ``unreachable``; None changes nothing.
+
+    The flag is one for the whole process, so the last of several threads inside puts it back.
+    """
+    global _inside
+    if unreachable is None:
+        yield
+        return
     from huggingface_hub import constants
 
-    places: list[Any] = [constants, sys.modules.get("datasets.config")] if unreachable is not None else []
-    changed = [(place, place.HF_HUB_OFFLINE) for place in places if hasattr(place, "HF_HUB_OFFLINE")]
-    for place, _ in changed:
-        place.HF_HUB_OFFLINE = True
+    with _OFFLINE:
+        _inside += 1
+        known = [place for place, _ in _before]
+        places: list[Any] = [constants, sys.modules.get("datasets.config")]
+        for place in places:
+            if place not in known and hasattr(place, "HF_HUB_OFFLINE"):
+                _before.append((place, place.HF_HUB_OFFLINE))
+                place.HF_HUB_OFFLINE = True
     try:
         yield
     finally:
-        for place, before in changed:
-            place.HF_HUB_OFFLINE = before
+        with _OFFLINE:
+            _inside -= 1
+            while not _inside and _before:
+                place, flag = _before.pop()
+                place.HF_HUB_OFFLINE = flag
 
 
 def hub_remedy(unreachable: str | None) -> str:

@@ -230,6 +230,11 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError("Only one of the pictures and the question can come from standard input (-).")
     # Before the model: a wrong path should answer at once.
     pictures = [read_picture(name, options.urls) for name in options.image]
+    if options.question is not None and is_file(options.question):
+        raise ConfigError(
+            f"The question is the name of a file, {options.question}: give a question after the images, or --chat to ask about "
+            "all of them."
+        )
     question = standard_input().read(LINE_LIMIT) if options.question == "-" else options.question
     if not chat:
         question_messages(question, len(pictures), options.style)
@@ -248,13 +253,17 @@ def run(options: argparse.Namespace) -> int:
         if not options.json:
             print(flush=True)
 
+    failures: list[str] = []
+
     def failed(why: str) -> None:
+        failures.append(why)
         if options.json:  # a line for every question, so that the answers can be counted off
             print(json.dumps({"status": "error", "why": why}, ensure_ascii=False), flush=True)
 
     # Where standard output is a file or a pipe, the prompt is no part of it.
     answer_each(answer, failed, sys.stdout if sys.stdout.isatty() and not options.json else sys.stderr)
-    return 0
+    # Who types has read what failed; a program learns it by the exit code, as with --batch.
+    return 1 if failures and not is_terminal() else 0
 
 
 def answer_and_print(model: Model, pictures: Sequence[Any], question: str, options: argparse.Namespace) -> None:
@@ -278,6 +287,14 @@ def answer_and_print(model: Model, pictures: Sequence[Any], question: str, optio
         print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
         print_answer(result, options)
+
+
+def is_file(name: str) -> bool:
+    """Whether a file has this name; False also for what cannot be a name."""
+    try:
+        return Path(name).is_file()
+    except (OSError, ValueError):  # too long, or a null character
+        return False
 
 
 def read_picture(name: str, urls: bool = False) -> Any:

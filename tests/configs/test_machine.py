@@ -67,10 +67,13 @@ def test_quotas_of_both_kinds_of_control_groups(
     assert machine._cpu_quota(tmp_path / "absent", tmp_path) is None
 
 
-def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["LOCAL_WORLD_SIZE", "LOCAL_SIZE"])  # of torchrun, of DeepSpeed's launcher
+def test_ranks_of_one_machine_share_its_cores(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    for other in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
+        monkeypatch.delenv(other, raising=False)
     for ranks, cores in (("1", 8), ("3", 2), ("16", 1), ("", 8)):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+        monkeypatch.setenv(name, ranks)
         assert machine.cores_a_rank() == cores
 
 

@@ -31,6 +31,8 @@ from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import load_vlm
 
+pytestmark = pytest.mark.seam
+
 OLD = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # the default of the first version
 ATTENTION, GATED_MLP = {"q_proj", "k_proj", "v_proj", "o_proj"}, {"gate_proj", "up_proj", "down_proj"}
 DELTA = {"in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj"}

@@ -312,3 +312,23 @@ def test_a_plan_for_gpus_takes_auto_as_they_would(
         return float(json.loads(capsys.readouterr().out)["plan"]["parts_gb"]["optimizer"])
 
     assert optimizer("auto") == optimizer("bfloat16") != optimizer("float32")
+
+
+def test_a_check_names_the_precision_of_the_run_and_not_of_its_own_device(
+    fast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check reads the config as on a CPU, also where an accelerator will train."""
+    from train.preflight import _precision_of_the_run
+
+    fast(False)
+    zero = {"deepspeed": "configs/deepspeed/zero2.json"}
+    assert _precision_of_the_run({"precision": "auto"}, "c") == {}
+    assert _precision_of_the_run(zero, "c") == _precision_of_the_run({**zero, "precision": "auto"}, "c")
+    assert _precision_of_the_run(zero, "c") == {"precision": "bfloat16"}
+    assert _precision_of_the_run({**zero, "precision": "float32"}, "c") == {}
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("train.precision.device_type", lambda config: "cuda")
+    monkeypatch.setattr("train.precision.bfloat16_is_fast", lambda device: device == "cuda")
+    assert _precision_of_the_run({"precision": "auto"}, "c") == {"precision": "bfloat16"}
+    assert _precision_of_the_run({"precision": "auto", "use_cpu": True}, "c") == {}
+    assert _precision_of_the_run({"bf16": False}, "c") == {}

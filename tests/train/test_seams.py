@@ -6,6 +6,8 @@ the library itself count. ``make test-newest`` runs these tests, and all others 
 """
 
 import functools
+import importlib
+import pkgutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,10 +20,12 @@ from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria, Tra
 from transformers.generation.streamers import BaseStreamer
 from trl import GRPOTrainer, SFTTrainer
 
+import train
+import vlm
 from train import checkpoints, launch, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
-from vlm import generate
+from vlm import attention_check, generate
 
 pytestmark = pytest.mark.seam
 
@@ -51,6 +55,7 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
     (generate._Budgets, StoppingCriteria, ("__call__",)),
     (generate.StopSwitch, StoppingCriteria, ("__call__",)),
     (generate._Pieces, BaseStreamer, ("put", "end")),
+    (attention_check._Forced, LogitsProcessor, ("__call__",)),
 ]
 
 # What is hooked otherwise, and the tests that run its behaviour and fail where it is renamed.
@@ -64,6 +69,10 @@ OTHERS = {
     "trl: GRPOTrainer's generation, rewards, logs; the processor that it calls a second time": "tests/train/test_grpo.py",
     "trl: VLLMGeneration (prompts, sampling parameters)": "tests/train/test_vllm.py",
     "trl: SFTTrainer's loss and collator; transformers.Trainer.model_accepts_loss_kwargs": "tests/train/test_sft.py",
+    "transformers: get_image_features and get_input_embeddings() of a model with blank images": "tests/train/test_launch.py",
+    "peft: LoraConfig, adapters by full names, merging": "tests/train/test_lora.py",
+    "huggingface_hub.constants.HF_HUB_OFFLINE, datasets.config": "tests/vlm/test_hub.py",
+    "openai: AsyncOpenAI.post with a written body, limits of its connections": "tests/vlm/test_openai_backend.py",
     "transformers serve": "tests/data_construction/test_served.py",
     "gradio: routes, configuration, event handlers": "tests/demo/test_serve.py",
 }
@@ -91,10 +100,23 @@ def counting(function: Callable[..., Any], name: str, calls: Counter[str]) -> Ca
     return counted
 
 
+def subclasses_of_ours() -> set[type]:
+    """All classes in our folders that extend one of transformers' or TRL's."""
+    found = set()
+    for folder in (vlm, train):
+        for module in pkgutil.iter_modules(folder.__path__, f"{folder.__name__}."):
+            for one in vars(importlib.import_module(module.name)).values():
+                if isinstance(one, type) and one.__module__ == module.name:
+                    bases = {base.__module__.partition(".")[0] for base in one.__mro__[1:]}
+                    found |= {one} if bases & {"transformers", "trl"} else set()
+    return found
+
+
 def test_every_override_is_one_of_the_library_and_listed() -> None:
     for ours, theirs, methods in OVERRIDES:
         own = {name for name, value in vars(ours).items() if callable(value) and name not in ("__init__", "__doc__")}
         assert {name for name in own if hasattr(theirs, name)} == set(methods), ours.__name__
+    assert {ours for ours, _, _ in OVERRIDES} == subclasses_of_ours()
     files = {ROOT / file for file in OTHERS.values()}
     assert all("pytest.mark.seam" in file.read_text(encoding="utf-8") for file in files)
 
@@ -129,9 +151,10 @@ def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, 
 def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path) -> None:
     from vlm.load import load_vlm
 
-    vlm, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
-    assert "".join(generate.generate_stream(vlm, question, [], max_new_tokens=4, temperature=1.0)) is not None
-    ours = (generate._Sampler, generate._Budgets, generate.StopSwitch, generate._Pieces)
+    model, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
+    pieces = generate.generate_stream(model, question, [], max_new_tokens=4, temperature=1.0, attention={})
+    assert "".join(pieces) is not None
+    ours = (generate._Sampler, generate._Budgets, generate.StopSwitch, generate._Pieces, attention_check._Forced)
     assert uncalled(called, *ours) == []
 
 
@@ -150,7 +173,7 @@ def test_a_renamed_method_is_noticed(called: Counter[str], tiny_vlm_dir: Path, m
 
     original = GenerationMixin.generate
     monkeypatch.setattr(GenerationMixin, "generate", renamed)
-    vlm, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
+    model, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
     with torch.no_grad():
-        list(generate.generate_stream(vlm, question, [], max_new_tokens=2))
+        list(generate.generate_stream(model, question, [], max_new_tokens=2))
     assert uncalled(called, generate._Pieces) == ["_Pieces.put", "_Pieces.end"]

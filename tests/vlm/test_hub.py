@@ -16,6 +16,8 @@ from vlm import hub
 from vlm.errors import UserError
 from vlm.load import load_vlm
 
+pytestmark = pytest.mark.seam
+
 NAME = "someone/some-model"
 
 
@@ -115,3 +117,13 @@ def test_what_can_be_written(tmp_path: Path) -> None:
     assert hub.why_not_writable(tmp_path / "file" / "below") == "Not a directory"
     assert hub.why_not_writable("/proc/nothing/below") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_last_of_several_threads_puts_the_flag_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    first, second = hub.cache_alone("no network"), hub.cache_alone("no network")
+    first.__enter__(), second.__enter__()
+    first.__exit__(None, None, None)
+    assert constants.HF_HUB_OFFLINE
+    second.__exit__(None, None, None)
+    assert not constants.HF_HUB_OFFLINE

@@ -21,6 +21,8 @@ from vlm.chat import question_messages
 from vlm.errors import ConfigError
 from vlm.images import png_bytes
 
+pytestmark = pytest.mark.seam
+
 KEY = "sk-very-secret-0123456789"
 
 

@@ -81,7 +81,7 @@ def test_json_lines_and_the_heat_map_of_the_last_question(
         maps.append(heatmap.read_bytes())
     assert len(set(maps)) == len(maps)
     typed(f"{QUESTIONS[0]}\n\n{'x' * 30_000}\n{QUESTIONS[2]}\n".encode())
-    assert main([*arguments, "--chat"]) == 0
+    assert main([*arguments, "--chat"]) == 1  # one question was not answered
     printed = capsys.readouterr()
     first, refused, last = (json.loads(line) for line in printed.out.splitlines())
     assert [first | {"seconds": 0}, last | {"seconds": 0}] == [singles[0], singles[2]]
@@ -114,6 +114,12 @@ def test_without_a_question_a_pipe_needs_the_option(
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_an_image_in_the_place_of_the_question_is_noticed(arguments: list[str], capsys: Capture) -> None:
+    assert main([*arguments, "--question", arguments[1]]) == 2
+    printed = capsys.readouterr()
+    assert "name of a file" in printed.err and "--chat" in printed.err and printed.err.count("\n") == 1
+
+
 def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_command(
     arguments: list[str], typed: Callable[..., None], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +139,7 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_command(
 
     monkeypatch.setattr(infer, "answer_question", interrupted)
     typed(f"{question}\n{question}\n".encode())
-    assert main([*arguments, "--chat"]) == 0
+    assert main([*arguments, "--chat"]) == 1
     printed = capsys.readouterr()
     assert printed.out.endswith(alone + "\n") and printed.out.count("Answer: ") == 1
     assert printed.err == "\nStopped this answer.\n"
@@ -165,7 +171,7 @@ def test_a_server_is_asked_again_after_a_failure(
     backend = ScriptedBackend(replies)
     monkeypatch.setattr(infer, "load_for_asking", lambda *_: backend)
     typed(b"How many?\nWhere?\nWhich?\n")
-    assert main([*arguments, "--chat", "--model", "openai:m@http://127.0.0.1:1/v1"]) == 0
+    assert main([*arguments, "--chat", "--model", "openai:m@http://127.0.0.1:1/v1"]) == 1
     printed = capsys.readouterr()
     assert [line for line in printed.out.splitlines() if "Answer" in line] == ["Answer: 2", "Answer: 3"]
     assert printed.err == "scripted: no connection\n"
