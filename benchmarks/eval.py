@@ -31,6 +31,7 @@ from eval.audit import AuditConfig, run_audit  # noqa: E402
 from eval.forward import forward_measures  # noqa: E402
 from eval.subjects import LocalSubject  # noqa: E402
 from reflection_v.audit import AUDIT_FAMILIES, AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
+from vlm.attention import AttentionMass  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.generate import generate  # noqa: E402
 from vlm.load import load_vlm  # noqa: E402
@@ -87,6 +88,10 @@ def forwards_a_batch(subject: LocalSubject, problems: list[Problem], folder: Pat
     )
     # Made judgeable whatever the model wrote: a truncated or short response would be passed over.
     answers = {row.problem_id: row.model_copy(update={"truncated": False, "tokens": 8}) for row in rows}
+    with AttentionMass(
+        subject.vlm.model
+    ):  # the comparison with and without the probe is once a model, not once a batch
+        pass
     counted = []
     hook = subject.vlm.model.register_forward_hook(lambda *_: counted.append(1))
     try:

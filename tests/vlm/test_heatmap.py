@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 from tiny_families import FAMILIES
 
+from vlm.attention import AttentionMass
 from vlm.chat import encode, question_messages
 from vlm.errors import UserError
 from vlm.heatmap import draw, image_maps, overlay, response_maps, token_grids, token_span
@@ -19,7 +20,12 @@ from vlm.load import VLM, load_vlm
 
 @pytest.fixture(scope="module")
 def vlm(tiny_vlm_dir: Path) -> VLM:
-    return load_vlm(tiny_vlm_dir)
+    vlm = load_vlm(tiny_vlm_dir)
+    with AttentionMass(
+        vlm.model
+    ):  # compared with and without the probe now: with planted attention it reads no text alone
+        pass
+    return vlm
 
 
 def spotted(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
