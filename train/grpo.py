@@ -35,7 +35,6 @@ from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    RunFolder,
     check_launch,
     command,
     load_for_training,
@@ -47,6 +46,7 @@ from train.lora import lora_config, say_coverage
 from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
 from train.ranks import read_blank_pictures, whole_weights
+from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
 from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap

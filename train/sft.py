@@ -26,7 +26,6 @@ from train.data import Collator, read_rows
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    RunFolder,
     check_launch,
     command,
     is_main_process,
@@ -38,6 +37,7 @@ from train.launch import (
 from train.lora import lora_config, say_coverage
 from train.options import SftOptions
 from train.ranks import read_blank_pictures
+from train.run_folder import RunFolder
 from vlm.jsonl import write_json_atomic
 
 OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
@@ -88,7 +88,7 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     ``log.jsonl`` and ``summary.json``.
 
     Raises:
-        UserError: see ``train.config.load_stage``, ``train.data.read_rows`` and ``train.launch.RunFolder``.
+        UserError: see ``train.config.load_stage``, ``train.data.read_rows`` and ``train.run_folder.RunFolder``.
     """
     quiet()
     stage = load_sft(source, overrides)

@@ -15,9 +15,9 @@ import train.ranks
 import train.sft
 from reflection_v.improve import ImproveConfig, run_improve
 from train.grpo import run_grpo
-from train.launch import changed_settings
 from train.probe import run_probe
 from train.ranks import check_weights, first_disagreement
+from train.run_folder import changed_settings
 from train.sft import run_sft
 from vlm.errors import UserError
 from vlm.load import load_vlm
