@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.machine import cores_a_rank
 from configs.versions import warn_outside_range
-from train.checkpoints import KeepCheckpoints, is_final, publish
+from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
 from train.config import Stage, parse_arguments
 from train.lora import merge_adapter
 from train.options import ModelOptions
@@ -29,6 +29,7 @@ from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
 from vlm.errors import UserError, memory_error
 from vlm.load import VLM, load_vlm
+from vlm.stopping import TERMINATED, Stopped, deferred, stopped_code, watch_sigterm
 
 DISK_SPARE = 64 << 20
 
@@ -76,6 +77,7 @@ def prepare(stage: Stage, main: bool) -> None:
         UserError: see ``train.precision.announce``.
     """
     announce(stage.precision, main)
+    stage.args.enable_jit_checkpoint = False  # SIGTERM always writes a checkpoint here, and one that a resume finds
     if stage.args.dataloader_num_workers > cores_a_rank():
         if main:
             print(
@@ -124,8 +126,13 @@ def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
 
 def run_trainer(
     trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | None, shown: Sequence[str], options: ModelOptions
-) -> None:
-    """Train from the start or from ``checkpoint``, and leave model and processor in the run folder."""
+) -> int:
+    """Train from the start or from ``checkpoint``, and leave model and processor in the run folder; returns the steps taken.
+
+    Raises:
+        Stopped: SIGTERM came; the checkpoint of the step that was under way is complete.
+        UserError: training ended before its last step, or see ``training_errors``.
+    """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if run.main and options.gpus not in (None, world_size()):
@@ -136,20 +143,30 @@ def run_trainer(
     trainer.add_callback(Log(run.log, shown))
     trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
-    trainer.add_callback(KeepCheckpoints(limit))
-    with training_errors(run.path):
+    sigterm = StopOnSigterm()
+    trainer.add_callback(sigterm)
+    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run"), "processes": world_size()}))
+    with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.
             if run.main:
                 publish(checkpoint[0], run.path)
             _merge(trainer.args, run, options)
-            return
+            return checkpoint[1]
         if checkpoint is not None and run.main:
-            print(f"going on from step {checkpoint[1]}", flush=True)
+            print(f"resuming from step {checkpoint[1]}", flush=True)
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
+        state = trainer.state
+        if state.global_step < state.max_steps:
+            place = f"step {state.global_step} of {state.max_steps} in {run.path}"
+            if sigterm.stopped:
+                said = f"Stopped by SIGTERM at {place}: its checkpoint is complete, and the same command resumes there."
+                raise Stopped(said, TERMINATED)
+            raise UserError(f"Training ended at {place}: give the same command again to take the steps that are left.")
         check_weights(trainer.model)
         trainer.save_model(str(run.path))
         _merge(trainer.args, run, options)
+        return int(state.global_step)
 
 
 def _merge(args: Any, run: RunFolder, options: ModelOptions) -> None:
@@ -191,6 +208,7 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
     """
     from train.preflight import run_preflight, take_flags
 
+    watch_sigterm()
     if is_main_process():
         warn_outside_range()
     try:
@@ -205,6 +223,9 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
             raise
         print(f"error: {known}", file=sys.stderr)
         return known.exit_code
+    except KeyboardInterrupt:
+        print("Stopped; the same command resumes from the last complete checkpoint.", file=sys.stderr)
+        return stopped_code()
     if is_main_process():
         print(json.dumps(summary, indent=2))
     return 0

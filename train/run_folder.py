@@ -8,7 +8,8 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from train.checkpoints import last_checkpoint, trim_log
 from train.precision import KEYS, default, device_type, stated
 from train.provenance import data_sha256, provenance
 from vlm.errors import UserError
+from vlm.folders import lock, read_record, refuse_foreign
+from vlm.identity import model_folder, model_identity
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
 
 # What may be said otherwise when a run is gone on with: where and how often it writes, its memory, its patience.
@@ -25,7 +28,7 @@ FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("ddp_timeout", "max_logprob_gap"),
+    *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint"),
 }
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
@@ -66,13 +69,13 @@ def _json_number(value: Any) -> Any:
 
 
 class RunFolder:
-    """The folder of one training run on the data set ``data``. Only the main process writes to it.
+    """The folder of one training run on the data set ``data``, begun from ``model``. Only the main process writes to it.
 
     Args:
         precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, holds what no training run wrote, or is the folder of the start model.
     """
 
     def __init__(
@@ -81,12 +84,18 @@ class RunFolder:
         settings: Mapping[str, Any],
         main_process: bool,
         data: str | Path,
+        model: str,
         precision_source: str | None = None,
     ) -> None:
         self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
+        self.model = model
+        start = model_folder(model)
+        if start is not None and start.resolve().is_relative_to(self.path.resolve()):
+            raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
+        refuse_foreign(self.path, ("*",), _is_training_run, "training run")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.main:
@@ -96,14 +105,24 @@ class RunFolder:
             raise UserError(
                 f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
             ) from None
+        self.before = read_record(self.path / "settings.json")
+        # An earlier version knew the start model by its name: its run stays so, or what it sampled would not be found again.
+        named_only = bool(self.before) and "model_sha256" not in self.before
+        self.model_sha256 = None if named_only else model_identity(model)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for the main process; see ``vlm.folders.lock`` for the error."""
+        with lock(self.path) if self.main else contextlib.nullcontext():
+            yield
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has ended here; None where there is one to begin or to go on with.
+        """The summary of a run that has ended here; None where there is one to begin or to resume.
 
         Raises:
-            UserError: what is here has other settings, or was trained on other data.
+            UserError: what is here has other settings, began from another model, or was trained on other data.
         """
-        summary, file = self.path / "summary.json", self.path / "settings.json"
+        summary = self.path / "summary.json"
         ended = summary.exists()
         if (
             not ended
@@ -111,8 +130,11 @@ class RunFolder:
             and not (self.path / "choice.json").exists()
         ):
             return None
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        known = self.before
         changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        if (began_from := known.get("model_sha256")) is not None:  # a model may have been moved, but not changed
+            changed = [key for key in changed if key != "model"]
+            changed += [] if began_from == self.model_sha256 else [f"the files of {self.model}"]
         with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
             same = known.get("data_sha256") == data_sha256(self.data)
             if "data_sha256" in known:  # a set may have been moved, but not changed
@@ -126,12 +148,22 @@ class RunFolder:
         return json.loads(summary.read_text(encoding="utf-8")) if ended else None
 
     def begin(self) -> tuple[Path, int] | None:
-        """Write ``settings.json`` and find the checkpoint to go on from (path, step), with the log cut back to it."""
-        repair_jsonl(self.log) if self.main else None
-        checkpoint = last_checkpoint(self.path, remove_torn=self.main)
+        """Write ``settings.json`` and find the checkpoint to resume from (path, step), with the log cut back to it.
+
+        Raises:
+            UserError: a checkpoint in the folder was not written by this run.
+        """
+        run = self.before.get("run")
+        checkpoint = last_checkpoint(self.path, run, remove_torn=self.main)
         if self.main:
+            repair_jsonl(self.log)
             trim_log(self.log, checkpoint[1] if checkpoint else 0)
-            self.known = {**provenance(self.settings, self.data), "precision_source": self.precision_source}
+            self.known = {
+                "run": run or uuid.uuid4().hex,
+                **provenance(self.settings, self.data),
+                "model_sha256": self.model_sha256,
+                "precision_source": self.precision_source,
+            }
             write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint
 
@@ -144,6 +176,10 @@ class RunFolder:
         if self.main:
             write_json_atomic(self.path / "summary.json", summary)
         return summary
+
+
+def _is_training_run(folder: Path) -> bool:
+    return {"settings", "versions"} <= read_record(folder / "settings.json").keys()
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

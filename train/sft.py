@@ -94,9 +94,16 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
     check_launch(args, "train/sft.py")
-    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset, stage.precision.source)
-    if (summary := run.finished()) is not None:
-        return summary
+    run = RunFolder(
+        args.output_dir, stage.settings, is_main_process(), options.dataset, options.model, stage.precision.source
+    )
+    with run.locked():
+        summary = run.finished()
+        return _train(stage, run) if summary is None else summary
+
+
+def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
+    args, options = stage.args, stage.options
     prepare(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
@@ -123,13 +130,13 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         processing_class=vlm.processor,
         peft_config=adapters,
     )
-    run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows(), data), "precision": stage.precision.name})
+    steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
+    return run.finish({**_summary(run.rows(), steps, data), "precision": stage.precision.name})
 
 
-def _summary(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
+def _summary(rows: list[dict[str, Any]], steps: int, data: dict[str, Any]) -> dict[str, Any]:
     losses = [row["loss"] for row in rows if row.get("loss") is not None]
-    steps, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+    seconds = rows[-1]["seconds"] if rows else 0.0
     return {
         "steps": steps,
         "seconds": seconds,

@@ -95,7 +95,7 @@ def killed(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPath
     [
         ({"learning_rate": 1e-5}, r"killed run with other settings \(learning_rate\)"),
         ({"max_steps": 3, "seed": 7}, r"\(max_steps, seed\)"),
-        ({"model": "tiny"}, r"\(model\)"),
+        ({"model": "tiny"}, r"\(the files of tiny\)"),
         ({"gradient_accumulation_steps": 2}, r"\(gradient_accumulation_steps\)"),
         ({"dataset": "other"}, r"\(the rows of .*other.jsonl\)"),
     ],
