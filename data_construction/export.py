@@ -61,7 +61,7 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
     """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns that folder.
 
     Raises:
-        UserError: no trace was kept, or a picture is gone.
+        UserError: no trace was kept, a picture is gone, or ``out/hf`` holds something else.
     """
     import datasets
 
@@ -85,6 +85,10 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
         for trace in chosen:
             yield _row(trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {}))
 
+    if foreign := [path for path in (out / "hf").glob("*") if path.name not in ("README.md", "data")]:
+        raise UserError(
+            f"{foreign[0]} is no part of an exported data set, which would be written anew: move it away first."
+        )
     folder, shards = out / "hf", math.ceil(len(kept) / SHARD_ROWS)
     with tempfile.TemporaryDirectory(dir=out) as scratch:  # complete or absent
         fresh = Path(scratch) / "hf"

@@ -6,6 +6,7 @@ literals, of bounded length.
 """
 
 import ast
+import contextlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +18,11 @@ from eval.answers import Answer
 from eval.stats import Estimate, estimate_share
 from reward.answers import read_quantity
 from vlm.errors import ConfigError, ImageError, UserError
+from vlm.folders import refuse_foreign
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
 from vlm.jsonl import write_json_atomic
-from vlm.problem import Problem, write_problems
+from vlm.problem import Problem, read_problems, write_problems
 
 MAX_LITERAL = 20_000
 MISSING = "(not given)"
@@ -176,6 +178,12 @@ BENCHMARKS = {
 # Data sets
 
 
+def _is_of_benchmarks(folder: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return all(problem.source in BENCHMARKS for problem in read_problems(folder))
+    return False
+
+
 def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tuple[list[Problem], dict[str, int]]:
     """Read a benchmark into the problem set ``out``.
 
@@ -188,11 +196,12 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
 
     Raises:
         ConfigError: an unknown benchmark.
-        UserError: the data set does not load, lacks a column, or no row of it is usable.
+        UserError: the data set does not load, lacks a column, or no row of it is usable; or ``out`` holds other problems.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"Unknown benchmark '{name}': choose from {', '.join(BENCHMARKS)}.")
     folder, problems, left_out, seen = Path(out), [], [], set()
+    refuse_foreign(folder, ("problems.jsonl",), _is_of_benchmarks, "benchmark")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(load_rows(BENCHMARKS[name], data)):
         try:

@@ -24,6 +24,7 @@ from train.launch import check_launch, command, load_for_training, prepare, quie
 from train.lora import lora_config
 from train.options import PromptSelection
 from train.ranks import read_blank_pictures
+from train.run_folder import check_output_folder
 from train.selection import candidates
 from train.sift import Sifted, read_loosely
 from vlm.errors import UserError
@@ -42,6 +43,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     check_launch(args, "train/probe.py")
     state = PartialState()
     folder = Path(args.output_dir)
+    check_output_folder(folder, options.model)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -19,7 +19,7 @@ from train.checkpoints import last_checkpoint, trim_log
 from train.precision import KEYS, default, device_type, stated
 from train.provenance import data_sha256, provenance
 from vlm.errors import UserError
-from vlm.folders import lock, read_record, refuse_foreign
+from vlm.folders import is_bystander, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
 
@@ -92,10 +92,7 @@ class RunFolder:
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
         self.model = model
-        start = model_folder(model)
-        if start is not None and start.resolve().is_relative_to(self.path.resolve()):
-            raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
-        refuse_foreign(self.path, ("*",), _is_training_run, "training run")
+        check_output_folder(self.path, model)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.main:
@@ -178,8 +175,22 @@ class RunFolder:
         return summary
 
 
+def check_output_folder(folder: Path, model: str) -> None:
+    """Refuse the folder of the start model, and one that holds what no training run wrote.
+
+    Raises:
+        UserError: it is one of them.
+    """
+    start = model_folder(model)
+    if start is not None and start.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
+    # transformers and peft choose the names of most files, so any file may be in their way.
+    refuse_foreign(folder, ("*",), _is_training_run, "training run")
+
+
 def _is_training_run(folder: Path) -> bool:
-    return {"settings", "versions"} <= read_record(folder / "settings.json").keys()
+    only_probed = all(path.name == "probe.json" or is_bystander(path) for path in folder.iterdir())
+    return only_probed or {"settings", "versions"} <= read_record(folder / "settings.json").keys()
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

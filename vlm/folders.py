@@ -86,14 +86,15 @@ def refuse_foreign(folder: str | Path, writes: Sequence[str], is_ours: Callable[
     folder = Path(folder)
     if not folder.is_dir():
         return
-    found = sorted({path.name for pattern in writes for path in folder.glob(pattern) if not _is_bystander(path)})
+    found = sorted({path.name for pattern in writes for path in folder.glob(pattern) if not is_bystander(path)})
     if not found or is_ours(folder):
         return
     names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     raise UserError(f"{folder} holds {names}, which no {stage} wrote: choose an empty folder for the output.")
 
 
-def _is_bystander(path: Path) -> bool:
+def is_bystander(path: Path) -> bool:
+    """Whether a job left this file or folder beside a run; hidden ones count as such."""
     return (
         path.name.startswith(".")
         or (path.is_dir() and path.name.startswith(BYSTANDER_FOLDERS))
