@@ -23,7 +23,7 @@ from data_construction.records import ROLES, Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import make_backend
 from vlm.errors import ConfigError, UserError
-from vlm.jsonl import iter_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import iter_log, write_json_atomic, write_text_atomic
 from vlm.lock import lock
 from vlm.problem import Problem, read_problems
 
@@ -168,7 +168,7 @@ def progress(log: Path) -> tuple[set[str], dict[str, int]]:
     """(ids of the problems with a finished episode, id -> how often it ended with unusable replies)."""
     done: set[str] = set()
     tries: dict[str, int] = defaultdict(int)
-    for row in iter_jsonl(log) if log.exists() else ():
+    for row in iter_log(log) if log.exists() else ():
         if row["status"] != "error":
             done.add(row["problem_id"])
         elif row.get("error") in FAULTS:
@@ -178,7 +178,7 @@ def progress(log: Path) -> tuple[set[str], dict[str, int]]:
 
 def read_traces(path: str | Path) -> list[Trace]:
     """The traces of a log in the order of their problems' ids; of a problem tried again, the last trace."""
-    latest = {row["problem_id"]: row for row in iter_jsonl(path)}
+    latest = {row["problem_id"]: row for row in iter_log(path)}
     return [Trace.model_validate(latest[key]) for key in sorted(latest)]
 
 
@@ -241,7 +241,7 @@ def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> d
 def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:
     """Role -> ``calls``, ``prompt`` and ``completion`` tokens, of every reply that was ever had, used or not."""
     totals: dict[str, dict[str, int]] = defaultdict(lambda: {"calls": 0, "prompt": 0, "completion": 0})
-    for row in iter_jsonl(log) if log.exists() else ():
+    for row in iter_log(log) if log.exists() else ():
         total = totals[row["role"]]
         total["calls"] += 1
         total["prompt"] += row["reply"]["prompt_tokens"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.errors import UserError
-from vlm.jsonl import iter_jsonl, write_json_atomic
+from vlm.jsonl import iter_log, write_json_atomic
 
 
 def write_stats(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def write_stats(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "traces.jsonl").exists():
         raise UserError(f"{folder} holds no traces.jsonl: give the --out folder of a build.")
-    latest = {row["problem_id"]: row for row in iter_jsonl(folder / "traces.jsonl")}
+    latest = {row["problem_id"]: row for row in iter_log(folder / "traces.jsonl")}
     rows = list(latest.values())
     good = [row for row in rows if row["status"] == "kept"]
     stats: dict[str, Any] = {

@@ -31,7 +31,7 @@ from train.config import merge, read_config
 from train.precision import KEYS, Precision, default, stated
 from train.provenance import begun
 from vlm.errors import ConfigError, UserError
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
 from vlm.lock import lock
 from vlm.problem import Problem, read_problems
 
@@ -205,7 +205,7 @@ def _sample(
 
     file = folder / "samples.jsonl"
     repair_jsonl(file)
-    known = {row["problem_id"] for row in read_jsonl(file)} if file.exists() else set()
+    known = {row["problem_id"] for row in read_log(file)} if file.exists() else set()
     todo = [problem for problem in problems if problem.id not in known]
     vlm = load_vlm(model, dtype=config.dtype) if todo else None
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
@@ -226,7 +226,7 @@ def _sample(
         )
         append_jsonl(file, [judge(p, one, floor, config.min_looks) for p, one in zip(copies, written, strict=True)])
         print(f"round {number}: {len(known) + start + len(batch)} of {len(problems)} problems sampled", flush=True)
-    rows = read_jsonl(file)
+    rows = read_log(file)
     return {
         "samples": len(rows),
         "right": sum(bool(row["right"]) for row in rows),
@@ -274,7 +274,7 @@ def _rows(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> l
     from vlm.chat import question_messages
 
     by_problem: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in read_jsonl(folder / "samples.jsonl"):
+    for row in read_log(folder / "samples.jsonl"):
         if row["kept"]:
             by_problem.setdefault(row["problem_id"], {}).setdefault(row["text"], row)
     rows = []

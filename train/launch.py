@@ -34,7 +34,7 @@ from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights
 from train.reader import part_of
 from train.tracking import Tracked
 from vlm.errors import UserError, memory_error
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
+from vlm.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 from vlm.load import VLM, load_vlm
 
 DISK_SPARE = 64 << 20
@@ -74,7 +74,7 @@ class Log(TrainerCallback):
         self.path, self.shown, self.seconds, self.started = path, shown, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        rows = read_jsonl(self.path) if self.path.exists() else []
+        rows = read_log(self.path) if self.path.exists() else []
         self.seconds = rows[-1]["seconds"] if rows else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -169,7 +169,7 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``log.jsonl``."""
-        return read_jsonl(self.log) if self.log.exists() else []
+        return read_log(self.log) if self.log.exists() else []
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write ``summary.json``."""
