@@ -35,7 +35,16 @@ def write_stats(folder: Path) -> dict[str, Any]:
     }
     if (folder / "build.json").exists():  # what was derived when the build was finished
         derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        keys = ("problems", "filters", "tokens_by_role", "tokens_per_kept_trace", "cold_start", "facts", "difficulty")
+        keys = (
+            "problems",
+            "dropped",
+            "filters",
+            "tokens_by_role",
+            "tokens_per_kept_trace",
+            "cold_start",
+            "facts",
+            "difficulty",
+        )
         stats |= {key: derived[key] for key in keys if key in derived}
     write_json_atomic(folder / "stats.json", stats)
     _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")

@@ -114,6 +114,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             raise UserError(
                 f"{len(shared)} problems ({min(shared)}, ...) are in both sets: held-out ones must not be trained on."
             )
+        problems, dropped = _usable(problems, config)
         start = config.student or config.model
         rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
         sampler = config.model
@@ -155,6 +156,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
         report = {
             "rounds": rounds,
             "ended": ended,
+            "dropped": dropped,
             "best": max(rounds, key=lambda one: one["accuracy"]["value"])["round"],
             "seed": config.seed,
         }
@@ -170,6 +172,30 @@ def _check_training(config: ImproveConfig, out: Path) -> Precision:
     stage = load_sft(config.sft, {"dataset": "samples", "output_dir": str(out)})
     check_launch(stage.args, "")
     return stage.precision
+
+
+def _usable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Problem], dict[str, int]]:
+    """The problems that can be asked and graded, and how many were dropped by reason, before anything is sampled.
+
+    Raises:
+        UserError: none is left, or config and processor of the model cannot be read.
+    """
+    from train.options import ModelOptions
+    from train.reader import load_reader
+    from train.sift import sift
+    from vlm.chat import position_limit
+
+    reader = load_reader(ModelOptions(model=config.model))
+    # Without the model's own tokenizer the count is an upper bound: no reason to drop a row.
+    limit = position_limit(reader.vlm) - 1 if reader.exact else None
+    found = sift(problems, reader.vlm, config.style, limit)
+    for reason, n in found.dropped.items():
+        print(f"left out as {reason}: {n} ({'; '.join(found.examples[reason])})", flush=True)
+    if not found.kept:
+        raise UserError(
+            f"No problem of {config.problems} can be used: {found.dropped}. Fix these rows, then start again."
+        )
+    return found.kept, found.dropped
 
 
 def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Precision:

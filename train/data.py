@@ -20,6 +20,7 @@ from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
 from vlm.jsonl import read_jsonl
 from vlm.load import VLM
+from vlm.problem import image_path
 
 IGNORED = -100
 EXAMPLES = 5
@@ -171,7 +172,7 @@ def _parse(data: dict[str, Any], folder: Path) -> Row:
         if not 0 <= span[0] < span[1] <= len(completion):
             raise _Unusable("malformed", f"the masked span {span} is not inside the completion")
         spans.append((span[0], span[1]))
-    paths = [image if Path(image).is_absolute() else str((folder / image).resolve()) for image in images]
+    paths = [image_path(folder, image) for image in images]
     return Row(prompt, completion, paths, spans, str(data.get("mode", "think")))
 
 
