@@ -12,6 +12,7 @@ from reward.worker import spread
 from vlm.chat import question_messages
 from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
+from vlm.jsonl import is_unicode
 from vlm.problem import Problem
 
 EXAMPLES = 5
@@ -89,7 +90,7 @@ def image_sizes(problem: Problem, decode: bool = False) -> Sizes:
 def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:
     """(reason, in words) for each fault of a problem; the reasons are the keys of ``REMEDIES``."""
     # ``Problem`` itself refuses such an id and such a question.
-    if not all(map(_is_unicode, (problem.answer, *(problem.choices or ()), *problem.images))):
+    if not all(map(is_unicode, (problem.answer, *(problem.choices or ()), *problem.images))):
         yield "broken_text", ""
     if isinstance(sizes, ImageError):
         absent = [path for path in problem.images if not os.path.exists(path)]
@@ -112,15 +113,6 @@ def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
 
 def _gold(problem: Problem) -> Gold:
     return problem.domain, problem.answer, tuple(problem.choices or ())
-
-
-def _is_unicode(text: str) -> bool:
-    """False for half of a surrogate pair, which JSON can spell and no file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_choice(answer: str, choices: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ A row is ``{"prompt": messages with image parts, "completion": text, "images": p
 spans: facts that the trace takes back later must be read, not learned.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from configs.machine import usable_cores
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
-from vlm.jsonl import read_jsonl
+from vlm.jsonl import is_unicode, read_jsonl
 from vlm.load import VLM
 from vlm.problem import image_path
 
@@ -162,6 +163,8 @@ def _parse(data: dict[str, Any], folder: Path) -> Row:
         raise _Unusable("malformed", "every message of 'prompt' needs 'role' and 'content'")
     if not isinstance(completion, str) or not completion.strip():
         raise _Unusable("malformed", "'completion' must be text")
+    if not is_unicode(json.dumps([prompt, completion], ensure_ascii=False)):
+        raise _Unusable("malformed", "'prompt' or 'completion' holds half of a surrogate pair")
     images, masked = data.get("images") or [], data.get("masked") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise _Unusable("malformed", "'images' must be a list of paths")

@@ -23,12 +23,17 @@ def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _line(row: dict[str, Any]) -> str:
-    line = json.dumps(row, ensure_ascii=False) + "\n"
+    line = json.dumps(row, ensure_ascii=False)
+    return (line if is_unicode(line) else json.dumps(row)) + "\n"
+
+
+def is_unicode(text: str) -> bool:
+    """False for a text with half of a surrogate pair: JSON can spell it, but no file and no tokenizer can hold it."""
     try:
-        line.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell but UTF-8 cannot
-        return json.dumps(row) + "\n"
-    return line
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def repair_jsonl(path: str | Path) -> int:
