@@ -35,7 +35,7 @@ from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.agent import LoopConfig, Tokens  # noqa: E402
 from data_construction.build import BuildConfig, run_build  # noqa: E402
 from data_construction.roles import RoleConfig, RolesConfig  # noqa: E402
-from vlm.jsonl import iter_jsonl  # noqa: E402
+from vlm.jsonl import iter_log  # noqa: E402
 from vlm.problem import Problem, write_problems  # noqa: E402
 
 MUST_HOLD = {
@@ -225,7 +225,7 @@ def measure_served(folder: Path, pairs: int, episodes: int, at_once: int = 8) ->
             began = time.perf_counter()
             run_build(settings.model_copy(update={"out": str(out)}))
             seconds = time.perf_counter() - began
-            ours.append(sum(1 for _ in iter_jsonl(out / "replies.jsonl")) / seconds)
+            ours.append(sum(1 for _ in iter_log(out / "replies.jsonl")) / seconds)
     finally:
         process.kill()
         process.wait()

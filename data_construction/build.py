@@ -21,11 +21,12 @@ from data_construction.quality import QualityConfig, filtered, trace_fault
 from data_construction.reading import FAULTS
 from data_construction.records import ROLES, Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
+from reward.usable import DroppedProblems, usable_problems
 from vlm.backends import make_backend
 from vlm.errors import ConfigError, UserError
 from vlm.folders import lock, read_record, refuse_foreign
 from vlm.identity import model_identity
-from vlm.jsonl import iter_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import iter_log, write_json_atomic, write_text_atomic
 from vlm.problem import Problem, read_problems
 
 WRITES = (
@@ -74,7 +75,8 @@ class BuildConfig(BaseModel):
 def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | None = None) -> dict[str, Any]:
     """Play an episode for every problem that has no finished one in ``out/traces.jsonl``, then write ``out/sft.jsonl``.
 
-    Episodes that ended in an error are tried again; one that a kill cut off goes on from its saved replies.
+    Problems that cannot be asked or graded are dropped, counted by reason, before the first reply is paid for. Episodes that
+    ended in an error are tried again; one that a kill cut off goes on from its saved replies.
 
     Args:
         dry_run: play so many episodes, drawn at random, and say what the rest would take. They are kept like any other.
@@ -84,19 +86,21 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         The counts that stand in ``out/build.json``; of a dry run the projection.
 
     Raises:
-        UserError: no such problem set or model, a setting that cannot be used, the folder is in use, the server is down.
+        UserError: no such problem set or model, no problem that can be used, a setting that cannot be used, the folder is
+            in use, the server is down.
         ConfigError: the folder's traces are of other models, prompts or another seed.
         KeyboardInterrupt: with a sentence on how far it came.
     """
     if not config.problems or not config.out:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
-    problems = {problem.id: problem for problem in read_problems(config.problems)}
+    every = read_problems(config.problems)
     out = Path(config.out)
     refuse_foreign(out, WRITES, _is_build, "build")
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
         _same_build(config, out)
         done, tries = progress(out / "traces.jsonl")
+        problems, dropped = _usable(every, done, config)
         # Unusable replies are asked for again by the run after a complete one, not when a killed one goes on: what a
         # kill leaves behind is then what an uninterrupted run would have left.
         runs = finished_runs(out)
@@ -114,8 +118,19 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
             chosen = fitting
         tally = _played(chosen, config, out, tries, roles) if chosen else None
         if dry_run is not None:
-            return projection(tally, config, left)
-        return _finish(problems, config, out, runs + (tally is not None))
+            return projection(tally, config, left) | {"dropped": dropped.counts}
+        return _finish(problems, dropped, config, out, runs + (tally is not None))
+
+
+def _usable(every: list[Problem], done: set[str], config: BuildConfig) -> tuple[dict[str, Problem], DroppedProblems]:
+    """The problems by id that can be asked and graded; says what is dropped, and ends where nothing is left."""
+    kept, dropped = usable_problems(every, images_read=done)
+    for sentence in dropped.sentences():
+        print(sentence, flush=True)
+    if not kept:
+        reasons = "; ".join(f"{reason} {n} ({dropped.examples[reason][0]})" for reason, n in dropped.counts.items())
+        raise UserError(f"No problem of {config.problems} can be used: {reasons}. Fix these rows, then build again.")
+    return {problem.id: problem for problem in kept}, dropped
 
 
 def _is_build(folder: Path) -> bool:
@@ -188,7 +203,7 @@ def progress(log: Path) -> tuple[set[str], dict[str, int]]:
     """(ids of the problems with a finished episode, id -> how often it ended with unusable replies)."""
     done: set[str] = set()
     tries: dict[str, int] = defaultdict(int)
-    for row in iter_jsonl(log) if log.exists() else ():
+    for row in iter_log(log) if log.exists() else ():
         if row["status"] != "error":
             done.add(row["problem_id"])
         elif row.get("error") in FAULTS:
@@ -198,7 +213,7 @@ def progress(log: Path) -> tuple[set[str], dict[str, int]]:
 
 def read_traces(path: str | Path) -> list[Trace]:
     """The traces of a log in the order of their problems' ids; of a problem tried again, the last trace."""
-    latest = {row["problem_id"]: row for row in iter_jsonl(path)}
+    latest = {row["problem_id"]: row for row in iter_log(path)}
     return [Trace.model_validate(latest[key]) for key in sorted(latest)]
 
 
@@ -211,8 +226,15 @@ def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Tra
 
 def export(config: BuildConfig) -> Path:
     """Write the kept traces as a Hugging Face data set; returns its folder. Raises as ``export_hf`` does."""
-    problems = {problem.id: problem for problem in read_problems(config.problems)}
+    problems = problems_for_rows(config.problems)
     return export_hf(judged_traces(problems, config), problems, Path(config.out))
+
+
+def problems_for_rows(path: str | Path) -> dict[str, Problem]:
+    """By id the problems of which rows can be made. Their images were read when the episodes were played."""
+    every = read_problems(path)
+    kept, _ = usable_problems(every, images_read={problem.id for problem in every})
+    return {problem.id: problem for problem in kept}
 
 
 def finished_runs(out: Path) -> int:
@@ -221,7 +243,9 @@ def finished_runs(out: Path) -> int:
     return int(json.loads(file.read_text(encoding="utf-8")).get("runs", 1)) if file.exists() else 0
 
 
-def _finish(problems: dict[str, Problem], config: BuildConfig, out: Path, runs: int) -> dict[str, Any]:
+def _finish(
+    problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, out: Path, runs: int
+) -> dict[str, Any]:
     """Everything that is derived from the traces; made anew each time."""
     traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
@@ -231,6 +255,8 @@ def _finish(problems: dict[str, Problem], config: BuildConfig, out: Path, runs: 
     counts = {
         "runs": runs,
         "problems": len(problems),
+        "dropped": dropped.counts,
+        "dropped_examples": dropped.examples,
         "kept": status["kept"],
         "wrong": status["wrong"],
         "no_reflection": status["no_reflection"],
@@ -261,7 +287,7 @@ def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> d
 def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:
     """Role -> ``calls``, ``prompt`` and ``completion`` tokens, of every reply that was ever had, used or not."""
     totals: dict[str, dict[str, int]] = defaultdict(lambda: {"calls": 0, "prompt": 0, "completion": 0})
-    for row in iter_jsonl(log) if log.exists() else ():
+    for row in iter_log(log) if log.exists() else ():
         total = totals[row["role"]]
         total["calls"] += 1
         total["prompt"] += row["reply"]["prompt_tokens"]

@@ -29,7 +29,7 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
         ("checked", "corrected", "spoiled", "all_final_right", "wrong_to_right", "right_to_wrong", "wrong_to_wrong"), 0
     )
     for trace in traces:
-        facts = problems[trace.problem_id].meta.get("facts")
+        facts = problems[trace.problem_id].facts
         if trace.status != "kept" or not facts:
             continue
         changes = _changes(statements(trace.trace), facts)
@@ -57,10 +57,10 @@ def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict
     found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for trace in traces:
         problem = problems[trace.problem_id]
-        if trace.rounds and problem.meta.get("facts"):
+        if trace.rounds and problem.facts:
             wrong = found[problem.source][problem.family]
             for key, value in final_statements(trace.rounds[0].reply).items():
-                wrong += _wrong_facts(key, value, problem.meta["facts"])
+                wrong += _wrong_facts(key, value, problem.facts)
     return {
         source: {
             **_error_share(list(chain.from_iterable(families.values()))),

@@ -51,7 +51,7 @@ def relooks(trace: Trace) -> list[bool]:
 def cold_start_rows(
     traces: list[Trace], problems: dict[str, Problem], config: MixConfig, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows for ``train.sft`` and what they consist of.
+    """Rows for ``train.sft`` and what they consist of. Episodes that ended in an error leave no row.
 
     A row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
     without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int).
@@ -63,7 +63,7 @@ def cold_start_rows(
     thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
     hollow = hollowed(kept, config.hollow_share, rng)
     rows = [thinking_row(problems[trace.problem_id], hollow.get(trace.id, trace)) for trace in thinking]
-    others = [problems[trace.problem_id] for trace in traces]
+    others = [problems[trace.problem_id] for trace in traces if trace.status != "error"]
     rng.shuffle(others)
     n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
     direct = [direct_row(problem) for problem in others[:n_direct]]

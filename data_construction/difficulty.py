@@ -14,7 +14,7 @@ from vlm.backends import check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.errors import ImageError, UserError
 from vlm.images import open_image
-from vlm.jsonl import iter_jsonl
+from vlm.jsonl import iter_log
 from vlm.problem import Problem
 from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response
@@ -45,7 +45,7 @@ class DifficultyConfig(BaseModel):
 
 def read_difficulty(path: Path) -> dict[str, dict[str, Any]]:
     """Problem id -> its row: ``weak``, ``strong`` (pass rates), ``samples``."""
-    return {row["problem_id"]: row for row in iter_jsonl(path)} if path.exists() else {}
+    return {row["problem_id"]: row for row in iter_log(path)} if path.exists() else {}
 
 
 def in_range(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:

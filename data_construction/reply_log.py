@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vlm.jsonl import iter_jsonl, repair_jsonl
+from vlm.jsonl import iter_log, repair_jsonl
 from vlm.protocol import Backend, Reply, Request
 
 GROUP_SECONDS = 0.005
@@ -111,7 +111,7 @@ class ReplyLog:
         self.asked = self.replayed = 0
         self.tokens: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._saved: dict[str, dict[str, Reply]] = defaultdict(dict)
-        for row in iter_jsonl(path):
+        for row in iter_log(path):
             if row.get("problem_id") in wanted:
                 self._saved[row["problem_id"]][row["key"]] = Reply(**row["reply"])
 

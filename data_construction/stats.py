@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm.errors import UserError
-from vlm.jsonl import iter_jsonl, write_json_atomic
+from vlm.jsonl import iter_log, write_json_atomic
 
 
 def write_stats(folder: Path) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def write_stats(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "traces.jsonl").exists():
         raise UserError(f"{folder} holds no traces.jsonl: give the --out folder of a build.")
-    latest = {row["problem_id"]: row for row in iter_jsonl(folder / "traces.jsonl")}
+    latest = {row["problem_id"]: row for row in iter_log(folder / "traces.jsonl")}
     rows = list(latest.values())
     good = [row for row in rows if row["status"] == "kept"]
     stats: dict[str, Any] = {
@@ -35,7 +35,16 @@ def write_stats(folder: Path) -> dict[str, Any]:
     }
     if (folder / "build.json").exists():  # what was derived when the build was finished
         derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        keys = ("problems", "filters", "tokens_by_role", "tokens_per_kept_trace", "cold_start", "facts", "difficulty")
+        keys = (
+            "problems",
+            "dropped",
+            "filters",
+            "tokens_by_role",
+            "tokens_per_kept_trace",
+            "cold_start",
+            "facts",
+            "difficulty",
+        )
         stats |= {key: derived[key] for key in keys if key in derived}
     write_json_atomic(folder / "stats.json", stats)
     _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")

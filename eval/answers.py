@@ -33,7 +33,7 @@ from vlm.chat import INSTRUCTIONS
 from vlm.errors import ConfigError, UserError
 from vlm.folders import read_record, refuse_foreign
 from vlm.images import open_image
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
+from vlm.jsonl import append_jsonl, read_log, repair_jsonl
 from vlm.problem import Problem
 from vlm.response import count_looks, parse_response
 
@@ -171,7 +171,7 @@ def read_answers(log_path: str | Path) -> list[Answer]:
         UserError: the log is missing, or a line is not an answer.
     """
     try:
-        return [Answer.model_validate(row) for row in read_jsonl(log_path)]
+        return [Answer.model_validate(row) for row in read_log(log_path)]
     except ValueError as error:
         raise UserError(f"{log_path} is not a log of answers ({error}): move it away and evaluate again.") from None
 

@@ -21,7 +21,7 @@ from vlm.chat import encode, prefix_ids, question_messages
 from vlm.errors import UserError
 from vlm.heatmap import Grid, image_maps, token_grids
 from vlm.images import fit_image
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
+from vlm.jsonl import append_jsonl, read_log, repair_jsonl
 from vlm.problem import Problem
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def forward_measures(
             usable.append((problem, row))
     repair_jsonl(log_path)
     settings = [style, layers, share]
-    saved = {row["key"]: row for row in read_jsonl(log_path)} if log_path.exists() else {}
+    saved = {row["key"]: row for row in read_log(log_path)} if log_path.exists() else {}
     keys = {problem.id: f"{row.key}/{settings}" for problem, row in usable}
     usable.sort(key=lambda pair: (pair[1].tokens, pair[0].id))
     for start in range(0, len(usable), batch_size):

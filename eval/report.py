@@ -18,7 +18,7 @@ from markupsafe import Markup
 from eval import charts
 from vlm.errors import ImageError
 from vlm.images import open_image
-from vlm.jsonl import read_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
 from vlm.response import count_looks, split_sentences
 
 THUMBNAIL = 320  # pixels of the longer side
@@ -62,7 +62,7 @@ def write_report(
         The two paths, JSON first.
     """
     out = Path(out_dir)
-    rows = {stage: read_jsonl(path) for stage, path in logs.items() if Path(path).exists()}
+    rows = {stage: read_log(path) for stage, path in logs.items() if Path(path).exists()}
     shown = json.loads(Path(samples).read_text(encoding="utf-8")) if isinstance(samples, str | Path) else samples
     write_json_atomic(out / f"{name}.json", report)
     write_text_atomic(out / f"{name}.html", render(report, rows, shown))

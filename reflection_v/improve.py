@@ -33,7 +33,7 @@ from train.provenance import begun
 from vlm.errors import ConfigError, UserError
 from vlm.folders import lock, read_record, refuse_foreign
 from vlm.identity import model_identity
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
 from vlm.problem import Problem, read_problems
 from vlm.stopping import stop_if_asked
 
@@ -117,6 +117,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             raise UserError(
                 f"{len(shared)} problems ({min(shared)}, ...) are in both sets: held-out ones must not be trained on."
             )
+        problems, dropped = _usable(problems, config)
         start = config.student or config.model
         rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
         sampler = config.model
@@ -159,6 +160,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
         report = {
             "rounds": rounds,
             "ended": ended,
+            "dropped": dropped,
             "best": max(rounds, key=lambda one: one["accuracy"]["value"])["round"],
             "seed": config.seed,
         }
@@ -178,6 +180,30 @@ def _check_training(config: ImproveConfig, out: Path) -> Precision:
 
 def _is_improve(folder: Path) -> bool:
     return "lift_kept" in read_record(folder / "config.json")  # a folder of a model has a config.json too
+
+
+def _usable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Problem], dict[str, int]]:
+    """The problems that can be asked and graded, and how many were dropped by reason, before anything is sampled.
+
+    Raises:
+        UserError: none is left, or config and processor of the model cannot be read.
+    """
+    from train.options import ModelOptions
+    from train.reader import load_reader
+    from train.sift import sift
+    from vlm.chat import position_limit
+
+    reader = load_reader(ModelOptions(model=config.model))
+    # Without the model's own tokenizer the count is an upper bound: no reason to drop a row.
+    limit = position_limit(reader.vlm) - 1 if reader.exact else None
+    found = sift(problems, reader.vlm, config.style, limit)
+    for reason, n in found.dropped.items():
+        print(f"left out as {reason}: {n} ({'; '.join(found.examples[reason])})", flush=True)
+    if not found.kept:
+        raise UserError(
+            f"No problem of {config.problems} can be used: {found.dropped}. Fix these rows, then start again."
+        )
+    return found.kept, found.dropped
 
 
 def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Precision:
@@ -218,7 +244,7 @@ def _sample(
 
     file = folder / "samples.jsonl"
     repair_jsonl(file)
-    known = {row["problem_id"] for row in read_jsonl(file)} if file.exists() else set()
+    known = {row["problem_id"] for row in read_log(file)} if file.exists() else set()
     todo = [problem for problem in problems if problem.id not in known]
     vlm = load_vlm(model, dtype=config.dtype) if todo else None
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
@@ -239,7 +265,7 @@ def _sample(
         )
         append_jsonl(file, [judge(p, one, floor, config.min_looks) for p, one in zip(copies, written, strict=True)])
         print(f"round {number}: {len(known) + start + len(batch)} of {len(problems)} problems sampled", flush=True)
-    rows = read_jsonl(file)
+    rows = read_log(file)
     return {
         "samples": len(rows),
         "right": sum(bool(row["right"]) for row in rows),
@@ -287,7 +313,7 @@ def _rows(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> l
     from vlm.chat import question_messages
 
     by_problem: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in read_jsonl(folder / "samples.jsonl"):
+    for row in read_log(folder / "samples.jsonl"):
         if row["kept"]:
             by_problem.setdefault(row["problem_id"], {}).setdefault(row["text"], row)
     rows = []

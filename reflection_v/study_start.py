@@ -67,18 +67,17 @@ def prepare(
 
 
 def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
-    from data_construction.build import BuildConfig, judged_traces
+    from data_construction.build import BuildConfig, judged_traces, problems_for_rows
     from data_construction.dataset import MixConfig, cold_start_rows
     from reflection_v.config import checked
     from train.config import read_config
-    from vlm.problem import read_problems
 
     traces = run / "build" / "traces.jsonl"
     if not traces.exists():
         raise UserError(f"There are no traces in {run}: finish 'reflection-v run' there first.")
     config = checked(BuildConfig, read_config(start.build) | {"out": str(traces.parent)}, start.build)
     mix = checked(MixConfig, config.mix.model_dump() | start.mix, "'start.mix' of the study")
-    problems = {problem.id: problem for problem in read_problems(run / "problems" / "train")}
+    problems = problems_for_rows(run / "problems" / "train")
     rows, counts = cold_start_rows(judged_traces(problems, config), problems, mix, start.seed)
     write_text_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return counts

@@ -345,6 +345,18 @@ def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None
     return Verdict(**said)
 
 
+def gradable(domain: str, gold: str, choices: list[str] | None = None) -> bool:
+    """Whether the verifier of ``domain`` can grade answers by this gold answer: whether it gives any answer a score.
+
+    An answer that is not the gold answer is tried, since the same text may count as equal unread.
+    """
+    if not gold.strip() or len(gold) > MAX_CHARACTERS:
+        return False
+    pool = _EXPRESSIONS if domain == "expression" else _ANSWERS
+    said = pool.ask((domain, "0", gold, choices))
+    return said is not None and said.get("score") is not None
+
+
 def verify_all(cases: Iterable[Case]) -> list[Verdict]:
     """``verify`` of each case, in order, on all cores that this process may use."""
     return spread(lambda case: verify(*case), cases)

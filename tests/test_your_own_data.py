@@ -66,8 +66,10 @@ def test_thirty_pictures_through_the_documented_commands(
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
     traces = read_jsonl(tmp_path / "my/traces/traces.jsonl")
-    assert len(traces) == 30
-    assert [trace["problem_id"] for trace in traces if "07.png" in trace["why"]] == ["own-7"]
+    assert len(traces) == 29 and "own-7" not in {trace["problem_id"] for trace in traces}
+    built = json.loads((tmp_path / "my/traces/build.json").read_text())
+    assert built["problems"] == 29 and built["dropped"] == {"unreadable_picture": 1}
+    assert "07.png" in built["dropped_examples"]["unreadable_picture"][0]
     assert (tmp_path / "my/sft/model.safetensors").exists()
     report = json.loads((tmp_path / "my/report/report.json").read_text())
     (one,) = report["models"].values()

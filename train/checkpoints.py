@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from train.provenance import COMPLETE
 from vlm.errors import UserError
 from vlm.folders import read_record
-from vlm.jsonl import read_jsonl, write_json_atomic, write_text_atomic
+from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
 from vlm.stopping import sigterm_received
 
 TRAINING_ONLY = (
@@ -155,7 +155,7 @@ def publish(checkpoint: Path, folder: Path) -> None:
 def trim_log(log: Path, step: int) -> None:
     """Drop the rows logged after ``step``: a resumed run will log those steps again."""
     if log.exists():
-        rows = [row for row in read_jsonl(log) if row["step"] <= step]
+        rows = [row for row in read_log(log) if row["step"] <= step]
         write_text_atomic(log, "".join(json.dumps(row) + "\n" for row in rows))
 
 

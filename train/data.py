@@ -5,6 +5,7 @@ A row is ``{"prompt": messages with image parts, "completion": text, "images": p
 spans: facts that the trace takes back later must be read, not learned.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from configs.machine import usable_cores
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
-from vlm.jsonl import read_jsonl
+from vlm.jsonl import is_unicode, read_jsonl
 from vlm.load import VLM
+from vlm.problem import image_path
 
 IGNORED = -100
 EXAMPLES = 5
@@ -161,6 +163,8 @@ def _parse(data: dict[str, Any], folder: Path) -> Row:
         raise _Unusable("malformed", "every message of 'prompt' needs 'role' and 'content'")
     if not isinstance(completion, str) or not completion.strip():
         raise _Unusable("malformed", "'completion' must be text")
+    if not is_unicode(json.dumps([prompt, completion], ensure_ascii=False)):
+        raise _Unusable("malformed", "'prompt' or 'completion' holds half of a surrogate pair")
     images, masked = data.get("images") or [], data.get("masked") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise _Unusable("malformed", "'images' must be a list of paths")
@@ -171,7 +175,7 @@ def _parse(data: dict[str, Any], folder: Path) -> Row:
         if not 0 <= span[0] < span[1] <= len(completion):
             raise _Unusable("malformed", f"the masked span {span} is not inside the completion")
         spans.append((span[0], span[1]))
-    paths = [image if Path(image).is_absolute() else str((folder / image).resolve()) for image in images]
+    paths = [image_path(folder, image) for image in images]
     return Row(prompt, completion, paths, spans, str(data.get("mode", "think")))
 
 

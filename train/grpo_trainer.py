@@ -109,7 +109,7 @@ class VisualGRPOTrainer(GRPOTrainer):
         if "process_claims" in sources:
             if options.responder is not None:
                 self.responder = make_backend(options.responder)
-            elif not any(map(facts_of, self.problems)):
+            elif not any(problem.facts for problem in self.problems):
                 raise UserError(
                     "'process_claims' has nothing to check claims against: no problem states meta.facts. Name a responder."
                 )
@@ -265,7 +265,7 @@ class VisualGRPOTrainer(GRPOTrainer):
             lift=lift,
             thought=thought_span(tokenizer, ids[:count]),
             thinks=self.options.style == "think",
-            facts=facts_of(problem),
+            facts=problem.facts,
         )
 
     def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:
@@ -310,14 +310,6 @@ class VisualGRPOTrainer(GRPOTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
-
-
-def facts_of(problem: Problem) -> dict[str, str] | None:
-    """What ``meta.facts`` says of the picture (place -> what is there); None where it is absent or of another shape."""
-    facts = problem.meta.get("facts")
-    if not isinstance(facts, dict) or not all(isinstance(word, str) for pair in facts.items() for word in pair):
-        return None
-    return facts or None
 
 
 def _encoded_once(processor: Any) -> Any:

@@ -21,7 +21,7 @@ from train.provenance import data_sha256, provenance
 from vlm.errors import UserError
 from vlm.folders import is_bystander, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
+from vlm.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 
 # What may be said otherwise when a run is gone on with: where and how often it writes, its memory, its patience.
 FREE = {
@@ -45,7 +45,7 @@ class Log(TrainerCallback):
         self.path, self.shown, self.seconds, self.started = path, shown, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        rows = read_jsonl(self.path) if self.path.exists() else []
+        rows = read_log(self.path) if self.path.exists() else []
         self.seconds = rows[-1]["seconds"] if rows else 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -166,7 +166,7 @@ class RunFolder:
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``log.jsonl``."""
-        return read_jsonl(self.log) if self.log.exists() else []
+        return read_log(self.log) if self.log.exists() else []
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write ``summary.json``."""

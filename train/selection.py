@@ -18,7 +18,7 @@ from vlm.chat import question_messages
 from vlm.errors import UserError
 from vlm.generate import Generation, generate
 from vlm.images import open_image
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
+from vlm.jsonl import append_jsonl, read_log, repair_jsonl
 from vlm.load import VLM
 from vlm.problem import Problem
 from vlm.response import count_looks, parse_response
@@ -92,7 +92,7 @@ def is_chosen(row: dict[str, Any], selection: PromptSelection) -> bool:
 def read_pass_rates(folder: Path, key: str) -> list[dict[str, Any]]:
     """The rows that were sampled with the settings of ``key``, by whatever number of processes."""
     files = sorted(folder.glob("pass_rates*.jsonl"))
-    return [row for file in files for row in read_jsonl(file) if row.get("key") == key]
+    return [row for file in files for row in read_log(file) if row.get("key") == key]
 
 
 def settings_key(

@@ -2,60 +2,46 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from reward.verifiers import verify_all
-from train.data import EXAMPLES, in_threads
+from reward.usable import REMEDIES as PROBLEM_REMEDIES
+from reward.usable import DroppedProblems, Gold, Sizes, gradable_golds, image_sizes, problem_faults
+from train.data import in_threads
 from train.prompts import problem_messages
 from vlm.chat import encode
 from vlm.errors import ImageError, UserError
-from vlm.images import image_size, image_tokens, open_image
+from vlm.images import image_tokens, open_image
 from vlm.jsonl import read_jsonl
 from vlm.load import VLM
-from vlm.problem import Problem, read_problems
+from vlm.problem import Problem, image_path, read_problems
 
 REMEDIES = {
+    **PROBLEM_REMEDIES,
     "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
     "duplicate_id": "give every problem an id of its own",
-    "missing_picture": "check the paths; they are relative to problems.jsonl",
-    "unreadable_picture": "export or download these pictures again",
     "unusable_picture": "crop or scale these pictures",
     "over_long": "raise max_prompt_tokens, lower max_pixels, or shorten the questions",
-    "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
-    "answer_not_a_choice": "make the answer one of the choices, or its letter",
     "control_token": "nothing must be done: the token is read as plain text; remove it if it was not meant",
     "image_in_text": "name pictures in 'images', not in the question; the mark is read as plain text",
-    "no_question": "write a question",
 }
 KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
 
-Case = tuple[str, str, tuple[str, ...]]
-"""(domain, gold answer, choices)."""
-
 
 @dataclass
-class Sifted:
-    """What was found.
+class Sifted(DroppedProblems):
+    """What was found; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
 
     Attributes:
         kept: the problems that can be trained on.
-        counts: how many rows for each reason; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
-        examples: the first few of each reason, by id.
         tokens: prompt tokens of each kept problem, pictures included (empty where they were not counted).
     """
 
     kept: list[Problem] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
-
-    def add(self, reason: str, who: str, why: str = "") -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        if self.counts[reason] <= EXAMPLES:
-            self.examples.setdefault(reason, []).append(f"{who}: {why}" if why else who)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -84,9 +70,7 @@ def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
             sifted.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
             continue
         seen.add(problem.id)
-        problem.images = [
-            str(image if Path(image).is_absolute() else (file.parent / image).resolve()) for image in problem.images
-        ]
+        problem.images = [image_path(file.parent, image) for image in problem.images]
         problems.append(problem)
     return problems
 
@@ -109,10 +93,10 @@ def sift(
         sifted: what ``read_loosely`` has found already.
     """
     sifted = Sifted() if sifted is None else sifted
-    readable = _readable_golds(problems)
-    for problem, sizes in zip(problems, _sizes(problems, decode), strict=True):
+    golds = gradable_golds(problems)
+    for problem, sizes in zip(problems, in_threads(partial(image_sizes, decode=decode), problems), strict=True):
         problem_dropped = False
-        for reason, why in _faults(problem, sizes, reader, readable):
+        for reason, why in _faults(problem, sizes, reader, golds):
             sifted.add(reason, problem.id, why)
             problem_dropped |= reason not in KEPT_ALL_THE_SAME
         if problem_dropped or isinstance(sizes, ImageError):
@@ -132,50 +116,11 @@ def sift(
     return sifted
 
 
-def _sizes(problems: Sequence[Problem], decode: bool) -> Iterator[list[tuple[int, int]] | ImageError]:
-    """(width, height) of each problem's pictures, every file read to its end: one that is cut short has a good header."""
-
-    def sizes(problem: Problem) -> list[tuple[int, int]] | ImageError:
-        try:
-            return [open_image(path).size if decode else image_size(path) for path in problem.images]
-        except ImageError as error:
-            return error
-
-    return in_threads(sizes, problems)
-
-
-def _faults(
-    problem: Problem, sizes: list[tuple[int, int]] | ImageError, reader: VLM, readable: dict[Case, bool]
-) -> Iterator[tuple[str, str]]:
-    if isinstance(sizes, ImageError):
-        absent = [path for path in problem.images if not Path(path).exists()]
-        yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
-    if not problem.question.strip():
-        yield "no_question", ""
-    if problem.choices and not _is_choice(problem.answer, problem.choices):
-        yield "answer_not_a_choice", f"'{problem.answer}' is none of {len(problem.choices)} choices"
-    elif not readable[_gold(problem)]:
-        yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
+def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:
+    yield from problem_faults(problem, sizes, golds)
     spelled = next((token for token in reader.tokenizer.all_special_tokens if token in problem.question), None)
     if spelled is not None:
         yield ("image_in_text" if "image" in spelled or "vision" in spelled else "control_token"), spelled
-
-
-def _is_choice(answer: str, choices: Sequence[str]) -> bool:
-    letters = [chr(ord("A") + index) for index in range(len(choices))]
-    said = answer.strip().strip("()").casefold()
-    return said in [choice.strip().casefold() for choice in choices] or said.upper() in letters
-
-
-def _gold(problem: Problem) -> Case:
-    return problem.domain, problem.answer, tuple(problem.choices or ())
-
-
-def _readable_golds(problems: Sequence[Problem]) -> dict[Case, bool]:
-    """Whether the verifier can read each gold answer at all."""
-    golds = list(dict.fromkeys(map(_gold, problems)))
-    verdicts = verify_all((domain, gold, gold, list(choices) or None) for domain, gold, choices in golds)
-    return {gold: verdict.score is not None for gold, verdict in zip(golds, verdicts, strict=True)}
 
 
 def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:

@@ -1,19 +1,26 @@
-"""A file of questions answered row by row; what is answered already is passed over, so a killed run goes on."""
+"""A file of questions answered row by row; what is answered already is reused, so an interrupted run is resumed."""
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
+import re
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm.chat import question_messages
 from vlm.errors import ConfigError, UserError
+from vlm.folders import lock_beside
+from vlm.identity import model_identity
 from vlm.infer import Model, is_local, load_for_asking, read_picture, summarize
-from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
+from vlm.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl
 from vlm.reasoning import (
     Thought,
     find_effort,
@@ -32,45 +39,170 @@ RESPONSES_AT_ONCE = 32
 SETTINGS = ("model", "effort", "style", "votes", "temperature", "seed")
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A row of the file of questions: its id (its number where it has none) and the key of its answer."""
+
+    id: Any
+    key: str
+    row: Mapping[str, Any]
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """What its line in the file of answers is found by."""
+        return json.dumps(self.id, sort_keys=True), self.key
+
+
 def answer_file(options: argparse.Namespace) -> int:
     """Answer every row of ``options.batch``; see docs/demo.md for the fields of both files.
+
+    Every row gets a line of its own. A row whose image and question were answered before, under another id or in another
+    row, gets a copy of that answer: nothing is generated twice.
 
     Returns:
         The exit code: 1 if a row could not be answered; it has ``status`` ``error`` and ``why``, and is tried again next time.
 
     Raises:
-        UserError: the file is missing or not JSON Lines, or the model does not load.
+        ConfigError: the file of answers holds something else, which stays as it is.
+        UserError: the file is missing or not JSON Lines, the model does not load, or another process writes the answers.
     """
     source: Path = options.batch
     target: Path = options.out or source.with_suffix(".answers.jsonl")
     rows = read_jsonl(source)
-    if target.absolute() == source.absolute():
+    if target.absolute() == source.absolute() or (target.exists() and os.path.samefile(source, target)):
         raise ConfigError("--out is the file of questions itself: name another one.")
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"There is no folder {target.absolute().parent}: make it, or name another --out.")
     vote_seeds(options.seed, options.votes)
     vote_temperature(options.votes, options.temperature)
-    repair_jsonl(target)
+    with lock_beside(target.absolute()):
+        return _answer_rows(rows, options, target)
+
+
+def _answer_rows(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, target: Path) -> int:
     settings = {name: getattr(options, name) for name in SETTINGS}
-    keys = [_key(row, settings, source.parent) for row in rows]
-    done = {row.get("key") for row in (read_jsonl(target) if target.exists() else []) if row.get("status") == "ok"}
-    missing = [number for number, key in enumerate(keys) if key not in done]
-    print(f"{len(rows)} questions, {len(rows) - len(missing)} answered already", file=sys.stderr)
+    if (identity := model_identity(options.model)) is not None:  # else the name says which model it is
+        settings["model_sha256"] = identity
+    every = [_Asked(_id(row, n), _key(row, settings, options.batch.parent), row) for n, row in enumerate(rows)]
+    lines = _read_answers(target)
+    answers = {line["key"]: _answer_of(line) for line in lines if line["status"] == "ok"}
+    missing = _without_line(every, lines)
+    copies = [one for one in missing if one.key in answers]
+    copied = f", {len(copies)} copied from rows with the same image and question" if copies else ""
+    print(f"{len(rows)} questions, {len(rows) - len(missing)} answered already{copied}", file=sys.stderr)
     if not missing:
         return 0
-    with collection_paused():
-        model = load_for_asking(options.model, options.api_key_env)
-    failed = 0
-    at_once = max(1, RESPONSES_AT_ONCE // options.votes)
-    for first in range(0, len(missing), at_once):
-        numbers = missing[first : first + at_once]
-        answered = _answer(model, [rows[number] for number in numbers], options, source.parent)
-        named = zip(numbers, answered, strict=True)
-        append_jsonl(target, [{"id": rows[n].get("id", n), "key": keys[n], **answer} for n, answer in named])
-        failed += sum(answer["status"] == "error" for answer in answered)
-        print(f"{min(first + at_once, len(missing))} of {len(missing)} done", file=sys.stderr, flush=True)
+    append_jsonl(target, [{"id": one.id, "key": one.key, **answers[one.key]} for one in copies])
+    new = [one for one in missing if one.key not in answers]
+    failed = _answer_new(new, options, target) if new else 0
     print(f"{target}: {len(missing) - failed} answered, {failed} failed")
     return 1 if failed else 0
+
+
+def _answer_new(rows: Sequence[_Asked], options: argparse.Namespace, target: Path) -> int:
+    """Answer each key once, a batch at a time, and append the lines of all of its rows. Returns how many rows failed."""
+    with collection_paused():
+        model = load_for_asking(options.model, options.api_key_env)
+    first_of = {one.key: one for one in reversed(rows)}
+    keys = list(dict.fromkeys(one.key for one in rows))
+    failed = done = 0
+    at_once = max(1, RESPONSES_AT_ONCE // options.votes)
+    for start in range(0, len(keys), at_once):
+        batch = keys[start : start + at_once]
+        answers = _answer(model, [first_of[key].row for key in batch], options, options.batch.parent)
+        by_key = dict(zip(batch, answers, strict=True))
+        answered = [one for one in rows if one.key in by_key]
+        append_jsonl(target, [{"id": one.id, "key": one.key, **by_key[one.key]} for one in answered])
+        failed += sum(by_key[one.key]["status"] == "error" for one in answered)
+        done += len(answered)
+        print(f"{done} of {len(rows)} done", file=sys.stderr, flush=True)
+    return failed
+
+
+def _without_line(every: Sequence[_Asked], lines: Sequence[Mapping[str, Any]]) -> list[_Asked]:
+    """The rows that have no answer among the last lines of their id.
+
+    A reader takes the last line of an id for its answer. So where rows without an id have changed places, or another file
+    with the same ids was answered in between, the line is written again (as a copy).
+    """
+    wanted = Counter(one.line for one in every)
+    by_id: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for line in lines:
+        by_id[json.dumps(line["id"], sort_keys=True)].append(line)
+    found: Counter[tuple[str, str]] = Counter()
+    for name, own in by_id.items():
+        for line in reversed(own):
+            place = name, line["key"]
+            if not wanted[place]:
+                break
+            if line["status"] == "error":  # tried again, now or in a line further down
+                continue
+            if found[place] == wanted[place]:
+                break
+            found[place] += 1
+    missing = []
+    for one in every:
+        if found[one.line]:
+            found[one.line] -= 1
+        else:
+            missing.append(one)
+    return missing
+
+
+def _read_answers(file: Path) -> list[dict[str, Any]]:
+    """The lines of earlier calls; a torn last one is cut. A file that this command did not write is left as it is.
+
+    Raises:
+        ConfigError: it is such a file.
+    """
+    if not file.exists():
+        return []
+    if not file.is_file():
+        raise ConfigError(f"--out {file} is not a file: name one.")
+    where = f"{file}, "
+    try:
+        lines = read_log(file)
+    except UserError as error:
+        if not str(error).startswith(where):
+            raise
+        lines, fault = [], str(error).removeprefix(where).partition(" (")[0].rstrip(".")
+    else:
+        fault = next((f"row {n} is no answer" for n, line in enumerate(lines, start=1) if not _is_answer(line)), "")
+        if not fault and not _may_be_torn(file.read_bytes().rpartition(b"\n")[2]):
+            fault = "its last line is no answer"
+    if fault:
+        raise ConfigError(
+            f"{file} holds something other than answers of 'ask --batch' ({fault}): name another --out. It was not changed."
+        )
+    repair_jsonl(file)
+    return lines
+
+
+def _is_answer(line: Mapping[str, Any]) -> bool:
+    key = line.get("key")
+    is_key = isinstance(key, str) and re.fullmatch("[0-9a-f]{16}", key) is not None
+    return is_key and "id" in line and line.get("status") in ("ok", "error")
+
+
+def _may_be_torn(tail: bytes) -> bool:
+    """Whether what follows the last newline is the beginning of an answer, or a whole row, which ``_is_answer`` has seen."""
+    text, start, key = tail.decode("utf-8", "ignore"), '{"id": ', ', "key": "'
+    with contextlib.suppress(ValueError, RecursionError):
+        return isinstance(json.loads(text), dict)
+    if not text.startswith(start):
+        return start.startswith(text)
+    rest = text[len(start) :]
+    if re.fullmatch(r"[-+.\w]*", rest):  # cut inside an id that is a number or a word
+        return True
+    try:
+        _, end = json.JSONDecoder().raw_decode(rest)
+    except (ValueError, RecursionError):  # cut inside an id that is a text, a list or an object
+        return rest.startswith(('"', "[", "{"))
+    return rest[end:].startswith(key) or key.startswith(rest[end:])
+
+
+def _answer_of(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("id", "key")}
 
 
 def _answer(
@@ -146,14 +278,22 @@ def _beside(folder: Path, name: str) -> str:
     return name if "://" in name or Path(name).is_absolute() else str(folder / name)
 
 
+def _id(row: Mapping[str, Any], number: int) -> Any:
+    return number if row.get("id") is None else row["id"]
+
+
 def _key(row: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> str:
-    """16 hexadecimal digits over all that decides the answer; a picture counts by its size and time of change."""
-    pictures = []
+    """16 hexadecimal digits over all that decides the answer; an image counts by its size and time of change."""
+    images = []
     for name in row.get("images", [row.get("image")]) if isinstance(row.get("images", []), list) else []:
         try:
             found = Path(_beside(folder, name)).stat()
-            pictures.append([name, found.st_size, found.st_mtime_ns])
+            images.append([name, found.st_size, found.st_mtime_ns])
         except (OSError, TypeError, ValueError):
-            pictures.append([str(name), 0, 0])
-    asked = [row.get("question"), row.get("choices"), pictures, dict(settings)]
+            images.append([str(name), 0, 0])
+    asked = [row.get("question"), row.get("choices"), images, dict(settings)]
+    try:
+        _fields(row)
+    except UserError as error:  # a row that cannot be asked must not share the answer of one that can
+        asked.append(str(error))
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -32,6 +32,17 @@ def lock(folder: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def lock_beside(file: Path) -> Iterator[None]:
+    """``lock`` of a single file: holds ``.NAME.lock`` beside it, which is removed afterwards."""
+    place = file.with_name(f".{file.name}.lock")
+    with lock_file(place, file):
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
     """Hold ``path``, made where it does not exist, in the name of ``held_for``, which the error names; see ``lock``.
 
@@ -48,6 +59,9 @@ def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
         return
     with open(path, "a+", encoding="utf-8") as file:
         _acquire(file, held_for)
+        if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+            # Its last holder removed it between the two lines above: another process may hold a new file of that name.
+            raise UserError(f"{held_for} was in use until now by another run: give the same command again.")
         _held[path] = 1
         try:
             yield

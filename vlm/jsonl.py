@@ -1,5 +1,6 @@
 """JSON Lines that survive a kill, and files that are either complete or absent."""
 
+import codecs
 import json
 import os
 import tempfile
@@ -11,19 +12,34 @@ from vlm.errors import UserError
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and return only when they are on disk (flush and fsync). A torn last line is repaired first."""
+    """Append rows to a log and return only when they are on disk (flush and fsync). A torn last line is repaired first."""
     if _is_torn(Path(path)):
         repair_jsonl(path)
     with open(path, "a", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_line(row))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    return (line if is_unicode(line) else json.dumps(row)) + "\n"
+
+
+def is_unicode(text: str) -> bool:
+    """False for a text with half of a surrogate pair: JSON can spell it, but no file and no tokenizer can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def repair_jsonl(path: str | Path) -> int:
     """Cut a torn last line (a kill or a full disk in the middle of a write). Returns the number of bytes removed.
 
+    Only for a log that this program appends to: nothing is ever cut from a file that a user wrote.
     A last row that is whole and only lacks its newline, as editors leave it, is kept and gets one.
     """
     path = Path(path)
@@ -58,30 +74,66 @@ def _is_torn(path: Path) -> bool:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """Read all complete rows; a torn last line is passed over. Raises as ``iter_jsonl`` does."""
-    return list(iter_jsonl(path))
+    """All rows of a file that a user may have written. Every line counts: what cannot be read ends in a sentence.
+
+    Raises:
+        UserError: as ``iter_jsonl``, or the file holds no rows.
+    """
+    rows = list(iter_jsonl(path))
+    if not rows:
+        raise UserError(f"{path} holds no rows: expected JSON Lines, one JSON object a line.")
+    return rows
 
 
 def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The complete rows one by one, in the memory of one; a torn last line is passed over.
+    """The rows one by one, in the memory of one. The last line may lack its newline, but it must be whole.
 
     Raises:
-        UserError: no such file, or a complete line is not a JSON object (named by its number).
+        UserError: the file is missing or cannot be opened, or a line is not a JSON object (named by its number).
     """
-    path = Path(path)
+    return _rows(Path(path), may_be_torn=False)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a log; see ``iter_log``. A log without rows is an empty list."""
+    return list(iter_log(path))
+
+
+def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The complete rows of a log that this program itself appends to (``append_jsonl``, ``DurableLog``).
+
+    A last line without newline that is no JSON object is a write that was interrupted: it is skipped, and its row is
+    written again by whoever resumes. In a file that a user wrote the same line is a mistake: use ``iter_jsonl`` there.
+
+    Raises:
+        UserError: as ``iter_jsonl``, of the other lines.
+    """
+    return _rows(Path(path), may_be_torn=True)
+
+
+def _rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a JSON Lines file.") from None
+    with file:
         for number, line in enumerate(file, start=1):
+            torn = may_be_torn and not line.endswith(b"\n")
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # some editors put one at the start of a file
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                if not line.endswith(b"\n"):  # a write that was cut short
+                if torn:
                     return
-                raise UserError(f"{path}, line {number}: not valid JSON ({error}); mend or remove that line.") from None
+                raise UserError(f"{path}, line {number}: not valid JSON ({error}); fix or remove that line.") from None
             if not isinstance(row, dict):
+                if torn:  # the rows of a log are objects, so this is the beginning of none
+                    return
                 raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
             yield row
 

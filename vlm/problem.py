@@ -37,6 +37,14 @@ class Problem(BaseModel):
         """The kind of question, for breakdowns; the domain where the source names none."""
         return str(self.meta.get("family", self.domain))
 
+    @property
+    def facts(self) -> dict[str, str] | None:
+        """What ``meta.facts`` says of the image (place -> what is there); None where it is absent or of another shape."""
+        facts = self.meta.get("facts")
+        if not isinstance(facts, dict) or not all(isinstance(word, str) for pair in facts.items() for word in pair):
+            return None
+        return facts or None
+
 
 def read_problems(path: str | Path) -> list[Problem]:
     """Read a problem set from its folder (or its ``.jsonl``); picture paths come back absolute.
@@ -59,12 +67,12 @@ def read_problems(path: str | Path) -> list[Problem]:
         if problem.id in seen:
             raise UserError(f"{file}, row {number}: the id '{problem.id}' occurs twice; ids must be unique.")
         seen.add(problem.id)
-        problem.images = [str(_beside(file, image)) for image in problem.images]
+        problem.images = [image_path(file.parent, image) for image in problem.images]
         other = problem.meta.get("counterfactual")
         if isinstance(other, dict) and "image" in other:
             if not isinstance(other["image"], str):
                 raise UserError(f"{file}, row {number}: field 'meta.counterfactual.image' must be a path.")
-            problem.meta["counterfactual"] = {**other, "image": str(_beside(file, other["image"]))}
+            problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
         problems.append(problem)
     return problems
 
@@ -76,6 +84,10 @@ def write_problems(problems: list[Problem], folder: str | Path) -> Path:
     return file
 
 
-def _beside(file: Path, image: str) -> Path:
-    path = Path(image)
-    return path if path.is_absolute() else (file.parent / path).resolve()
+def image_path(folder: Path, image: str) -> str:
+    """The absolute path of an image that a file in ``folder`` names."""
+    path = folder / image  # an absolute one stays as it is
+    try:
+        return image if Path(image).is_absolute() else str(path.resolve())
+    except (OSError, ValueError):  # too long, or with characters that no path has: whoever opens it says so
+        return str(path.absolute())

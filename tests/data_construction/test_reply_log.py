@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_construction import reply_log
 from data_construction.reply_log import DurableLog, ReplyLog, request_key
-from vlm.jsonl import read_jsonl, repair_jsonl
+from vlm.jsonl import read_log, repair_jsonl
 from vlm.protocol import Reply, Request
 
 from vlm.backends import ScriptedBackend  # isort: skip
@@ -33,13 +33,13 @@ def test_a_row_is_on_disk_when_append_returns_and_many_share_an_fsync(tmp_path: 
 
         async def one(number: int) -> None:
             await log.append({"n": number})
-            assert synced[-1] >= 1 and {"n": number} in read_jsonl(path)
+            assert synced[-1] >= 1 and {"n": number} in read_log(path)
 
         await asyncio.gather(*map(one, range(200)))
         await log.aclose()
 
     asyncio.run(write())
-    assert sorted(row["n"] for row in read_jsonl(path)) == list(range(200))
+    assert sorted(row["n"] for row in read_log(path)) == list(range(200))
     assert len(synced) < 20 and reply_log.GROUP_SECONDS <= 0.02
 
 
@@ -52,7 +52,7 @@ def test_what_waits_is_written_when_the_log_closes(tmp_path: Path) -> None:
         await log.aclose()
 
     asyncio.run(write())
-    assert read_jsonl(tmp_path / "log.jsonl") == [{"n": 1}]
+    assert read_log(tmp_path / "log.jsonl") == [{"n": 1}]
 
 
 def test_a_torn_last_row_is_cut_however_large_the_file(tmp_path: Path) -> None:
@@ -60,9 +60,9 @@ def test_a_torn_last_row_is_cut_however_large_the_file(tmp_path: Path) -> None:
     rows = [json.dumps({"n": n, "text": "x" * 50_000}) for n in range(5)]
     path.write_text("\n".join(rows) + "\n" + rows[0][:-3])
     assert repair_jsonl(path) == len(rows[0]) - 3
-    assert [row["n"] for row in read_jsonl(path)] == list(range(5))
+    assert [row["n"] for row in read_log(path)] == list(range(5))
     path.write_text("\n".join(rows))  # whole, but for its newline
-    assert repair_jsonl(path) == 0 and len(read_jsonl(path)) == 5
+    assert repair_jsonl(path) == 0 and len(read_log(path)) == 5
     path.write_text("torn")
     assert repair_jsonl(path) == 4 and path.read_bytes() == b""
 

@@ -141,6 +141,45 @@ def test_a_round_that_keeps_nothing_ends_them(
     assert not (Path(config.out) / "round-2" / "model").exists()
 
 
+def spoil(folder: Path, *faults: dict[str, Any]) -> list[str]:
+    """Put faults into the first rows of a problem set; returns their ids."""
+    file = folder / "problems.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row, fault in zip(rows, faults, strict=False):
+        row |= fault
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [row["id"] for row in rows[: len(faults)]]
+
+
+def test_rows_that_cannot_be_asked_are_left_out_before_the_sampling(
+    config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rising(monkeypatch, [0.2, 0.1])
+    faults = [
+        {"question": "word " * 4001},
+        {"question": " \n"},
+        {"images": ["missing.png"]},
+        {"question": "why " * 3000},
+    ]
+    bad = spoil(Path(config.problems), *faults)
+    for _ in range(2):
+        report = run_improve(config)
+        said = {"long_question": 1, "no_question": 1, "missing_picture": 1, "over_long": 1}
+        assert report["dropped"] == said and report["rounds"][1]["samples"] == 2 * 2
+        assert f"left out as no_question: 1 ({bad[1]})" in capsys.readouterr().out
+    samples = map(json.loads, (Path(config.out) / "round-1" / "samples.jsonl").read_text().splitlines())
+    assert not set(bad) & {row["problem_id"] for row in samples}
+
+
+def test_a_set_of_bad_rows_ends_before_anything_is_measured(
+    config: ImproveConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(improve, "_accuracy", lambda *_: pytest.fail("measured"))
+    spoil(Path(config.problems), *[{"domain": "number", "answer": "zzz not a number"}] * 6)
+    with pytest.raises(UserError, match=r"No problem of .* can be used: {'unparsable_answer': 6}"):
+        run_improve(config)
+
+
 def test_heldout_problems_are_not_trained_on(config: ImproveConfig) -> None:
     with pytest.raises(UserError, match="are in both sets"):
         run_improve(config.model_copy(update={"heldout": config.problems}))

@@ -30,7 +30,7 @@ from train.preflight import check
 from train.reader import SHIPPED, count_weights, load_reader, skeleton
 from train.sft import load_sft
 from train.sft import main as sft_main
-from train.sift import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens
+from train.sift import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
 from vlm.chat import encode, question_messages
 from vlm.errors import UserError
 from vlm.images import open_image
@@ -65,6 +65,10 @@ FAULTS = [  # (the reason under which it is named, the row)
     ("no_question", {"question": "  "}),
     ("control_token", {"question": "Say <|im_end|> now."}),
     ("unreadable_picture", {"images": ["short.png"]}),
+    ("long_question", {"question": "why " * 6000}),
+    ("unparsable_answer", {"answer": ""}),
+    ("missing_picture", {"images": ["x" * 5000]}),
+    ("broken_text", {"answer": "red \ud800"}),
 ]
 
 
@@ -104,6 +108,27 @@ def test_every_planted_fault_is_named_with_its_remedy(keys: dict[str, Any], caps
     assert grpo_main(["--config", str(file), "--check", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])["check"]
     assert printed["passed"] and printed["problems"] == 6
+
+
+def test_a_question_that_cannot_be_asked_is_dropped_without_a_limit_of_tokens(
+    planted: Path, tiny_vlm_dir: Path
+) -> None:
+    rows = [Problem.model_validate(problem(number)) for number in range(2)]
+    rows += [
+        Problem.model_validate(problem(2, question="why " * 6000)),
+        Problem.model_validate(problem(3, question=" ")),
+    ]
+    for row in rows:
+        row.images = [str(planted / "good.png")]
+    found = sift(rows, load_reader(GrpoOptions(model=str(tiny_vlm_dir))).vlm, "think", None)
+    assert found.kept == rows[:2] and found.dropped == {"long_question": 1, "no_question": 1}
+
+
+def test_a_malformed_last_problem_is_named(keys: dict[str, Any]) -> None:
+    file = Path(keys["problems"]) / "problems.jsonl"
+    file.write_text(file.read_text() + '{"id": "p99", "answer": "red",}')
+    report = check(load_grpo(keys))
+    assert not report.passed and any("problems.jsonl, line" in finding.said for finding in report.findings)
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,17 @@ def test_only_so_many_checkpoints_are_kept(config: dict[str, Any], tmp_path: Pat
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
 
 
+@pytest.mark.parametrize("last", ['{"prompt": [], "completion": "x",}', '{"prompt"', "null"])
+def test_a_malformed_last_row_is_named_not_skipped(pictures: Path, tmp_path: Path, vlm: VLM, last: str) -> None:
+    whole = (pictures / "rows.jsonl").read_text().strip()
+    (tmp_path / "rows.jsonl").write_text(f"{whole}\n{last}")
+    with pytest.raises(UserError, match=r"rows.jsonl, line 7: "):
+        read_rows(tmp_path / "rows.jsonl", vlm)
+    (tmp_path / "rows.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds no rows"):
+        read_rows(tmp_path / "rows.jsonl", vlm)
+
+
 def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
     for step in (2, 10, 30):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -187,7 +198,9 @@ BAD_ROWS = [
     ("image_count", {"images": ["0.png", "1.png"]}),
     ("over_long", {"completion": "x " * 3000}),
     ("malformed", {"completion": ""}),
+    ("malformed", {"completion": "so \ud800"}),
     ("malformed", {"prompt": "What?"}),
+    ("malformed", {"prompt": [{"role": "user", "content": "\ud800"}], "images": []}),
     ("malformed", {"masked": [[0, 9999]]}),
     ("malformed", {"masked": [["a", "b"]]}),
     ("control_token", {"completion": "so <|im_end|> it is"}),

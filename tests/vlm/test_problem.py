@@ -70,3 +70,37 @@ def test_ids_occur_once_and_sets_exist(tmp_path: Path) -> None:
     write_rows(tmp_path, row(), row())
     with pytest.raises(UserError, match="row 2: the id 'p1' occurs twice"):
         read_problems(tmp_path)
+
+
+@pytest.mark.parametrize("last", ['{"id": "p2", "answer": "1",}', '{"id": "p2"', "just text", "null", "3"])
+def test_a_malformed_last_row_is_named_with_or_without_its_newline(tmp_path: Path, last: str) -> None:
+    for before, end in [(json.dumps(row()) + "\n", ""), (json.dumps(row()) + "\n", "\n"), ("", "")]:
+        (tmp_path / "problems.jsonl").write_text(before + last + end)
+        with pytest.raises(UserError, match=f"problems.jsonl, line {2 if before else 1}: "):
+            read_problems(tmp_path)
+
+
+def test_a_whole_last_row_without_its_newline_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "problems.jsonl").write_bytes(
+        ("\ufeff" + json.dumps(row()) + "\r\n\r\n" + json.dumps(row(id="p2"))).encode()
+    )
+    assert [problem.id for problem in read_problems(tmp_path)] == ["p1", "p2"]
+
+
+def test_a_set_without_problems_is_none(tmp_path: Path) -> None:
+    for content in ("", "\n \n"):
+        (tmp_path / "problems.jsonl").write_text(content)
+        with pytest.raises(UserError, match="holds no rows"):
+            read_problems(tmp_path)
+
+
+def test_paths_that_no_file_can_have_are_left_to_whoever_opens_them(tmp_path: Path) -> None:
+    write_rows(tmp_path, row(images=["x" * 5000, "a\0b", "\ud800.png"]))
+    [problem] = read_problems(tmp_path)
+    assert all(Path(image).is_absolute() for image in problem.images)
+
+
+@pytest.mark.parametrize("facts", [None, {}, "a cat", ["A1"], {"A1": 3}, 7])
+def test_facts_of_another_shape_are_none(facts: Any) -> None:
+    assert Problem(**row(meta={"facts": facts})).facts is None
+    assert Problem(**row(meta={"facts": {"A1": "red"}})).facts == {"A1": "red"}

@@ -1,0 +1,121 @@
+"""Problems that can be asked and graded. What a bad row is, is decided here, before any model is asked.
+
+Training adds the faults that depend on its model and its limits (``train.sift``).
+"""
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from reward.verifiers import gradable
+from reward.worker import spread
+from vlm.chat import question_messages
+from vlm.errors import ImageError, UserError
+from vlm.images import image_size, open_image
+from vlm.jsonl import is_unicode
+from vlm.problem import Problem
+
+EXAMPLES = 5
+LONGEST = 300
+"""Characters of an id, or of what is wrong with it, in an example."""
+REMEDIES = {
+    "missing_picture": "check the paths; they are relative to problems.jsonl",
+    "unreadable_picture": "export or download these pictures again",
+    "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
+    "answer_not_a_choice": "make the answer one of the choices, or its letter",
+    "no_question": "write a question",
+    "broken_text": "write answer, choices and image paths again: half of a surrogate pair is no character",
+    "long_question": "shorten these questions",
+}
+
+Sizes = list[tuple[int, int]] | ImageError
+"""(width, height) of a problem's images, or why one cannot be read."""
+
+Gold = tuple[str, str, tuple[str, ...]]
+"""(domain, gold answer, choices)."""
+
+
+@dataclass
+class DroppedProblems:
+    """How many rows were dropped for each reason, and the first few of each by id."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, who: str, why: str = "") -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        if self.counts[reason] <= EXAMPLES:
+            example = f"{who[:LONGEST]}: {why[:LONGEST]}" if why else who[:LONGEST]
+            self.examples.setdefault(reason, []).append(example.encode("utf-8", "replace").decode())
+
+    def sentences(self) -> Iterator[str]:
+        """What to print: one line a reason, with its remedy."""
+        for reason, n in self.counts.items():
+            yield f"left out as {reason}: {n} ({'; '.join(self.examples[reason])}): {REMEDIES[reason]}"
+
+
+def usable_problems(
+    problems: Sequence[Problem], images_read: Collection[str] = ()
+) -> tuple[list[Problem], DroppedProblems]:
+    """The problems that can be asked and graded, and what was dropped. Each problem counts for one reason.
+
+    Args:
+        images_read: ids of problems whose images a model has seen already: they are not read again, for a large set takes
+            minutes to read.
+    """
+    dropped, kept = DroppedProblems(), []
+    golds = gradable_golds(problems)
+    sizes = spread(lambda problem: [] if problem.id in images_read else image_sizes(problem), problems)
+    for problem, found in zip(problems, sizes, strict=True):
+        fault = next(problem_faults(problem, found, golds), None)
+        if fault is None:
+            kept.append(problem)
+        else:
+            dropped.add(fault[0], problem.id, fault[1])
+    return kept, dropped
+
+
+def image_sizes(problem: Problem, decode: bool = False) -> Sizes:
+    """The sizes of a problem's images, every file read to its end: one that is cut short has a good header.
+
+    Args:
+        decode: decode every image; otherwise a PNG is only held against its checksums.
+    """
+    try:
+        return [open_image(path).size if decode else image_size(path) for path in problem.images]
+    except ImageError as error:
+        return error
+
+
+def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:
+    """(reason, in words) for each fault of a problem; the reasons are the keys of ``REMEDIES``."""
+    # ``Problem`` itself refuses such an id and such a question.
+    if not all(map(is_unicode, (problem.answer, *(problem.choices or ()), *problem.images))):
+        yield "broken_text", ""
+    if isinstance(sizes, ImageError):
+        absent = [path for path in problem.images if not os.path.exists(path)]
+        yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
+    try:
+        question_messages(problem.question, len(problem.images), choices=problem.choices)
+    except UserError as error:
+        yield ("long_question", str(error)) if problem.question.strip() else ("no_question", "")
+    if problem.choices and not _is_choice(problem.answer, problem.choices):
+        yield "answer_not_a_choice", f"'{problem.answer[:60]}' is none of {len(problem.choices)} choices"
+    elif not golds[_gold(problem)]:
+        yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
+
+
+def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
+    """Whether the verifier can grade by each gold answer at all; equal ones are looked at once."""
+    golds = list(dict.fromkeys(map(_gold, problems)))
+    return dict(zip(golds, spread(lambda gold: gradable(gold[0], gold[1], list(gold[2]) or None), golds), strict=True))
+
+
+def _gold(problem: Problem) -> Gold:
+    return problem.domain, problem.answer, tuple(problem.choices or ())
+
+
+def _is_choice(answer: str, choices: Sequence[str]) -> bool:
+    letters = [chr(ord("A") + index) for index in range(len(choices))]
+    said = answer.strip().strip("()").casefold()
+    return said in [choice.strip().casefold() for choice in choices] or said.upper() in letters
