@@ -27,9 +27,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from reward.batch import KNOWN
+from reward.files import REWARD_FILES, is_user_reward, reward_files
 from reward.terms import Term, source_of, terms_of
-from reward.user import UserReward, is_user_reward
-from train.config import Stage, load_stage
+from train.config import Stage, file_of, load_stage
 from train.data import reader_of
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
@@ -50,6 +50,7 @@ from train.ranks import read_blank_pictures, whole_weights
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
 from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap
+from vlm.backends import check_model_name
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic
 from vlm.load import VLM
@@ -75,6 +76,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     _find_user_rewards(stage, source)
     check_selection(stage.options.prompt_selection)
     check_weights(stage.options.domain_weights)
+    check_model_name(stage.options.responder or "")
     _check_saving(stage.args)
     _bound_vllm(stage.args, stage.options)
     return stage
@@ -85,10 +87,11 @@ def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> 
     options = stage.options
     names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
     if names and options.reward_folder is None:
-        folder = Path.cwd() if isinstance(source, Mapping) else Path(source).resolve().parent
+        file = file_of(source)
+        folder = Path.cwd() if file is None else file.resolve().parent
         options.reward_folder = stage.settings["reward_folder"] = str(folder)
-    for name in names:
-        UserReward(name, Path(options.reward_folder))
+    if names:
+        stage.settings[REWARD_FILES] = reward_files(names, Path(str(options.reward_folder)))
     if options.reward_seconds <= 0:
         raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
     if options.probe_prompts < 2:

@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.machine import cores_a_rank
 from configs.versions import warn_outside_range
+from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import KeepCheckpoints, is_final, last_checkpoint, publish, trim_log
 from train.config import Stage, parse_arguments
 from train.lora import merge_adapter
@@ -52,7 +53,7 @@ FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("ddp_timeout", "max_logprob_gap"),
+    *("ddp_timeout", "max_logprob_gap", "reward_folder"),
 }
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
@@ -61,6 +62,7 @@ STAGE_REFUSED = {
     "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
     "remove_unused_columns": "the rows are this project's own and no column is unused.",
     "model_init_kwargs": "use 'model' and 'dtype'.",
+    "hub_token": "a token must not stand in a config, which is kept in the run's folder: export it as HF_TOKEN.",
 }
 
 
@@ -180,13 +182,14 @@ class RunFolder:
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys under which a run would take another course than the one that began."""
-    free = {*FREE, *KEYS}
+    free = {*FREE, *KEYS, REWARD_FILES}
     keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
     changed = [key for key in keys if before.get(key) != now.get(key)]
     if "steps_per_generation" not in now and "generation_batch_size" not in now:
         rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
         changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
+    changed += [f"the file {name}" for name in changed_files(before, now)]
     return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
 
 
