@@ -182,17 +182,18 @@ def _forms(key: str) -> list[_Form]:
 def _escaped(letter: str) -> str:
     """A pattern for a character of a key as URLs, JSON, Python's ``repr`` and HTML write it, some of them twice.
 
-    All repetitions are bounded and possessive: a hostile text must not make the search slow.
+    All repetitions are bounded, most of them possessive: a hostile text must not make the search slow.
     """
     code = ord(letter[0])
-    others = rf"%(?:25){{0,3}}+{code:02x}|u00{code:02x}|&(?:amp;){{0,3}}+#(?:0{{0,4}}+{code}|x0{{0,4}}+{code:x});"
+    others = rf"%(?:25){{0,3}}{code:02x}|u00{code:02x}|&(?:amp;){{0,3}}+#(?:0{{0,4}}+{code}|x0{{0,4}}+{code:x});"
     names = {"<": "lt", ">": "gt", '"': "quot", "'": "apos"}
     if letter == "&":
         others += r"|&(?:amp;){1,4}"
     elif letter in names:
         others += rf"|&(?:amp;){{0,3}}+{names[letter]};"
     if letter[0] == "\\":
-        return rf"(?:\\{{{len(letter)},{4 * len(letter)}}}+|(?:{others}){{{len(letter)}}})"
+        run = len(letter)
+        return rf"(?:(?:\\{{0,4}}+(?:{others})){{{run}}}|\\{{{run},{4 * run}}}+)"
     return rf"(?:\\{{0,4}}+(?:{re.escape(letter)}|{others}))"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vlm.api_key import check_variable, hide_credentials, read_key
+from vlm.api_key import check_variable, read_key
 from vlm.errors import ConfigError
 from vlm.openai_backend import OpenAIBackend, check_url
 from vlm.protocol import Backend, BackendError, Reply, Request
@@ -234,7 +234,7 @@ def served_model(spec: str) -> tuple[str, str] | None:
         return None
     match = re.fullmatch(r"openai:(.+?)@(\w+://.+)", spec)
     if match is None:
-        shown = hide_credentials(spec)
+        shown = spec.partition("@")[0] + "@..." * ("@" in spec)  # behind it may be a password
         raise ConfigError(f"'{shown}' does not name a served model: write openai:NAME@http://HOST:PORT/v1.")
     check_url(match[2])
     return match[1], match[2]
