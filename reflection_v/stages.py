@@ -24,6 +24,7 @@ from train.config import FileKeys, check_keys, merge, read_config
 from train.packages import require_packages
 from train.precision import comparable
 from train.provenance import git_revision
+from vlm.api_key import refuse_passwords
 from vlm.errors import ConfigError
 from vlm.jsonl import write_json_atomic
 
@@ -137,6 +138,8 @@ class Pipeline:
             name: FileKeys(getattr(config, name), merge(read_config(getattr(config, name)), keys))
             for name, keys in self.own_keys.items()
         }
+        for name, keys in self.keys.items():  # a record would keep them, and a message about a changed one repeat them
+            refuse_passwords(keys, getattr(config, name))
         self.build_config = checked(BuildConfig, self.keys["build"], config.build)
 
     def stages(self) -> list[Stage]:

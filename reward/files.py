@@ -9,7 +9,7 @@ from typing import Any
 from vlm.errors import ConfigError
 
 REWARD_FILES = "reward_files"
-"""The key of a run's settings under which the checksums of these files stand."""
+"""The key under which a run's ``settings.json`` and a stage's record hold the checksums of these files."""
 
 _NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
 
@@ -48,6 +48,6 @@ def reward_files(names: Iterable[str], folder: Path) -> dict[str, str]:
 
 
 def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the files with another checksum in the settings ``now``; what was begun without checksums has none to compare."""
+    """Names of the files whose checksums differ; of a run that began without checksums there is nothing to compare."""
     old, new = before.get(REWARD_FILES) or {}, now.get(REWARD_FILES) or {}
     return sorted(name for name in old.keys() & new.keys() if old[name] != new[name])

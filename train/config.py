@@ -25,7 +25,7 @@ from configs import bundled_config
 from configs.versions import is_installed
 from train.packages import needs
 from train.precision import Choice, Precision, resolve
-from vlm.api_key import check_variable, has_credentials
+from vlm.api_key import check_variable, refuse_passwords
 from vlm.errors import ConfigError, UserError
 
 
@@ -342,9 +342,7 @@ def load_stage(
         if given.get(key) not in (None, False, defaults.get(key)):
             raise ConfigError(f"'{key}' in {where}: {reason}")
     checked = check_keys(given, options_class, trl_class, where=where)
-    for key, value in checked.items():  # all of them are kept in the run's folder
-        if isinstance(value, str) and has_credentials(value):
-            raise ConfigError(f"'{key}' in {where}: a URL must not carry a password.")
+    refuse_passwords(checked, where)  # all of them are kept in the run's folder
     for key in required:
         if not checked.get(key):
             raise ConfigError(f"{where} must say '{key}'.")

@@ -27,7 +27,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from reward.batch import KNOWN
-from reward.files import REWARD_FILES, is_user_reward, reward_files
+from reward.files import is_user_reward, reward_files
 from reward.terms import Term, source_of, terms_of
 from train.config import Stage, file_of, load_stage
 from train.data import reader_of
@@ -90,12 +90,16 @@ def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> 
         file = file_of(source)
         folder = Path.cwd() if file is None else file.resolve().parent
         options.reward_folder = stage.settings["reward_folder"] = str(folder)
-    if names:
-        stage.settings[REWARD_FILES] = reward_files(names, Path(str(options.reward_folder)))
+    _reward_files(options)
     if options.reward_seconds <= 0:
         raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
     if options.probe_prompts < 2:
         raise ConfigError(f"'probe_prompts' must be at least 2, found {options.probe_prompts}.")
+
+
+def _reward_files(options: GrpoOptions) -> dict[str, str]:
+    """The checksums of the files that hold a user's rewards. Raises ConfigError where one is missing."""
+    return reward_files(map(source_of, options.rewards), Path(options.reward_folder or "."))
 
 
 def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args: Any) -> None:
@@ -181,7 +185,14 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     args, options = stage.args, stage.options
     check_launch(args, "train/grpo.py")
     state = PartialState()
-    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems, stage.precision.source)
+    run = RunFolder(
+        args.output_dir,
+        stage.settings,
+        state.is_main_process,
+        options.problems,
+        stage.precision.source,
+        _reward_files(options),
+    )
     if (summary := run.finished()) is not None:
         return summary
     prepare(stage, run.main)

@@ -104,6 +104,7 @@ class RunFolder:
 
     Args:
         precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
+        files: the checksums of the user's own rewards (``reward.files.reward_files``); kept there too.
 
     Raises:
         UserError: the folder cannot be written.
@@ -116,9 +117,11 @@ class RunFolder:
         main_process: bool,
         data: str | Path,
         precision_source: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
+        self.files = {REWARD_FILES: dict(files)} if files else {}
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
         try:
@@ -147,6 +150,7 @@ class RunFolder:
             return None
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        changed += [f"the file {name}" for name in changed_files(known, self.files)]
         with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
             same = known.get("data_sha256") == data_sha256(self.data)
             if "data_sha256" in known:  # a set may have been moved, but not changed
@@ -165,7 +169,11 @@ class RunFolder:
         checkpoint = last_checkpoint(self.path, remove_torn=self.main)
         if self.main:
             trim_log(self.log, checkpoint[1] if checkpoint else 0)
-            self.known = {**provenance(self.settings, self.data), "precision_source": self.precision_source}
+            self.known = {
+                **provenance(self.settings, self.data),
+                "precision_source": self.precision_source,
+                **self.files,
+            }
             write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint
 
@@ -182,14 +190,13 @@ class RunFolder:
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The keys under which a run would take another course than the one that began."""
-    free = {*FREE, *KEYS, REWARD_FILES}
+    free = {*FREE, *KEYS}
     keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
     changed = [key for key in keys if before.get(key) != now.get(key)]
     if "steps_per_generation" not in now and "generation_batch_size" not in now:
         rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
         changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
-    changed += [f"the file {name}" for name in changed_files(before, now)]
     return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
 
 

@@ -139,6 +139,21 @@ def hide_credentials(text: str) -> str:
     return _QUERY.sub(rf"\1?{HIDDEN}", _CREDENTIALS.sub(rf"\1{HIDDEN}@", text))
 
 
+def refuse_passwords(keys: Mapping[str, Any], where: str) -> None:
+    """Check a config whose values are kept in files, before one of them is repeated anywhere.
+
+    Raises:
+        ConfigError: a URL in it carries a password, or that of a served model a query; names the key.
+    """
+    for key, value in keys.items():
+        if isinstance(value, Mapping):
+            refuse_passwords(value, where)
+        elif isinstance(value, str) and has_credentials(value):
+            raise ConfigError(f"'{key}' in {where}: a URL must not carry a password.")
+        elif isinstance(value, str) and value.startswith("openai:") and _QUERY.search(value):
+            raise ConfigError(f"'{key}' in {where}: the URL of a served model must end before its query.")
+
+
 def has_credentials(text: str) -> bool:
     """Whether a URL in ``text`` carries a user or a password."""
     return _CREDENTIALS.search(text) is not None
