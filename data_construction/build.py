@@ -20,7 +20,7 @@ from data_construction.prompts import load_prompts
 from data_construction.quality import QualityConfig, filtered, trace_fault
 from data_construction.reading import FAULTS
 from data_construction.records import ROLES, Trace
-from data_construction.roles import Roles, RolesConfig, open_roles
+from data_construction.roles import ModelName, Roles, RolesConfig, open_roles
 from reward.usable import DroppedProblems, usable_problems
 from vlm.backends import make_backend
 from vlm.errors import ConfigError, UserError
@@ -57,8 +57,8 @@ class BuildConfig(BaseModel):
 
     problems: str = ""
     out: str = ""
-    model: str = "tiny"
-    reasoner: str = "tiny-reasoner"
+    model: ModelName = "tiny"
+    reasoner: ModelName = "tiny-reasoner"
     roles: RolesConfig = RolesConfig()
     prompts: str = "full"
     concurrency: int = Field(default=256, ge=1)

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_construction.reply_log import DurableLog, ReplyLog
+from data_construction.roles import KeyVariable, ModelName
 from reward.verifiers import verify
-from vlm.backends import check_key_has_one_server
+from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.errors import ImageError, UserError
 from vlm.images import open_image
@@ -33,14 +34,21 @@ class DifficultyConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    weak: str
-    strong: str
+    weak: ModelName
+    strong: ModelName
     samples: int = Field(default=8, ge=1)
     temperature: float = Field(default=1.0, ge=0)
     max_tokens: int = Field(default=1024, ge=1)
     weak_range: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
     strong_range: list[float] = Field(default=[0.0, 1.0], min_length=2, max_length=2)
-    api_key_env: str | None = None
+    api_key_env: KeyVariable = None
+
+
+def check_servers(config: DifficultyConfig) -> None:
+    """Raises ConfigError: the key would go to two hosts, or its variable holds none."""
+    check_key_has_one_server((config.weak, config.strong), config.api_key_env)
+    for model in (config.weak, config.strong):
+        check_key(model, config.api_key_env)
 
 
 def read_difficulty(path: Path) -> dict[str, dict[str, Any]]:
@@ -77,7 +85,7 @@ def measure(
     known = read_difficulty(out / "difficulty.jsonl")
     todo = [problem for problem in problems if problem.id not in known]
     if todo:
-        check_key_has_one_server((config.weak, config.strong), config.api_key_env)
+        check_servers(config)
         common = {"batch_size": batch_size, "api_key_env": config.api_key_env}
         models = {"weak": make(config.weak, **common), "strong": make(config.strong, **common)}
         try:

@@ -2,13 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from data_construction.prompts import Prompts
 from data_construction.records import ROLES, Role
+from vlm.api_key import check_variable, refuse_secrets
+from vlm.backends import check_key, check_model_name
 from vlm.protocol import Backend
+
+# Checked when a config is read: a key or a password that stands in it must not get into a file or an error message.
+ModelName = Annotated[str, AfterValidator(check_model_name)]
+KeyVariable = Annotated[str | None, BeforeValidator(check_variable)]
 
 
 class RoleConfig(BaseModel):
@@ -25,12 +31,12 @@ class RoleConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    model: str | None = None
-    api_key_env: str | None = None
+    model: ModelName | None = None
+    api_key_env: KeyVariable = None
     temperature: float | None = Field(default=None, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    extra_body: dict[str, Any] = {}
+    extra_body: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
     timeout: float = Field(default=120.0, gt=0)
     max_retries: int = Field(default=4, ge=0)
     concurrency: int = Field(default=128, ge=1)
@@ -79,6 +85,17 @@ class Roles:
             await backend.aclose()
 
 
+def check_keys(model: str, reasoner: str, settings: RolesConfig) -> None:
+    """Read the keys that ``open_roles`` would send. Raises ConfigError as ``vlm.api_key.read_key`` does."""
+    for role in ROLES:
+        one = settings.of(role)
+        check_key(_model_of(role, one, model, reasoner), one.api_key_env)
+
+
+def _model_of(role: Role, settings: RoleConfig, model: str, reasoner: str) -> str:
+    return settings.model or (model if role == "responder" else reasoner)
+
+
 def open_roles(
     make: Callable[..., Backend],
     model: str,
@@ -102,7 +119,7 @@ def open_roles(
 
     def backend(role: Role) -> Backend:
         one = settings.of(role)
-        name = one.model or (model if role == "responder" else reasoner)
+        name = _model_of(role, one, model, reasoner)
         connection = {
             "api_key_env": one.api_key_env,
             "timeout": one.timeout,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from eval.grounding import GREY, cut_reasoning, reasoning_span
-from vlm.backends import check_key_has_one_server
+from vlm.backends import BackendError, check_key, check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.errors import ConfigError, UserError
 from vlm.infer import Model, is_local, load_for_asking, summarize
@@ -116,6 +116,8 @@ class Engine:
 
     def __init__(self, names: Sequence[str], api_key_env: str | None = None) -> None:
         check_key_has_one_server(names, api_key_env)
+        for name in names:  # now, and not when a visitor asks: the message is for whoever started the page
+            check_key(name, api_key_env)
         self.names = _labels(names)
         self._api_key_env = api_key_env
         self._loaded: OrderedDict[str, Model] = OrderedDict()
@@ -252,6 +254,8 @@ class Engine:
                 return  # the reply, should it come, is dropped
             thread.join(0.1)
             yield []
+        if isinstance(outcome[0], BackendError):  # its sentence begins with the server's address
+            raise BackendError(str(outcome[0]).replace(model.name, run.model), outcome[0].name) from None
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
         yield outcome[0]

@@ -30,6 +30,7 @@ from eval.known import known_subject
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge, profile
+from vlm.api_key import check_variable
 from vlm.errors import UserError
 from vlm.folders import lock
 from vlm.jsonl import write_json_atomic
@@ -83,6 +84,9 @@ class AuditConfig:
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     api_key_env: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_variable(self.api_key_env)  # it stands in the report, where a key given by mistake must not
 
 
 QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}

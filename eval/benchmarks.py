@@ -17,6 +17,7 @@ from typing import Any
 from eval.answers import Answer
 from eval.stats import Estimate, estimate_share
 from reward.answers import read_quantity
+from vlm.api_key import redact_tokens
 from vlm.errors import ConfigError, ImageError, UserError
 from vlm.folders import refuse_foreign
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
@@ -241,7 +242,7 @@ def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping
                 configs = benchmark.configs or datasets.get_dataset_config_names(source)
                 parts = [datasets.load_dataset(source, config, split=benchmark.split) for config in configs]
     except Exception as error:  # the loaders raise their own and those of the network's libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The data set {source} cannot be loaded ({reason}): {hub_remedy(unreachable)} (--data)."
         ) from None

@@ -37,6 +37,7 @@ from eval.grounding import (
 from eval.options import position_bias, rotate_options
 from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
+from vlm.api_key import check_variable
 from vlm.backends import check_key_has_one_server
 from vlm.errors import UserError
 from vlm.folders import lock
@@ -85,6 +86,9 @@ class EvalConfig:
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     api_key_env: str | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_variable(self.api_key_env)  # it stands in the report, where a key given by mistake must not
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from configs.versions import install_command, is_installed
+from vlm.backends import served_model
 from vlm.errors import ConfigError, UserError
 
 
@@ -14,8 +15,8 @@ def lmms_command(model: str, tasks: str, out: str | Path, limit: int | None = No
     Raises:
         ConfigError: the bundled model, which no backend of lmms-eval knows.
     """
-    if model.startswith("openai:"):
-        name, _, url = model.removeprefix("openai:").partition("@")
+    if (served := served_model(model)) is not None:
+        name, url = served
         backend, arguments = "openai_compatible", f"model_version={name},base_url={url}"
     else:
         families = {

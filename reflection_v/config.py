@@ -18,14 +18,18 @@ import difflib
 import re
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from train.config import read_config
+from vlm.backends import check_model_name
 from vlm.errors import ConfigError
 
 STAGE_FILES = ("build", "sft", "grpo", "eval")
+
+
+ModelName = Annotated[str, AfterValidator(check_model_name)]
 
 
 class ProblemSet(BaseModel):
@@ -63,8 +67,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     seed: int = 0
-    model: str = "tiny"
-    reasoner: str = "tiny-reasoner"
+    model: ModelName = "tiny"
+    reasoner: ModelName = "tiny-reasoner"
     problems: dict[str, ProblemSet]
     build: str
     sft: str

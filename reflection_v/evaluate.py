@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reflection_v.files import writing_to
+from vlm.api_key import hide_credentials
 from vlm.errors import ConfigError
 
 
@@ -12,7 +13,7 @@ def with_backend(model: str, backend: str | None, url: str | None) -> str:
     """The model's name with what ``--backend`` and ``--url`` say about it."""
     served = model.startswith("openai:")
     if backend == "hf" and served:
-        raise ConfigError(f"'{model}' is served: --backend hf takes a folder or a hub name.")
+        raise ConfigError(f"'{hide_credentials(model)}' is served: --backend hf takes a folder or a hub name.")
     if backend == "openai" and not served:
         if url is None:
             raise ConfigError("--backend openai needs --url http://HOST:PORT/v1, or the model as openai:NAME@URL.")

@@ -51,13 +51,16 @@ def disk_full(error: BaseException) -> bool:
 
     The writers of tensors are not Python: they raise their own types with the system's words in the text.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, BaseExceptionGroup) and any(disk_full(inner) for inner in seen.exceptions):
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()  # an exception raised out of its group has the group as its context: a circle
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+        if any(words in str(one).lower() for words in ("no space left on device", "disk quota exceeded")):
             return True
-        if any(words in str(seen).lower() for words in ("no space left on device", "disk quota exceeded")):
-            return True
-        seen = seen.__cause__ or seen.__context__
+        waiting += [one.__cause__ or one.__context__, *getattr(one, "exceptions", ())]
     return False

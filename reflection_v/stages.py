@@ -6,6 +6,7 @@ Each stage writes into its own folder of the run (``OUT/problems``, ``OUT/build`
 and ``OUT/report.json``. All configs are read and checked before the first stage starts.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,18 +15,21 @@ from typing import Any, Literal
 
 from configs import bundled_config
 from configs.machine import usable_cores
-from reflection_v.config import ProblemSet, RunConfig, checked, load_run_config
+from reflection_v.config import STAGE_FILES, ProblemSet, RunConfig, checked, load_run_config
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
-from train.config import check_keys, merge, read_config
+from reward.files import REWARD_FILES, changed_files, reward_files
+from train.config import FileKeys, check_keys, merge, read_config
 from train.packages import require_packages
 from train.precision import comparable
 from train.provenance import git_revision
+from vlm.api_key import refuse_passwords
 from vlm.errors import ConfigError
 from vlm.identity import SCHEME, fingerprint, model_folder, model_identity
 from vlm.jsonl import write_json_atomic
 
-PATHS = ("problems", "dataset", "out", "output_dir")  # keys of stage configs that say where, not what
+PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that say where, not what
+SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose values no record must hold
 
 
 @dataclass
@@ -130,7 +134,12 @@ class Pipeline:
         for keys in self.own_keys.values():
             keys["seed"] = config.seed
         # Read once: a file that is edited while an earlier stage runs must not decide what a later one does.
-        self.keys = {name: merge(read_config(getattr(config, name)), keys) for name, keys in self.own_keys.items()}
+        self.keys = {
+            name: FileKeys(getattr(config, name), merge(read_config(getattr(config, name)), keys))
+            for name, keys in self.own_keys.items()
+        }
+        for name, keys in self.keys.items():  # a record would keep them, and a message about a changed one repeat them
+            refuse_passwords(keys, getattr(config, name))
         self.build_config = checked(BuildConfig, self.keys["build"], config.build)
 
     def stages(self) -> list[Stage]:
@@ -139,13 +148,19 @@ class Pipeline:
         vlm = {"model": config.model, "model_sha256": model_identity(config.model)}
         reasoner = {"reasoner_sha256": model_identity(config.reasoner)}
         keys = {name: placeless(keys) for name, keys in self.keys.items()}
-        sft, grpo = keys["sft"] | vlm, keys["grpo"] | {"model": "sft"}
-        differ = {name: partial(self.differs, name) for name in ("build", "sft", "grpo", "eval")}
+        sft, grpo = keys["sft"] | vlm, keys["grpo"] | {"model": "sft"} | self._reward_files()
+        differ = {name: partial(self.differs, name) for name in STAGE_FILES}
         sets = {name: self._set_keys(one) for name, one in config.problems.items()}
         return [
             Stage("problems", self.problems, {"seed": config.seed, "sets": sets}, (), ("problems",)),
             Stage(
-                "build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",), None, differ["build"]
+                "build",
+                self.build,
+                keys["build"] | vlm | reasoner,
+                ("problems",),
+                ("build",),
+                self.check_build,
+                differ["build"],
             ),
             Stage("sft", self.sft, sft, ("build",), ("sft",), self.check_sft, differ["sft"]),
             Stage("grpo", self.grpo, grpo, ("sft",), ("grpo",), self.check_grpo, differ["grpo"]),
@@ -156,9 +171,16 @@ class Pipeline:
         ]
 
     def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-        """What differs in the config of a stage; training keeps its precision whatever ``auto`` is on this machine."""
-        before = self._with_identities(before)
-        return differences(*(comparable(before, now, self.out / name) if name in ("sft", "grpo") else (before, now)))
+        """What differs in the config of a stage, which need not be recorded as this version would record it.
+
+        A training stage keeps its precision whatever ``auto`` is on this machine.
+        """
+        before, now = placeless(self._with_identities(before)), placeless(now)
+        if name in ("sft", "grpo"):
+            before, now = comparable(before, now, self.out / name)
+        files = [f"the file {file} was edited" for file in changed_files(before, now)]
+        before, now = ({key: value for key, value in one.items() if key != REWARD_FILES} for one in (before, now))
+        return differences(before, now) + files
 
     def _with_identities(self, before: dict[str, Any]) -> dict[str, Any]:
         """A recorded config in which models that earlier versions fingerprinted in their way have today's identity."""
@@ -167,6 +189,19 @@ class Pipeline:
             if folder is not None and known and not known.startswith(SCHEME) and known == fingerprint(folder):
                 before = {**before, key: model_identity(model)}
         return before
+
+    def _reward_files(self) -> dict[str, Any]:
+        """The checksums of the user's own rewards, where they are all there: ``check_grpo`` says what is missing."""
+        rewards = self.keys["grpo"].get("rewards")
+        names = [str(name) for name in rewards if ".py:" in str(name)] if isinstance(rewards, dict) else []
+        if not names:
+            return {}
+        from reward.terms import source_of
+
+        folder = self.keys["grpo"].get("reward_folder") or self.keys["grpo"].file.parent
+        with contextlib.suppress(ConfigError, OSError):
+            return {REWARD_FILES: reward_files(map(source_of, names), Path(str(folder)))}
+        return {}
 
     def problems(self) -> dict[str, Any]:
         """Draw the sets that come from a source, read those that are the user's own."""
@@ -187,6 +222,18 @@ class Pipeline:
 
         return run_build(self.build_config)
 
+    def check_build(self) -> None:
+        """The prompts and the keys of the servers, which a build would ask for when the problems are drawn."""
+        from data_construction.difficulty import check_servers
+        from data_construction.prompts import load_prompts
+        from data_construction.roles import check_keys
+
+        build = self.build_config
+        load_prompts(build.prompts)
+        check_keys(build.model, build.reasoner, build.roles)
+        if build.difficulty is not None:
+            check_servers(build.difficulty)
+
     def sft(self) -> dict[str, Any]:
         from train.sft import run_sft
 
@@ -195,7 +242,7 @@ class Pipeline:
     def check_sft(self) -> None:
         from train.sft import load_sft
 
-        require_packages(load_sft(self.config.sft, self.own_keys["sft"]).args)
+        require_packages(load_sft(self.keys["sft"]).args)
 
     def grpo(self) -> dict[str, Any]:
         from train.grpo import run_grpo
@@ -205,7 +252,7 @@ class Pipeline:
     def check_grpo(self) -> None:
         from train.grpo import load_grpo
 
-        require_packages(load_grpo(self.config.grpo, self.own_keys["grpo"]).args)
+        require_packages(load_grpo(self.keys["grpo"]).args)
 
     def evaluate(self) -> dict[str, Any]:
         """All three models on the held-out problems; returns their accuracies, the rest is in ``eval/eval.json``."""
@@ -267,5 +314,11 @@ class Pipeline:
 
 
 def placeless(keys: dict[str, Any]) -> dict[str, Any]:
-    """Without the keys that only say where files are."""
-    return {key: value for key, value in keys.items() if key not in PATHS}
+    """Without the keys that only say where files are, and without those of ``SECRETS`` at any depth."""
+    return {key: _without_secrets(value) for key, value in keys.items() if key not in (*PATHS, *SECRETS)}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_secrets(inner) for key, inner in value.items() if key not in SECRETS}
+    return value

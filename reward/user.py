@@ -5,27 +5,22 @@ in a child process with a deadline, since it reads what a model wrote: a regular
 """
 
 import math
-import re
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reward.files import find_reward, is_user_reward
 from reward.rewards import Rollout, Score
 from reward.worker import Pool
-from vlm.errors import ConfigError, UserError
+from vlm.errors import UserError
+
+__all__ = ["UserReward", "is_user_reward"]
 
 SECONDS = 10.0
 """Of the clock, for one response: a reward may well wait for a server."""
 MAX_PARTS = 50
-
-_NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
-
-
-def is_user_reward(name: str) -> bool:
-    """Whether a reward's name is that of a function in a file."""
-    return _NAME.fullmatch(name) is not None
 
 
 class UserReward:
@@ -41,15 +36,9 @@ class UserReward:
     """
 
     def __init__(self, name: str, folder: Path, seconds: float = SECONDS) -> None:
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise ConfigError(f"'{name}' does not name a reward in a file: write FILE.py:FUNCTION.")
-        places = [folder / match["path"], Path(match["path"])]
-        found = next((place.resolve() for place in places if place.is_file()), None)
-        if found is None:
-            raise ConfigError(f"The reward '{name}': there is no file {match['path']} in {folder} or in {Path.cwd()}.")
+        file, function = find_reward(name, folder)
         self.name = name
-        self._pool = Pool(f"{found}:{match['function']}", seconds, seconds, megabytes=None)
+        self._pool = Pool(f"{file}:{function}", seconds, seconds, megabytes=None)
 
     def start(self) -> None:
         """Load the file now, so that what is wrong with it is said before a model is loaded."""

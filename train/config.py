@@ -25,6 +25,7 @@ from configs import bundled_config
 from configs.versions import is_installed
 from train.packages import needs
 from train.precision import Choice, Precision, resolve
+from vlm.api_key import check_variable, refuse_passwords
 from vlm.errors import ConfigError, UserError
 
 
@@ -50,6 +51,24 @@ def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} must hold keys and values, found {_found(data)}.")
     return {str(key): value for key, value in data.items()}
+
+
+class FileKeys(dict[str, Any]):
+    """Keys that were read from the config ``file``, perhaps with others in their place; relative names are seen from its folder.
+
+    A config that is read once and used later passes as this, so that it means the same as the file itself.
+    """
+
+    def __init__(self, file: str | Path, keys: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.file = Path(file)
+
+
+def file_of(source: str | Path | Mapping[str, Any]) -> Path | None:
+    """The file of a config; None for a mapping that comes from none."""
+    if isinstance(source, Mapping):
+        return source.file if isinstance(source, FileKeys) else None
+    return Path(source)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -94,6 +113,8 @@ def check_keys(data: Mapping[str, Any], *classes: type, where: str = "the config
             near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.5)
             hint = f"; did you mean '{near[0]}'?" if near else "."
             raise ConfigError(f"Unknown key '{key}' in {where}{hint}")
+        if key == "api_key_env":
+            check_variable(value)  # before its value is repeated in an error message
         checked[key] = _checked(value, hints[key], f"'{key}' in {where}")
     return checked
 
@@ -255,6 +276,8 @@ def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _read_value(text: str, key: str) -> Any:
+    if key.endswith(("api_key_env", "api-key-env")):  # a key given in its place must not be repeated below
+        return None if text == "null" else text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -313,12 +336,13 @@ def load_stage(
     Raises:
         ConfigError: anything wrong with a key, a type or a value, in one sentence.
     """
-    where = str(source) if isinstance(source, str | Path) else "the config"
+    where = str(file_of(source) or "the config")
     given = merge(read_config(source), overrides)
     for key, reason in refused.items():
         if given.get(key) not in (None, False, defaults.get(key)):
             raise ConfigError(f"'{key}' in {where}: {reason}")
     checked = check_keys(given, options_class, trl_class, where=where)
+    refuse_passwords(checked, where)  # all of them are kept in the run's folder
     for key in required:
         if not checked.get(key):
             raise ConfigError(f"{where} must say '{key}'.")

@@ -27,9 +27,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from reward.batch import KNOWN
+from reward.files import is_user_reward, reward_files
 from reward.terms import Term, source_of, terms_of
-from reward.user import UserReward, is_user_reward
-from train.config import Stage, load_stage
+from train.config import Stage, file_of, load_stage
 from train.data import reader_of
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
@@ -50,6 +50,7 @@ from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
 from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap
+from vlm.backends import check_model_name
 from vlm.errors import ConfigError, UserError
 from vlm.jsonl import write_json_atomic
 from vlm.load import VLM
@@ -75,6 +76,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     _find_user_rewards(stage, source)
     check_selection(stage.options.prompt_selection)
     check_weights(stage.options.domain_weights)
+    check_model_name(stage.options.responder or "")
     _check_saving(stage.args)
     _bound_vllm(stage.args, stage.options)
     return stage
@@ -85,14 +87,19 @@ def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> 
     options = stage.options
     names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
     if names and options.reward_folder is None:
-        folder = Path.cwd() if isinstance(source, Mapping) else Path(source).resolve().parent
+        file = file_of(source)
+        folder = Path.cwd() if file is None else file.resolve().parent
         options.reward_folder = stage.settings["reward_folder"] = str(folder)
-    for name in names:
-        UserReward(name, Path(options.reward_folder))
+    _reward_files(options)
     if options.reward_seconds <= 0:
         raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
     if options.probe_prompts < 2:
         raise ConfigError(f"'probe_prompts' must be at least 2, found {options.probe_prompts}.")
+
+
+def _reward_files(options: GrpoOptions) -> dict[str, str]:
+    """The checksums of the files that hold a user's rewards. Raises ConfigError where one is missing."""
+    return reward_files(map(source_of, options.rewards), Path(options.reward_folder or "."))
 
 
 def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args: Any) -> None:
@@ -179,7 +186,13 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     check_launch(args, "train/grpo.py")
     state = PartialState()
     run = RunFolder(
-        args.output_dir, stage.settings, state.is_main_process, options.problems, options.model, stage.precision.source
+        args.output_dir,
+        stage.settings,
+        state.is_main_process,
+        options.problems,
+        options.model,
+        stage.precision.source,
+        _reward_files(options),
     )
     with run.locked():
         summary = run.finished()

@@ -45,6 +45,7 @@ STAGE_REFUSED = {
     "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
     "remove_unused_columns": "the rows are this project's own and no column is unused.",
     "model_init_kwargs": "use 'model' and 'dtype'.",
+    "hub_token": "a token must not stand in a config, which is kept in the run's folder: export it as HF_TOKEN.",
 }
 
 

@@ -19,6 +19,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import configs
 from train.options import MERGER_NAMES, VISION_NAMES, ModelOptions
+from vlm.api_key import redact_tokens
 from vlm.errors import UserError
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.load import BUNDLED, VLM, bundled_model
@@ -86,7 +87,7 @@ def load_reader(options: ModelOptions) -> Reader:
                 else _stand_in(config.model_type, where, pixels)
             )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"Config and processor of {name} cannot be read ({reason}): "
             + ("check that its folder is complete." if folder.is_dir() else f"{hub_remedy(unreachable)}.")

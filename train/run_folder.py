@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
 from train.precision import KEYS, default, device_type, stated
 from train.provenance import data_sha256, provenance
@@ -28,7 +29,7 @@ FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint"),
+    *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint", "reward_folder"),
 }
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
@@ -73,6 +74,7 @@ class RunFolder:
 
     Args:
         precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
+        files: the checksums of the user's own rewards (``reward.files.reward_files``); kept there too.
 
     Raises:
         UserError: the folder cannot be written, holds what no training run wrote, or is the folder of the start model.
@@ -86,9 +88,11 @@ class RunFolder:
         data: str | Path,
         model: str,
         precision_source: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
+        self.files = {REWARD_FILES: dict(files)} if files else {}
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
         self.model = model
@@ -129,6 +133,7 @@ class RunFolder:
             return None
         known = self.before
         changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        changed += [f"the file {name}" for name in changed_files(known, self.files)]
         if (began_from := known.get("model_sha256")) is not None:  # a model may have been moved, but not changed
             changed = [key for key in changed if key != "model"]
             changed += [] if began_from == self.model_sha256 else [f"the files of {self.model}"]
@@ -160,6 +165,7 @@ class RunFolder:
                 **provenance(self.settings, self.data),
                 "model_sha256": self.model_sha256,
                 "precision_source": self.precision_source,
+                **self.files,
             }
             write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from vlm.api_key import check_variable, read_key
 from vlm.errors import ConfigError
-from vlm.openai_backend import OpenAIBackend
+from vlm.openai_backend import OpenAIBackend, check_url
 from vlm.protocol import Backend, BackendError, Reply, Request
 
 if TYPE_CHECKING:
@@ -31,8 +32,11 @@ __all__ = [
     "Reply",
     "Request",
     "ScriptedBackend",
+    "check_key",
     "check_key_has_one_server",
+    "check_model_name",
     "make_backend",
+    "served_model",
 ]
 
 
@@ -211,16 +215,49 @@ def make_backend(
         ConfigError: an ``openai:`` name without URL.
         UserError: a model that does not load.
     """
-    text = str(spec)
-    if text.startswith("openai:"):
-        match = re.fullmatch(r"openai:(.+?)@(https?://.+)", text)
-        if match is None:
-            raise ConfigError(f"'{text}' does not name a served model: write openai:NAME@http://HOST:PORT/v1.")
-        return OpenAIBackend(match[1], match[2], api_key_env, timeout, max_retries, concurrency)
+    check_variable(api_key_env)
+    if (served := served_model(str(spec))) is not None:
+        return OpenAIBackend(*served, api_key_env, timeout, max_retries, concurrency)
     from vlm.load import load_model, load_vlm
 
     load = load_model if text_only else load_vlm
     return HFBackend(load(spec, dtype=dtype, device=device), batch_size)
+
+
+def served_model(spec: str) -> tuple[str, str] | None:
+    """(name, URL) of ``openai:NAME@URL``; None for a model in this process.
+
+    Raises:
+        ConfigError: there is no URL, or one that cannot be used (``vlm.openai_backend.check_url``).
+    """
+    if not spec.startswith("openai:"):
+        return None
+    match = re.fullmatch(r"openai:(.+?)@(\w+://.+)", spec)
+    if match is None:
+        shown = spec.partition("@")[0] + "@..." * ("@" in spec)  # behind it may be a password
+        raise ConfigError(f"'{shown}' does not name a served model: write openai:NAME@http://HOST:PORT/v1.")
+    check_url(match[2])
+    return match[1], match[2]
+
+
+def check_model_name(spec: str) -> str:
+    """``spec`` itself; configs are checked with it before anything of them is written into a file.
+
+    Raises:
+        ConfigError: see ``served_model``.
+    """
+    served_model(spec)
+    return spec
+
+
+def check_key(spec: str, api_key_env: str | None) -> None:
+    """Read the key that a served model would be asked with, before anything is done for it.
+
+    Raises:
+        ConfigError: see ``vlm.api_key.read_key``.
+    """
+    if (served := served_model(spec)) is not None and api_key_env is not None:
+        read_key(api_key_env, check_url(served[1]))
 
 
 def check_key_has_one_server(specs: Iterable[str], api_key_env: str | None) -> None:
@@ -229,8 +266,10 @@ def check_key_has_one_server(specs: Iterable[str], api_key_env: str | None) -> N
     Raises:
         ConfigError: there is a key, and served models of more than one host among ``specs``.
     """
-    hosts = {urlsplit(spec.rpartition("@")[2]).netloc for spec in specs if spec.startswith("openai:")}
-    if api_key_env is not None and len(hosts) > 1:
+    if check_variable(api_key_env) is None:
+        return
+    hosts = {urlsplit(served[1]).netloc for spec in specs if (served := served_model(spec)) is not None}
+    if len(hosts) > 1:
         raise ConfigError(
             f"The key in {api_key_env} would go to several servers ({', '.join(sorted(hosts))}): ask them one by one."
         )

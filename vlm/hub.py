@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlm.api_key import redact_tokens
+
 SECONDS = 5.0
 """A hub that has not answered after so long counts as out of reach."""
 
@@ -27,7 +29,7 @@ def why_unreachable() -> str | None:
             constants.ENDPOINT, timeout=SECONDS
         )  # by the client that would download: it knows the proxies
     except Exception as error:  # the clients of different releases raise their own types
-        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        return (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
     return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.machine import limit_threads
+from vlm.api_key import hide_credentials, redact_tokens
 from vlm.errors import UserError, memory_error
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
@@ -108,7 +109,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
         ) as error:  # the loaders raise OSError, ValueError, KeyError, RuntimeError, their libraries' own
             if (full := memory_error(error, f"Loading {what} of {name}")) is not None:  # the folder is not to blame
                 raise full from error
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
             remedy = "check that its folder is complete" if local else hub_remedy(unreachable)
             raise UserError(f"Loading {what} of {name} failed ({reason}): {remedy}.") from error
 
@@ -176,8 +177,8 @@ def _locate(name: str | Path) -> tuple[str, bool]:
     parts = text.split("/")
     if isinstance(name, Path) or len(parts) != 2 or not all(parts) or text.startswith((".", "~")) or "\\" in text:
         raise UserError(
-            f"The model folder {text or repr(text)} does not exist: give 'tiny', a folder, or a hub name such as "
-            "Qwen/Qwen3-VL-2B-Instruct."
+            f"The model folder {hide_credentials(text) or repr(text)} does not exist: give 'tiny', a folder, or a hub name "
+            "such as Qwen/Qwen3-VL-2B-Instruct."
         )
     return text, False
 

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import json
-import os
 import sys
 import time
 import weakref
@@ -16,12 +15,15 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
+from vlm.api_key import ApiKey, has_credentials, hide_credentials, read_key
 from vlm.errors import ConfigError
 from vlm.images import png_bytes
 from vlm.protocol import BackendError, Reply, Request
 
 MAX_BODY = 4 * 2**20
 """Bytes of a server's reply that are read: some 100 times a long answer. What is longer is given up."""
+MAX_ERROR = 2**16
+"""Characters of an error's text in which the key is looked for; far more than are shown."""
 MAX_RETRY_AFTER = 120.0
 """Seconds: the longest Retry-After that the client obeys."""
 CONNECTIONS = 8
@@ -30,20 +32,44 @@ MAX_ENCODED = 256 * 2**20
 """Bytes of encoded images that are kept while the images are in use."""
 
 
+def check_url(url: str) -> str:
+    """The host of a server's URL.
+
+    Raises:
+        ConfigError: it is not http(s), or it has a user, a password or a query, in which a key would be seen by everyone.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # a bracket or a port that is none
+        host = None
+    if has_credentials(url):
+        raise ConfigError("A URL must not carry a password: put the key into an environment variable (api_key_env).")
+    if host is None or parts.scheme not in ("http", "https"):
+        raise ConfigError(f"'{hide_credentials(url)}' is not the URL of a server: write it as http://HOST:PORT/v1.")
+    if "?" in url or "#" in url:
+        raise ConfigError(
+            f"The URL {hide_credentials(url)} must end before its query: a path is added to it, and a key belongs into an "
+            "environment variable (api_key_env)."
+        )
+    return host
+
+
 class OpenAIBackend:
     """A server that speaks the OpenAI chat API: vLLM, SGLang, ``transformers serve``, or a hosted one.
 
     Args:
         model: the name under which the server knows it.
         base_url: e.g. ``http://127.0.0.1:8000/v1``.
-        api_key_env: name of the environment variable that holds the key. The key is read from there and nowhere else,
-            and stands in no repr, log or error. Without a name none is sent: one host's key must not reach another.
+        api_key_env: name of the environment variable that holds the key (``vlm.api_key``). The key is read from there and
+            nowhere else, and stands in no repr, log, error or reply: where the server repeats it, ``***`` takes its place.
+            Without a name none is sent: one host's key must not reach another.
         timeout: seconds for one attempt.
         max_retries: further attempts after a dropped connection, a timeout, 429 (Retry-After is obeyed) or 5xx.
         concurrency: most requests under way at once; the others wait their turn here, and no timeout runs for them.
 
     Raises:
-        ConfigError: the URL is not http(s), or the named variable is not set.
+        ConfigError: the URL is not http(s) or carries a password, or the named variable holds no key.
     """
 
     def __init__(
@@ -55,17 +81,8 @@ class OpenAIBackend:
         max_retries: int = 4,
         concurrency: int = 128,
     ) -> None:
-        url = urlsplit(base_url)
-        if url.scheme not in ("http", "https") or not url.hostname:
-            raise ConfigError(f"'{base_url}' is not the URL of a server: write it as http://HOST:PORT/v1.")
-        if url.username or url.password:
-            raise ConfigError(
-                "A URL must not carry a password: put the key into an environment variable (api_key_env)."
-            )
-        if api_key_env is not None and not os.environ.get(api_key_env):
-            raise ConfigError(
-                f"The environment variable {api_key_env} is not set: export the key of {url.hostname} in it."
-            )
+        host = check_url(base_url)
+        self.key: ApiKey | None = None if api_key_env is None else read_key(api_key_env, host)
         self.name = f"openai:{model}@{base_url}"
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.timeout, self.max_retries, self.concurrency = timeout, max_retries, concurrency
@@ -81,7 +98,7 @@ class OpenAIBackend:
             started = time.perf_counter()
             with clients.one() as client:
                 text, finish_reason, usage = await self._ask(client, body)
-            return Reply(text, finish_reason, *usage, time.perf_counter() - started)
+            return Reply(self._redact(text), self._redact(finish_reason)[:40], *usage, time.perf_counter() - started)
 
     async def _ask(self, client: Any, body: bytes) -> tuple[str, str, tuple[int, int]]:
         import openai
@@ -94,7 +111,7 @@ class OpenAIBackend:
                 completion = await client.post("/chat/completions", cast_to=object, **{_raw_keyword(): body})
             return _read_completion(completion)
         except BackendError as error:
-            raise BackendError(f"{self.name}: {error}", error.name) from None
+            raise BackendError(f"{self.name}: {self._safe(error)}", error.name) from None
         except openai.APITimeoutError:
             raise BackendError(
                 f"{self.name}: no reply within {self.timeout:g} s: raise the timeout or lower the load.", "timeout"
@@ -168,20 +185,20 @@ class OpenAIBackend:
 
         return AsyncOpenAI(
             base_url=self.base_url,
-            api_key=self._key(),
+            api_key=self.key.reveal() if self.key else "none",
             timeout=self.timeout,
             max_retries=self.max_retries,
             default_headers={"Accept-Encoding": "identity"},
             http_client=_bounded_client(tls),
         )
 
-    def _key(self) -> str:
-        return os.environ.get(self.api_key_env, "") if self.api_key_env else "none"
+    def _redact(self, text: str) -> str:
+        return self.key.redact(text) if self.key else text
 
     def _safe(self, error: BaseException) -> str:
-        """An error's text on one line, bounded, with the key blotted out (servers like to quote it)."""
-        text = " ".join(str(error)[:2000].split()) or type(error).__name__
-        return (text.replace(self._key(), "***") if self.api_key_env and self._key() else text)[:500]
+        """An error's text on one line, bounded, without the key (servers like to quote it)."""
+        text = " ".join(self._redact(str(error)[:MAX_ERROR]).split()) or type(error).__name__
+        return text[:500]
 
 
 class _TooLong(Exception):
@@ -310,4 +327,4 @@ def _read_completion(completion: Any) -> tuple[str, str, tuple[int, int]]:
         text = f"<think>{thought}</think>{text}"
     usage = completion.get("usage") or {}
     counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    return text, str(choices[0].get("finish_reason") or "stop")[:40], counts
+    return text, str(choices[0].get("finish_reason") or "stop"), counts

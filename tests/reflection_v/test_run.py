@@ -225,6 +225,11 @@ def test_a_full_disk_is_a_sentence_with_the_folder(run: Run, work: Callable[[], 
 def test_other_errors_are_no_full_disk() -> None:
     assert not disk_full(OSError(errno.EACCES, "Permission denied"))
     assert not disk_full(ValueError("shape mismatch"))
+    group = ExceptionGroup("tasks", [UserError("the server is down")])
+    group.exceptions[0].__context__ = group  # as when it is raised again in place of its group
+    assert not disk_full(group.exceptions[0])
+    full = ExceptionGroup("tasks", [ValueError("x"), OSError(errno.ENOSPC, "full")])
+    assert disk_full(full)
 
 
 def test_ctrl_c_says_how_to_go_on(run: Run) -> None:

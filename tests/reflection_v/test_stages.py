@@ -206,6 +206,188 @@ def test_placeless_keeps_all_but_paths() -> None:
     assert placeless({"dataset": "a", "output_dir": "b", "seed": 1}) == {"seed": 1}
 
 
+REWARD = "def brief(rollout):\n    return 1.0\n"
+
+
+class Loading(Exception):
+    """Raised in place of loading a model: the stage has accepted its config."""
+
+
+def begins(pipeline: Pipeline, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do the stage's work up to the model."""
+
+    def load(options: Any) -> None:
+        raise Loading
+
+    monkeypatch.setattr("train.grpo.load_for_training", load)
+    monkeypatch.setattr("train.sft.load_for_training", load)
+    with pytest.raises(Loading):
+        getattr(pipeline, stage)()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "keys"),
+    [
+        ("config/my_rewards.py", "my_rewards.py:brief", ""),  # the example of docs/rewards.md
+        ("config/mine/my_rewards.py", "mine/my_rewards.py:brief", ""),
+        ("config/my_rewards.py", "shuffled(my_rewards.py:brief)", ""),
+        ("elsewhere/my_rewards.py", "my_rewards.py:brief", ""),  # where the command runs
+        ("rewards/my_rewards.py", "my_rewards.py:brief", "reward_folder: ../rewards\n"),
+        ("my_rewards.py", "../my_rewards.py:brief", ""),
+    ],
+)
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_reward_file_is_where_the_check_found_it(
+    models: dict[str, str],
+    folder: Path,
+    tmp_path: Path,
+    place: str,
+    name: str,
+    keys: str,
+    relative: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_text(REWARD)
+    edit(folder / "grpo.yaml", r"\n  attention_ratio:", f"\n  {name}: 0.1\n  attention_ratio:")
+    (folder / "grpo.yaml").write_text((folder / "grpo.yaml").read_text() + keys)
+    config = load_run_config(Path("../config/run.yaml") if relative else folder / "run.yaml", **models)
+    pipeline = Pipeline(config, Path("out"))
+    pipeline.check_grpo()
+    begins(pipeline, "grpo", monkeypatch)
+
+
+def test_a_reward_file_that_is_missing_is_named_before_the_first_stage(
+    models: dict[str, str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    edit(folder / "grpo.yaml", r"\n  attention_ratio:", "\n  my_rewards.py:brief: 0.1\n  attention_ratio:")
+    check = stages(folder, models)["grpo"].check
+    assert check is not None
+    with pytest.raises(ConfigError, match=r"there is no file my_rewards\.py in .*config or in"):
+        check()
+
+
+@pytest.mark.parametrize("state", ["", ".running"])
+def test_a_reward_file_that_was_edited_is_named_and_a_moved_one_is_not(
+    models: dict[str, str], folder: Path, tmp_path: Path, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "my_rewards.py").write_text(REWARD)
+    edit(folder / "grpo.yaml", r"\n  attention_ratio:", "\n  my_rewards.py:brief: 0.1\n  attention_ratio:")
+    record, out = tmp_path / f"out/stages/grpo{state}.json", tmp_path / "out"
+    (out / "stages").mkdir(parents=True)
+    (out / "grpo").mkdir()
+
+    def refuse(where: Path) -> None:
+        found = stages(where, models, str(out))
+        _refuse_other_config(found["grpo"], list(found.values()), out)
+
+    begun = stages(folder, models, str(out))["grpo"].config
+    for recorded in (begun, {key: value for key, value in begun.items() if key != "reward_files"}):
+        record.write_text(json.dumps({"config": recorded}))  # the second as before there were checksums
+        refuse(folder)
+        refuse(Path(shutil.move(folder, tmp_path / "moved")))
+        shutil.move(tmp_path / "moved", folder)
+    record.write_text(json.dumps({"config": begun | {"reward_folder": "/before"}}))
+    refuse(folder)
+    (folder / "my_rewards.py").write_text(REWARD.replace("1.0", "2.0"))
+    with pytest.raises(
+        ConfigError, match=r"another config \(the file my_rewards\.py was edited\)\. Give another --out"
+    ):
+        refuse(folder)
+
+
+@pytest.mark.parametrize(("stage", "key"), [("sft", "deepspeed"), ("grpo", "deepspeed")])
+def test_other_relative_names_mean_the_same_in_check_and_stage(
+    models: dict[str, str], folder: Path, tmp_path: Path, stage: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (folder / f"{stage}.yaml").write_text((folder / f"{stage}.yaml").read_text() + f"{key}: own.json\n")
+    pipeline = Pipeline(load_run_config(folder / "run.yaml", **models), Path("out"))
+    for find in (getattr(pipeline, f"check_{stage}"), getattr(pipeline, stage)):
+        with pytest.raises(ConfigError, match=r"'deepspeed' in .*config/\w+\.yaml: there is no file own\.json"):
+            find()
+
+
+def test_prompts_that_are_missing_are_named_before_the_first_stage(folder: Path, models: dict[str, str]) -> None:
+    edit(folder / "build.yaml", r"prompts: \w+", "prompts: no/such/folder")
+    check = stages(folder, models)["build"].check
+    assert check is not None
+    with pytest.raises(ConfigError, match="The prompts folder no/such/folder lacks"):
+        check()
+
+
+def test_a_key_that_is_missing_is_named_before_the_first_stage(
+    folder: Path, models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role = "roles: {reasoner: {model: 'openai:m@http://h/v1', api_key_env: MY_KEY}}\n"
+    (folder / "build.yaml").write_text((folder / "build.yaml").read_text() + role)
+    monkeypatch.delenv("MY_KEY", raising=False)
+    check = stages(folder, models)["build"].check
+    assert check is not None
+    with pytest.raises(ConfigError, match="MY_KEY is not set: export the key of h"):
+        check()
+    monkeypatch.setenv("MY_KEY", "sk-very-secret\n")
+    check()
+
+
+def test_the_name_of_a_key_decides_no_result(folder: Path, models: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "stages").mkdir(parents=True)
+    text = (folder / "build.yaml").read_text()
+
+    def build(name: str) -> Stage:
+        role = f"roles: {{reasoner: {{model: 'openai:m@http://h/v1', api_key_env: {name}}}}}\n"
+        (folder / "build.yaml").write_text(text + role)
+        return stages(folder, models, str(out))["build"]
+
+    old = build("MY_KEY").config
+    assert "MY_KEY" not in json.dumps(old)
+    old["roles"]["reasoner"]["api_key_env"] = "MY_KEY"  # as records of earlier versions hold it
+    (out / "stages/build.running.json").write_text(json.dumps({"config": old}))
+    _refuse_other_config(build("OTHER_KEY"), [], out)
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ("sft", "hub_token: hf_hidden"),
+        ("grpo", "hub_token: hf_hidden"),
+        ("grpo", "vllm_server_base_url: http://me:hf_hidden@host:8000"),
+        ("grpo", "responder: openai:m@http://me:hf_hidden@host/v1"),
+        ("grpo", "responder: openai:m@http://host/v1?key=hf_hidden"),
+    ],
+)
+def test_a_token_in_a_training_config_is_refused_and_not_repeated(
+    folder: Path, models: dict[str, str], tmp_path: Path, stage: str, line: str
+) -> None:
+    found = stages(folder, models)
+    out = tmp_path / "out"
+    (out / "stages").mkdir(parents=True)
+    (out / f"stages/{stage}.running.json").write_text(json.dumps({"config": found[stage].config}))
+    (folder / f"{stage}.yaml").write_text((folder / f"{stage}.yaml").read_text() + line + "\n")
+    with pytest.raises(ConfigError, match=f"'{line.partition(':')[0]}' in .*{stage}.yaml") as caught:
+        run_all(folder / "run.yaml", out, **models)
+    assert "hf_hidden" not in str(caught.value)
+    assert not any("hf_hidden" in file.read_text() for file in out.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("file", ["build", "run"])
+def test_a_password_in_a_models_url_reaches_no_record(folder: Path, models: dict[str, str], file: str) -> None:
+    if file == "build":
+        line = "roles: {reasoner: {model: 'openai:m@http://me:hidden@h/v1'}}\n"
+        (folder / "build.yaml").write_text((folder / "build.yaml").read_text() + line)
+    else:
+        models = {**models, "reasoner": "openai:m@http://me:hidden@h/v1"}
+    with pytest.raises(ConfigError, match="must not carry a password") as caught:
+        stages(folder, models)
+    assert "hidden" not in str(caught.value)
+
+
 def test_the_revision_is_a_commit_or_nothing() -> None:
     revision = git_revision()
     assert revision is None or len(revision.removesuffix("-dirty")) == 40

@@ -17,7 +17,7 @@ from reflection_v.improve import ImproveConfig, run_improve
 from train.grpo import run_grpo
 from train.probe import run_probe
 from train.ranks import check_weights, first_disagreement
-from train.run_folder import changed_settings
+from train.run_folder import RunFolder, changed_settings
 from train.sft import run_sft
 from vlm.errors import UserError
 from vlm.load import load_vlm
@@ -135,6 +135,61 @@ def test_settings_are_compared_by_what_they_decide() -> None:
         "per_device_train_batch_size",
         "steps_per_generation",
     ]
+
+
+@pytest.mark.parametrize("saved", ["choice.json", "summary.json"])
+def test_a_run_is_not_gone_on_with_under_an_edited_reward(
+    pictures: Path, tmp_path: Path, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``choice.json`` is what a killed run leaves first, ``summary.json`` what a finished one leaves last."""
+
+    class Loading(Exception):
+        pass
+
+    def load(options: Any) -> None:
+        raise Loading
+
+    monkeypatch.setattr(train.grpo, "load_for_training", load)
+    for folder in ("project", "project/mine", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    config, out = tmp_path / "project/grpo.yaml", tmp_path / "out"
+    keys = {"problems": str(pictures), "output_dir": str(out), "per_device_train_batch_size": 8}
+    rewards = {"accuracy": 1.0, "shuffled(mine/words.py:brief)": 0.1, "mine/words.py:long": 0.1}
+    config.write_text(json.dumps({**keys, "rewards": rewards}))
+    code = "def brief(rollout):\n    return 1.0\nlong = brief\n"
+    reward = tmp_path / "project/mine/words.py"
+    reward.write_text(code)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    stage = train.grpo.load_grpo(config)
+    run = RunFolder(out, stage.settings, True, pictures, stage.options.model, files=train.grpo._reward_files(stage.options))
+    run.begin()
+    (out / saved).write_text('{"steps": 1}')
+
+    def again(file: Path) -> Any:
+        if saved == "summary.json":
+            return run_grpo(file)
+        with pytest.raises(Loading):
+            run_grpo(file)
+
+    again(config)
+    shutil.move(tmp_path / "project", tmp_path / "moved")
+    again(tmp_path / "moved/grpo.yaml")
+    shutil.move(tmp_path / "moved", tmp_path / "project")
+    run_settings = json.loads((out / "settings.json").read_text())
+    reward.write_text(code.replace("1.0", "2.0"))
+    with pytest.raises(
+        UserError, match=r"run with other settings \(the file mine/words\.py\): choose another output_dir"
+    ):
+        run_grpo(config)
+    assert list(run_settings.pop("reward_files")) == ["mine/words.py"]
+    (out / "settings.json").write_text(json.dumps(run_settings))  # of a version that kept no checksums
+    again(config)
+
+
+def test_a_moved_reward_folder_changes_no_course() -> None:
+    assert changed_settings({"reward_folder": "/a", "beta": 0.0}, {"reward_folder": "/b", "beta": 0.0}) == []
+    assert changed_settings({"beta": 0.0}, {"reward_folder": "/b", "beta": 0.0}) == []
 
 
 def test_weights_that_are_no_numbers_are_said_to_have_diverged(monkeypatch: pytest.MonkeyPatch) -> None:

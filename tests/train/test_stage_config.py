@@ -72,6 +72,7 @@ def test_a_bad_key_or_value_is_named(keys: dict[str, Any], named: str, said: str
         ({"dataset": ""}, "must say 'dataset'"),
         ({"datasets": "x"}, "did you mean 'dataset'"),
         ({"resume_from_checkpoint": True}, "resumes by itself"),
+        ({"hub_token": "hf_secret"}, "export it as HF_TOKEN"),
         ({"freeze_vision": 1}, "wanted true or false, found 1"),
     ],
 )

@@ -270,3 +270,32 @@ def test_questions_as_other_systems_write_them(folder: Path, model: Model) -> No
     (folder / "q.jsonl").write_text("\n".join(rows))  # the last line is whole and lacks its newline
     assert ask(folder / "q.jsonl") == 0
     assert last(folder / "q.answers.jsonl") == {"x": "1", "y": "2"} and len(model.asked) == 2
+
+
+def test_a_model_that_was_trained_in_place_is_asked_again(folder: Path, model: Model) -> None:
+    """A local model is known by its files, a served one by its name."""
+    weights = folder / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"first")
+    questions = write(folder / "q.jsonl", {"id": 1, "question": "blue?"})
+    for content, answers in ((b"first", 1), (b"first", 1), (b"other", 2)):
+        (weights / "model.safetensors").write_bytes(content)
+        assert ask(questions, "--model", str(weights)) == 0
+        assert len(model.asked) == answers
+    for _ in range(2):
+        assert ask(questions, "--model", "openai:name@http://localhost:1/v1") == 0
+    assert len(model.asked) == 3
+
+
+def test_one_process_at_a_time_writes_a_file_of_answers(
+    folder: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = write(folder / "q.jsonl", {"id": 1, "question": "blue?"})
+    assert ask(questions) == 0 and not (folder / ".q.answers.jsonl.lock").exists()
+
+    def held(*_: object) -> None:
+        raise BlockingIOError(11, "held")
+
+    monkeypatch.setattr("fcntl.lockf", held)
+    with pytest.raises(UserError, match=r"q\.answers\.jsonl is in use by another run"):
+        ask(questions)
