@@ -162,6 +162,8 @@ def _same_build(config: BuildConfig, out: Path) -> None:
     said |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     changed = sorted(key for key in before.keys() & said.keys() if before[key] != said[key])
+    changed = [key for key in changed if key.removesuffix("_sha256") not in changed or not key.endswith("_sha256")]
+    changed = [f"content of {key.removesuffix('_sha256')}" if key.endswith("_sha256") else key for key in changed]
     if "loop" in changed:
         print(f"The episodes in {out} were begun with another 'loop': finished ones stay as they are.", flush=True)
         changed.remove("loop")
