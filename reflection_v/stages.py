@@ -21,6 +21,7 @@ from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
 from train.packages import require_packages
 from train.precision import comparable
+from train.processes import refuse_several
 from train.provenance import git_revision
 from vlm.errors import ConfigError
 from vlm.jsonl import write_json_atomic
@@ -70,6 +71,7 @@ def run_all(
         model, reasoner, problems, heldout: in place of the config's.
         only, redo: see ``reflection_v.run.run_stages``, also for what is raised.
     """
+    refuse_several("run")
     path = config_path or bundled_config()
     config = load_run_config(path, model=model, reasoner=reasoner)
     if problems is not None:

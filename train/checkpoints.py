@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from train.provenance import COMPLETE
-from vlm.jsonl import read_jsonl, write_text_atomic
+from train.resume import course, sizes_of
+from vlm.jsonl import read_jsonl, write_json_atomic, write_text_atomic
 
 TRAINING_ONLY = (
     "optimizer",
@@ -40,7 +41,9 @@ class KeepCheckpoints(TrainerCallback):
             torch.distributed.barrier()
         if args.should_save:
             folder = Path(args.output_dir)
-            (folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
+            checkpoint = folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            mark = {"step": state.global_step, **course(vars(args), args.world_size), "files": sizes_of(checkpoint)}
+            write_json_atomic(checkpoint / COMPLETE, mark)
             for _step, old in _complete(folder)[: -self.limit] if self.limit else []:
                 (old / COMPLETE).unlink()  # a removal cut short leaves a torn checkpoint, not one that looks whole
                 shutil.rmtree(old)

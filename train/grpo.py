@@ -178,9 +178,12 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     args, options = stage.args, stage.options
     check_launch(args, "train/grpo.py")
     state = PartialState()
-    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems, stage.precision.source)
+    run = RunFolder(
+        args.output_dir, stage.settings, state.is_main_process, options.problems, stage.precision.source, stage.course
+    )
     if (summary := run.finished()) is not None:
         return summary
+    stage.resumption.confirm(run.main)
     prepare(stage, run.main)
     vlm = load_for_training(options)
     sifted = Sifted()

@@ -16,6 +16,7 @@ from transformers.integrations.deepspeed import (
 )
 
 from train.data import reader_of
+from train.processes import world_size
 from vlm.chat import encode
 from vlm.errors import UserError
 from vlm.forward_arguments import cache_of
@@ -24,11 +25,6 @@ from vlm.load import VLM
 BLANK_SIDE = 64
 AT_ONCE = 1 << 24  # weights of a tensor that are summed together, in float64
 NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-def world_size() -> int:
-    """The number of processes that train together."""
-    return torch.distributed.get_world_size() if _distributed() else 1
 
 
 def _distributed() -> bool:

@@ -94,9 +94,12 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
     check_launch(args, "train/sft.py")
-    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset, stage.precision.source)
+    run = RunFolder(
+        args.output_dir, stage.settings, is_main_process(), options.dataset, stage.precision.source, stage.course
+    )
     if (summary := run.finished()) is not None:
         return summary
+    stage.resumption.confirm(run.main)
     prepare(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
