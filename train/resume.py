@@ -46,7 +46,7 @@ def course(settings: Mapping[str, Any], processes: int) -> dict[str, Any]:
         ``processes``, ``rows_a_step``, ``rows_a_generation`` (None but for GRPO), ``bound`` (why the number of processes must
         stay; None where it may change), ``zero`` (DeepSpeed's stage, or None) and ``deepspeed`` (its config, or None).
     """
-    rows = _rows_at_once(settings, processes)
+    rows = rows_at_once(settings, processes)
     step = rows * (settings.get(ACCUMULATION) or DEFAULTS[ACCUMULATION])
     generation = settings.get(GENERATION) or rows * (settings.get(PER_GENERATION) or step // rows)
     generates = any(settings.get(key) for key in ("problems", "num_generations", PER_GENERATION, GENERATION))
@@ -61,8 +61,8 @@ def course(settings: Mapping[str, Any], processes: int) -> dict[str, Any]:
     }
 
 
-def _rows_at_once(settings: Mapping[str, Any], processes: int) -> int:
-    """Of one forward of all processes."""
+def rows_at_once(settings: Mapping[str, Any], processes: int) -> int:
+    """The rows of one forward of all processes."""
     accelerator = settings.get("accelerator_config")
     split = (
         accelerator.get("split_batches")
@@ -206,7 +206,7 @@ def _keep_rows(
     settings: Mapping[str, Any], before: Mapping[str, Any], processes: int, folder: Path, ended: bool
 ) -> Resumption:
     """The cut under which a step, and a generation, keep their rows."""
-    rows, at_once = before["rows_a_step"], _rows_at_once(settings, processes)
+    rows, at_once = before["rows_a_step"], rows_at_once(settings, processes)
     generation = before.get("rows_a_generation") or rows
     keys = {ACCUMULATION: rows // at_once}
     if settings.get(PER_GENERATION):
