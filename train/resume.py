@@ -292,13 +292,14 @@ def _state_files(checkpoint: Path, before: Mapping[str, Any]) -> list[str]:
     """What a resume of as many processes reads besides weights and ``trainer_state.json``."""
     processes = before["processes"]
     random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
-    if before.get("zero") is not None:
+    why = before.get("bound") or ""
+    if "DeepSpeed" in why:
         latest = checkpoint / "latest"
         folder = checkpoint / (latest.read_text(encoding="utf-8").strip() if latest.is_file() else "none")
         parts = sorted(folder.glob("*_optim_states.pt"))
         states = [str(part.relative_to(checkpoint)) for part in parts] or ["the optimizer state of DeepSpeed"]
         return ["latest", *states, *random]
-    if before.get("bound") and "FSDP" in before["bound"]:
+    if "FSDP" in why:
         return ["scheduler.pt", *random]
     return ["optimizer.pt", "scheduler.pt", *random]
 

@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
 import train.sft
 from train.config import as_if
-from train.grpo import load_grpo
+from train.grpo import load_grpo, run_grpo
 from train.provenance import begun
 from train.resume import course, resumption, sizes_of
 from train.run_folder import changed_settings
@@ -403,3 +404,41 @@ def test_the_cold_start_takes_the_same_course_by_any_number_of_processes(
     assert said.count("resuming with 2 processes instead of 1: gradient_accumulation_steps 4 -> 2") == 1
     same_course(more, whole, runs)
     assert run_sft({**keys, "output_dir": str(two)})["steps"] == 5  # finished by another number
+
+
+@pytest.mark.slow
+def test_grpo_goes_on_with_the_same_prompts_by_another_number(
+    taught: Path, pictures: Path, tmp_path: Path, runs: Any
+) -> None:
+    config = {
+        **runs.BASE,
+        "model": str(taught),
+        "problems": str(pictures),
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "num_generations": 4,
+        "max_completion_length": 28,
+        "prompt_selection": {"samples": 2, "min_right": 0, "max_right": 2},
+        "max_steps": 3,
+        "log_completions": True,
+    }
+    run_grpo(config)
+    folder = tmp_path / "run"
+    choice = (folder / "choice.json").read_text()
+    prompts = {step: prompts_of(folder, step) for step in (2, 3)}
+    runs.kill_after(folder, 1)
+    shutil.rmtree(folder / "completions")
+    said = torchrun("grpo", config)
+    assert "resuming with 2 processes instead of 1: gradient_accumulation_steps 2 -> 1" in said
+    assert "candidates sampled" not in said and (folder / "choice.json").read_text() == choice
+    assert runs.column(folder, "step") == [1, 2, 3]
+    assert {step: prompts_of(folder, step) for step in (2, 3)} == prompts
+    mark = json.loads((folder / "checkpoint-3" / "complete").read_text())
+    assert (mark["processes"], mark["rows_a_step"], mark["rows_a_generation"]) == (2, 8, 8)
+
+
+def prompts_of(folder: Path, step: int) -> list[str]:
+    """The prompts of a step's responses, in any order."""
+    table = pandas.read_parquet(folder / "completions" / f"completions_{step:05d}.parquet")
+    return sorted(table["prompt"].astype(str))
