@@ -357,6 +357,25 @@ def test_refusals_come_before_the_model_loads(
         run_sft({**command, "gradient_accumulation_steps": 1})
 
 
+def test_a_check_says_how_a_run_would_be_resumed(
+    tiny_vlm_dir: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    keys = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "output_dir": str(folder)}
+    keys |= {"per_device_train_batch_size": 1}
+    (tmp_path / "sft.json").write_text(json.dumps(keys))
+    command = ["--config", str(tmp_path / "sft.json"), "--check"]
+    interrupted(folder, keys, 2)
+    assert sft_main(command) == 0
+    said = capsys.readouterr().out
+    assert "note    resume: resuming with 1 process instead of 2: gradient_accumulation_steps 1 -> 2" in said
+    assert "rows_a_step 2" in said
+    assert sft_main([*command, "--gpus", "2"]) == 0 and "resume" not in capsys.readouterr().out
+    assert sft_main([*command, "--gpus", "3"]) == 1
+    assert "error   resume: A step of the interrupted run in" in capsys.readouterr().out
+
+
 def test_a_generation_keeps_its_rows_in_grpo(pictures: Path, tmp_path: Path) -> None:
     """4 rows of one process alone are no whole group of 8, which TRL would refuse."""
     cut = {"per_device_train_batch_size": 4, "num_generations": 8}
