@@ -234,7 +234,11 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
         from reward.worker import cores
 
         found["answer_workers"] = cores()
-    with exam.noted("The stages of the main job cannot be prepared"):
+    from train.processes import as_one_process, refuse_several
+
+    with exam.noted("The variables of a launcher cannot be read"):
+        refuse_several("reflection-v run")
+    with exam.noted("The stages of the main job cannot be prepared"), as_one_process():
         from reflection_v.config import load_run_config
         from reflection_v.stages import Pipeline
         from train.grpo import load_grpo

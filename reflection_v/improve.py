@@ -29,6 +29,7 @@ from reflection_v.config import checked
 from reflection_v.files import make_folder
 from train.config import merge, read_config
 from train.precision import KEYS, Precision, default, stated
+from train.processes import refuse_several
 from train.provenance import begun
 from vlm.errors import ConfigError, UserError
 from vlm.folders import lock, read_record, refuse_foreign
@@ -105,6 +106,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
         UserError: a model or a set cannot be read, another config began in this folder, or no answer could be kept; several GPUs,
             or DeepSpeed: the rounds are one process on one device.
     """
+    refuse_several("improve")
     out = Path(config.out)
     refuse_foreign(out, ("config.json", "improve.json", "round-*"), _is_improve, "improve run")
     make_folder(out)

@@ -22,6 +22,7 @@ from reward.files import REWARD_FILES, changed_files, reward_files
 from train.config import FileKeys, check_keys, merge, read_config
 from train.packages import require_packages
 from train.precision import comparable
+from train.processes import refuse_several
 from train.provenance import git_revision
 from vlm.api_key import refuse_passwords
 from vlm.errors import ConfigError
@@ -74,6 +75,7 @@ def run_all(
         model, reasoner, problems, heldout: in place of the config's.
         only, redo: see ``reflection_v.run.run_stages``, also for what is raised.
     """
+    refuse_several("run")
     path = config_path or bundled_config()
     config = load_run_config(path, model=model, reasoner=reasoner)
     if problems is not None:

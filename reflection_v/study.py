@@ -30,6 +30,7 @@ from reflection_v.config import checked
 from reflection_v.files import make_folder
 from reflection_v.study_start import Start, prepare
 from train.config import merge, parse_arguments, read_config
+from train.processes import refuse_several
 from vlm.errors import ConfigError, UserError
 from vlm.folders import lock
 from vlm.identity import fingerprint
@@ -115,6 +116,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     from train.config import build
     from train.grpo import load_grpo
 
+    refuse_several("the study")
     config = checked(StudyConfig, merge(read_config(path), overrides or {}), path)
     for key in ("run", "out"):
         if not getattr(config, key):

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from train.provenance import COMPLETE
+from train.resume import course, sizes_of
 from vlm.errors import UserError
 from vlm.folders import read_record
 from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
@@ -60,8 +61,9 @@ class KeepCheckpoints(TrainerCallback):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
         if args.should_save:
-            write_json_atomic(_folder(args, state) / COMPLETE, {**self.mark, "step": state.global_step})
-            folder = Path(args.output_dir)
+            folder, checkpoint = Path(args.output_dir), _folder(args, state)
+            mark = {**self.mark, "step": state.global_step, **course(vars(args), args.world_size)}
+            write_json_atomic(checkpoint / COMPLETE, {**mark, "files": sizes_of(checkpoint)})
             for _step, old in _complete(folder, self.mark.get("run"))[: -self.limit] if self.limit else []:
                 _remove(old)
 
@@ -121,11 +123,6 @@ def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: boo
         for path in folder.glob(f"{REMOVED}{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(path)
     return (complete[-1][1], complete[-1][0]) if complete else None
-
-
-def read_mark(checkpoint: Path) -> dict[str, Any]:
-    """What the mark of a complete checkpoint says; {} for one of an earlier version."""
-    return read_record(checkpoint / COMPLETE)
 
 
 def _is_of_run(mark: Path, run: str | None) -> bool:

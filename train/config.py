@@ -25,6 +25,8 @@ from configs import bundled_config
 from configs.versions import is_installed
 from train.packages import needs
 from train.precision import Choice, Precision, resolve
+from train.processes import joining, settle_processes
+from train.resume import Resumption, course, resumption
 from vlm.api_key import check_variable, refuse_passwords
 from vlm.errors import ConfigError, UserError
 
@@ -308,13 +310,16 @@ def _for_processes(trl_class: type) -> type:
 class Stage:
     """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record).
 
-    In ``settings`` the precision is the resolved one.
+    In ``settings`` the precision is the resolved one. ``course`` (``train.resume.course``) is that of ``args``, in which
+    ``resumption`` has changed what keeps the rows of a step.
     """
 
     args: Any
     options: Any
     settings: dict[str, Any]
     precision: Precision
+    course: dict[str, Any]
+    resumption: Resumption
 
 
 def load_stage(
@@ -334,7 +339,8 @@ def load_stage(
         refused: keys of TRL that another key of this project stands for, with the reason.
 
     Raises:
-        ConfigError: anything wrong with a key, a type or a value, in one sentence.
+        ConfigError: anything wrong with a key, a type or a value, in one sentence; or see ``train.processes``.
+        UserError: the other processes do not come.
     """
     where = str(file_of(source) or "the config")
     given = merge(read_config(source), overrides)
@@ -359,13 +365,20 @@ def load_stage(
     if precision.name in get_args(Choice):
         settings["precision"] = precision.name
     options = build(options_class, ours, where)
+    processes = settle_processes()  # TRL's arguments open the process group
+    count = _PROCESSES.get() or processes.count
+    resumed = resumption(settings, count)
+    theirs |= resumed.keys
     try:
-        with warnings.catch_warnings():  # TRL itself sets the key under its former name
+        with warnings.catch_warnings(), joining(processes):
+            # TRL itself sets the key under its former name
             warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
             args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
     except (ValueError, TypeError, ImportError) as error:
+        if resumed.refusal is not None:  # the likelier reason
+            raise resumed.refusal from None
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
-    return Stage(args, options, settings, precision)
+    return Stage(args, options, settings, precision, course(vars(args), count), resumed)
 
 
 def _deepspeed_file(name: str, where: str) -> str:

@@ -23,6 +23,7 @@ from vlm.jsonl import is_unicode, read_jsonl
 from vlm.load import VLM
 from vlm.problem import image_path
 
+FILLER = -1
 IGNORED = -100
 EXAMPLES = 5
 TEMPLATE_TOKENS = 64
@@ -221,20 +222,22 @@ class Collator:
     """Rows to a batch: the prompt encoded by ``vlm.chat.encode`` itself, the completion's tokens appended to it.
 
     Prompt and completion are tokenized apart, because that is how they meet at inference: the model never sees a token that
-    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the pictures.
+    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the pictures. Nothing is
+    learned of the index ``FILLER``.
     """
 
     def __init__(self, rows: Sequence[Row], vlm: VLM) -> None:
         self.rows, self.reader, self.end = rows, reader_of(vlm), end_of_turn(vlm)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = [self.rows[feature["index"]] for feature in features]
+        rows = [self.rows[max(feature["index"], 0)] for feature in features]
         answers = [self.completion(row) for row in rows]
         pictures = [[open_image(image) for image in row.images] for row in rows]
         batch = dict(encode(self.reader, [row.prompt for row in rows], pictures, [ids for ids, _ in answers]))
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for index, (_, wanted) in enumerate(answers):
-            labels[index, -len(wanted) :] = torch.tensor(wanted)
+            if features[index]["index"] != FILLER:
+                labels[index, -len(wanted) :] = torch.tensor(wanted)
         return {**batch, "labels": labels}
 
     def completion(self, row: Row) -> tuple[list[int], list[int]]:

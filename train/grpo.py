@@ -191,8 +191,9 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
         state.is_main_process,
         options.problems,
         options.model,
-        stage.precision.source,
-        _reward_files(options),
+        precision_source=stage.precision.source,
+        course=stage.course,
+        files=_reward_files(options),
     )
     with run.locked():
         summary = run.finished()
@@ -201,6 +202,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
 
 def _train(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
     args, options = stage.args, stage.options
+    stage.resumption.confirm(run.main)
     prepare(stage, run.main)
     vlm = load_for_training(options)
     sifted = Sifted()

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import os
 import shutil
 import sys
 import warnings
@@ -23,8 +22,10 @@ from train.lora import merge_adapter
 from train.options import ModelOptions
 from train.packages import require_packages
 from train.precision import announce
+from train.processes import is_main_process, read_processes
 from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
+from train.resume import begin_random_numbers
 from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
 from vlm.errors import UserError, memory_error
@@ -43,6 +44,8 @@ STAGE_DEFAULTS: dict[str, Any] = {
 }
 STAGE_REFUSED = {
     "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
+    "save_only_model": "an interrupted run could not be resumed from such checkpoints; save_total_limit: 1 keeps only one, and the "
+    "finished model is stored without optimizer anyway.",
     "remove_unused_columns": "the rows are this project's own and no column is unused.",
     "model_init_kwargs": "use 'model' and 'dtype'.",
     "hub_token": "a token must not stand in a config, which is kept in the run's folder: export it as HF_TOKEN.",
@@ -61,7 +64,7 @@ def check_launch(args: Any, script: str) -> None:
     require_packages(args)
     gpus = max(1, args.n_gpu)
     launcher = f"deepspeed --num_gpus {gpus} {script} --config ..."
-    if args.deepspeed and "RANK" not in os.environ:
+    if args.deepspeed and not read_processes().launched:
         remedy = (
             f"start it with '{launcher}', or leave deepspeed out" if script else "leave deepspeed out of its config"
         )
@@ -136,7 +139,7 @@ def run_trainer(
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if run.main and options.gpus not in (None, world_size()):
+    if run.main and checkpoint is None and options.gpus not in (None, world_size()):
         print(
             f"this config is meant for {options.gpus} processes, not {world_size()}: a step takes other rows",
             flush=True,
@@ -146,7 +149,7 @@ def run_trainer(
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     sigterm = StopOnSigterm()
     trainer.add_callback(sigterm)
-    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run"), "processes": world_size()}))
+    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run")}))
     with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.
@@ -156,6 +159,8 @@ def run_trainer(
             return checkpoint[1]
         if checkpoint is not None and run.main:
             print(f"resuming from step {checkpoint[1]}", flush=True)
+        if checkpoint is not None:
+            begin_random_numbers(trainer.args, *checkpoint)
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         state = trainer.state
         if state.global_step < state.max_steps:
@@ -197,11 +202,6 @@ def training_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def is_main_process() -> bool:
-    """Whether this process writes files and talks (rank 0)."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, Any]], load: Callable[..., Any]) -> int:
     """``main`` of a stage: parse, then check, plan or run; a user's mistake is a sentence and an exit code.
 
@@ -210,9 +210,9 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
     from train.preflight import run_preflight, take_flags
 
     watch_sigterm()
-    if is_main_process():
-        warn_outside_range()
     try:
+        if is_main_process():
+            warn_outside_range()
         rest, wanted = take_flags(list(sys.argv[1:] if argv is None else argv))
         config, overrides = parse_arguments(rest, name)
         if wanted["check"] or wanted["plan"]:

@@ -22,13 +22,13 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from train.config import Stage, as_if, merge, read_config
 from train.data import Row, read_rows
-from train.launch import is_main_process
 from train.lora import check_lora
 from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions, ModelOptions
 from train.packages import missing_packages
 from train.plan import GB, GPU_MEMORY, make_plan, zero_of
 from train.precision import resolve, stated
+from train.processes import as_one_process, is_main_process, settle_processes, world_size
 from train.ranks import mixed
 from train.reader import Reader, load_reader, skeleton
 from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
@@ -75,12 +75,13 @@ def check(stage: Stage) -> Report:
     unset_hf_deepspeed_config()  # as in make_plan: the config's skeleton is made whole
     report, began = Report(), time.monotonic()
     args, options = stage.args, stage.options
-    world = options.gpus or int(os.environ.get("WORLD_SIZE", "1"))
+    world = options.gpus or world_size()
     here = torch.accelerator.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"
     for sentence in missing_packages(args):
         report.add("error" if here else "note", "packages", sentence)
     if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
         report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
+    _resume(report, stage, world)
     reader: Reader | None = None
     try:
         reader = load_reader(options)
@@ -108,6 +109,15 @@ def check(stage: Stage) -> Report:
         "seconds": round(time.monotonic() - began, 2),
     }
     return report
+
+
+def _resume(report: Report, stage: Stage, world: int) -> None:
+    """What a run in ``output_dir`` is resumed with; a launcher's number of processes is known only where it is stated."""
+    known = stage.options.gpus or world > 1 or not stage.args.deepspeed
+    if stage.resumption.refusal is not None:
+        report.add("error" if known else "note", "resume", str(stage.resumption.refusal))
+    elif stage.resumption.said is not None:
+        report.add("note", "resume", stage.resumption.said)
 
 
 def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
@@ -220,7 +230,7 @@ def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
     weights, trainable = plan.facts["weights"], plan.facts["trainable"]
     width = 4 if stage.options.dtype == "float32" and not args.deepspeed else 2
     saved = weights * width if stage.options.lora is None else trainable * 4
-    one = saved + (trainable * 12 if args.save_strategy != "no" and not args.save_only_model else 0)
+    one = saved + (trainable * 12 if args.save_strategy != "no" else 0)
     kept = (
         0 if args.save_strategy == "no" else (args.save_total_limit or 10) + 1
     )  # the old one goes after the new one is whole
@@ -233,8 +243,8 @@ def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
         report.add(
             level,
             "disk",
-            f"Checkpoints want {wanted / GB:.0f} GB and {folder} has {free / GB:.0f} GB: lower save_total_limit, set "
-            "save_only_model: true (which cannot resume), or choose another output_dir.",
+            f"Checkpoints want {wanted / GB:.0f} GB and {folder} has {free / GB:.0f} GB: lower save_total_limit "
+            "or choose another output_dir.",
         )
 
 
@@ -265,8 +275,10 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
     # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
     given = merge(read_config(config), overrides)
     gpus = given.get("gpus")
+    processes = settle_processes().count
     overrides = {**overrides, **_precision_of_the_run(given, config)}
-    with as_if(gpus if isinstance(gpus, int) and gpus > 0 else None):
+    # Each process of a launcher looks by itself: nothing is exchanged, and nobody need be waited for.
+    with as_one_process(), as_if(gpus if isinstance(gpus, int) and gpus > 0 else processes):
         stage = load(config, {**overrides, "use_cpu": True})
     said: dict[str, Any] = {}
     passed = True

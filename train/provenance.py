@@ -1,7 +1,6 @@
 """What a run is known by: config, versions, git revision, seed, data hash. No heavy imports: the front door uses it too."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +8,8 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from train.processes import world_size
 
 COMPLETE = "complete"
 """The file that marks a checkpoint as whole."""
@@ -52,7 +53,7 @@ def data_sha256(path: str | Path) -> str:
 
 def begun(folder: str | Path) -> bool:
     """Whether a run folder holds anything that a resume would build on: checkpoints, sampled pass rates, an ended run."""
-    parts = (f"checkpoint-*/{COMPLETE}", "choice.json", "pass_rates.jsonl", "summary.json")
+    parts = (f"checkpoint-*/{COMPLETE}", "choice.json", "pass_rates*.jsonl", "summary.json")
     return any(True for part in parts for _ in Path(folder).glob(part))
 
 
@@ -64,5 +65,5 @@ def provenance(settings: Mapping[str, Any], data: str | Path) -> dict[str, Any]:
         "git": git_revision(),
         "seed": settings.get("seed", 42),  # TRL's default
         "data_sha256": data_sha256(data),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": world_size(),
     }

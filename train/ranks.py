@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers.integrations.deepspeed import (
     deepspeed_config,
     is_deepspeed_zero3_enabled,
@@ -16,6 +17,7 @@ from transformers.integrations.deepspeed import (
 )
 
 from train.data import reader_of
+from train.processes import world_size
 from vlm.chat import encode
 from vlm.errors import UserError
 from vlm.forward_arguments import cache_of
@@ -24,11 +26,6 @@ from vlm.load import VLM
 BLANK_SIDE = 64
 AT_ONCE = 1 << 24  # weights of a tensor that are summed together, in float64
 NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-def world_size() -> int:
-    """The number of processes that train together."""
-    return torch.distributed.get_world_size() if _distributed() else 1
 
 
 def _distributed() -> bool:
@@ -159,6 +156,29 @@ def mixed(pictures: Sequence[int], processes: int, zero3: bool) -> bool:
             "them with others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
         )
     return True
+
+
+def fillers(rows: int, rows_at_once: int) -> int:
+    """How many rows without labels several processes need at the end of an epoch, so that each has as many batches.
+
+    accelerate would repeat the first rows of the epoch instead, and these would count twice: the course would depend on the
+    number of processes.
+    """
+    return -rows % rows_at_once if world_size() > 1 else 0
+
+
+class FilledSampler(Sampler[int]):
+    """The indices of ``sampler``, and then ``further`` ones."""
+
+    def __init__(self, sampler: Any, further: range) -> None:
+        self.sampler, self.further = sampler, further
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from self.further
+
+    def __len__(self) -> int:
+        return len(self.sampler) + len(self.further)
 
 
 def check_weights(model: nn.Module) -> None:

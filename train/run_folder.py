@@ -19,6 +19,8 @@ from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
 from train.precision import KEYS, default, device_type, stated
 from train.provenance import data_sha256, provenance
+from train.resume import CUT, changed_deepspeed, read_course
+from train.resume import course as course_of
 from vlm.errors import UserError
 from vlm.folders import is_bystander, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
@@ -33,7 +35,6 @@ FREE = {
 }
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
-CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")  # of one batch: the product is what counts
 
 
 class Log(TrainerCallback):
@@ -74,6 +75,7 @@ class RunFolder:
 
     Args:
         precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
+        course: see ``train.resume``; kept beside the settings too.
         files: the checksums of the user's own rewards (``reward.files.reward_files``); kept there too.
 
     Raises:
@@ -88,10 +90,12 @@ class RunFolder:
         data: str | Path,
         model: str,
         precision_source: str | None = None,
+        course: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
         self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
+        self.course = dict(course) if course is not None else course_of(self.settings, 1)
         self.files = {REWARD_FILES: dict(files)} if files else {}
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
@@ -124,15 +128,13 @@ class RunFolder:
             UserError: what is here has other settings, began from another model, or was trained on other data.
         """
         summary = self.path / "summary.json"
-        ended = summary.exists()
-        if (
-            not ended
-            and last_checkpoint(self.path, remove_torn=False) is None
-            and not (self.path / "choice.json").exists()
-        ):
+        ended, checkpoint = summary.exists(), last_checkpoint(self.path, remove_torn=False)
+        if not ended and checkpoint is None and not (self.path / "choice.json").exists():
             return None
-        known = self.before
-        changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        known, changed = self.before, []
+        if known or ended:
+            before = read_course(known, checkpoint[0] if checkpoint else None)
+            changed = changed_settings(known.get("settings", {}), self.settings, before, self.course)
         changed += [f"the file {name}" for name in changed_files(known, self.files)]
         if (began_from := known.get("model_sha256")) is not None:  # a model may have been moved, but not changed
             changed = [key for key in changed if key != "model"]
@@ -165,6 +167,7 @@ class RunFolder:
                 **provenance(self.settings, self.data),
                 "model_sha256": self.model_sha256,
                 "precision_source": self.precision_source,
+                "course": self.course,
                 **self.files,
             }
             write_json_atomic(self.path / "settings.json", self.known)
@@ -199,13 +202,26 @@ def _is_training_run(folder: Path) -> bool:
     return only_probed or {"settings", "versions"} <= read_record(folder / "settings.json").keys()
 
 
-def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The keys under which a run would take another course than the one that began."""
+def changed_settings(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    course_before: Mapping[str, Any] | None = None,
+    course_now: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The keys under which a run would take another course than the one that began.
+
+    Args:
+        course_before, course_now: see ``train.resume.course``; those of one process where not given.
+    """
     free = {*FREE, *KEYS}
     keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
     changed = [key for key in keys if before.get(key) != now.get(key)]
-    if "steps_per_generation" not in now and "generation_batch_size" not in now:
-        rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
-        changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
+    courses = [course_before or course_of(before, 1), course_now or course_of(now, 1)]
+    rows = [(one["rows_a_step"], one.get("rows_a_generation") or one["rows_a_step"]) for one in courses]
+    if rows[0] == rows[1]:
+        changed = [key for key in changed if key not in CUT]
+    if all(one.get("deepspeed") for one in courses):  # what the file says counts, not where it lies
+        changed = [key for key in changed if key != "deepspeed"]
+        changed += changed_deepspeed(courses[0]["deepspeed"], courses[1]["deepspeed"])
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
     return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 from train.checkpoints import EpochSampler
 from train.config import Stage, load_stage
-from train.data import Collator, read_rows
+from train.data import FILLER, Collator, read_rows
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
@@ -36,7 +36,9 @@ from train.launch import (
 )
 from train.lora import lora_config, say_coverage
 from train.options import SftOptions
-from train.ranks import read_blank_pictures
+from train.processes import world_size
+from train.ranks import FilledSampler, fillers, read_blank_pictures
+from train.resume import rows_at_once
 from train.run_folder import RunFolder
 from vlm.jsonl import write_json_atomic
 
@@ -60,16 +62,25 @@ SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
 
 
 class ColdStartTrainer(SFTTrainer):
-    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card."""
+    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        fillers: so many rows at the end of the data set stay at the end of every epoch (``train.ranks.fillers``).
+    """
+
+    def __init__(self, *args: Any, fillers: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fillers = fillers
         # Vision-language models declare that they take no token count, so Trainer would average the means of processes and of
         # accumulated batches, whatever their lengths. TRL's loss does not ask the model: it divides by the count itself.
         self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return EpochSampler(super()._get_train_sampler(train_dataset), self.args.seed, lambda: self.state)
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
+        rows = len(dataset) - self.fillers
+        own = dataset.select(range(rows)) if self.fillers else dataset
+        sampler = EpochSampler(super()._get_train_sampler(own), self.args.seed, lambda: self.state)
+        return FilledSampler(sampler, range(rows, len(dataset))) if self.fillers else sampler
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
@@ -95,7 +106,13 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     args, options = stage.args, stage.options
     check_launch(args, "train/sft.py")
     run = RunFolder(
-        args.output_dir, stage.settings, is_main_process(), options.dataset, options.model, stage.precision.source
+        args.output_dir,
+        stage.settings,
+        is_main_process(),
+        options.dataset,
+        options.model,
+        precision_source=stage.precision.source,
+        course=stage.course,
     )
     with run.locked():
         summary = run.finished()
@@ -104,6 +121,7 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
 
 def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
+    stage.resumption.confirm(run.main)
     prepare(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
@@ -122,10 +140,12 @@ def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
     adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
     if run.main:
         say_coverage(options.lora, adapters, vlm.model)
+    filled = 0 if args.dataloader_drop_last else fillers(len(rows), rows_at_once(vars(args), world_size()))
     trainer = ColdStartTrainer(
         model=vlm.model,
         args=args,
-        train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
+        fillers=filled,
+        train_dataset=Dataset.from_dict({"index": [*range(len(rows)), *[FILLER] * filled]}),
         data_collator=Collator(rows, vlm),
         processing_class=vlm.processor,
         peft_config=adapters,

@@ -162,7 +162,9 @@ def test_a_run_is_not_gone_on_with_under_an_edited_reward(
     monkeypatch.chdir(tmp_path / "elsewhere")
 
     stage = train.grpo.load_grpo(config)
-    run = RunFolder(out, stage.settings, True, pictures, stage.options.model, files=train.grpo._reward_files(stage.options))
+    run = RunFolder(
+        out, stage.settings, True, pictures, stage.options.model, files=train.grpo._reward_files(stage.options)
+    )
     run.begin()
     (out / saved).write_text('{"steps": 1}')
 

@@ -46,15 +46,16 @@ def keys(tiny_vlm_dir: Path, taught: Path, pictures: Path, runs: Any) -> dict[st
     return {"sft": {**runs.BASE, **sft}, "grpo": {**runs.BASE, **grpo}}
 
 
-def start(stage: str, config: dict[str, Any], folder: Path, zero: int) -> "subprocess.Popen[str]":
-    """``deepspeed --num_accelerators 2 train/STAGE.py``, as a process group of its own that prints into ``log.txt``."""
+def start(stage: str, config: dict[str, Any], folder: Path, zero: int, ranks: int = 2) -> "subprocess.Popen[str]":
+    """``deepspeed --num_accelerators RANKS train/STAGE.py``, as a process group of its own that prints into ``log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.parent / f"{folder.name}.json"  # JSON is YAML
     file.write_text(json.dumps(config))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2", "--master_port", str(port)]
+    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
+    launcher += ["--master_port", str(port)]
     keys = ["--config", str(file), "--output_dir", str(folder), "--deepspeed", f"configs/deepspeed/zero{zero}.json"]
     environment = {
         **os.environ,
@@ -163,6 +164,24 @@ def test_a_killed_rank_ends_the_launcher_and_the_run_goes_on(
     assert runs.column(killed, "step") == [1, 2, 3, 4, 5, 6]
     for name in ("loss", "entropy"):
         assert runs.column(killed, name) == pytest.approx(runs.column(tmp_path / "whole", name), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [2, 3])
+def test_another_number_of_ranks_is_refused_and_the_way_on_is_one(
+    zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+) -> None:
+    folder, config = tmp_path / "run", {**keys["sft"], "max_steps": 2}
+    launch("sft", config, folder, zero)
+    runs.kill_after(folder, 1)
+    assert ended(start("sft", config, folder, zero, ranks=1)) not in (0, None)
+    log = (folder / "log.txt").read_text()
+    assert "Traceback" not in log and "1 process cannot resume, since DeepSpeed divides the optimizer state" in log
+    assert f"start it with 2 processes, or begin another output_dir with model: {folder / 'checkpoint-1'}" in log
+    launch("sft", config, folder, zero)  # the first way
+    assert runs.column(folder, "step") == [1, 2]
+    run_sft({**config, "output_dir": str(tmp_path / "on"), "model": str(folder / "checkpoint-1"), "max_steps": 1})
+    assert runs.column(tmp_path / "on", "step") == [1]  # the second
 
 
 def children(pid: int) -> list[int]:

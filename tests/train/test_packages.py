@@ -112,6 +112,9 @@ def test_a_stage_says_which_releases_were_not_tested(
     site.project("numpy<0.2,>=0.1")
     line = "is newer than what was tested, 0.1"
     missing = ["--config", str(tmp_path / "missing.yaml")]
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert command(missing, "train/sft.py", run_sft, load_sft) == 2 and line not in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
