@@ -63,6 +63,12 @@ def _complete(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(step), path) for path in paths if (step := path.name.rpartition("-")[2]).isdigit())
 
 
+def complete_before(checkpoint: Path) -> list[Path]:
+    """The complete checkpoints beside ``checkpoint`` that have fewer steps, in order."""
+    step = int(checkpoint.name.rpartition("-")[2])
+    return [path for other, path in _complete(checkpoint.parent) if other < step]
+
+
 def is_final(checkpoint: Path) -> bool:
     """Whether training had reached its last step: a kill between the last checkpoint and the end of the run."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from configs.machine import cores_a_rank
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, is_final, publish
 from train.config import Stage, parse_arguments
+from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.options import ModelOptions
 from train.packages import require_packages
@@ -38,6 +39,7 @@ STAGE_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "report_to": "none",
     "disable_tqdm": True,  # one line a logged step instead, readable in a file too
+    "logging_nan_inf_filter": False,  # the run stops at such a loss (train.finite); the filter would wait for the GPU once more
     "remove_unused_columns": False,  # the data set holds row numbers, and the pictures are opened where they are needed
 }
 STAGE_REFUSED = {
@@ -102,6 +104,7 @@ def load_for_training(options: ModelOptions) -> VLM:
     join_deepspeed()
     vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **given)
     keep_names(vlm.model)
+    check_start(vlm)
     freeze(vlm.model, vlm.name, options.freeze_vision, options.freeze_merger)
     return vlm
 
@@ -137,9 +140,11 @@ def run_trainer(
     trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     trainer.add_callback(KeepCheckpoints(limit))
+    trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     with training_errors(run.path):
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.
+            check_published(checkpoint[0])
             if run.main:
                 publish(checkpoint[0], run.path)
             _merge(trainer.args, run, options)

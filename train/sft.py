@@ -10,7 +10,7 @@ features); over-long rows are dropped and counted instead.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from trl import SFTConfig, SFTTrainer
 
 from train.checkpoints import EpochSampler
 from train.config import Stage, load_stage
-from train.data import Collator, read_rows
+from train.data import Collator, Row, read_rows
+from train.finite import FiniteTrainer, Numbered, shortened
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
@@ -59,17 +60,25 @@ REFUSED = {
 SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
 
 
-class ColdStartTrainer(SFTTrainer):
-    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card."""
+class ColdStartTrainer(FiniteTrainer, SFTTrainer):
+    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        rows: those to train on; a batch says their numbers (``train.finite.Numbered``).
+    """
+
+    def __init__(self, *args: Any, rows: Sequence[Row], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.rows = rows
         # Vision-language models declare that they take no token count, so Trainer would average the means of processes and of
         # accumulated batches, whatever their lengths. TRL's loss does not ask the model: it divides by the count itself.
         self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return EpochSampler(super()._get_train_sampler(train_dataset), self.args.seed, lambda: self.state)
+
+    def row_names(self, numbers: Sequence[int]) -> str:
+        return "rows " + shortened([str(self.rows[number].line) for number in numbers])
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
@@ -119,9 +128,10 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         model=vlm.model,
         args=args,
         train_dataset=Dataset.from_dict({"index": list(range(len(rows)))}),
-        data_collator=Collator(rows, vlm),
+        data_collator=Numbered(Collator(rows, vlm)),
         processing_class=vlm.processor,
         peft_config=adapters,
+        rows=rows,
     )
     run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish({**_summary(run.rows(), data), "precision": stage.precision.name})
