@@ -253,6 +253,12 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         columns = combine(
             rows, self.composition, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
         )
+        for name, column in columns.items():
+            if column.isinf().any():  # TRL would make 0 of every advantage of that group, without a word
+                raise UserError(
+                    f"At step {self.state.global_step + 1} the reward '{name}' is infinite for a response, and its group would teach "
+                    "nothing: give it the weight 0 and report it, with the row of log.jsonl before."
+                )
         for name, value in metrics(rows, size).items():
             self._metrics[mode][name].append(value)
         return torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)

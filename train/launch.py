@@ -173,6 +173,8 @@ def training_errors(folder: Path) -> Iterator[None]:
             "The accelerator's memory is full: lower per_device_train_batch_size (and raise gradient_accumulation_steps), turn "
             "on gradient_checkpointing, or use configs/deepspeed/zero3.json."
         ) from None
+    except UserError:
+        raise
     except Exception as error:
         # The savers wrap a full disk in errors of their own, so the disk itself is asked.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
