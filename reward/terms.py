@@ -6,6 +6,10 @@ from typing import Literal, get_args
 
 from reward.rewards import GATED
 
+SMALLEST, LARGEST = 1e-12, 1e6
+"""Of a weight that is not 0 and of a std, in absolute value: times scores of ``reward.user.MAX_SCORE`` they stay within float32,
+whose squares must not overflow in the standard deviation of a group, nor vanish."""
+
 Gate = Literal["right", "format", "none"]
 GATES: tuple[str, ...] = get_args(Gate)
 
@@ -36,6 +40,11 @@ def terms_of(rewards: Mapping[str, "float | Term | Mapping[str, object]"]) -> di
         else:
             terms[name] = said if isinstance(said, Term) else Term(float(said))
     return terms
+
+
+def in_range(value: float) -> bool:
+    """Whether a weight or a std can be computed with."""
+    return SMALLEST <= abs(value) <= LARGEST
 
 
 def source_of(name: str) -> str:

@@ -21,6 +21,9 @@ __all__ = ["UserReward", "is_user_reward"]
 SECONDS = 10.0
 """Of the clock, for one response: a reward may well wait for a server."""
 MAX_PARTS = 50
+MAX_SCORE = 1e6
+"""Of a score, either sign. Advantages are float32: beyond this the other terms of the sum are rounded away, and from 1e19 on the
+standard deviation of a group overflows, all its advantages are 0, and the step teaches nothing."""
 
 
 class UserReward:
@@ -79,8 +82,11 @@ def as_reply(function: Callable[[Rollout], Any], rollout: Rollout) -> dict[str, 
         return {"error": f"{type(error).__name__}: {error} ({Path(line.filename).name}, line {line.lineno})"}
     score = said if isinstance(said, Score) else Score(said)
     value, parts = score.value, score.parts
-    if value is not None and (isinstance(value, str) or not _finite(value)):
-        return {"error": f"it returned {said!r:.80}, and a score is a finite number, or None where it cannot judge"}
+    if value is not None and (isinstance(value, str) or not _finite(value) or abs(float(value)) > MAX_SCORE):
+        return {
+            "error": f"it returned {said!r:.80}, and a score is a number from {-MAX_SCORE:,.0f} to {MAX_SCORE:,.0f}, or None where "
+            "it cannot judge"
+        }
     if not isinstance(parts, dict) or len(parts) > MAX_PARTS or not all(map(_finite, parts.values())):
         return {"error": f"its parts must be at most {MAX_PARTS} finite numbers by name"}
     numbers = {str(part): float(number) for part, number in parts.items()}
@@ -90,5 +96,5 @@ def as_reply(function: Callable[[Rollout], Any], rollout: Rollout) -> dict[str, 
 def _finite(value: Any) -> bool:
     try:
         return math.isfinite(float(value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a whole number may be larger than any float
         return False

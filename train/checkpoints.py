@@ -113,7 +113,7 @@ def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: boo
     if remove_torn:
         whole = {path for _, path in complete}
         others = [path for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) if path not in whole]
-        foreign = [path for path in others if not _is_of_run(path / BEGUN, run)]
+        foreign = [path for path in others if not (_is_of_run(path / BEGUN, run) or _is_empty(path))]
         if foreign:
             raise UserError(
                 f"{foreign[0]} was not written by this run: move it out of {folder}, or choose another output_dir."
@@ -125,6 +125,11 @@ def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: boo
     return (complete[-1][1], complete[-1][0]) if complete else None
 
 
+def _is_empty(checkpoint: Path) -> bool:
+    """Whether a kill came between the making of the folder and its first mark."""
+    return checkpoint.is_dir() and all(path.name.startswith(f".{BEGUN}.") for path in checkpoint.iterdir())
+
+
 def _is_of_run(mark: Path, run: str | None) -> bool:
     return mark.is_file() and (run is None or read_record(mark).get("run") in (None, run))
 
@@ -134,6 +139,12 @@ def _complete(folder: Path, run: str | None = None) -> list[tuple[int, Path]]:
     marks = [mark for mark in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}") if _is_of_run(mark, run)]
     paths = [mark.parent for mark in marks]
     return sorted((int(step), path) for path in paths if (step := path.name.rpartition("-")[2]).isdigit())
+
+
+def complete_before(checkpoint: Path) -> list[Path]:
+    """The complete checkpoints beside ``checkpoint`` that have fewer steps, in order."""
+    step = int(checkpoint.name.rpartition("-")[2])
+    return [path for other, path in _complete(checkpoint.parent) if other < step]
 
 
 def is_final(checkpoint: Path) -> bool:

@@ -35,13 +35,17 @@ R = TypeVar("R")
 
 @dataclass
 class Row:
-    """One example of the cold start; ``images`` are absolute paths, ``masked`` character spans of ``completion``."""
+    """One example of the cold start; ``images`` are absolute paths, ``masked`` character spans of ``completion``.
+
+    ``line`` is its line in the file, from 1.
+    """
 
     prompt: list[dict[str, Any]]
     completion: str
     images: list[str] = field(default_factory=list)
     masked: list[tuple[int, int]] = field(default_factory=list)
     mode: str = "think"
+    line: int = 0
 
 
 @dataclass
@@ -133,6 +137,7 @@ def read_rows(
         except _Unusable as error:
             dropped.add(error.args[0], line, error.args[1])
         else:
+            row.line = line
             rows.append(row)
     if not rows:
         reasons = "; ".join(dropped.examples[:EXAMPLES]) or "the file holds no rows"

@@ -28,7 +28,7 @@ from trl import GRPOConfig
 
 from reward.batch import KNOWN
 from reward.files import is_user_reward, reward_files
-from reward.terms import Term, source_of, terms_of
+from reward.terms import LARGEST, SMALLEST, Term, in_range, source_of, terms_of
 from train.config import Stage, file_of, load_stage
 from train.data import reader_of
 from train.grpo_trainer import VisualGRPOTrainer
@@ -93,6 +93,8 @@ def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> 
     _reward_files(options)
     if options.reward_seconds <= 0:
         raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
+    if not 0 < options.lift_floor < math.inf:
+        raise ConfigError(f"'lift_floor' must be a number above 0, found {options.lift_floor}.")
     if options.probe_prompts < 2:
         raise ConfigError(f"'probe_prompts' must be at least 2, found {options.probe_prompts}.")
 
@@ -112,10 +114,12 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
             raise ConfigError(
                 f"Unknown reward '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {known}.")
             )
-        if not math.isfinite(term.weight):
-            raise ConfigError(f"The weight of '{name}' must be a finite number, found {term.weight}.")
-        if term.std is not None and not 0 < term.std < math.inf:
-            raise ConfigError(f"The std of '{name}' must be a number above 0, found {term.std}.")
+        if term.weight != 0 and not in_range(term.weight):
+            raise ConfigError(
+                f"The weight of '{name}' must be 0, or from {SMALLEST:g} to {LARGEST:,.0f} with either sign, found {term.weight}."
+            )
+        if term.std is not None and not (term.std > 0 and in_range(term.std)):
+            raise ConfigError(f"The std of '{name}' must be from {SMALLEST:g} to {LARGEST:,.0f}, found {term.std}.")
         if source_of(name) in ("accuracy", "format") and (term.gate or term.std):
             raise ConfigError(f"'{name}' is what the others are gated by and matched beside: give it a weight alone.")
     if not any(term.weight for term in terms.values()):

@@ -31,6 +31,7 @@ from reward.user import UserReward, is_user_reward
 from reward.worker import spread
 from train.checkpoints import EpochSampler
 from train.data import reader_of
+from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import donors, information
 from train.options import GrpoOptions
 from train.prompts import image_token, one_token_a_picture, problem_messages
@@ -45,7 +46,7 @@ from vlm.load import VLM
 from vlm.problem import Problem
 
 
-class VisualGRPOTrainer(GRPOTrainer):
+class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     """TRL's trainer on problems with pictures; see the module for what differs.
 
     Args:
@@ -130,6 +131,7 @@ class VisualGRPOTrainer(GRPOTrainer):
         pictures: dict[str, Any] = {}
         examples = [self._example(row["index"], pictures) for row in inputs]
         batch = super()._generate_and_score_completions(examples)
+        batch[NUMBERS] = torch.tensor([row["index"] for row in inputs])
         if self.shows_pictures:
             shown: Any = self._logs["images"]
             shown.extend(gather_object([example["images"] for example in examples]))
@@ -183,8 +185,9 @@ class VisualGRPOTrainer(GRPOTrainer):
                 if self.vllm_mode == "colocate":
                     prompt_ids = one_token_a_picture(prompt_ids, images, self.image_token)
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+        generate = partial(super()._generate_single_turn, prompt_ids, images, *args, **kwargs)
         with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
-            completion_ids, logprobs = super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+            completion_ids, logprobs = self.finite_sample(generate)
         self._keep(probe.mass, probe.lift, completion_ids)
         return completion_ids, logprobs
 
@@ -225,6 +228,10 @@ class VisualGRPOTrainer(GRPOTrainer):
     def _finished(self, ids: Sequence[int]) -> bool:
         return bool(ids) and ids[-1] in self.eos_token_ids
 
+    def row_names(self, numbers: Sequence[int]) -> str:
+        ids = [self.problems[number].id for number in numbers]
+        return "problems " + shortened(list(dict.fromkeys(ids)))
+
     # Rewards
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
@@ -246,6 +253,12 @@ class VisualGRPOTrainer(GRPOTrainer):
         columns = combine(
             rows, self.composition, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
         )
+        for name, column in columns.items():
+            if column.isinf().any():  # TRL would make 0 of every advantage of that group, without a word
+                raise UserError(
+                    f"At step {self.state.global_step + 1} the reward '{name}' is infinite for a response, and its group would teach "
+                    "nothing: give it the weight 0 and report it, with the row of log.jsonl before."
+                )
         for name, value in metrics(rows, size).items():
             self._metrics[mode][name].append(value)
         return torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)

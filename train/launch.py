@@ -18,6 +18,7 @@ from configs.machine import cores_a_rank
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
 from train.config import Stage, parse_arguments
+from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.options import ModelOptions
 from train.packages import require_packages
@@ -40,6 +41,7 @@ STAGE_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 2,
     "report_to": "none",
     "disable_tqdm": True,  # one line a logged step instead, readable in a file too
+    "logging_nan_inf_filter": False,  # the run stops at such a loss (train.finite); the filter would wait for the GPU once more
     "remove_unused_columns": False,  # the data set holds row numbers, and the pictures are opened where they are needed
 }
 STAGE_REFUSED = {
@@ -108,6 +110,7 @@ def load_for_training(options: ModelOptions) -> VLM:
     join_deepspeed()
     vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **given)
     keep_names(vlm.model)
+    check_start(vlm)
     freeze(vlm.model, vlm.name, options.freeze_vision, options.freeze_merger)
     return vlm
 
@@ -148,11 +151,13 @@ def run_trainer(
     trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     sigterm = StopOnSigterm()
+    trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     trainer.add_callback(sigterm)
     trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run")}))
     with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.
+            check_published(checkpoint[0])
             if run.main:
                 publish(checkpoint[0], run.path)
             _merge(trainer.args, run, options)
@@ -191,6 +196,8 @@ def training_errors(folder: Path) -> Iterator[None]:
             "The accelerator's memory is full: lower per_device_train_batch_size (and raise gradient_accumulation_steps), turn "
             "on gradient_checkpointing, or use configs/deepspeed/zero3.json."
         ) from None
+    except UserError:
+        raise
     except Exception as error:
         # The savers wrap a full disk in errors of their own, so the disk itself is asked.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

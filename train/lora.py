@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from train.options import MERGER_NAMES, Lora
 from train.reader import part_of
 from vlm.errors import ConfigError, UserError
+from vlm.finite import NotFinite, first_not_finite
 from vlm.load import VLM, load_vlm
 
 ADAPTER = "adapter"
@@ -276,7 +277,7 @@ def merge_adapter(folder: Path, model: str, dtype: Any) -> None:
     """Merge the adapter saved in ``folder`` into ``model`` and leave there the whole model; the adapter moves to ``adapter/``.
 
     Raises:
-        UserError: the model that the adapter was trained on cannot be loaded any more.
+        UserError: the model that the adapter was trained on cannot be loaded any more, or the merged weights are not finite.
     """
     from peft import PeftModel
 
@@ -288,4 +289,9 @@ def merge_adapter(folder: Path, model: str, dtype: Any) -> None:
         raise UserError(f"{folder} holds no adapter to merge: give the same training command again.")
     base: VLM = load_vlm(model, dtype=dtype, device="cpu")
     merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
+    if (lost := first_not_finite(merged.named_parameters())) is not None:
+        raise NotFinite(
+            f"The adapter in {adapter} is finite, but merged into {model} it makes {lost} infinite in {dtype}, so no model is "
+            "published: take dtype: float32 in another output_dir."
+        )
     merged.save_pretrained(folder)

@@ -10,7 +10,7 @@ features); over-long rows are dropped and counted instead.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from trl import SFTConfig, SFTTrainer
 
 from train.checkpoints import EpochSampler
 from train.config import Stage, load_stage
-from train.data import FILLER, Collator, read_rows
+from train.data import FILLER, Collator, Row, read_rows
+from train.finite import FiniteTrainer, Numbered, shortened
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
@@ -61,16 +62,17 @@ REFUSED = {
 SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
 
 
-class ColdStartTrainer(SFTTrainer):
+class ColdStartTrainer(FiniteTrainer, SFTTrainer):
     """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card.
 
     Args:
+        rows: those to train on; a batch says their numbers (``train.finite.Numbered``).
         fillers: so many rows at the end of the data set stay at the end of every epoch (``train.ranks.fillers``).
     """
 
-    def __init__(self, *args: Any, fillers: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rows: Sequence[Row], fillers: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fillers = fillers
+        self.rows, self.fillers = rows, fillers
         # Vision-language models declare that they take no token count, so Trainer would average the means of processes and of
         # accumulated batches, whatever their lengths. TRL's loss does not ask the model: it divides by the count itself.
         self.model_accepts_loss_kwargs = True
@@ -81,6 +83,9 @@ class ColdStartTrainer(SFTTrainer):
         own = dataset.select(range(rows)) if self.fillers else dataset
         sampler = EpochSampler(super()._get_train_sampler(own), self.args.seed, lambda: self.state)
         return FilledSampler(sampler, range(rows, len(dataset))) if self.fillers else sampler
+
+    def row_names(self, numbers: Sequence[int]) -> str:
+        return "rows " + shortened([str(self.rows[number].line) for number in numbers if number != FILLER])
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
@@ -146,9 +151,10 @@ def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
         args=args,
         fillers=filled,
         train_dataset=Dataset.from_dict({"index": [*range(len(rows)), *[FILLER] * filled]}),
-        data_collator=Collator(rows, vlm),
+        data_collator=Numbered(Collator(rows, vlm)),
         processing_class=vlm.processor,
         peft_config=adapters,
+        rows=rows,
     )
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish({**_summary(run.rows(), steps, data), "precision": stage.precision.name})

@@ -17,6 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from vlm.chat import Message, Prefix, encode, position_limit, prefix_ids
 from vlm.errors import UserError
+from vlm.finite import finite_scores
 from vlm.load import VLM
 
 T = TypeVar("T")
@@ -73,7 +74,7 @@ def generate(
         stopping: a criterion that stops the whole batch, such as ``StopSwitch``.
 
     Raises:
-        UserError: see ``vlm.chat.encode``; or a setting out of range.
+        UserError: see ``vlm.chat.encode`` and ``vlm.finite.finite_scores``; or a setting out of range.
     """
     count = len(conversations)
     temperatures = _per_row(temperature, count)
@@ -193,13 +194,15 @@ def _generate_batch(
             ),
             "streamer": streamer,
         }
-        if attention is None:
-            sequences, probe = vlm.model.generate(**call), None
-        else:
-            from vlm.attention import AttentionMass
+        with finite_scores(vlm.model, vlm.name):
+            if attention is None:
+                sequences, probe = vlm.model.generate(**call), None
+            else:
+                from vlm.attention import AttentionMass
 
-            with AttentionMass(vlm.model, **{key: value for key, value in attention.items() if key != "rows"}) as probe:
-                sequences = vlm.model.generate(**call)
+                settings = {key: value for key, value in attention.items() if key != "rows"}
+                with AttentionMass(vlm.model, **settings) as probe:
+                    sequences = vlm.model.generate(**call)
         written = []
         for row, tokens, budget, prompt in zip(rows, sequences[:, start:].tolist(), budgets, prompts, strict=True):
             end = next((place for place, token in enumerate(tokens[:budget]) if token in ends), None)

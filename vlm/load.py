@@ -70,7 +70,8 @@ def load_vlm(name: str | Path, dtype: Dtype = "float32", device: str | None = No
         processor_kwargs: for the processor, e.g. ``max_pixels=1280 * 28 * 28``.
 
     Raises:
-        UserError: no such folder, no processor in it, not a vision-language model, or weights that do not load.
+        UserError: no such folder, no processor in it, not a vision-language model, or weights that do not load or are not
+            finite.
     """
     return _load(name, dtype, device, processor_kwargs, kind="vlm")
 
@@ -92,6 +93,8 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    from vlm.finite import check_loaded
 
     limit_threads()  # every command that computes with torch comes through here
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
@@ -143,6 +146,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     # On the CPU it is already; under ZeRO-3 a move there would take the frozen weights, and not the others, off their GPU.
     if device not in ("auto", "cpu"):
         model = attempt(f"the weights onto {device}", model.to, device)
+    check_loaded(model, str(name))
     vlm = VLM(model.eval(), processor, str(name))
     vlm.tokenizer.padding_side = "left"
     if vlm.tokenizer.pad_token_id is None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from reward.rewards import Rollout, Score
-from reward.user import UserReward, as_reply, is_user_reward
+from reward.terms import LARGEST
+from reward.user import MAX_SCORE, UserReward, as_reply, is_user_reward
 from vlm.errors import ConfigError, UserError
 
 FILE = '''
@@ -90,6 +91,21 @@ def test_scores_are_checked() -> None:
     assert as_reply(lambda rollout: torch.tensor(0.5), rollout())["value"] == 0.5
     for bad in ("five", float("nan"), [1, 2], Score(1.0, {"a": float("inf")}), Score(1.0, {"a": "b"})):  # type: ignore[dict-item]
         assert "error" in as_reply(lambda rollout, bad=bad: bad, rollout())
+
+
+@pytest.mark.parametrize("score", [1e308, -1e308, 1e39, 1e30, 1.1e6, 10**400, float("inf"), float("nan")])
+def test_a_score_that_advantages_cannot_hold_is_refused(score: float) -> None:
+    """1e39 is infinite in float32, the square of 1e30 is, and beside 1e8 a format reward of 0.2 is rounded away."""
+    for said in (score, Score(score), torch.tensor(score) if abs(score) < 1e39 else score):
+        error = as_reply(lambda rollout, said=said: said, rollout())["error"]
+        assert "a score is a number from -1,000,000 to 1,000,000, or None where it cannot judge" in error
+
+
+def test_scores_and_weights_at_their_bounds_leave_advantages_finite() -> None:
+    rewards = torch.tensor([MAX_SCORE * LARGEST, -MAX_SCORE * LARGEST, 0.0, 1.0])
+    advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)  # as TRL computes them, in float32
+    assert advantages.isfinite().all() and advantages[0] > 1 > -1 > advantages[1]
+    assert as_reply(lambda rollout: -MAX_SCORE, rollout())["value"] == -MAX_SCORE
 
 
 @pytest.mark.parametrize("name", ["my_rewards.py:brief", "rewards/mine.py:a_b", "/abs/mine.py:f"])

@@ -105,7 +105,12 @@ BAD = [
     ({"acuracy": 1.0}, "did you mean 'accuracy'"),
     ({"accuracy": 1.0, "length": {"wieght": 1.0}}, "Unknown key 'wieght'"),
     ({"accuracy": 1.0, "length": {"weight": 1.0, "gate": "wrong"}}, "wanted|known|unknown"),
-    ({"accuracy": 1.0, "length": {"weight": 1.0, "std": 0.0}}, "must be a number above 0"),
+    ({"accuracy": 1.0, "length": {"weight": 1.0, "std": 0.0}}, r"std of 'length' must be from 1e-12 to 1,000,000"),
+    ({"accuracy": 1.0, "length": {"weight": 1.0, "std": float("nan")}}, "std of 'length' must be from"),
+    ({"accuracy": 1e300}, r"weight of 'accuracy' must be 0, or from 1e-12 to 1,000,000 .* found 1e\+300"),
+    ({"accuracy": 1.0, "format": -1e39}, "weight of 'format'"),
+    ({"accuracy": float("inf")}, "weight of 'accuracy'"),
+    ({"accuracy": 1e-50}, "weight of 'accuracy'"),  # 0 in float32: nothing to learn from
     ({"accuracy": {"weight": 1.0, "gate": "right"}}, "give it a weight alone"),
     ({"accuracy": 1.0, "absent.py:f": 1.0}, "there is no file"),
     ({"accuracy": 1.0, "shuffled(accuracy)": 1.0}, "Unknown reward"),
@@ -116,6 +121,12 @@ BAD = [
 def test_a_bad_composition_is_refused(keys: dict[str, Any], rewards: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         load_grpo({**keys, "rewards": rewards})
+
+
+@pytest.mark.parametrize("floor", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_lift_floor_that_cannot_be_divided_by_is_refused(keys: dict[str, Any], floor: float) -> None:
+    with pytest.raises(ConfigError, match="'lift_floor' must be a number above 0"):
+        load_grpo({**keys, "lift_floor": floor})
 
 
 def test_claims_without_facts_or_responder_are_refused(keys: dict[str, Any]) -> None:

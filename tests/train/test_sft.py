@@ -184,11 +184,13 @@ def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
     for step in (2, 10, 30):
         (tmp_path / f"checkpoint-{step}").mkdir()
         (tmp_path / f"checkpoint-{step}" / "begun").write_text("{}")
+    (tmp_path / "checkpoint-40").mkdir()
+    (tmp_path / "checkpoint-40" / ".begun.x1y2").touch()  # a kill in the middle of the first mark
     assert last_checkpoint(tmp_path, remove_torn=False) is None
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}" / "complete").touch()
     assert last_checkpoint(tmp_path) == (tmp_path / "checkpoint-10", 10)
-    assert not (tmp_path / "checkpoint-30").exists()
+    assert not (tmp_path / "checkpoint-30").exists() and not (tmp_path / "checkpoint-40").exists()
 
 
 BAD_ROWS = [
