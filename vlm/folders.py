@@ -11,8 +11,9 @@ from typing import IO, Any
 
 from vlm.errors import UserError
 
-BYSTANDERS = (".log", ".out", ".err", ".sh", ".slurm", ".sbatch", ".yaml", ".yml")
-"""Endings of files that a job leaves beside a run, and under which no stage writes anything."""
+BYSTANDERS = (".log", ".out", ".err", ".txt", ".sh", ".slurm", ".sbatch", ".yaml", ".yml")
+"""Endings of files that a job leaves beside a run, and under which no stage writes anything but ``TOKENIZER_FILES``."""
+TOKENIZER_FILES = ("vocab.txt", "merges.txt")
 BYSTANDER_FOLDERS = ("logs", "runs", "slurm", "wandb")
 
 _held: dict[Path, int] = {}  # lock files that this process holds, and how often
@@ -112,7 +113,7 @@ def is_bystander(path: Path) -> bool:
     return (
         path.name.startswith(".")
         or (path.is_dir() and path.name.startswith(BYSTANDER_FOLDERS))
-        or (path.suffix in BYSTANDERS and path.is_file())
+        or (path.suffix in BYSTANDERS and path.is_file() and path.name not in TOKENIZER_FILES)
     )
 
 

@@ -167,6 +167,32 @@ def test_a_killed_rank_ends_the_launcher_and_the_run_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("stage", "zero"), [("sft", 2), ("grpo", 3)])
+def test_sigterm_to_one_rank_stops_both_at_the_same_step_with_a_checkpoint(
+    stage: str, zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+) -> None:
+    config = {**keys[stage], "max_steps": 12, "save_steps": 100}
+    folder = tmp_path / "run"
+    process = start(stage, config, folder, zero)
+    try:
+        deadline = time.monotonic() + HANGS_AFTER
+        while not (folder / "log.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.kill(next(pid for pid in children(process.pid) if "--local_rank=1" in command_line(pid)), signal.SIGTERM)
+        assert process.wait(ENDS_WITHIN) == 75
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    (checkpoint,) = folder.glob("checkpoint-*")
+    step = int(checkpoint.name.rpartition("-")[2])
+    assert (folder / "log.txt").read_text().count(f"Stopped by SIGTERM at step {step} of 12") == 2
+    assert not (folder / "summary.json").exists() and (checkpoint / "complete").exists()
+    launch(stage, config, folder, zero)
+    assert f"resuming from step {step}" in (folder / "log.txt").read_text()
+    assert runs.column(folder, "step") == [*range(1, 13)]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [2, 3])
 def test_another_number_of_ranks_is_refused_and_the_way_on_is_one(
     zero: int, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any

@@ -72,7 +72,7 @@ def test_what_a_stage_did_not_write_is_refused_by_name(name: str, tmp_path: Path
     refuse_foreign(tmp_path, ("report.json", "answers"), ours, "evaluation")
 
 
-@pytest.mark.parametrize("name", [".lock", "train.log", "job.sh", "sft.yaml", "slurm-12.out"])
+@pytest.mark.parametrize("name", [".lock", "train.log", "job.sh", "sft.yaml", "slurm-12.out", "log.txt"])
 def test_what_a_job_leaves_beside_a_run_is_not_in_its_way(name: str, tmp_path: Path) -> None:
     (tmp_path / name).touch()
     (tmp_path / "logs").mkdir()
