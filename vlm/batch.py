@@ -92,7 +92,8 @@ def _answer_rows(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace,
     print(f"{len(rows)} questions, {len(rows) - len(missing)} answered already{copied}", file=sys.stderr)
     if not missing:
         return 0
-    append_jsonl(target, [{"id": one.id, "key": one.key, **answers[one.key]} for one in copies])
+    if copies:
+        append_jsonl(target, [{"id": one.id, "key": one.key, **answers[one.key]} for one in copies])
     new = [one for one in missing if one.key not in answers]
     failed = _answer_new(new, options, target) if new else 0
     print(f"{target}: {len(missing) - failed} answered, {failed} failed")
@@ -103,15 +104,16 @@ def _answer_new(rows: Sequence[_Asked], options: argparse.Namespace, target: Pat
     """Answer each key once, a batch at a time, and append the lines of all of its rows. Returns how many rows failed."""
     with collection_paused():
         model = load_for_asking(options.model, options.api_key_env)
-    first_of = {one.key: one for one in reversed(rows)}
-    keys = list(dict.fromkeys(one.key for one in rows))
-    failed = done = 0
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for number, one in enumerate(rows):
+        rows_of[one.key].append(number)
+    keys, failed, done = list(rows_of), 0, 0
     at_once = max(1, RESPONSES_AT_ONCE // options.votes)
     for start in range(0, len(keys), at_once):
         batch = keys[start : start + at_once]
-        answers = _answer(model, [first_of[key].row for key in batch], options, options.batch.parent)
+        answers = _answer(model, [rows[rows_of[key][0]].row for key in batch], options, options.batch.parent)
         by_key = dict(zip(batch, answers, strict=True))
-        answered = [one for one in rows if one.key in by_key]
+        answered = [rows[number] for number in sorted(number for key in batch for number in rows_of[key])]
         append_jsonl(target, [{"id": one.id, "key": one.key, **by_key[one.key]} for one in answered])
         failed += sum(by_key[one.key]["status"] == "error" for one in answered)
         done += len(answered)
