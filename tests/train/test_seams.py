@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria, TrainerCallback
+from transformers import GenerationMixin, LogitsProcessor, StoppingCriteria, Trainer, TrainerCallback
 from transformers.generation.streamers import BaseStreamer
 from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, run_folder, tracking
+from train import checkpoints, finite, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate
@@ -47,6 +47,8 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
         ),
     ),
     (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
+    (finite.FiniteTrainer, Trainer, ("compute_loss", "training_step", "save_model")),
+    (finite.FiniteWeights, TrainerCallback, ("on_train_begin", "on_step_end")),
     (run_folder.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
     (checkpoints.KeepCheckpoints, TrainerCallback, ("on_step_end", "on_epoch_end", "on_save")),
     (checkpoints.StopOnSigterm, TrainerCallback, ("on_step_end",)),
@@ -66,6 +68,7 @@ OTHERS = {
     "transformers: Cache.reorder_cache (beam search), generate() of one model object, use_cache": "tests/vlm/test_attention.py",
     "transformers: modelling code that asks for the attention's name, layer_idx, get_decoder()": "tests/vlm/test_attention_check.py",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "tests/vlm/test_attention.py",
+    "transformers: scores of generate() that a hook reads, Trainer.optimizer; DeepSpeed's gradient norm": "tests/train/test_finite.py",
     "transformers: logits processors, stopping criteria and streamers of generate()": "tests/vlm/test_generate.py",
     "trl: GRPOTrainer's generation, rewards, logs; the processor that it calls a second time": "tests/train/test_grpo.py",
     "trl: VLLMGeneration (prompts, sampling parameters)": "tests/train/test_vllm.py",
@@ -136,7 +139,8 @@ def test_grpo_calls_what_is_overridden(
     size = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
     run_grpo({**keys, **size, "save_steps": 1, "gradient_checkpointing": False})
     assert uncalled(called, VisualGRPOTrainer, run_folder.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
-    assert uncalled(called, tracking.StopAtGap) == []
+    assert uncalled(called, tracking.StopAtGap, finite.FiniteTrainer, finite.FiniteWeights) == []
+    assert uncalled(called, checkpoints.StopOnSigterm) == []
 
 
 def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> None:
@@ -147,6 +151,7 @@ def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, 
         {**keys, "per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1, "gradient_checkpointing": False}
     )
     assert uncalled(called, ColdStartTrainer, run_folder.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
+    assert uncalled(called, finite.FiniteTrainer, finite.FiniteWeights, checkpoints.StopOnSigterm) == []
 
 
 def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path) -> None:
