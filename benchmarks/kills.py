@@ -1,0 +1,408 @@
+"""Kill every stage at random moments and compare what comes out in the end: ``python benchmarks/kills.py [--json]``.
+
+    python benchmarks/kills.py --kills 20 --jobs 2
+    python benchmarks/kills.py --stage sft --stage eval --kills 4 --seed 1
+
+Each stage runs once uninterrupted. Then the same command is given again and again in another folder and killed each time;
+when an attempt ends before its kill, the result is compared and the next course begins in a fresh folder, until ``--kills``
+kills have met a living process. ``benchmarks/kill_stages.py`` says what is compared: equal but for times, nothing twice, no
+file more or less. ``differences`` and ``orphans`` (child processes that outlive a kill) must be 0.
+
+A kill comes before the first row of work (imports, loading), during the work, or after its last row; SIGKILL and SIGTERM take
+turns, and so do the main process alone and its whole process group. SIGTERM must give exit code 75, or 0 once all is done.
+Finished stages stay in --out and are not run again while the code is the same. The last line is one JSON object.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import psutil  # noqa: E402
+
+from benchmarks.kill_stages import Stage, environment, make_stages, write_inputs  # noqa: E402
+from benchmarks.reporting import report, surroundings  # noqa: E402
+from reflection_v.run import differences  # noqa: E402
+from vlm.jsonl import write_json_atomic  # noqa: E402
+
+NAMES = ("build", "sft", "grpo", "improve", "eval", "audit", "ask")
+MUST_HOLD = {"differences": lambda found: not found, "orphans": lambda found: not found}
+PHASES = ("work", "start", "end", "work", "work")  # an odd number: either signal comes in every phase
+STOPPED = 75
+"""Exit code of a command that SIGTERM has stopped: the same command goes on."""
+PATIENCE = 120.0
+"""Seconds that a process may take to stop after SIGTERM: a training stage writes a checkpoint first."""
+ORPHAN_SECONDS = 10.0
+"""Seconds that a child process may outlive a killed one."""
+LOOK_SECONDS = 0.02
+NUMBER = re.compile(r"\d+")
+MARK = "REFLECTION_V_KILLS"
+"""The environment variable by which the processes of an attempt are known, whatever session they have moved to."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """Seconds of an uninterrupted run until its first row, its last row and its end; and its rows."""
+
+    first: float
+    last: float
+    end: float
+    rows: int
+
+
+@dataclass
+class Kill:
+    """One kill: what was planned, and what came of it."""
+
+    signal: str
+    group: bool
+    phase: str
+    share: float
+    course: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+    exit: int | None = None
+
+    def words(self) -> str:
+        target = "process group" if self.group else "process"
+        return f"{self.signal} to the {target} after {self.seconds:.1f} s ({self.phase}, {self.rows} rows, exit {self.exit})"
+
+
+class Rows:
+    """Counts the lines of a stage's growing files, reading only what has changed."""
+
+    def __init__(self, folder: Path, patterns: Iterable[str]) -> None:
+        self.folder, self.patterns = folder, tuple(patterns)
+        self._known: dict[Path, tuple[tuple[int, int], int]] = {}
+
+    def __call__(self) -> int:
+        return sum(self._lines(file) for pattern in self.patterns for file in self.folder.glob(pattern))
+
+    def _lines(self, file: Path) -> int:
+        with suppress(FileNotFoundError):
+            about = file.stat()
+            state = (about.st_size, about.st_mtime_ns)
+            if file not in self._known or self._known[file][0] != state:
+                self._known[file] = (state, file.read_bytes().count(b"\n"))
+            return self._known[file][1]
+        return 0
+
+
+class Attempt:
+    """The command of a stage, started in a session of its own."""
+
+    def __init__(self, stage: Stage, folder: Path, log: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log, self.mark = log, uuid.uuid4().hex
+        self.count = Rows(folder, stage.rows)
+        self.before = self.least = self.count()
+        self.began = time.monotonic()
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen(
+                stage.command(folder),
+                cwd=ROOT,
+                env={**environment(), MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def grown(self) -> bool:
+        """Whether this attempt has added a row; a resumed training first cuts its log back to its checkpoint."""
+        now = self.count()
+        self.least = min(self.least, now)
+        return now > self.least
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def wait_until(self, moment: float) -> None:
+        """Until ``seconds`` reaches ``moment`` or the process has ended."""
+        while not self.ended() and (left := moment - self.seconds) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
+
+    def catches_sigterm(self) -> bool:
+        """Whether it has a handler for SIGTERM by now; taken for given where there is no /proc."""
+        with suppress(OSError):
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+            return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+        return True
+
+    def send(self, number: int, group: bool) -> None:
+        with suppress(ProcessLookupError):
+            (os.killpg if group else os.kill)(self.process.pid, number)
+
+    def left_behind(self) -> list[str]:
+        """Command lines of children that are alive ``ORPHAN_SECONDS`` after the main process; they are ended here."""
+        end = time.monotonic() + ORPHAN_SECONDS
+        while (alive := self._marked()) and time.monotonic() < end:
+            time.sleep(0.2)
+        found = []
+        for process in alive:
+            with suppress(psutil.Error):
+                found.append(" ".join(process.cmdline())[:200])
+                process.kill()
+        return found
+
+    def _marked(self) -> list[psutil.Process]:
+        marked = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    marked.append(process)
+        return marked
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return lines[-1][:200] if lines else "no output"
+
+
+def live(stage: Stage, folder: Path, log: Path) -> Life:
+    """Run a stage uninterrupted and note when its rows came; SystemExit where it fails."""
+    attempt = Attempt(stage, folder, log)
+    first = last = None
+    rows = 0
+    while not attempt.ended():
+        if (now := attempt.count()) != rows:
+            rows, last = now, attempt.seconds
+            first = first or last
+        time.sleep(LOOK_SECONDS)
+    end, rows = attempt.seconds, attempt.count()
+    if attempt.process.returncode or not stage.ended(folder) or first is None or last is None:
+        raise SystemExit(f"{stage.name} fails without any kill: {attempt.last_words()} (see {log})")
+    return Life(first, last, end, rows)
+
+
+def plan(kills: int, seed: int, name: str) -> list[Kill]:
+    """Signals in turn, targets in turn of two, phases as in ``PHASES``, moments at random."""
+    draw = random.Random(f"kills/{seed}/{name}")
+    signals = ["SIGKILL", "SIGTERM"] if draw.random() < 0.5 else ["SIGTERM", "SIGKILL"]
+    return [
+        Kill(signals[n % 2], n // 2 % 2 == 1, PHASES[n % len(PHASES)], round(draw.random(), 3)) for n in range(kills)
+    ]
+
+
+def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
+    """Until it is time for a kill, or the process has ended by itself."""
+    if attempt.before >= life.rows and kill.phase != "start":  # all rows are there: somewhere in what is left to do
+        return attempt.wait_until(kill.share * (life.first + life.end - life.last))
+    if kill.phase == "start":
+        return attempt.wait_until(kill.share * life.first)
+    while not attempt.ended() and not (attempt.count() >= life.rows if kill.phase == "end" else attempt.grown()):
+        time.sleep(LOOK_SECONDS)
+    left = (life.last - life.first) * (1 - attempt.count() / life.rows)
+    # Half of what is left at most: each course has room for several kills.
+    attempt.wait_until(attempt.seconds + kill.share * (life.end - life.last if kill.phase == "end" else left / 2))
+
+
+def strike(attempt: Attempt, kill: Kill, stage: Stage, folder: Path) -> list[str]:
+    """Send the signal, wait for the end; what is wrong with the end."""
+    number = getattr(signal, kill.signal)
+    begun, caught = attempt.grown(), attempt.catches_sigterm()
+    kill.seconds, kill.rows = round(attempt.seconds, 2), attempt.count()
+    attempt.send(number, kill.group)
+    try:
+        kill.exit = attempt.process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        attempt.send(signal.SIGKILL, True)
+        attempt.process.wait()
+        return [f"still running {PATIENCE:.0f} s after {kill.words()}"]
+    done = stage.ended(folder)
+    if number == signal.SIGKILL:
+        allowed = {-signal.SIGKILL, 0} if done else {-signal.SIGKILL}
+    else:
+        allowed = {STOPPED, 0} if done else {STOPPED}
+        # The default action, while Python or the command is still being imported and after the interpreter has ended.
+        allowed |= {-signal.SIGTERM} if not caught and (done or not begun) else set()
+    if kill.exit in allowed:
+        return []
+    wanted = " or ".join(map(str, sorted(allowed)))
+    return [f"{kill.words()}: expected exit {wanted}; it said: {attempt.last_words()}"]
+
+
+def compare(stage: Stage, reference: Mapping[str, Any], folder: Path) -> list[str]:
+    """What a finished folder has otherwise than the uninterrupted run, and its faults."""
+    try:
+        found = differences(reference, stage.result(folder)) + stage.faults(folder)
+    except Exception as error:  # whatever a kill has left unreadable is a difference
+        found = [f"the result cannot be read: {type(error).__name__}: {error}"]
+    kinds: dict[str, list[str]] = {}
+    for one in found:  # places that differ only in their numbers are of one kind, and the first one stands for all
+        kinds.setdefault(NUMBER.sub("N", one.split(":")[0]), []).append(one)
+    return [one[0] + (f" (and {len(one) - 1} like it)" if len(one) > 1 else "") for one in kinds.values()]
+
+
+class Benchmark:
+    """The stages and their uninterrupted runs in one folder.
+
+    Args:
+        stages: in place of those of ``kill_stages``, which are made where none are given.
+    """
+
+    def __init__(self, out: Path, kills: int, seed: int, stages: Mapping[str, Stage] | None = None) -> None:
+        self.out, self.kills, self.seed = out.resolve(), kills, seed
+        self.settings = {"kills": kills, "seed": seed, "code": code_sha256()}
+        self._locks = {name: threading.Lock() for name in stages or NAMES}
+        if stages is None:
+            self._clear_other_code()
+            stages = make_stages(write_inputs(self.out / "inputs"), self.out / "sft" / "reference")
+        self.stages = stages
+
+    def _clear_other_code(self) -> None:
+        """Uninterrupted runs of other code are no reference."""
+        file = self.out / "code.json"
+        if file.exists() and json.loads(file.read_text(encoding="utf-8")) != self.settings["code"]:
+            for name in (*NAMES, "inputs"):
+                shutil.rmtree(self.out / name, ignore_errors=True)
+        write_json_atomic(file, self.settings["code"])
+
+    def reference(self, name: str) -> Life:
+        """The uninterrupted run, made where it is not there."""
+        stage, file = self.stages[name], self.out / name / "reference.json"
+        if stage.needs:
+            self.reference(stage.needs)
+        with self._locks[name]:
+            if not file.exists():
+                shutil.rmtree(self.out / name / "reference", ignore_errors=True)
+                life = live(stage, self.out / name / "reference", self.out / name / "logs" / "reference.log")
+                if faults := stage.faults(self.out / name / "reference"):
+                    raise SystemExit(f"{name} is at fault without any kill: {'; '.join(faults)}")
+                write_json_atomic(file, asdict(life))
+            return Life(**json.loads(file.read_text(encoding="utf-8")))
+
+    def run(self, name: str) -> dict[str, Any]:
+        """Kill one stage; its row of the report. What a finished one found is kept beside it."""
+        file = self.out / name / "result.json"
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept.pop("settings") == self.settings:
+                return kept
+        began = time.monotonic()
+        life, stage = self.reference(name), self.stages[name]
+        reference = json.loads(json.dumps(stage.result(self.out / name / "reference")))
+        for old in (self.out / name).glob("course-*"):
+            shutil.rmtree(old)
+        wrong: list[str] = []
+        orphans: list[str] = []
+        landed: list[Kill] = []
+        waiting = plan(self.kills, self.seed, name)
+        course, attempts, finished = 1, 0, False
+        while waiting or not finished:
+            folder = self.out / name / f"course-{course}"
+            attempt = Attempt(stage, folder, self.out / name / "logs" / f"attempt-{attempts + 1}.log")
+            attempts += 1
+            if waiting:
+                wait_for_moment(attempt, waiting[0], life)
+            else:
+                attempt.process.wait()
+            finished = attempt.ended()
+            if not finished:
+                kill = waiting.pop(0)
+                kill.course = course
+                faults = strike(attempt, kill, stage, folder)
+                landed.append(kill)
+                say(f"{name} {len(landed)}/{self.kills}: {kill.words()}")
+            elif attempt.process.returncode:
+                faults = [f"exit {attempt.process.returncode} without a kill: {attempt.last_words()}"]
+            else:
+                faults = compare(stage, reference, folder)
+            after = "its own end" if finished else landed[-1].words()
+            wrong += [f"{name}, course {course}: {fault}" for fault in faults]
+            orphans += [f"{name}, course {course}, after {after}: {one}" for one in attempt.left_behind()]
+            if finished:
+                say(f"{name}: course {course} ended after {attempts} attempts, {len(faults)} differences")
+                if not faults:
+                    shutil.rmtree(folder)
+                course += 1
+            if attempts > 4 * self.kills + 10:
+                wrong.append(f"{name}: given up after {attempts} attempts, {len(waiting)} kills had not met a process")
+                break
+        row = {
+            "stage": name,
+            "sigkill": sum(kill.signal == "SIGKILL" for kill in landed),
+            "sigterm": sum(kill.signal == "SIGTERM" for kill in landed),
+            "attempts": attempts,
+            "seconds": round(time.monotonic() - began, 1),
+            "uninterrupted_seconds": round(life.end, 1),
+            "differences": wrong,
+            "orphans": orphans,
+            "kills": [asdict(kill) for kill in landed],
+        }
+        write_json_atomic(file, {**row, "settings": self.settings})
+        return row
+
+
+def code_sha256() -> str:
+    """Of all source files and configs."""
+    files = sorted(file for ending in ("*.py", "*.yaml") for file in ROOT.glob(f"[a-z]*/**/{ending}"))
+    files = [file for file in files if file.relative_to(ROOT).parts[0] not in ("runs", "tests", "build")]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Markdown: a row a stage."""
+    lines = ["| stage | SIGKILL | SIGTERM | attempts | seconds | differences | orphans |", "|---" * 7 + "|"]
+    for row in rows:
+        counts = [len(row[key]) for key in ("differences", "orphans")]
+        cells = [row[key] for key in ("stage", "sigkill", "sigterm", "attempts", "seconds")] + counts
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", action="append", choices=NAMES, help="may be repeated; all where none is given")
+    parser.add_argument("--kills", type=int, default=20, help="of each stage")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, default=Path("runs/kills"))
+    parser.add_argument("--jobs", type=int, default=1, help="stages at once, each on one core")
+    parser.add_argument("--quick", action="store_true", help="three kills a stage")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    options = parser.parse_args()
+    benchmark = Benchmark(options.out, 3 if options.quick else options.kills, options.seed)
+    with ThreadPoolExecutor(options.jobs) as threads:
+        rows = list(threads.map(benchmark.run, options.stage or NAMES))
+    found = {key: [one for row in rows for one in row[key]] for key in ("differences", "orphans")}
+    if not options.json:
+        print(table(rows))
+        print("\n".join(one for kind in found.values() for one in kind))
+    figures = {
+        "rows": [{key: row[key] for key in row if key not in (*found, "kills")} for row in rows],
+        **found,
+        "kills": sum(row["sigkill"] + row["sigterm"] for row in rows),
+        **surroundings(1, "torch", "transformers", "trl"),
+    }
+    return report(figures, MUST_HOLD, json_only=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
