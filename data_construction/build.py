@@ -23,9 +23,15 @@ from data_construction.records import ROLES, Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm.backends import make_backend
 from vlm.errors import ConfigError, UserError
+from vlm.folders import lock, read_record, refuse_foreign
+from vlm.identity import model_identity
 from vlm.jsonl import iter_jsonl, write_json_atomic, write_text_atomic
-from vlm.lock import lock
 from vlm.problem import Problem, read_problems
+
+WRITES = (
+    *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", "sft.jsonl"),
+    *("config.json", "build.json", "stats.json", "stats.png", "hf"),
+)
 
 
 class BuildConfig(BaseModel):
@@ -86,6 +92,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
     problems = {problem.id: problem for problem in read_problems(config.problems)}
     out = Path(config.out)
+    refuse_foreign(out, WRITES, _is_build, "build")
     out.mkdir(parents=True, exist_ok=True)
     with lock(out):
         _same_build(config, out)
@@ -111,10 +118,18 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         return _finish(problems, config, out, runs + (tally is not None))
 
 
+def _is_build(folder: Path) -> bool:
+    config = folder / "config.json"
+    if config.exists():  # a folder of a model has one too
+        return {"reasoner", "prompts"} <= read_record(config).keys()
+    return (folder / "replies.jsonl").exists()  # a build of an earlier version
+
+
 def _same_build(config: BuildConfig, out: Path) -> None:
     """A finished episode is known by its problem: traces of other models or seeds must not pass for this build's.
 
-    A server may come back at another address, so only its model's name counts; filters, mix and limits may change.
+    A server may come back at another address, so only its model's name counts, and of a local model the content of its files;
+    filters, mix and limits may change.
     """
     file = out / "config.json"
     said = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
@@ -125,6 +140,11 @@ def _same_build(config: BuildConfig, out: Path) -> None:
         measured = config.difficulty.model_dump(include={"weak", "strong", "samples", "temperature", "max_tokens"})
         measured |= {key: measured[key].split("@http")[0] for key in ("weak", "strong")}
         said |= {f"difficulty.{key}": value for key, value in measured.items()}
+        said |= {
+            f"difficulty.{key}_sha256": model_identity(getattr(config.difficulty, key)) for key in ("weak", "strong")
+        }
+    named = {"model": config.model, "reasoner": config.reasoner} | {f"roles.{r}.model": m for r, m in models.items()}
+    said |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     changed = sorted(key for key in before.keys() & said.keys() if before[key] != said[key])
     if "loop" in changed:

@@ -31,6 +31,7 @@ from reward.rewards import MIN_THOUGHT, halves
 from reward.verifiers import verify
 from vlm.chat import INSTRUCTIONS
 from vlm.errors import ConfigError, UserError
+from vlm.folders import read_record, refuse_foreign
 from vlm.images import open_image
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl
 from vlm.problem import Problem
@@ -173,6 +174,36 @@ def read_answers(log_path: str | Path) -> list[Answer]:
         return [Answer.model_validate(row) for row in read_jsonl(log_path)]
     except ValueError as error:
         raise UserError(f"{log_path} is not a log of answers ({error}): move it away and evaluate again.") from None
+
+
+def refuse_other_output(out: Path, report: str, stage: str) -> None:
+    """Refuse an output folder in which something else stands where an evaluation or an audit writes.
+
+    Args:
+        report: the name of the report's files, without their ending.
+
+    Raises:
+        UserError: names what was found.
+    """
+
+    def is_ours(folder: Path) -> bool:
+        if (folder / f"{report}.json").exists():
+            return "schema_version" in read_record(folder / f"{report}.json")
+        return not (folder / f"{report}.html").exists() and all(map(_is_answer_log, (folder / "answers").glob("*")))
+
+    refuse_foreign(out, (f"{report}.json", f"{report}.html", "answers"), is_ours, stage)
+
+
+def _is_answer_log(path: Path) -> bool:
+    """Whether the first row of a file is one of a log; a file without a complete row may be one."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        first = file.readline(1 << 20)
+    try:
+        return not first.endswith(b"\n") or "key" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
 
 
 def right_by_id(answers: Iterable[Answer]) -> dict[str, float]:

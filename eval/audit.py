@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eval.answers import Answer, answer_problems, right_by_id, verifier_sha256
+from eval.answers import Answer, answer_problems, refuse_other_output, right_by_id, verifier_sha256
 from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
 from eval.grounding import (
     attention_profile,
@@ -31,6 +31,7 @@ from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge, profile
 from vlm.errors import UserError
+from vlm.folders import lock
 from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem
 
@@ -117,11 +118,26 @@ def run_audit(
     Raises:
         UserError: no problems, no such model, or a model of which every question failed (with the first reason).
     """
-    from eval.audit_page import write_audit
-
     config, out = config or AuditConfig(), Path(out)
     if not problems:
         raise UserError("There are no problems to audit on: the problem set is empty.")
+    refuse_other_output(out, "audit", "audit")
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        return _audit(model, problems, out, style, config, shifts or {}, subject)
+
+
+def _audit(
+    model: str,
+    problems: Sequence[Problem],
+    out: Path,
+    style: str,
+    config: AuditConfig,
+    shifts: Mapping[str, Sequence[Problem]],
+    subject: Subject | None,
+) -> dict[str, Any]:
+    from eval.audit_page import write_audit
+
     started = time.monotonic()
     if subject is None:
         name = model.removeprefix("scripted:")
@@ -130,7 +146,7 @@ def run_audit(
         )
     say_what_is_reused(subject, out / "answers", "*.jsonl")
     audit = _Audit(subject, spread(problems, config.main, config.seed), out / "answers", style, config)
-    report = audit.report(model, shifts or {})
+    report = audit.report(model, shifts)
     report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
     report["load_average"] = round(os.getloadavg()[0], 2)
     write_json_atomic(out / "cases.json", audit.cases())

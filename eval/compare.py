@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Answer, read_answers, right_by_id
+from eval.answers import Answer, read_answers, refuse_other_output, right_by_id
 from eval.harness import SCHEMA_VERSION, file_name, versions
 from eval.stats import paired_difference
 from vlm.errors import UserError
@@ -19,6 +19,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     """
     from eval.report import write_report
 
+    refuse_other_output(Path(out), "report", "evaluation")
     sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
     for folder in (Path(first), Path(second)):
         report = finished_report(folder)

@@ -22,7 +22,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eval.answers import Answer, answer_problems, right_by_id
+from eval.answers import Answer, answer_problems, refuse_other_output, right_by_id
 from eval.benchmarks import BENCHMARKS
 from eval.conditions import sample_answers, sampled_scores
 from eval.grounding import (
@@ -39,6 +39,7 @@ from eval.stats import Estimate, estimate_share, majority_class_score, paired_di
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
 from vlm.backends import check_key_has_one_server
 from vlm.errors import UserError
+from vlm.folders import lock
 from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, read_problems
 
@@ -130,9 +131,23 @@ def evaluate(
         The report; it can be written as JSON. ``eval.report.write_report`` makes report.json and report.html of it.
 
     Raises:
-        UserError: no problems, or a model of which every question failed (with the first reason).
+        UserError: no problems, a model of which every question failed (with the first reason), or a folder that another process
+            writes into.
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out):
+        return _evaluate(models, problems, out, config, sets, load)
+
+
+def _evaluate(
+    models: Mapping[str, Mapping[str, Any]],
+    problems: Sequence[Problem],
+    out: Path,
+    config: EvalConfig,
+    sets: Mapping[str, ProblemSet],
+    load: Callable[[str], Subject] | None,
+) -> dict[str, Any]:
     load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
     if not problems:
         raise UserError("There are no problems to evaluate on: the problem set is empty.")
@@ -292,6 +307,7 @@ def run_eval(
         raise UserError(
             f"The output folder {out} cannot be written ({error.strerror}): choose another with --out."
         ) from None
+    refuse_other_output(out, "report", "evaluation")
     paths = [path for path in (against, model) if path]
     names = [Path(path).name or path if "://" not in path else path.split("@")[0] for path in paths]
     if len(set(names)) < len(names):

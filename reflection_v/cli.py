@@ -1,7 +1,7 @@
 """The ``reflection-v`` command. What is heavy is imported inside the command that uses it: ``--help`` is instant.
 
-Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 130 stopped by Ctrl-C. A user's mistake is one
-sentence on standard error; a traceback means a bug of ours.
+Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 75 stopped by SIGTERM, 130 stopped by Ctrl-C. A user's
+mistake is one sentence on standard error; a traceback means a bug of ours.
 """
 
 import json
@@ -68,6 +68,9 @@ def front_door(
 
     Start with: **reflection-v run** (every stage, on the bundled tiny models) and
     **reflection-v ask IMAGE QUESTION**.
+
+    Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 75 stopped by SIGTERM (temporary failure: the same
+    command does the rest), 130 stopped by Ctrl-C.
     """
 
 
@@ -101,8 +104,8 @@ def run(
 ) -> None:
     """Run every stage: problems, build, sft, grpo, eval, report.
 
-    Finished stages are skipped and a stopped or killed one goes on where it was, so the same command can always be
-    given again. Ends with report.html and report.json in the run's folder.
+    Finished stages are skipped and a stopped or killed one resumes where it was, so the same command can always be
+    given again; after SIGTERM the exit code is 75. Ends with report.html and report.json in the run's folder.
     """
     from reflection_v.stages import run_all
 
@@ -198,7 +201,8 @@ def sft(
 ) -> None:
     """Cold start: teach the VLM the traces.
 
-    The same code as python -m train.sft --config CONFIG. Any key of the config can be given as an option.
+    The same code as python -m train.sft --config CONFIG. Any key of the config can be given as an option. After SIGTERM
+    the run writes a checkpoint and ends with exit code 75; the same command resumes there.
     """
     keys = training_keys(context, config, out, model)
     from train.sft import load_sft, run_sft
@@ -226,7 +230,8 @@ def grpo(
 ) -> None:
     """Reinforcement learning with rewards that look at the model's attention to the picture.
 
-    The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option.
+    The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option. After SIGTERM
+    the run writes a checkpoint and ends with exit code 75; the same command resumes there.
     """
     keys = training_keys(context, config, out, model)
     if probe:

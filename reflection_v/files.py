@@ -1,14 +1,13 @@
-"""Folders that can be written, locks, fingerprints, full disks."""
+"""Folders that can be written, and full disks."""
 
 import contextlib
 import errno
-import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from vlm.errors import UserError
+from vlm.folders import lock
 
 
 def make_folder(folder: str | Path) -> None:
@@ -28,42 +27,23 @@ def make_folder(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def writing_to(folder: str | Path | None) -> Iterator[None]:
-    """Make ``folder`` (where one is given) and name it when the disk fills up: a failed write often names no file.
+    """Make and hold ``folder`` (where one is given), and name it when the disk fills up: a failed write often names no file.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder cannot be written, another process holds it, or the disk is full.
     """
     if folder is None:
         yield
         return
     make_folder(folder)
     try:
-        yield
+        with lock(folder):
+            yield
     except Exception as error:
         if disk_full(error):
             sentence = f"The disk is full: {folder} could not be written. Free some space, then give the same command."
             raise UserError(sentence) from None
         raise
-
-
-def fingerprint(path: Path) -> str:
-    """sha256 over the names and contents of a file or folder, so that a changed model or data set is noticed.
-
-    Of a file above 64 MB only the size and the first and last MB count: a 7B checkpoint would take half a minute.
-    """
-    total = hashlib.sha256()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    for file in files:
-        size = file.stat().st_size
-        total.update(f"{file.relative_to(path)}\0{size}\0".encode())
-        with open(file, "rb") as stream:
-            if size <= 64 * 2**20:
-                total.update(stream.read())
-            else:
-                total.update(stream.read(2**20))
-                stream.seek(-(2**20), os.SEEK_END)
-                total.update(stream.read())
-    return total.hexdigest()
 
 
 def disk_full(error: BaseException) -> bool:

@@ -32,9 +32,11 @@ from train.config import merge, read_config
 from train.precision import KEYS, Precision, default, stated
 from train.provenance import begun
 from vlm.errors import ConfigError, UserError
+from vlm.folders import lock, read_record, refuse_foreign
+from vlm.identity import model_identity
 from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic, write_text_atomic
-from vlm.lock import lock
 from vlm.problem import Problem, read_problems
+from vlm.stopping import stop_if_asked
 
 
 class ImproveConfig(BaseModel):
@@ -105,6 +107,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             or DeepSpeed: the rounds are one process on one device.
     """
     out = Path(config.out)
+    refuse_foreign(out, ("config.json", "improve.json", "round-*"), _is_improve, "improve run")
     make_folder(out)
     precision = _check_training(config, out)
     with lock(out):
@@ -140,6 +143,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
                     folder / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 )
                 _train(folder, config, start, precision)
+                stop_if_asked()
                 found = _accuracy(str(folder / "model"), heldout, folder / "eval", config)
                 write_json_atomic(
                     done, {"round": number, "model": str(folder / "model"), **counts, "rows": len(rows), **found}
@@ -173,11 +177,16 @@ def _check_training(config: ImproveConfig, out: Path) -> Precision:
     return stage.precision
 
 
+def _is_improve(folder: Path) -> bool:
+    return "lift_kept" in read_record(folder / "config.json")  # a folder of a model has a config.json too
+
+
 def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Precision:
     """Refuse rounds of another config; returns the precision of all rounds, which is that of the first one."""
     file, said = out / "config.json", json.loads(config.model_dump_json(exclude={"out", "rounds"}))
     sft = read_config(config.sft)
     said["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
+    identities = {f"{key}_sha256": model_identity(said[key]) for key in ("model", "student") if said[key]}
     if file.exists():
         before = {"dtype": "float32", **json.loads(file.read_text(encoding="utf-8"))}  # rounds from before the key
         held = before.get("precision") or stated(before["sft"]) or default(precision.device)
@@ -186,12 +195,16 @@ def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Prec
         before["sft"] = {key: value for key, value in before["sft"].items() if key not in KEYS}
         said["precision"] = precision.name
         before["precision"] = held if precision.source == "config" else precision.name
+        identities = {
+            key: value for key, value in identities.items() if key in before
+        }  # else the rounds of an earlier version
+        said |= identities
         changed = sorted(key for key in {*before, *said} if before.get(key) != said.get(key))
         if changed:
             raise ConfigError(
                 f"The rounds in {out} were begun with another config ({', '.join(changed)}): choose another out."
             )
-    write_json_atomic(file, {**said, "precision": precision.name})
+    write_json_atomic(file, {**said, **identities, "precision": precision.name})
     return precision
 
 

@@ -11,9 +11,12 @@ from typer.core import TyperGroup
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 from reflection_v.files import disk_full
 from vlm.errors import UserError, memory_error
+from vlm.stopping import stopped_code, watch_sigterm
 
 WITHOUT_MODELS = ("problems", "doctor")
 """Commands that load no model, so that a start says nothing of versions."""
+WITHOUT_WORK = ("demo", "doctor")
+"""Commands that leave nothing unfinished behind: SIGTERM just ends them."""
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
@@ -27,6 +30,8 @@ class Guarded(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if command is not None and name not in WITHOUT_MODELS and not {"-h", "--help"} & {*rest}:
             warn_outside_range()
+        if name not in WITHOUT_WORK:
+            watch_sigterm()
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -48,7 +53,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return str(error) or "Stopped. What was finished is kept; the same command does the rest.", 130
+        return str(error) or "Stopped. What was finished is kept; the same command does the rest.", stopped_code()
     if isinstance(error, ImportError):
         sentence = explain_import(error)
         return (sentence, 1) if sentence else None

@@ -30,17 +30,12 @@ from rich.console import Console
 from reflection_v.files import disk_full, make_folder
 from reflection_v.terminal import duration, heartbeat, printing_to
 from vlm.errors import ConfigError, UserError
+from vlm.folders import lock
 from vlm.jsonl import write_json_atomic
-from vlm.lock import lock
+from vlm.stopping import Stopped, stop_if_asked
 
 SCHEMA_VERSION = 1
 PLAIN: Any = {"highlight": False, "soft_wrap": True}  # lines for a person, not for a pretty printer
-
-
-class Interrupted(UserError):
-    """Ctrl-C: what is complete stays, the same command goes on."""
-
-    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def run_stages(
     Raises:
         ConfigError: ``only`` or ``redo`` names no stage, or a stage was finished or begun under another config.
         UserError: the folder cannot be written, is in use by another process, or the disk is full.
-        Interrupted: Ctrl-C.
+        Stopped: Ctrl-C or SIGTERM.
     """
     names = [stage.name for stage in stages]
     for option, name in (("--only", only), ("--redo", redo)):
@@ -111,7 +106,7 @@ def read_record(out: Path, name: str) -> dict[str, Any] | None:
 
 def _clear_leftovers(out: Path) -> None:
     """Files that a kill left half written, and outputs that a killed ``--redo`` had moved away."""
-    for file in (out / "stages").glob(".*"):
+    for file in (out / "stages").glob(".*.json.*"):
         file.unlink()
     for folder in out.glob(".redo-*"):
         shutil.rmtree(folder)
@@ -156,6 +151,7 @@ def _skip_or_run(stage: Stage, out: Path, console: Console) -> bool:
     for need in stage.needs:
         if read_record(out, need) is None:
             raise UserError(f"Stage '{stage.name}' needs '{need}', which is not finished: run that first.")
+    stop_if_asked()
     _run(stage, out, console)
     return True
 
@@ -192,10 +188,11 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
             },
         )
         _running(out, stage.name).unlink(missing_ok=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as stop:
         _note(_running(out, stage.name), running())
-        raise Interrupted(
-            f"Stopped in stage '{stage.name}'. Give the same command again to go on; what is complete in {out} is kept."
+        raise Stopped(
+            f"Stopped in stage '{stage.name}'. Give the same command again to resume; what is complete in {out} is kept.",
+            stop.exit_code if isinstance(stop, Stopped) else None,
         ) from None
     except Exception as error:
         _note(_running(out, stage.name), running())

@@ -15,7 +15,6 @@ from typing import Any, Literal
 from configs import bundled_config
 from configs.machine import usable_cores
 from reflection_v.config import ProblemSet, RunConfig, checked, load_run_config
-from reflection_v.files import fingerprint
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from train.config import check_keys, merge, read_config
@@ -23,6 +22,7 @@ from train.packages import require_packages
 from train.precision import comparable
 from train.provenance import git_revision
 from vlm.errors import ConfigError
+from vlm.identity import SCHEME, fingerprint, model_folder, model_identity
 from vlm.jsonl import write_json_atomic
 
 PATHS = ("problems", "dataset", "out", "output_dir")  # keys of stage configs that say where, not what
@@ -136,24 +136,37 @@ class Pipeline:
     def stages(self) -> list[Stage]:
         """In order. The config of each holds all that decides its result, and no path: a run may be moved."""
         config = self.config
-        vlm = {"model": config.model, "model_sha256": model_sha256(config.model)}
-        reasoner = {"reasoner_sha256": model_sha256(config.reasoner)}
+        vlm = {"model": config.model, "model_sha256": model_identity(config.model)}
+        reasoner = {"reasoner_sha256": model_identity(config.reasoner)}
         keys = {name: placeless(keys) for name, keys in self.keys.items()}
         sft, grpo = keys["sft"] | vlm, keys["grpo"] | {"model": "sft"}
-        differ = {name: partial(self.differs, name) for name in ("sft", "grpo")}
+        differ = {name: partial(self.differs, name) for name in ("build", "sft", "grpo", "eval")}
         sets = {name: self._set_keys(one) for name, one in config.problems.items()}
         return [
             Stage("problems", self.problems, {"seed": config.seed, "sets": sets}, (), ("problems",)),
-            Stage("build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",)),
+            Stage(
+                "build", self.build, keys["build"] | vlm | reasoner, ("problems",), ("build",), None, differ["build"]
+            ),
             Stage("sft", self.sft, sft, ("build",), ("sft",), self.check_sft, differ["sft"]),
             Stage("grpo", self.grpo, grpo, ("sft",), ("grpo",), self.check_grpo, differ["grpo"]),
-            Stage("eval", self.evaluate, keys["eval"] | vlm, ("sft", "grpo"), ("eval",), self.check_eval),
+            Stage(
+                "eval", self.evaluate, keys["eval"] | vlm, ("sft", "grpo"), ("eval",), self.check_eval, differ["eval"]
+            ),
             Stage("report", self.report, {}, ("eval",), ("report.html", "report.json")),
         ]
 
     def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-        """What differs in the config of a training stage, which keeps its precision whatever ``auto`` is on this machine."""
-        return differences(*comparable(before, now, self.out / name))
+        """What differs in the config of a stage; training keeps its precision whatever ``auto`` is on this machine."""
+        before = self._with_identities(before)
+        return differences(*(comparable(before, now, self.out / name) if name in ("sft", "grpo") else (before, now)))
+
+    def _with_identities(self, before: dict[str, Any]) -> dict[str, Any]:
+        """A recorded config in which models that earlier versions fingerprinted in their way have today's identity."""
+        for key, model in (("model_sha256", self.config.model), ("reasoner_sha256", self.config.reasoner)):
+            folder, known = model_folder(model), before.get(key)
+            if folder is not None and known and not known.startswith(SCHEME) and known == fingerprint(folder):
+                before = {**before, key: model_identity(model)}
+        return before
 
     def problems(self) -> dict[str, Any]:
         """Draw the sets that come from a source, read those that are the user's own."""
@@ -256,17 +269,3 @@ class Pipeline:
 def placeless(keys: dict[str, Any]) -> dict[str, Any]:
     """Without the keys that only say where files are."""
     return {key: value for key, value in keys.items() if key not in PATHS}
-
-
-def model_sha256(name: str) -> str | None:
-    """The fingerprint of a bundled model or of a model folder; None for a hub name or a served model.
-
-    Raises:
-        UserError: a bundled model that is not there.
-    """
-    from vlm.load import BUNDLED, bundled_model
-
-    folder = Path(name).expanduser()
-    if name in BUNDLED and not folder.exists():
-        folder = bundled_model(name)
-    return fingerprint(folder) if folder.is_dir() else None

@@ -27,12 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reflection_v.config import checked
-from reflection_v.files import fingerprint, make_folder
+from reflection_v.files import make_folder
 from reflection_v.study_start import Start, prepare
 from train.config import merge, parse_arguments, read_config
 from vlm.errors import ConfigError, UserError
+from vlm.folders import lock
+from vlm.identity import fingerprint
 from vlm.jsonl import write_json_atomic, write_text_atomic
-from vlm.lock import lock
 
 if TYPE_CHECKING:
     from eval.answers import Answer

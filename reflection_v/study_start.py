@@ -88,12 +88,13 @@ def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[st
     from train.config import build
     from train.options import PromptSelection
     from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
+    from vlm.identity import model_identity
     from vlm.load import load_vlm
     from vlm.problem import read_problems, write_problems
 
     selection = build(PromptSelection, start.prompts, "'start.prompts' of the study")
     problems = read_problems(run / "problems" / "rl")
-    vlm = load_vlm(out / "model")
+    vlm, known = load_vlm(out / "model"), model_identity(out / "model")
     temperature, longest = grpo["temperature"], grpo["max_completion_length"]
     sample_pass_rates(
         vlm,
@@ -104,9 +105,10 @@ def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[st
         max_new_tokens=longest,
         seed=start.seed,
         folder=out,
+        model_sha256=known,
         say=lambda text: print(text, flush=True),
     )
-    rows = read_pass_rates(out, settings_key(vlm.name, selection, "think", temperature, longest, start.seed))
+    rows = read_pass_rates(out, settings_key(vlm.name, selection, "think", temperature, longest, start.seed, known))
     chosen = choose(problems, rows, selection, start.seed)
     (out / "prompts").mkdir(exist_ok=True)
     write_problems(chosen, out / "prompts")

@@ -35,6 +35,9 @@ BEFORE = 20
 
 
 def main() -> None:
+    # A launcher that passes SIGTERM on to all processes of a job must not end the judge of the step that is under way: it ends
+    # with its caller, who closes the pipe.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     kind, cpu_seconds, clock_seconds, megabytes = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     requests, replies = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from train.provenance import COMPLETE
-from vlm.jsonl import read_jsonl, write_text_atomic
+from vlm.errors import UserError
+from vlm.folders import read_record
+from vlm.jsonl import read_jsonl, write_json_atomic, write_text_atomic
+from vlm.stopping import sigterm_received
 
 TRAINING_ONLY = (
     "optimizer",
@@ -26,40 +29,113 @@ TRAINING_ONLY = (
 )
 
 
+BEGUN = "begun"
+"""The file that marks a checkpoint as written by this project, from before its first part is saved."""
+REMOVED = ".removed-"
+"""Stands before the name of a checkpoint that is being removed."""
+
+
 class KeepCheckpoints(TrainerCallback):
     """Mark a checkpoint once every process has finished its part of it, and only then remove the oldest over ``limit``.
 
     Trainer's own rotation comes before the mark: with a limit of one, a kill in between would leave nothing to resume from.
+
+    Args:
+        limit: how many complete checkpoints are kept; None keeps all.
+        mark: what the mark says of the run besides the step; its ``run`` tells this run's checkpoints from others.
     """
 
-    def __init__(self, limit: int | None) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | None, mark: Mapping[str, Any]) -> None:
+        self.limit, self.mark = limit, dict(mark)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_save and args.should_save:
+            folder = _folder(args, state)
+            folder.mkdir(exist_ok=True)
+            write_json_atomic(folder / BEGUN, {**self.mark, "step": state.global_step})
+
+    on_epoch_end = on_step_end
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()
         if args.should_save:
+            write_json_atomic(_folder(args, state) / COMPLETE, {**self.mark, "step": state.global_step})
             folder = Path(args.output_dir)
-            (folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / COMPLETE).touch()
-            for _step, old in _complete(folder)[: -self.limit] if self.limit else []:
-                (old / COMPLETE).unlink()  # a removal cut short leaves a torn checkpoint, not one that looks whole
-                shutil.rmtree(old)
+            for _step, old in _complete(folder, self.mark.get("run"))[: -self.limit] if self.limit else []:
+                _remove(old)
 
 
-def last_checkpoint(folder: str | Path, remove_torn: bool = True) -> tuple[Path, int] | None:
-    """The complete checkpoint with the most steps, and its step; what a kill left half-written is removed."""
-    complete = _complete(Path(folder))
+class StopOnSigterm(TrainerCallback):
+    """After SIGTERM, end training behind the step under way, with a checkpoint; must be added before ``KeepCheckpoints``.
+
+    All processes stop at the same step, whichever of them got the signal. Completions that are still to be reused are no part
+    of a checkpoint, so GRPO goes on until they are used up.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
+        wanted = torch.tensor(float(sigterm_received()), device=args.device)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(wanted, op=torch.distributed.ReduceOp.MAX)
+        if wanted and state.global_step * args.gradient_accumulation_steps % cycle == 0:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
+def _folder(args: Any, state: Any) -> Path:
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
+def _remove(checkpoint: Path) -> None:
+    """Under another name first: a removal that is cut short leaves nothing that looks like a checkpoint."""
+    gone = checkpoint.with_name(REMOVED + checkpoint.name)
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
+
+
+def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: bool = True) -> tuple[Path, int] | None:
+    """The complete checkpoint with the most steps, and its step; what a kill left half-written is removed.
+
+    Args:
+        run: the run's id; checkpoints that another run marked do not count. Marks of earlier versions name no run.
+
+    Raises:
+        UserError: with ``remove_torn``, a checkpoint that this run did not write: it is neither removed nor written over.
+    """
+    folder = Path(folder)
+    complete = _complete(folder, run)
     if remove_torn:
         whole = {path for _, path in complete}
-        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            if path.is_dir() and path not in whole:
-                shutil.rmtree(path)
+        others = [path for path in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")) if path not in whole]
+        foreign = [path for path in others if not _is_of_run(path / BEGUN, run)]
+        if foreign:
+            raise UserError(
+                f"{foreign[0]} was not written by this run: move it out of {folder}, or choose another output_dir."
+            )
+        for path in others:
+            _remove(path)
+        for path in folder.glob(f"{REMOVED}{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(path)
     return (complete[-1][1], complete[-1][0]) if complete else None
 
 
-def _complete(folder: Path) -> list[tuple[int, Path]]:
-    """(step, path) of the complete checkpoints, in order."""
-    paths = [mark.parent for mark in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}")]
+def read_mark(checkpoint: Path) -> dict[str, Any]:
+    """What the mark of a complete checkpoint says; {} for one of an earlier version."""
+    return read_record(checkpoint / COMPLETE)
+
+
+def _is_of_run(mark: Path, run: str | None) -> bool:
+    return mark.is_file() and (run is None or read_record(mark).get("run") in (None, run))
+
+
+def _complete(folder: Path, run: str | None = None) -> list[tuple[int, Path]]:
+    """(step, path) of the complete checkpoints of a run, in order."""
+    marks = [mark for mark in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}") if _is_of_run(mark, run)]
+    paths = [mark.parent for mark in marks]
     return sorted((int(step), path) for path in paths if (step := path.name.rpartition("-")[2]).isdigit())
 
 
@@ -72,7 +148,7 @@ def is_final(checkpoint: Path) -> bool:
 def publish(checkpoint: Path, folder: Path) -> None:
     """Copy the model and the processor of a checkpoint, without what only training needs, into ``folder``."""
     for path in checkpoint.iterdir():
-        if path.is_file() and not path.name.startswith(TRAINING_ONLY) and path.name != COMPLETE:
+        if path.is_file() and not path.name.startswith(TRAINING_ONLY) and path.name not in (BEGUN, COMPLETE):
             shutil.copyfile(path, folder / path.name)
 
 

@@ -35,7 +35,6 @@ from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    RunFolder,
     check_launch,
     command,
     load_for_training,
@@ -47,6 +46,7 @@ from train.lora import lora_config, say_coverage
 from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
 from train.ranks import read_blank_pictures, whole_weights
+from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
 from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap
@@ -178,9 +178,16 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     args, options = stage.args, stage.options
     check_launch(args, "train/grpo.py")
     state = PartialState()
-    run = RunFolder(args.output_dir, stage.settings, state.is_main_process, options.problems, stage.precision.source)
-    if (summary := run.finished()) is not None:
-        return summary
+    run = RunFolder(
+        args.output_dir, stage.settings, state.is_main_process, options.problems, options.model, stage.precision.source
+    )
+    with run.locked():
+        summary = run.finished()
+        return _train(stage, run, state) if summary is None else summary
+
+
+def _train(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
+    args, options = stage.args, stage.options
     prepare(stage, run.main)
     vlm = load_for_training(options)
     sifted = Sifted()
@@ -190,7 +197,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     if options.domain_weights is not None:
         chosen = mix_domains(chosen, options.domain_weights, args.seed)
     if options.curriculum == "easy_first":
-        key = selection_key(args, options)
+        key = selection_key(args, options, run.model_sha256)
         chosen = easy_first(chosen, pass_rates(chosen, read_pass_rates(run.path, key) if key else []))
         args.shuffle_dataset = False
     prompts_a_step = args.generation_batch_size // args.num_generations
@@ -213,8 +220,8 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=adapters)
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
-    run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows()), **data, **_before(run), "precision": stage.precision.name})
+    steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
+    return run.finish({**_summary(run.rows(), steps), **data, **_before(run), "precision": stage.precision.name})
 
 
 def usable(
@@ -252,12 +259,13 @@ def _select(
                 max_new_tokens=budget,
                 seed=args.seed,
                 folder=run.path,
+                model_sha256=run.model_sha256,
                 rank=state.process_index,
                 world=state.num_processes,
                 say=(lambda text: print(text, flush=True)) if run.main else (lambda text: None),
             )
         state.wait_for_everyone()
-    rows = read_pass_rates(run.path, selection_key(args, options) or "")
+    rows = read_pass_rates(run.path, selection_key(args, options, run.model_sha256) or "")
     chosen = choose(problems, rows, selection, args.seed)
     if run.main and not done.exists():
         choice = measure_choice(rows, selection)
@@ -272,12 +280,12 @@ def _sampling(args: Any, selection: PromptSelection) -> tuple[float, int]:
     return temperature, selection.max_new_tokens or args.max_completion_length
 
 
-def selection_key(args: Any, options: GrpoOptions) -> str | None:
-    """Names the settings that the pass rates of this run depend on; None without a selection."""
+def selection_key(args: Any, options: GrpoOptions, model_sha256: str | None) -> str | None:
+    """Names the settings and the model that the pass rates of this run depend on; None without a selection."""
     if options.prompt_selection is None:
         return None
     sampling = _sampling(args, options.prompt_selection)
-    return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed)
+    return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed, model_sha256)
 
 
 def _said(choice: dict[str, Any]) -> str:
@@ -314,12 +322,12 @@ def _before(run: RunFolder) -> dict[str, Any]:
     return {**before, "looking_pays": choice["looking_pays"]}
 
 
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     def mean(key: str, some: Sequence[dict[str, Any]]) -> float | None:
         values = [row[key] for row in some if row.get(key) is not None]
         return sum(values) / len(values) if values else None
 
-    steps, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+    seconds = rows[-1]["seconds"] if rows else 0.0
     third = rows[: max(1, len(rows) // 3)]
     edges = {"first": rows[: max(1, len(rows) // 10)], "last": rows[-max(1, len(rows) // 10) :]}
     summary: dict[str, Any] = {

@@ -34,6 +34,7 @@ def sample_pass_rates(
     max_new_tokens: int,
     seed: int,
     folder: Path,
+    model_sha256: str | None = None,
     rank: int = 0,
     world: int = 1,
     say: Callable[[str], None] = lambda text: None,
@@ -45,7 +46,7 @@ def sample_pass_rates(
     """
     file = folder / ("pass_rates.jsonl" if world == 1 else f"pass_rates.{rank}.jsonl")
     repair_jsonl(file)
-    key = settings_key(vlm.name, selection, style, temperature, max_new_tokens, seed)
+    key = settings_key(vlm.name, selection, style, temperature, max_new_tokens, seed, model_sha256)
     known = {row["id"]: row for row in read_pass_rates(folder, key)}
     mine = candidates(problems, selection, seed)[rank::world]
     wanted = math.ceil(selection.prompts / world) if selection.prompts else math.inf
@@ -95,10 +96,20 @@ def read_pass_rates(folder: Path, key: str) -> list[dict[str, Any]]:
 
 
 def settings_key(
-    model: str, selection: PromptSelection, style: str, temperature: float, max_new_tokens: int, seed: int
+    model: str,
+    selection: PromptSelection,
+    style: str,
+    temperature: float,
+    max_new_tokens: int,
+    seed: int,
+    model_sha256: str | None,
 ) -> str:
-    """Names the settings that pass rates depend on; rows of other settings are not reused."""
-    said = json.dumps([model, selection.samples, style, temperature, max_new_tokens, seed])
+    """Names all that pass rates depend on; rows of another key are not reused.
+
+    Args:
+        model: its name, by which it is known where ``model_sha256`` (see ``vlm.identity.model_identity``) is None.
+    """
+    said = json.dumps([model_sha256 or model, selection.samples, style, temperature, max_new_tokens, seed])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

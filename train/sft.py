@@ -26,7 +26,6 @@ from train.data import Collator, read_rows
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    RunFolder,
     check_launch,
     command,
     is_main_process,
@@ -38,6 +37,7 @@ from train.launch import (
 from train.lora import lora_config, say_coverage
 from train.options import SftOptions
 from train.ranks import read_blank_pictures
+from train.run_folder import RunFolder
 from vlm.jsonl import write_json_atomic
 
 OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
@@ -88,15 +88,22 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     ``log.jsonl`` and ``summary.json``.
 
     Raises:
-        UserError: see ``train.config.load_stage``, ``train.data.read_rows`` and ``train.launch.RunFolder``.
+        UserError: see ``train.config.load_stage``, ``train.data.read_rows`` and ``train.run_folder.RunFolder``.
     """
     quiet()
     stage = load_sft(source, overrides)
     args, options = stage.args, stage.options
     check_launch(args, "train/sft.py")
-    run = RunFolder(args.output_dir, stage.settings, is_main_process(), options.dataset, stage.precision.source)
-    if (summary := run.finished()) is not None:
-        return summary
+    run = RunFolder(
+        args.output_dir, stage.settings, is_main_process(), options.dataset, options.model, stage.precision.source
+    )
+    with run.locked():
+        summary = run.finished()
+        return _train(stage, run) if summary is None else summary
+
+
+def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
+    args, options = stage.args, stage.options
     prepare(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
@@ -123,13 +130,13 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         processing_class=vlm.processor,
         peft_config=adapters,
     )
-    run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows(), data), "precision": stage.precision.name})
+    steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
+    return run.finish({**_summary(run.rows(), steps, data), "precision": stage.precision.name})
 
 
-def _summary(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
+def _summary(rows: list[dict[str, Any]], steps: int, data: dict[str, Any]) -> dict[str, Any]:
     losses = [row["loss"] for row in rows if row.get("loss") is not None]
-    steps, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+    seconds = rows[-1]["seconds"] if rows else 0.0
     return {
         "steps": steps,
         "seconds": seconds,

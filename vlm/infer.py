@@ -32,6 +32,7 @@ from vlm.reasoning import (
 )
 from vlm.response import count_looks, parse_response
 from vlm.startup import collection_paused
+from vlm.stopping import stopped_code, watch_sigterm
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -340,8 +341,9 @@ def print_answer(result: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 the work failed, 2 bad arguments, 130 stopped by Ctrl-C."""
+    """Returns the exit code: 0 done, 1 the work failed, 2 bad arguments, 130 stopped by Ctrl-C, 75 by SIGTERM."""
     options = build_parser().parse_args(argv)
+    watch_sigterm()
     warn_outside_range()
     try:
         return run(options)
@@ -353,7 +355,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return known.exit_code
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
-        return 130
+        return stopped_code()
 
 
 if __name__ == "__main__":

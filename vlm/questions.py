@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from vlm.errors import ConfigError, UserError
+from vlm.stopping import sigterm_received
 
 PROMPT = "Question (empty line or Ctrl-D ends): "
 LINE_LIMIT = 1_000_000
@@ -41,7 +42,7 @@ def answer_each(answer: Callable[[str], None], failed: Callable[[str], None], sc
         screen: where a terminal shows the prompt.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C while a question is waited for.
+        KeyboardInterrupt: Ctrl-C while a question is waited for, or SIGTERM.
     """
     for question in read_questions(screen):
         try:
@@ -50,6 +51,8 @@ def answer_each(answer: Callable[[str], None], failed: Callable[[str], None], sc
             print(error, file=sys.stderr)
             failed(str(error))
         except KeyboardInterrupt:
+            if sigterm_received():
+                raise
             print("\nStopped this answer.", file=sys.stderr)
             failed("stopped by Ctrl-C")
 

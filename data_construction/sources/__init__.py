@@ -5,6 +5,7 @@ splits ``pretrain``, ``train`` and ``heldout`` draw from disjoint streams of ran
 disjoint handwriting.
 """
 
+import contextlib
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,7 +17,9 @@ from PIL import Image
 from data_construction.sources import digits, scenes
 from data_construction.sources.render import LOOKS
 from data_construction.sources.scenes import Family
-from vlm.errors import ConfigError
+from vlm.errors import ConfigError, UserError
+from vlm.folders import refuse_foreign
+from vlm.jsonl import iter_jsonl
 from vlm.problem import Problem, write_problems
 
 SOURCES: dict[str, dict[str, Family]] = {"scenes": scenes.FAMILIES, "digits": digits.FAMILIES}
@@ -129,15 +132,26 @@ def problems(
         )
 
 
+def _is_drawn(folder: Path) -> bool:
+    """Whether all problems of a set come from these sources."""
+    with contextlib.suppress(UserError):
+        return all(row.get("source") in SOURCES for row in iter_jsonl(folder / "problems.jsonl"))
+    return False
+
+
 def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **knobs: Any) -> Path:
     """Write a problem set (see ``problems`` for the arguments); pictures first, ``problems.jsonl`` last and in one piece.
 
     Returns:
         The path of ``problems.jsonl``: where it exists the set is complete.
+
+    Raises:
+        UserError: the folder holds a set of other problems.
     """
     from rich.progress import track
 
     folder = Path(out)
+    refuse_foreign(folder, ("problems.jsonl",), _is_drawn, "problem source")
     (folder / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     drawn = problems(source, n, seed, split, **knobs)

@@ -11,8 +11,8 @@ import pytest
 import configs
 from reflection_v.config import load_run_config
 from reflection_v.run import Stage, _refuse_other_config, differences
-from reflection_v.stages import Pipeline, git_revision, model_sha256, placeless, run_all
-from vlm.errors import ConfigError, UserError
+from reflection_v.stages import Pipeline, git_revision, placeless, run_all
+from vlm.errors import ConfigError
 
 TINY = configs.bundled_config().parent
 
@@ -200,18 +200,6 @@ def test_problems_are_drawn_once(folder: Path, models: dict[str, str], tmp_path:
     written = {file: file.stat().st_mtime_ns for file in out.rglob("*.*")}
     assert Pipeline(config, out).problems() == {"train": 2, "heldout": 3}
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*.*")} == written
-
-
-def test_fingerprints_of_models(models: dict[str, str], tmp_path: Path) -> None:
-    assert model_sha256(models["model"]) != model_sha256(models["reasoner"])
-    assert model_sha256("Qwen/Qwen2.5-VL-7B-Instruct") is None
-    assert model_sha256("openai:name@http://localhost:1/v1") is None
-
-
-def test_a_bundled_model_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlm.load.BUNDLED", {"tiny": "no-such-folder"})
-    with pytest.raises(UserError, match="bundled model tiny is not at"):
-        model_sha256("tiny")
 
 
 def test_placeless_keeps_all_but_paths() -> None:

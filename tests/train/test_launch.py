@@ -15,9 +15,9 @@ import train.ranks
 import train.sft
 from reflection_v.improve import ImproveConfig, run_improve
 from train.grpo import run_grpo
-from train.launch import changed_settings
 from train.probe import run_probe
 from train.ranks import check_weights, first_disagreement
+from train.run_folder import changed_settings
 from train.sft import run_sft
 from vlm.errors import UserError
 from vlm.load import load_vlm
@@ -95,7 +95,7 @@ def killed(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPath
     [
         ({"learning_rate": 1e-5}, r"killed run with other settings \(learning_rate\)"),
         ({"max_steps": 3, "seed": 7}, r"\(max_steps, seed\)"),
-        ({"model": "tiny"}, r"\(model\)"),
+        ({"model": "tiny"}, r"\(the files of tiny\)"),
         ({"gradient_accumulation_steps": 2}, r"\(gradient_accumulation_steps\)"),
         ({"dataset": "other"}, r"\(the rows of .*other.jsonl\)"),
     ],

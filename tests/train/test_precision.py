@@ -15,8 +15,8 @@ import train.ranks
 import train.sft
 from configs.machine import Ratio
 from train.grpo import load_grpo, run_grpo
-from train.launch import changed_settings
 from train.precision import Precision, announce, comparable, recorded, resolve, slow_here, stated
+from train.run_folder import changed_settings
 from train.sft import load_sft, run_sft
 from vlm.errors import ConfigError, UserError
 

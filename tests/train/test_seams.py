@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, launch, tracking
+from train import checkpoints, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate
@@ -47,8 +47,9 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
         ),
     ),
     (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
-    (launch.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
-    (checkpoints.KeepCheckpoints, TrainerCallback, ("on_save",)),
+    (run_folder.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
+    (checkpoints.KeepCheckpoints, TrainerCallback, ("on_step_end", "on_epoch_end", "on_save")),
+    (checkpoints.StopOnSigterm, TrainerCallback, ("on_step_end",)),
     (tracking.Tracked, TrainerCallback, ("on_train_begin", "on_train_end")),
     (tracking.StopAtGap, TrainerCallback, ("on_log",)),
     (generate._Sampler, LogitsProcessor, ("__call__",)),
@@ -134,7 +135,7 @@ def test_grpo_calls_what_is_overridden(
     }
     size = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 4, "max_steps": 1}
     run_grpo({**keys, **size, "save_steps": 1, "gradient_checkpointing": False})
-    assert uncalled(called, VisualGRPOTrainer, launch.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
+    assert uncalled(called, VisualGRPOTrainer, run_folder.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
     assert uncalled(called, tracking.StopAtGap) == []
 
 
@@ -145,7 +146,7 @@ def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, 
     run_sft(
         {**keys, "per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1, "gradient_checkpointing": False}
     )
-    assert uncalled(called, ColdStartTrainer, launch.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
+    assert uncalled(called, ColdStartTrainer, run_folder.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
 
 
 def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path) -> None:

@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     runs.kill_after(folder, 1)
     again = json.loads((folder / "settings.json").read_text())["settings"] | {"output_dir": str(folder)}
     run_sft(again)
-    assert "going on from step 1" in capsys.readouterr().out
+    assert "resuming from step 1" in capsys.readouterr().out
     assert runs.column(folder) == runs.column(finished)
     assert runs.column(folder, "step") == [1, 2, 3, 4]
     ours, theirs = runs.weights(folder), runs.weights(finished)
@@ -172,6 +172,7 @@ def test_only_so_many_checkpoints_are_kept(config: dict[str, Any], tmp_path: Pat
 def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
     for step in (2, 10, 30):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "begun").write_text("{}")
     assert last_checkpoint(tmp_path, remove_torn=False) is None
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}" / "complete").touch()

@@ -1,0 +1,194 @@
+"""The folder of a training run: what identifies the run, what a resume may change, and its log.
+
+A run folder holds ``settings.json`` (config and versions), ``log.jsonl`` (one row a logged step), ``checkpoint-N`` and, once
+the run has ended, the model as a standard folder and ``summary.json``, which is written last: it says that all else is there.
+"""
+
+import contextlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from train.checkpoints import last_checkpoint, trim_log
+from train.precision import KEYS, default, device_type, stated
+from train.provenance import data_sha256, provenance
+from vlm.errors import UserError
+from vlm.folders import lock, read_record, refuse_foreign
+from vlm.identity import model_folder, model_identity
+from vlm.jsonl import append_jsonl, read_jsonl, repair_jsonl, write_json_atomic
+
+# What may be said otherwise when a run is gone on with: where and how often it writes, its memory, its patience.
+FREE = {
+    *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
+    *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint"),
+}
+FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
+DECIDING = ("vllm_importance", "vllm_structured")
+CUT = ("per_device_train_batch_size", "gradient_accumulation_steps")  # of one batch: the product is what counts
+
+
+class Log(TrainerCallback):
+    """Append every logged step to ``log.jsonl`` and print a line about it; NaN becomes null.
+
+    ``seconds`` in a row is the time spent in training steps since the run began, resumes included.
+    """
+
+    def __init__(self, path: Path, shown: Sequence[str]) -> None:
+        self.path, self.shown, self.seconds, self.started = path, shown, 0.0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        rows = read_jsonl(self.path) if self.path.exists() else []
+        self.seconds = rows[-1]["seconds"] if rows else 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self.started
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, "seconds": round(self.seconds, 3), **logs}
+        row = {key: _json_number(value) for key, value in row.items()}
+        append_jsonl(self.path, [row])
+        parts = [f"{key} {row[key]:.4g}" for key in self.shown if isinstance(row.get(key), int | float)]
+        print(f"step {state.global_step}/{state.max_steps}: {', '.join(parts)}, {self.seconds:.0f} s", flush=True)
+
+
+def _json_number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class RunFolder:
+    """The folder of one training run on the data set ``data``, begun from ``model``. Only the main process writes to it.
+
+    Args:
+        precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
+
+    Raises:
+        UserError: the folder cannot be written, holds what no training run wrote, or is the folder of the start model.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        main_process: bool,
+        data: str | Path,
+        model: str,
+        precision_source: str | None = None,
+    ) -> None:
+        self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.log = self.path / "log.jsonl"
+        self.known: dict[str, Any] = {}
+        self.model = model
+        start = model_folder(model)
+        if start is not None and start.resolve().is_relative_to(self.path.resolve()):
+            raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
+        refuse_foreign(self.path, ("*",), _is_training_run, "training run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.main:
+                (self.path / ".writable").touch()
+                (self.path / ".writable").unlink()
+        except OSError as error:
+            raise UserError(
+                f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
+            ) from None
+        self.before = read_record(self.path / "settings.json")
+        # An earlier version knew the start model by its name: its run stays so, or what it sampled would not be found again.
+        named_only = bool(self.before) and "model_sha256" not in self.before
+        self.model_sha256 = None if named_only else model_identity(model)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for the main process; see ``vlm.folders.lock`` for the error."""
+        with lock(self.path) if self.main else contextlib.nullcontext():
+            yield
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended here; None where there is one to begin or to resume.
+
+        Raises:
+            UserError: what is here has other settings, began from another model, or was trained on other data.
+        """
+        summary = self.path / "summary.json"
+        ended = summary.exists()
+        if (
+            not ended
+            and last_checkpoint(self.path, remove_torn=False) is None
+            and not (self.path / "choice.json").exists()
+        ):
+            return None
+        known = self.before
+        changed = changed_settings(known.get("settings", {}), self.settings) if known or ended else []
+        if (began_from := known.get("model_sha256")) is not None:  # a model may have been moved, but not changed
+            changed = [key for key in changed if key != "model"]
+            changed += [] if began_from == self.model_sha256 else [f"the files of {self.model}"]
+        with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
+            same = known.get("data_sha256") == data_sha256(self.data)
+            if "data_sha256" in known:  # a set may have been moved, but not changed
+                changed = [key for key in changed if key not in ("dataset", "problems")]
+                changed += [] if same else [f"the rows of {self.data}"]
+        if changed:
+            raise UserError(
+                f"{self.path} holds a {'finished' if ended else 'killed'} run with other settings ({', '.join(changed)}): choose "
+                "another output_dir, or remove the folder to train again."
+            )
+        return json.loads(summary.read_text(encoding="utf-8")) if ended else None
+
+    def begin(self) -> tuple[Path, int] | None:
+        """Write ``settings.json`` and find the checkpoint to resume from (path, step), with the log cut back to it.
+
+        Raises:
+            UserError: a checkpoint in the folder was not written by this run.
+        """
+        run = self.before.get("run")
+        checkpoint = last_checkpoint(self.path, run, remove_torn=self.main)
+        if self.main:
+            repair_jsonl(self.log)
+            trim_log(self.log, checkpoint[1] if checkpoint else 0)
+            self.known = {
+                "run": run or uuid.uuid4().hex,
+                **provenance(self.settings, self.data),
+                "model_sha256": self.model_sha256,
+                "precision_source": self.precision_source,
+            }
+            write_json_atomic(self.path / "settings.json", self.known)
+        return checkpoint
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of ``log.jsonl``."""
+        return read_jsonl(self.log) if self.log.exists() else []
+
+    def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Write ``summary.json``."""
+        if self.main:
+            write_json_atomic(self.path / "summary.json", summary)
+        return summary
+
+
+def _is_training_run(folder: Path) -> bool:
+    return {"settings", "versions"} <= read_record(folder / "settings.json").keys()
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The keys under which a run would take another course than the one that began."""
+    free = {*FREE, *KEYS}
+    keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
+    changed = [key for key in keys if before.get(key) != now.get(key)]
+    if "steps_per_generation" not in now and "generation_batch_size" not in now:
+        rows = [one.get(CUT[0], 8) * one.get(CUT[1], 1) for one in (before, now)]  # Trainer's defaults
+        changed = [key for key in changed if key not in CUT or rows[0] != rows[1]]
+    precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
+    return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
