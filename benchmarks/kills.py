@@ -31,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -42,12 +42,11 @@ from benchmarks.kill_stages import Stage, environment, make_stages, write_inputs
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from reflection_v.run import differences  # noqa: E402
 from vlm.jsonl import write_json_atomic  # noqa: E402
+from vlm.stopping import INTERRUPTED, TERMINATED  # noqa: E402
 
 NAMES = ("build", "sft", "grpo", "improve", "eval", "audit", "ask")
 MUST_HOLD = {"differences": lambda found: not found, "orphans": lambda found: not found}
 PHASES = ("work", "start", "end", "work", "work")  # an odd number: either signal comes in every phase
-STOPPED = 75
-"""Exit code of a command that SIGTERM has stopped: the same command goes on."""
 PATIENCE = 120.0
 """Seconds that a process may take to stop after SIGTERM: a training stage writes a checkpoint first."""
 ORPHAN_SECONDS = 10.0
@@ -107,7 +106,9 @@ class Rows:
 
 
 class Attempt:
-    """The command of a stage, started in a session of its own."""
+    """The command of a stage, started in a session of its own; leaving the block ends what still runs of it."""
+
+    running: ClassVar[set["Attempt"]] = set()
 
     def __init__(self, stage: Stage, folder: Path, log: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -126,6 +127,16 @@ class Attempt:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+        self.running.add(self)
+
+    def __enter__(self) -> "Attempt":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.send(signal.SIGKILL, True)
+        self.process.wait()
+        self.running.discard(self)
 
     @property
     def seconds(self) -> float:
@@ -154,7 +165,7 @@ class Attempt:
         return True
 
     def send(self, number: int, group: bool) -> None:
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError, PermissionError):
             (os.killpg if group else os.kill)(self.process.pid, number)
 
     def left_behind(self) -> list[str]:
@@ -184,15 +195,15 @@ class Attempt:
 
 def live(stage: Stage, folder: Path, log: Path) -> Life:
     """Run a stage uninterrupted and note when its rows came; SystemExit where it fails."""
-    attempt = Attempt(stage, folder, log)
     first = last = None
     rows = 0
-    while not attempt.ended():
-        if (now := attempt.count()) != rows:
-            rows, last = now, attempt.seconds
-            first = first or last
-        time.sleep(LOOK_SECONDS)
-    end, rows = attempt.seconds, attempt.count()
+    with Attempt(stage, folder, log) as attempt:
+        while not attempt.ended():
+            if (now := attempt.count()) != rows:
+                rows, last = now, attempt.seconds
+                first = first or last
+            time.sleep(LOOK_SECONDS)
+        end, rows = attempt.seconds, attempt.count()
     if attempt.process.returncode or not stage.ended(folder) or first is None or last is None:
         raise SystemExit(f"{stage.name} fails without any kill: {attempt.last_words()} (see {log})")
     return Life(first, last, end, rows)
@@ -209,15 +220,19 @@ def plan(kills: int, seed: int, name: str) -> list[Kill]:
 
 def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
     """Until it is time for a kill, or the process has ended by itself."""
-    if attempt.before >= life.rows and kill.phase != "start":  # all rows are there: somewhere in what is left to do
-        return attempt.wait_until(kill.share * (life.first + life.end - life.last))
-    if kill.phase == "start":
-        return attempt.wait_until(kill.share * life.first)
+    complete = attempt.before >= life.rows
+    if complete and kill.phase == "work":  # nothing is left to kill: this course ends, and the next one has work again
+        attempt.process.wait()
+        return None
+    if kill.phase == "start" or complete:
+        return attempt.wait_until(kill.share * (life.first + (life.end - life.last if complete else 0)))
     while not attempt.ended() and not (attempt.count() >= life.rows if kill.phase == "end" else attempt.grown()):
         time.sleep(LOOK_SECONDS)
     left = (life.last - life.first) * (1 - attempt.count() / life.rows)
     # Half of what is left at most: each course has room for several kills.
-    attempt.wait_until(attempt.seconds + kill.share * (life.end - life.last if kill.phase == "end" else left / 2))
+    return attempt.wait_until(
+        attempt.seconds + kill.share * (life.end - life.last if kill.phase == "end" else left / 2)
+    )
 
 
 def strike(attempt: Attempt, kill: Kill, stage: Stage, folder: Path) -> list[str]:
@@ -236,7 +251,7 @@ def strike(attempt: Attempt, kill: Kill, stage: Stage, folder: Path) -> list[str
     if number == signal.SIGKILL:
         allowed = {-signal.SIGKILL, 0} if done else {-signal.SIGKILL}
     else:
-        allowed = {STOPPED, 0} if done else {STOPPED}
+        allowed = {TERMINATED, 0} if done else {TERMINATED}
         # The default action, while Python or the command is still being imported and after the interpreter has ended.
         allowed |= {-signal.SIGTERM} if not caught and (done or not begun) else set()
     if kill.exit in allowed:
@@ -313,32 +328,33 @@ class Benchmark:
         waiting = plan(self.kills, self.seed, name)
         course, attempts, finished = 1, 0, False
         while waiting or not finished:
-            folder = self.out / name / f"course-{course}"
-            attempt = Attempt(stage, folder, self.out / name / "logs" / f"attempt-{attempts + 1}.log")
+            folder, after = self.out / name / f"course-{course}", "its own end"
             attempts += 1
-            if waiting:
-                wait_for_moment(attempt, waiting[0], life)
-            else:
-                attempt.process.wait()
-            finished = attempt.ended()
-            if not finished:
-                kill = waiting.pop(0)
-                kill.course = course
-                faults = strike(attempt, kill, stage, folder)
-                landed.append(kill)
-                say(f"{name} {len(landed)}/{self.kills}: {kill.words()}")
-            elif attempt.process.returncode:
-                faults = [f"exit {attempt.process.returncode} without a kill: {attempt.last_words()}"]
-            else:
-                faults = compare(stage, reference, folder)
-            after = "its own end" if finished else landed[-1].words()
+            with Attempt(stage, folder, self.out / name / "logs" / f"attempt-{attempts}.log") as attempt:
+                if waiting:
+                    wait_for_moment(attempt, waiting[0], life)
+                else:
+                    attempt.process.wait()
+                finished = attempt.ended()
+                if not finished:
+                    kill = waiting.pop(0)
+                    kill.course = course
+                    faults, after = strike(attempt, kill, stage, folder), kill.words()
+                    landed.append(kill)
+                    say(f"{name} {len(landed)}/{self.kills}: {after}")
+                elif attempt.process.returncode:
+                    faults = [f"exit {attempt.process.returncode} without a kill: {attempt.last_words()}"]
+                else:
+                    faults = compare(stage, reference, folder)
+                orphans += [f"{name}, course {course}, after {after}: {one}" for one in attempt.left_behind()]
             wrong += [f"{name}, course {course}: {fault}" for fault in faults]
-            orphans += [f"{name}, course {course}, after {after}: {one}" for one in attempt.left_behind()]
             if finished:
                 say(f"{name}: course {course} ended after {attempts} attempts, {len(faults)} differences")
                 if not faults:
                     shutil.rmtree(folder)
                 course += 1
+                if waiting and attempt.before < life.rows:  # it ended before its kill: the next one comes earlier
+                    waiting[0].share /= 2
             if attempts > 4 * self.kills + 10:
                 wrong.append(f"{name}: given up after {attempts} attempts, {len(waiting)} kills had not met a process")
                 break
@@ -362,6 +378,13 @@ def code_sha256() -> str:
     files = sorted(file for ending in ("*.py", "*.yaml") for file in ROOT.glob(f"[a-z]*/**/{ending}"))
     files = [file for file in files if file.relative_to(ROOT).parts[0] not in ("runs", "tests", "build")]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def stop(number: int, frame: object) -> None:
+    """End what runs, and this process; the stage under way is done again from its beginning."""
+    for attempt in list(Attempt.running):
+        attempt.send(signal.SIGKILL, True)
+    os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
 
 
 def say(line: str) -> None:
@@ -388,6 +411,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three kills a stage")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     benchmark = Benchmark(options.out, 3 if options.quick else options.kills, options.seed)
     with ThreadPoolExecutor(options.jobs) as threads:
         rows = list(threads.map(benchmark.run, options.stage or NAMES))

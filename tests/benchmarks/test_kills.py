@@ -103,9 +103,15 @@ def test_a_child_that_outlives_its_parent_is_found_and_ended(tmp_path: Path) -> 
     assert row["differences"] == [] and 2 <= len(row["orphans"]) <= row["attempts"]
     assert all("time.sleep(600)" in one for one in row["orphans"])
     assert "after SIGKILL" in row["orphans"][0] and "after its own end" in row["orphans"][-1]
-    again = Attempt(toy("sound"), tmp_path / "other", tmp_path / "log")
-    again.process.wait()
-    assert again.left_behind() == []
+    with Attempt(toy("sound"), tmp_path / "other", tmp_path / "log") as again:
+        again.process.wait()
+        assert again.left_behind() == []
+
+
+def test_an_interrupted_benchmark_leaves_nothing_running(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Attempt(toy("sound"), tmp_path / "out", tmp_path / "log") as attempt:
+        raise KeyboardInterrupt
+    assert attempt.process.returncode == -9 and not Attempt.running
 
 
 def test_a_command_that_fails_by_itself_is_no_reference(tmp_path: Path) -> None:
