@@ -124,7 +124,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
         ),
         Stage(
             "sft",
-            _command("sft", inputs.sft, model="tiny", dataset=inputs.rows, max_steps=16, dataloader_num_workers=1),
+            _command("sft", inputs.sft, model="tiny", dataset=inputs.rows, max_steps=12, dataloader_num_workers=1),
             ("log.jsonl",),
             lambda folder: (folder / "summary.json").exists(),
             _training_result,

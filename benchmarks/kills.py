@@ -210,12 +210,11 @@ def live(stage: Stage, folder: Path, log: Path) -> Life:
 
 
 def plan(kills: int, seed: int, name: str) -> list[Kill]:
-    """Signals in turn, targets in turn of two, phases as in ``PHASES``, moments at random."""
+    """Signals in turn, targets in turn of two, phases as in ``PHASES``, moments at random; 20 kills have every combination."""
     draw = random.Random(f"kills/{seed}/{name}")
-    signals = ["SIGKILL", "SIGTERM"] if draw.random() < 0.5 else ["SIGTERM", "SIGKILL"]
-    return [
-        Kill(signals[n % 2], n // 2 % 2 == 1, PHASES[n % len(PHASES)], round(draw.random(), 3)) for n in range(kills)
-    ]
+    first = draw.randrange(4)
+    ways = [("SIGKILL", False), ("SIGTERM", False), ("SIGKILL", True), ("SIGTERM", True)]
+    return [Kill(*ways[(first + n) % 4], PHASES[n % len(PHASES)], round(draw.random(), 3)) for n in range(kills)]
 
 
 def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
