@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kills
+from benchmarks import kill_attempts, kills
+from benchmarks.kill_attempts import Attempt, Kill
 from benchmarks.kill_stages import Stage
-from benchmarks.kills import Attempt, Benchmark, Kill, plan, table
+from benchmarks.kills import Benchmark, plan, table
 from vlm.jsonl import read_jsonl
 
 ROWS = 15
@@ -62,7 +63,7 @@ def toy(mode: str) -> Stage:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kills, "ORPHAN_SECONDS", 1.0)
+    monkeypatch.setattr(kill_attempts, "ORPHAN_SECONDS", 1.0)
 
 
 def run(mode: str, folder: Path, count: int = 4) -> dict[str, Any]:
