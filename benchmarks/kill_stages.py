@@ -83,7 +83,8 @@ def write_inputs(folder: Path) -> Inputs:
     write_set("scenes", 12, 0, "heldout", inputs.heldout, family_names=families, counterfactual=True)
     rows, questions = [], []
     for problem in read_problems(inputs.problems):
-        seen = "; ".join(f"{place}: {what}" for place, what in problem.meta["facts"].items())
+        facts = list(problem.meta["facts"].items())[:3]  # short, so that few steps teach to finish the response
+        seen = "; ".join(f"{place}: {what}" for place, what in facts)
         prompt = question_messages(problem.question, 1, style="think")
         completion = f"<think> {seen}. </think> \\boxed{{{problem.answer}}}"
         rows.append({"prompt": prompt, "completion": completion, "images": problem.images, "masked": []})
@@ -92,7 +93,7 @@ def write_inputs(folder: Path) -> Inputs:
         write_text_atomic(file, "".join(json.dumps(row) + "\n" for row in some))
     training = {
         "per_device_train_batch_size": 6,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-4,
         "save_steps": 1,
         "save_total_limit": 1,
         "gradient_checkpointing": False,
@@ -100,7 +101,7 @@ def write_inputs(folder: Path) -> Inputs:
         "freeze_vision": True,
     }
     improve = {"sft": "sft.yaml", "rounds": 2, "samples": 2, "batch_size": 8, "max_new_tokens": 64}
-    improve |= {"lift_kept": [0.0], "min_gain": -2.0}
+    improve |= {"temperature": 0.5, "lift_kept": [0.0], "min_gain": -2.0}
     write_text_atomic(inputs.sft, json.dumps({**training, "max_steps": 4}))  # JSON is YAML
     write_text_atomic(inputs.improve, json.dumps(improve))
     return inputs
@@ -124,7 +125,15 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
         ),
         Stage(
             "sft",
-            _command("sft", inputs.sft, model="tiny", dataset=inputs.rows, max_steps=12, dataloader_num_workers=1),
+            _command(
+                *("sft", inputs.sft),
+                model="tiny",
+                dataset=inputs.rows,
+                max_steps=12,
+                learning_rate=3e-3,
+                lr_scheduler_type="constant",
+                dataloader_num_workers=1,
+            ),
             ("log.jsonl",),
             lambda folder: (folder / "summary.json").exists(),
             _training_result,
@@ -249,8 +258,8 @@ def _twice(name: str, keys: Iterable[Any]) -> list[str]:
     return [f"{name}: {key} stands {n} times" for key, n in Counter(keys).items() if n > 1]
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+def _files(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): "there" for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _sha256(file: Path) -> str | None:
