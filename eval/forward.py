@@ -129,7 +129,8 @@ def forward_measures(
         part = usable[start : start + batch_size]
         if all(keys[problem.id] in saved for problem, _ in part):
             continue
-        new = [{"key": keys[row["problem_id"]], **row} for row in _read_all(vlm, part, style, layers, share)]
+        read_now = [{"key": keys[row["problem_id"]], **row} for row in _read_all(vlm, part, style, layers, share)]
+        new = [row for row in read_now if row["key"] not in saved]  # a kill may have cut the batch in the middle
         append_jsonl(log_path, new)
         saved |= {row["key"]: row for row in new}
     rows = [saved[keys[problem.id]] for problem, _ in usable]

@@ -18,6 +18,7 @@ Killed, the same command goes on where it was.
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -246,27 +247,36 @@ def _sample(
 
     file = folder / "samples.jsonl"
     repair_jsonl(file)
-    known = {row["problem_id"] for row in read_log(file)} if file.exists() else set()
-    todo = [problem for problem in problems if problem.id not in known]
-    vlm = load_vlm(model, dtype=config.dtype) if todo else None
+    # A kill may cut a batch in the middle: the samples that a problem has are its first ones, and only the others are added.
+    known = Counter(row["problem_id"] for row in read_log(file)) if file.exists() else Counter()
+    vlm = load_vlm(model, dtype=config.dtype) if any(known[p.id] < config.samples for p in problems) else None
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
     at_once = max(1, config.batch_size // config.samples)
-    for start in range(0, len(todo), at_once):
-        batch = todo[start : start + at_once]
-        copies = [problem for problem in batch for _ in range(config.samples)]
+    for start in range(
+        0, len(problems), at_once
+    ):  # batches do not depend on what is there, for rounding depends on them
+        batch = problems[start : start + at_once]
+        if all(known[problem.id] >= config.samples for problem in batch):
+            continue
+        copies = [(problem, sample) for problem in batch for sample in range(config.samples)]
         assert vlm is not None
         written = generate(
             vlm,
-            [question_messages(p.question, len(p.images), style=config.style, choices=p.choices) for p in copies],
-            [[open_image(path) for path in problem.images] for problem in copies],
+            [question_messages(p.question, len(p.images), style=config.style, choices=p.choices) for p, _ in copies],
+            [[open_image(path) for path in problem.images] for problem, _ in copies],
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
-            seeds=[_seed(config.seed, number, p.id, index % config.samples) for index, p in enumerate(copies)],
+            seeds=[_seed(config.seed, number, problem.id, sample) for problem, sample in copies],
             batch_size=config.batch_size,
             attention={},
         )
-        append_jsonl(file, [judge(p, one, floor, config.min_looks) for p, one in zip(copies, written, strict=True)])
-        print(f"round {number}: {len(known) + start + len(batch)} of {len(problems)} problems sampled", flush=True)
+        rows = [
+            judge(problem, one, floor, config.min_looks)
+            for (problem, sample), one in zip(copies, written, strict=True)
+            if sample >= known[problem.id]
+        ]
+        append_jsonl(file, rows)
+        print(f"round {number}: {start + len(batch)} of {len(problems)} problems sampled", flush=True)
     rows = read_log(file)
     return {
         "samples": len(rows),

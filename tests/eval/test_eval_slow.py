@@ -1,10 +1,8 @@
-"""Kills, and a real server: `make test-slow`."""
+"""A real server: `make test-slow`. Kills: `tests/benchmarks/test_kills_answers.py`."""
 
 import json
 import os
-import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -24,46 +22,7 @@ from vlm.problem import read_problems
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 FAMILIES = ["count", "compare", "place", "digit_sum", "claims"]
-SIZES = "controls=16, hint=16, swap=16, cutoff=8, samples=8, k=2, forward=8, max_new_tokens=24, batch_size=4"
-RUN = f"""
-import sys
-from eval.audit import AuditConfig, run_audit
-from vlm.problem import read_problems
-run_audit(sys.argv[1], read_problems(sys.argv[2]), sys.argv[3], config=AuditConfig(main=16, {SIZES}))
-"""
-
-
-def start(*arguments: object) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", RUN, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
-def rows(folder: Path) -> int:
-    return sum(file.read_bytes().count(b"\n") for file in folder.glob("answers/*.jsonl"))
-
-
-def test_twenty_kills_change_nothing(tmp_path: Path, tiny_vlm_dir: Path) -> None:
-    write_set("scenes,digits", 16, 3, "heldout", tmp_path / "set", family_names=FAMILIES, counterfactual=True)
-    assert start(tiny_vlm_dir, tmp_path / "set", tmp_path / "whole").wait() == 0
-    total, draw, killed = rows(tmp_path / "whole"), random.Random(0), 0
-    for target in sorted(draw.randrange(total) for _ in range(20)):
-        process = start(tiny_vlm_dir, tmp_path / "set", tmp_path / "killed")
-        while process.poll() is None and rows(tmp_path / "killed") <= target:
-            time.sleep(0.01)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
-        process.wait()
-    assert killed >= 15  # a process may end before it is hit
-    assert start(tiny_vlm_dir, tmp_path / "set", tmp_path / "killed").wait() == 0
-    whole, survived = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("whole", "killed"))
-    for report in (whole, survived):
-        del report["seconds"], report["load_average"]
-    assert survived == whole
-    assert rows(tmp_path / "killed") == total  # nothing was asked twice and kept twice
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,14 @@ def test_four_forwards_a_batch_a_resume_without_any_and_batches_like_singles(vlm
         assert one["vdm"] == pytest.approx(other["vdm"], abs=1e-4)
         assert one["most_drop"] == pytest.approx(other["most_drop"], abs=1e-4)
     assert len(found["rows"][0]["maps"][0]) >= 1
+    # Killed while the rows of the batch were written: those that are whole stay, and none is there twice.
+    log = tmp_path / "f.jsonl"
+    whole = log.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for kept in (b"".join(lines[:1]), b"".join(lines[:3]) + lines[3][:40]):
+        log.write_bytes(kept)
+        assert forward_measures(vlm, problems, answers, log, style="think", batch_size=4) == found
+        assert log.read_bytes() == whole
 
 
 def test_what_cannot_be_judged_is_passed_over(vlm: VLM, tmp_path: Path) -> None:

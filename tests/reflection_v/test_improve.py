@@ -12,7 +12,7 @@ from data_construction.sources import write_set
 from reflection_v import improve
 from reflection_v.improve import ImproveConfig, judge, load_improve, run_improve
 from vlm.errors import ConfigError, UserError
-from vlm.problem import Problem
+from vlm.problem import Problem, read_problems
 
 PROBLEM = Problem(id="a", source="test", domain="text", images=["a.png"], question="?", answer="red")
 
@@ -101,6 +101,20 @@ def test_rounds_end_when_accuracy_stops_rising(
     assert (out / "round-2" / "samples.jsonl").read_bytes() == samples
     with pytest.raises(ConfigError, match="temperature"):
         run_improve(config.model_copy(update={"temperature": 0.5}))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 4, 5, 8, 11])
+def test_a_kill_inside_of_a_batch_loses_no_sample_and_repeats_none(config: ImproveConfig, rows: int) -> None:
+    """Batches of two problems, two samples each: the cut lies between batches, between problems, and within one."""
+    config = config.model_copy(update={"batch_size": 4})
+    folder, problems = Path(config.out), read_problems(config.problems)
+    folder.mkdir()
+    counts = improve._sample(config.model, problems, folder, 1, config)
+    whole = (folder / "samples.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (folder / "samples.jsonl").write_bytes(b"".join(lines[:rows]) + lines[rows][:20])
+    assert improve._sample(config.model, problems, folder, 1, config) == counts
+    assert (folder / "samples.jsonl").read_bytes() == whole
 
 
 def test_a_student_learns_what_the_teacher_wrote(
