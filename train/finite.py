@@ -197,7 +197,7 @@ def diverged(args: Any, step: int, lost: str, rows: str = "") -> str:
     kept = last_checkpoint(args.output_dir, remove_torn=False)
     saved = f"The checkpoint of step {kept[1]} is kept" if kept else "No checkpoint had been saved"
     lower = "lower learning_rate or max_grad_norm" + (", or take precision: float32," if args.bf16 or args.fp16 else "")
-    remedy = f"Look at the {rows}, or {lower}" if rows else f"{lower[0].upper()}{lower[1:]}"
+    remedy = f"Look at {rows}, or {lower}" if rows else f"{lower[0].upper()}{lower[1:]}"
     where = f" ({rows})" if rows else ""
     return (
         f"Training has diverged: at step {step} {lost}{where}. {saved}, and no model is published. {remedy} in another "

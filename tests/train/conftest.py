@@ -1,6 +1,7 @@
 """A handful of pictures with a problem set and cold-start rows, and what the training tests ask of a run."""
 
 import json
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vlm.chat import question_messages
@@ -111,6 +112,16 @@ class Runs:
     def column(folder: Path, key: str = "loss") -> list[float]:
         """A column of a run's log."""
         return [json.loads(line)[key] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+    @staticmethod
+    def poison(folder: Path, name: str | None = None, value: float = math.nan) -> int:
+        """Put ``value`` into a saved tensor (every second one where no name is given); returns the number of tensors."""
+        file = next(iter(folder.glob("*.safetensors")))
+        tensors = load_file(file)
+        for key in [name] if name else sorted(tensors)[::2]:
+            tensors[key].view(-1)[0] = value
+        save_file(tensors, file, {"format": "pt"})
+        return len(tensors)
 
     @staticmethod
     def kill_after(folder: Path, step: int) -> None:
