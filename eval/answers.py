@@ -187,11 +187,16 @@ def refuse_other_output(out: Path, report: str, stage: str) -> None:
     """
 
     def is_ours(folder: Path) -> bool:
+        if (folder / "stages").is_dir():  # of a whole run, whose report is another one
+            return False
         if (folder / f"{report}.json").exists():
             return "schema_version" in read_record(folder / f"{report}.json")
-        return not (folder / f"{report}.html").exists() and all(map(_is_answer_log, (folder / "answers").glob("*")))
+        logs = list((folder / "answers").glob("*"))
+        begun = not (folder / f"{report}.html").exists() and (logs or not (folder / cases).exists())
+        return bool(begun) and all(map(_is_answer_log, logs))
 
-    refuse_foreign(out, (f"{report}.json", f"{report}.html", "answers"), is_ours, stage)
+    cases = {"report": "samples.json", "audit": "cases.json"}[report]
+    refuse_foreign(out, (f"{report}.json", f"{report}.html", cases, "answers"), is_ours, stage)
 
 
 def _is_answer_log(path: Path) -> bool:

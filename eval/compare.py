@@ -19,6 +19,8 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     """
     from eval.report import write_report
 
+    if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
+        raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
     refuse_other_output(Path(out), "report", "evaluation")
     sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
     for folder in (Path(first), Path(second)):

@@ -44,10 +44,12 @@ def evaluation(
             from eval.compare import compare as compare_finished
 
             return compare_finished(compare, model, out)
+        from eval.answers import refuse_other_output
         from eval.harness import EvalConfig, run_eval
         from train.config import build as checked_config
 
         config = checked_config(EvalConfig, keys, "the command line")
+        refuse_other_output(out, "report", "evaluation")  # before anything is written there
         if benchmark is not None:
             from eval.benchmarks import prepare_benchmark
 

@@ -32,9 +32,10 @@ from reflection_v.study_start import Start, prepare
 from train.config import merge, parse_arguments, read_config
 from train.processes import refuse_several
 from vlm.errors import ConfigError, UserError
-from vlm.folders import lock
+from vlm.folders import lock, read_record, refuse_foreign
 from vlm.identity import fingerprint
 from vlm.jsonl import write_json_atomic, write_text_atomic
+from vlm.stopping import stopped_code, watch_sigterm
 
 if TYPE_CHECKING:
     from eval.answers import Answer
@@ -154,6 +155,7 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
     if only is not None and only not in config.arms:
         raise ConfigError(f"There is no arm '{only}'; there are {', '.join(config.arms)}.")
     out, began = Path(config.out), time.monotonic()
+    refuse_foreign(out, ("study.json", "units*", "contrasts.json"), _is_study, "study")
     make_folder(out)
     with lock(out):
         _same_study(config, out)
@@ -365,9 +367,16 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"there": there, "gain": gain, "lowest_entropy": entropy, "entropy_floor": config.entropy_floor}
 
 
+def _is_study(folder: Path) -> bool:
+    return "arms" in read_record(folder / "study.json")
+
+
 def _same_study(config: StudyConfig, out: Path) -> None:
     """Arms and seeds may be added to a study; what was registered and run must not change under its name."""
+    from data_construction.build import BuildConfig
+
     file = out / "study.json"
+    checked(BuildConfig, read_config(config.start.build), config.start.build)  # a key must not be copied into the study
     now = config.model_dump(exclude={"out", "run"})
     now["grpo"] = read_config(config.grpo)  # what the files say, not where they lie
     now["start"] |= {key: read_config(getattr(config.start, key)) for key in ("build", "sft")}
@@ -392,6 +401,7 @@ def _same_study(config: StudyConfig, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit code."""
+    watch_sigterm()
     try:
         path, overrides = parse_arguments(sys.argv[1:] if argv is None else argv, "reflection_v.study")
         minutes, only = overrides.pop("minutes", None), overrides.pop("only", None)
@@ -401,6 +411,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped; what was finished is kept, and the same command does the rest.", file=sys.stderr)
+        return stopped_code()
     print(json.dumps(result, indent=2))
     return 0
 

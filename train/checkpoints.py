@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from train.provenance import COMPLETE
-from train.resume import course, sizes_of
 from vlm.errors import UserError
 from vlm.folders import read_record
 from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
@@ -62,8 +61,8 @@ class KeepCheckpoints(TrainerCallback):
             torch.distributed.barrier()
         if args.should_save:
             folder, checkpoint = Path(args.output_dir), _folder(args, state)
-            mark = {**self.mark, "step": state.global_step, **course(vars(args), args.world_size)}
-            write_json_atomic(checkpoint / COMPLETE, {**mark, "files": sizes_of(checkpoint)})
+            mark = {**self.mark, "step": state.global_step, "files": sizes_of(checkpoint)}
+            write_json_atomic(checkpoint / COMPLETE, mark)
             for _step, old in _complete(folder, self.mark.get("run"))[: -self.limit] if self.limit else []:
                 _remove(old)
 
@@ -145,6 +144,12 @@ def complete_before(checkpoint: Path) -> list[Path]:
     """The complete checkpoints beside ``checkpoint`` that have fewer steps, in order."""
     step = int(checkpoint.name.rpartition("-")[2])
     return [path for other, path in _complete(checkpoint.parent) if other < step]
+
+
+def sizes_of(checkpoint: Path) -> dict[str, int]:
+    """Bytes of every file of a checkpoint, by name relative to it."""
+    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
 
 
 def is_final(checkpoint: Path) -> bool:

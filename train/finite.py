@@ -82,6 +82,8 @@ class FiniteTrainer(Trainer):
             with finite_scores(self.accelerator.unwrap_model(self.model), "the model"):
                 sampled = generate()
         except NotFinite:
+            if is_deepspeed_zero3_enabled():  # the others wait for this one at their next token, and end when it does
+                raise
             lost = "the scores of the next token, from which responses are sampled, are NaN or infinite"
         self.stop_if(lost)
         return sampled  # type: ignore[return-value]

@@ -153,7 +153,7 @@ def run_trainer(
     sigterm = StopOnSigterm()
     trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     trainer.add_callback(sigterm)
-    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run")}))
+    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run"), **run.course}))
     with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.

@@ -31,6 +31,7 @@ from train.precision import resolve, stated
 from train.processes import as_one_process, is_main_process, settle_processes, world_size
 from train.ranks import mixed
 from train.reader import Reader, load_reader, skeleton
+from train.run_folder import check_output_folder
 from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
 from vlm.attention import AttentionMass
 from vlm.errors import ConfigError, UserError
@@ -81,6 +82,8 @@ def check(stage: Stage) -> Report:
         report.add("error" if here else "note", "packages", sentence)
     if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
         report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
+    with _found(report, "output_dir"):
+        check_output_folder(Path(args.output_dir), options.model)
     _resume(report, stage, world)
     reader: Reader | None = None
     try:

@@ -181,6 +181,26 @@ class FilledSampler(Sampler[int]):
         return len(self.sampler) + len(self.further)
 
 
+@contextlib.contextmanager
+def refused_by_all() -> Iterator[None]:
+    """Inside this a ``UserError`` of one process is raised by all: one that goes on would wait for the others.
+
+    Raises:
+        UserError: the one of the first process that has one.
+    """
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    errors: list[UserError | None] = [error]
+    if world_size() > 1:
+        errors = [None] * world_size()
+        torch.distributed.all_gather_object(errors, error)
+    if (first := next((one for one in errors if one is not None), None)) is not None:
+        raise error or first
+
+
 def check_weights(model: nn.Module) -> None:
     """Compare the weights of all processes after training (exactly, by two sums of each tensor).
 

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from train.checkpoints import is_final, last_checkpoint
 from train.provenance import COMPLETE
 from vlm.errors import UserError
+from vlm.folders import read_record
 
 CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size")
 """How the rows of a step and of a generation are cut up: what counts are ``rows_a_step`` and ``rows_a_generation``."""
@@ -110,14 +112,6 @@ def changed_deepspeed(before: Any, now: Any, where: str = "deepspeed") -> list[s
     return [] if before == now else [where]
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """``settings.json`` of a run folder; empty where there is none that can be read."""
-    try:
-        return dict(json.loads((folder / "settings.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # ``train.run_folder.RunFolder`` says what is wrong with it
-        return {}
-
-
 def read_course(known: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
     """The ``course`` of a run: of its checkpoint's mark, else of its ``settings.json`` (``known``), whatever version wrote them."""
     mark = read_mark(checkpoint) if checkpoint is not None else {}
@@ -132,10 +126,7 @@ def read_course(known: Mapping[str, Any], checkpoint: Path | None) -> dict[str, 
 
 def read_mark(checkpoint: Path) -> dict[str, Any]:
     """The mark of a complete checkpoint; empty if an earlier version made it."""
-    try:
-        return dict(json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return read_record(checkpoint / COMPLETE)
 
 
 def _writers(checkpoint: Path | None) -> int:
@@ -173,10 +164,8 @@ def resumption(settings: Mapping[str, Any], processes: int) -> Resumption:
     A run that has ended, in steps or altogether, can be taken up by any number. Settings are compared elsewhere
     (``train.run_folder``); where the user has cut the rows up in another way himself, that is left to the comparison.
     """
-    from train.checkpoints import is_final, last_checkpoint
-
     folder = Path(settings["output_dir"])
-    found, known = last_checkpoint(folder, remove_torn=False), read_settings(folder)
+    found, known = last_checkpoint(folder, remove_torn=False), read_record(folder / "settings.json")
     checkpoint, ended = found[0] if found else None, (folder / "summary.json").exists()
     if checkpoint is None and not ended:
         return Resumption()
@@ -278,6 +267,8 @@ def missing_part(checkpoint: Path, before: Mapping[str, Any]) -> str | None:
     if final:
         return None
     needed = _state_files(checkpoint, before)
+    if sizes:  # with save_on_each_node, the random states of other nodes are theirs
+        needed = [name for name in needed if name in sizes or not name.startswith("rng_state_")]
     absent = [name for name in needed if not (checkpoint / name).is_file()]
     if absent:
         saved_model_only = len(absent) == len(needed)
@@ -296,7 +287,8 @@ def _state_files(checkpoint: Path, before: Mapping[str, Any]) -> list[str]:
     if "DeepSpeed" in why:
         latest = checkpoint / "latest"
         folder = checkpoint / (latest.read_text(encoding="utf-8").strip() if latest.is_file() else "none")
-        parts = sorted(folder.glob("*_optim_states.pt"))
+        # Without ZeRO the optimizer's state is in the same file as the weights.
+        parts = sorted(folder.glob("*_optim_states.pt" if before.get("zero") else "*_model_states.pt"))
         states = [str(part.relative_to(checkpoint)) for part in parts] or ["the optimizer state of DeepSpeed"]
         return ["latest", *states, *random]
     if "FSDP" in why:
@@ -328,9 +320,3 @@ def begin_random_numbers(args: Any, checkpoint: Path, step: int) -> None:
 
     if read_course({}, checkpoint)["processes"] != args.world_size:
         set_seed((args.seed + 1_000_003 * step + args.process_index) % 2**32)
-
-
-def sizes_of(checkpoint: Path) -> dict[str, int]:
-    """Bytes of every file of a checkpoint, by name relative to it."""
-    files = (path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != COMPLETE)
-    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}

@@ -19,10 +19,11 @@ from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
 from train.precision import KEYS, default, device_type, stated
 from train.provenance import data_sha256, provenance
+from train.ranks import refused_by_all
 from train.resume import CUT, changed_deepspeed, read_course
 from train.resume import course as course_of
 from vlm.errors import UserError
-from vlm.folders import is_bystander, lock, read_record, refuse_foreign
+from vlm.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
 from vlm.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 
@@ -33,6 +34,20 @@ FREE = {
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint", "reward_folder"),
 }
+WRITES = (
+    *(
+        "checkpoint-*",
+        "adapter*",
+        "completions",
+        "*.json",
+        "log.jsonl",
+        "pass_rates*.jsonl",
+        "wandb_run.txt",
+        "README.md",
+    ),
+    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.model", "*.tiktoken", "*.jinja", *TOKENIZER_FILES),
+)
+"""What a run writes into its folder, and transformers, TRL and peft for it; of their names only the endings are known."""
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
 
@@ -100,7 +115,9 @@ class RunFolder:
         self.log = self.path / "log.jsonl"
         self.known: dict[str, Any] = {}
         self.model = model
-        check_output_folder(self.path, model)
+        with refused_by_all():
+            if main_process:  # another node may have a folder of its own, in which only checkpoints are written
+                check_output_folder(self.path, model)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.main:
@@ -112,13 +129,16 @@ class RunFolder:
             ) from None
         self.before = read_record(self.path / "settings.json")
         # An earlier version knew the start model by its name: its run stays so, or what it sampled would not be found again.
-        named_only = bool(self.before) and "model_sha256" not in self.before
+        named_only = bool(self.before) and self.before.get("model_sha256") is None
         self.model_sha256 = None if named_only else model_identity(model)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for the main process; see ``vlm.folders.lock`` for the error."""
-        with lock(self.path) if self.main else contextlib.nullcontext():
+        """Hold the folder for the main process; see ``vlm.folders.lock`` for the error, which all processes raise."""
+        with contextlib.ExitStack() as held:
+            with refused_by_all():
+                if self.main:
+                    held.enter_context(lock(self.path))
             yield
 
     def finished(self) -> dict[str, Any] | None:
@@ -158,7 +178,8 @@ class RunFolder:
             UserError: a checkpoint in the folder was not written by this run.
         """
         run = self.before.get("run")
-        checkpoint = last_checkpoint(self.path, run, remove_torn=self.main)
+        with refused_by_all():
+            checkpoint = last_checkpoint(self.path, run, remove_torn=self.main)
         if self.main:
             repair_jsonl(self.log)
             trim_log(self.log, checkpoint[1] if checkpoint else 0)
@@ -191,15 +212,20 @@ def check_output_folder(folder: Path, model: str) -> None:
         UserError: it is one of them.
     """
     start = model_folder(model)
-    if start is not None and start.resolve().is_relative_to(folder.resolve()):
+    if start is not None and start.resolve().is_relative_to(folder.resolve()) and not _began_from(folder, start, model):
         raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
-    # transformers and peft choose the names of most files, so any file may be in their way.
-    refuse_foreign(folder, ("*",), _is_training_run, "training run")
+    refuse_foreign(folder, WRITES, _is_training_run, "training run")
+
+
+def _began_from(folder: Path, start: Path, model: str) -> bool:
+    """Whether an earlier version began this run from a model in a folder of its own below the run's."""
+    apart = start.resolve() != folder.resolve() and not start.name.startswith("checkpoint-")
+    return apart and read_record(folder / "settings.json").get("settings", {}).get("model") == model
 
 
 def _is_training_run(folder: Path) -> bool:
-    only_probed = all(path.name == "probe.json" or is_bystander(path) for path in folder.iterdir())
-    return only_probed or {"settings", "versions"} <= read_record(folder / "settings.json").keys()
+    found = {path.name for pattern in WRITES for path in folder.glob(pattern)}
+    return found == {"probe.json"} or {"settings", "versions"} <= read_record(folder / "settings.json").keys()
 
 
 def changed_settings(

@@ -5,16 +5,16 @@ import errno
 import fcntl
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from vlm.errors import UserError
 
-BYSTANDERS = (".log", ".out", ".err", ".txt", ".sh", ".slurm", ".sbatch", ".yaml", ".yml")
-"""Endings of files that a job leaves beside a run, and under which no stage writes anything but ``TOKENIZER_FILES``."""
 TOKENIZER_FILES = ("vocab.txt", "merges.txt")
-BYSTANDER_FOLDERS = ("logs", "runs", "slurm", "wandb")
+"""Files of tokenizers that end like notes of a person."""
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 _held: dict[Path, int] = {}  # lock files that this process holds, and how often
 
@@ -58,7 +58,13 @@ def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
         finally:
             _held[path] -= 1
         return
-    with open(path, "a+", encoding="utf-8") as file:
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below
+    except PermissionError:
+        raise UserError(
+            f"{held_for} cannot be held, since {path} belongs to another user: remove that file, or choose another output folder."
+        ) from None
+    with file:
         _acquire(file, held_for)
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
             # Its last holder removed it between the two lines above: another process may hold a new file of that name.
@@ -74,6 +80,9 @@ def _acquire(file: IO[str], held_for: str | Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            print(f"{held_for} is on a file system without locks: start one command at a time there.", file=sys.stderr)
+            return
         if error.errno not in (errno.EACCES, errno.EAGAIN):
             raise
         file.seek(0)
@@ -90,8 +99,7 @@ def refuse_foreign(folder: str | Path, writes: Sequence[str], is_ours: Callable[
     """Refuse a folder that holds files where a stage would write, unless the stage itself wrote them.
 
     Args:
-        writes: patterns of the names that the stage writes; ``*`` for a stage that writes names which a library chooses. Hidden
-            files and ``BYSTANDERS`` never count.
+        writes: patterns of the names that the stage writes. Other files, such as a job's log, may lie there.
         is_ours: whether the stage has written into this folder before.
         stage: what the sentence calls the stage.
 
@@ -101,20 +109,11 @@ def refuse_foreign(folder: str | Path, writes: Sequence[str], is_ours: Callable[
     folder = Path(folder)
     if not folder.is_dir():
         return
-    found = sorted({path.name for pattern in writes for path in folder.glob(pattern) if not is_bystander(path)})
+    found = sorted({path.name for pattern in writes for path in folder.glob(pattern)})
     if not found or is_ours(folder):
         return
     names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
     raise UserError(f"{folder} holds {names}, which no {stage} wrote: choose an empty folder for the output.")
-
-
-def is_bystander(path: Path) -> bool:
-    """Whether a job left this file or folder beside a run; hidden ones count as such."""
-    return (
-        path.name.startswith(".")
-        or (path.is_dir() and path.name.startswith(BYSTANDER_FOLDERS))
-        or (path.suffix in BYSTANDERS and path.is_file() and path.name not in TOKENIZER_FILES)
-    )
 
 
 def read_record(path: Path) -> dict[str, Any]:

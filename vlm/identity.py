@@ -8,12 +8,22 @@ from pathlib import Path
 WHOLE = 64 << 20
 """Bytes: a larger file counts by its size and ``BLOCKS`` blocks; a checkpoint of 7 billion parameters would take half a minute."""
 BLOCKS, BLOCK = 256, 1 << 14
-MODEL_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-NOT_MODEL = (
-    *("settings.json", "summary.json", "data.json", "choice.json", "trainer_state.json", "wandb_run.txt"),
-    *("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args*"),
+MODEL_FILES = (
+    *(
+        "*.safetensors",
+        "*.bin",
+        "*.pt",
+        "*.pth",
+        "*.index.json",
+        "*config*.json",
+        "*token*.json",
+        "vocab*",
+        "merges.txt",
+    ),
+    *("*.model", "*.tiktoken", "chat_template*", "*.jinja"),
 )
-"""Files that a training run keeps beside its model."""
+NOT_MODEL = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args*")
+"""What a checkpoint holds for training alone."""
 SCHEME = "blocks:"
 """Stands before the fingerprint of a model, since earlier versions computed another one (``fingerprint``)."""
 

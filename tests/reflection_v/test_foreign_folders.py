@@ -99,3 +99,24 @@ def test_a_run_clears_only_its_own_leftovers(tmp_path: Path) -> None:
     with lock(tmp_path):
         _clear_leftovers(tmp_path)
     assert sorted(file.name for file in stages.iterdir()) == [".gitignore", "sft.json"]
+
+
+@pytest.mark.parametrize("name", ["samples.json", "stages/sft.json"])
+def test_the_folder_of_a_run_or_of_other_samples_is_no_place_for_an_evaluation(
+    name: str, own_set: Path, tmp_path: Path
+) -> None:
+    """A run's report has the name of an evaluation's."""
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("{}")
+    if name.startswith("stages"):
+        (out / "report.json").write_text('{"schema_version": 1, "models": {}}')
+    done = CliRunner().invoke(app, ["eval", "tiny", "--problems", str(own_set), "--out", str(out)])
+    assert done.exit_code == 1 and "which no evaluation wrote" in " ".join(done.output.split())
+
+
+def test_a_comparison_does_not_replace_what_it_compares(tmp_path: Path) -> None:
+    from eval.compare import compare
+
+    with pytest.raises(UserError, match="is one of the evaluations that are compared"):
+        compare(tmp_path / "a", tmp_path / "b", tmp_path / "b")

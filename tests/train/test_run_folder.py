@@ -16,7 +16,9 @@ import torch
 import vlm.stopping
 from train.checkpoints import StopOnSigterm
 from train.grpo import run_grpo
-from train.sft import main, run_sft
+from train.preflight import check
+from train.run_folder import RunFolder
+from train.sft import load_sft, main, run_sft
 from vlm.errors import UserError
 from vlm.folders import lock
 from vlm.load import load_vlm
@@ -50,7 +52,7 @@ def test_the_folder_of_the_start_model_is_no_output_folder(
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "checkpoint-500/model.safetensors", "README.md", "notes/plan.txt", "data.json"]
+    "name", ["config.json", "checkpoint-500/model.safetensors", "README.md", "vocab.txt", "data.json"]
 )
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_folder_of_other_files_is_refused_and_stays_as_it_is(
@@ -109,6 +111,47 @@ def test_checkpoints_of_an_earlier_version_are_resumed(
     run_sft(config)
     assert "resuming from step 2" in capsys.readouterr().out
     assert all(torch.equal(weights[name], tensor) for name, tensor in runs.weights(out).items())
+
+
+def test_a_run_of_an_earlier_version_knows_its_model_by_name_to_its_end(
+    config: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    """Or the pass rates that it sampled would not be found at its second resume."""
+    (tmp_path / "out").mkdir()
+    known = {"settings": config, "versions": {}}
+    (tmp_path / "out" / "settings.json").write_text(json.dumps(known))
+    for _ in range(3):
+        run = RunFolder(tmp_path / "out", config, True, pictures, config["model"])
+        assert run.model_sha256 is None
+        run.begin()
+    assert RunFolder(tmp_path / "new", config, True, pictures, config["model"]).model_sha256
+
+
+def test_what_a_job_leaves_in_the_folder_is_not_in_its_way(config: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in (
+        "lost+found/x",
+        "logs/0.err",
+        "train.log",
+        "stdout",
+        "job.o123",
+        "notes/plan.txt",
+        "rows.jsonl",
+        "sft.yaml",
+    ):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("kept")
+    before = content(out)
+    run_sft(config)
+    assert before.items() <= content(out).items()
+
+
+def test_check_finds_a_folder_that_the_run_would_refuse(config: dict[str, Any], tmp_path: Path) -> None:
+    assert check(load_sft(config)).passed
+    (tmp_path / "out").mkdir(exist_ok=True)
+    (tmp_path / "out" / "config.json").write_text("{}")
+    report = check(load_sft(config))
+    assert [one.check for one in report.findings if one.level == "error"] == ["output_dir"]
 
 
 @pytest.mark.parametrize("ended", [True, False])

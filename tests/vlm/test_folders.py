@@ -1,5 +1,6 @@
 """One process for a folder, and nothing overwritten that a stage did not write."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -72,12 +73,21 @@ def test_what_a_stage_did_not_write_is_refused_by_name(name: str, tmp_path: Path
     refuse_foreign(tmp_path, ("report.json", "answers"), ours, "evaluation")
 
 
-@pytest.mark.parametrize("name", [".lock", "train.log", "job.sh", "sft.yaml", "slurm-12.out", "log.txt"])
-def test_what_a_job_leaves_beside_a_run_is_not_in_its_way(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).touch()
-    (tmp_path / "logs").mkdir()
-    refuse_foreign(tmp_path, ("*",), ours, "training run")
-    refuse_foreign(tmp_path / "absent", ("*",), ours, "training run")
-    (tmp_path / "config.json").touch()
-    with pytest.raises(UserError, match=r"holds config\.json"):
-        refuse_foreign(tmp_path, ("*",), ours, "training run")
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    with lock(tmp_path):
+        assert "start one command at a time" in capsys.readouterr().err
+
+
+def test_a_lock_file_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"\.lock belongs to another user: remove that file"), lock(tmp_path):
+        pass

@@ -38,7 +38,16 @@ def test_a_model_that_changed_in_place_is_another(model: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["log.jsonl", "settings.json", "optimizer.pt", "README.md", "checkpoint-5/model.safetensors"]
+    "name",
+    [
+        "log.jsonl",
+        "settings.json",
+        "report.json",
+        "train.txt",
+        "optimizer.pt",
+        "README.md",
+        "checkpoint-5/model.safetensors",
+    ],
 )
 def test_what_training_keeps_beside_a_model_does_not_count(model: Path, name: str) -> None:
     known = model_identity(model)
