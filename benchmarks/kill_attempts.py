@@ -102,8 +102,9 @@ class Attempt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.send(signal.SIGKILL, True)
-        self.process.wait()
+        if not self.ended():  # the number of an ended process may be another's by now
+            self.send(signal.SIGKILL, True)
+            self.process.wait()
         self.running.discard(self)
 
     @property

@@ -176,8 +176,10 @@ def code_sha256() -> str:
 
 def stop(number: int, frame: object) -> None:
     """End what runs, and this process; the stage under way is done again from its beginning."""
+    say(f"Stopped by {signal.Signals(number).name}; the same command goes on with the stages that are left.")
     for attempt in list(Attempt.running):
-        attempt.send(signal.SIGKILL, True)
+        if not attempt.ended():
+            attempt.send(signal.SIGKILL, True)
     os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
 
 
