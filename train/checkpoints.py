@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +44,17 @@ class KeepCheckpoints(TrainerCallback):
 
     Args:
         limit: how many complete checkpoints are kept; None keeps all.
-        mark: what the mark says of the run besides the step; its ``run`` tells this run's checkpoints from others.
+        mark: gives what the mark says of the run besides the step; its ``run`` tells this run's checkpoints from others.
     """
 
-    def __init__(self, limit: int | None, mark: Mapping[str, Any]) -> None:
-        self.limit, self.mark = limit, dict(mark)
+    def __init__(self, limit: int | None, mark: Callable[[], Mapping[str, Any]]) -> None:
+        self.limit, self.mark = limit, mark
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if control.should_save and args.should_save:
             folder = _folder(args, state)
             folder.mkdir(exist_ok=True)
-            write_json_atomic(folder / BEGUN, {**self.mark, "step": state.global_step})
+            write_json_atomic(folder / BEGUN, {**self.mark(), "step": state.global_step})
 
     on_epoch_end = on_step_end
 
@@ -61,9 +63,9 @@ class KeepCheckpoints(TrainerCallback):
             torch.distributed.barrier()
         if args.should_save:
             folder, checkpoint = Path(args.output_dir), _folder(args, state)
-            mark = {**self.mark, "step": state.global_step, "files": sizes_of(checkpoint)}
+            mark = {**self.mark(), "step": state.global_step, "files": sizes_of(checkpoint)}
             write_json_atomic(checkpoint / COMPLETE, mark)
-            for _step, old in _complete(folder, self.mark.get("run"))[: -self.limit] if self.limit else []:
+            for _step, old in _complete(folder, mark.get("run"))[: -self.limit] if self.limit else []:
                 _remove(old)
 
 
@@ -77,6 +79,10 @@ class StopOnSigterm(TrainerCallback):
     def __init__(self) -> None:
         self.stopped = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+        if getattr(train_dataloader, "num_workers", 0):
+            train_dataloader.worker_init_fn = partial(without_sigterm, train_dataloader.worker_init_fn)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)
         wanted = torch.tensor(float(sigterm_received()), device=args.device)
@@ -84,6 +90,13 @@ class StopOnSigterm(TrainerCallback):
             torch.distributed.all_reduce(wanted, op=torch.distributed.ReduceOp.MAX)
         if wanted and state.global_step * args.gradient_accumulation_steps % cycle == 0:
             self.stopped = control.should_save = control.should_training_stop = True
+
+
+def without_sigterm(then: Callable[[int], None] | None, worker: int) -> None:
+    """``worker_init_fn`` of data workers: a signal to the whole process group must not end them before the step is done."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 def _folder(args: Any, state: Any) -> Path:

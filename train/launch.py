@@ -26,7 +26,7 @@ from train.precision import announce
 from train.processes import is_main_process, read_processes
 from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
-from train.resume import begin_random_numbers
+from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
 from vlm.errors import UserError, memory_error
@@ -153,7 +153,9 @@ def run_trainer(
     sigterm = StopOnSigterm()
     trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     trainer.add_callback(sigterm)
-    trainer.add_callback(KeepCheckpoints(limit, {"run": run.known.get("run"), **run.course}))
+    # TRL's count of tokens is in no checkpoint, and would begin again at 0.
+    mark = lambda: {**run.mark, "num_tokens": getattr(trainer, "_total_train_tokens", None)}  # noqa: E731
+    trainer.add_callback(KeepCheckpoints(limit, mark))
     with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
             # Trainer would take one more step; all that is missing is the copy of the model.
@@ -166,6 +168,7 @@ def run_trainer(
             print(f"resuming from step {checkpoint[1]}", flush=True)
         if checkpoint is not None:
             begin_random_numbers(trainer.args, *checkpoint)
+            trainer._total_train_tokens = read_mark(checkpoint[0]).get("num_tokens") or 0
         trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         state = trainer.state
         if state.global_step < state.max_steps:

@@ -194,6 +194,11 @@ class RunFolder:
             write_json_atomic(self.path / "settings.json", self.known)
         return checkpoint
 
+    @property
+    def mark(self) -> dict[str, Any]:
+        """What a complete checkpoint of this run is marked with."""
+        return {"run": self.known.get("run"), **self.course}
+
     def rows(self) -> list[dict[str, Any]]:
         """The rows of ``log.jsonl``."""
         return read_log(self.log) if self.log.exists() else []

@@ -4,6 +4,7 @@ The exit code tells the two apart: 130 after Ctrl-C, 75 (temporary failure) afte
 same command again. Training finishes its step and writes a checkpoint first (``deferred``).
 """
 
+import atexit
 import contextlib
 import signal
 import threading
@@ -30,10 +31,21 @@ class Stopped(UserError):
         self.exit_code = stopped_code() if exit_code is None else exit_code
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. A class of its own: after a plain KeyboardInterrupt amid an import, ``python -m`` ends by SIGINT whatever its code."""
+
+
 def watch_sigterm() -> None:
     """Let SIGTERM stop the work as Ctrl-C does. Outside of the main thread, where Python takes no signals, it changes nothing."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_sigterm)
+        atexit.unregister(_ignore)
+        atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """All is done when the interpreter ends: Python would put back the default handler, and the exit code would be lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def sigterm_received() -> bool:
@@ -50,10 +62,10 @@ def stop_if_asked() -> None:
     """Stop here if SIGTERM arrived while it was deferred; called between two pieces of work.
 
     Raises:
-        KeyboardInterrupt: it did.
+        Terminated: it did.
     """
     if _received:
-        raise KeyboardInterrupt
+        raise Terminated
 
 
 @contextlib.contextmanager
@@ -74,7 +86,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
         return
     # asyncio handles SIGINT by cancelling its main task, and so must this.
     interrupt = signal.getsignal(signal.SIGINT)
-    if callable(interrupt):
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
         interrupt(signal.SIGINT, frame)
-    else:  # ignored, as in a background job of a script
-        raise KeyboardInterrupt
+    else:  # also where it is ignored, as in a background job of a script
+        raise Terminated

@@ -51,7 +51,7 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
     (finite.FiniteWeights, TrainerCallback, ("on_train_begin", "on_step_end")),
     (run_folder.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
     (checkpoints.KeepCheckpoints, TrainerCallback, ("on_step_end", "on_epoch_end", "on_save")),
-    (checkpoints.StopOnSigterm, TrainerCallback, ("on_step_end",)),
+    (checkpoints.StopOnSigterm, TrainerCallback, ("on_train_begin", "on_step_end")),
     (tracking.Tracked, TrainerCallback, ("on_train_begin", "on_train_end")),
     (tracking.StopAtGap, TrainerCallback, ("on_log",)),
     (generate._Sampler, LogitsProcessor, ("__call__",)),

@@ -1,5 +1,6 @@
 """SIGTERM stops the work as Ctrl-C does, with an exit code of its own."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ try:
 except KeyboardInterrupt:
     end("stopped")
 """
+AT_EXIT = """
+print("done", flush=True)
+import atexit
+atexit._run_exitfuncs()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
 CTRL_C = """
 try:
     os.kill(os.getpid(), signal.SIGINT)
@@ -63,6 +70,7 @@ except KeyboardInterrupt:
         (ASYNC, 75, "tidy\nstopped\n"),
         (DEFERRED, 75, "finished its step True\nstopped\n"),
         (CTRL_C, 130, "stopped\n"),
+        (AT_EXIT, 0, "done\n"),  # the work is done, and its exit code stands
     ],
 )
 def test_sigterm_stops_the_work(work: str, code: int, said: str) -> None:
@@ -70,6 +78,17 @@ def test_sigterm_stops_the_work(work: str, code: int, said: str) -> None:
         [sys.executable, "-c", SETUP + work], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (code, said, "")
+
+
+def test_python_m_ends_with_the_code_also_where_an_import_is_stopped(tmp_path: Path) -> None:
+    """A KeyboardInterrupt that leaves a piece of text that is being executed, as namedtuple has one, is remembered."""
+    (tmp_path / "stopped.py").write_text(
+        "import os, signal, sys\nfrom vlm.stopping import stopped_code, watch_sigterm\nwatch_sigterm()\n"
+        "try:\n    exec('os.kill(os.getpid(), signal.SIGTERM)')\nexcept KeyboardInterrupt:\n    sys.exit(stopped_code())\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])}
+    done = subprocess.run([sys.executable, "-m", "stopped"], env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 75
 
 
 def test_outside_of_the_main_thread_nothing_changes() -> None:
