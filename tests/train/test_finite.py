@@ -237,6 +237,7 @@ def test_grpo_does_not_resume_from_nan(
         state = json.loads((folder / "checkpoint-2" / "trainer_state.json").read_text()) | {"max_steps": steps}
         (folder / "checkpoint-2" / "trainer_state.json").write_text(json.dumps(state))
         runs.poison(folder / "checkpoint-2")
+        (folder / "checkpoint-2" / "complete").write_text("")  # of an earlier version, which knew no sizes
         code, sentence = start("grpo", configs["grpo"] | {"max_steps": steps}, folder, capsys)
         assert code == 1 and said in sentence and "then begins again" in sentence
 

@@ -422,6 +422,7 @@ def test_prompts_are_chosen_by_pass_rate(
     # Killed after the first batch: only the rest is sampled again.
     other = tmp_path / "killed"
     other.mkdir()
+    shutil.copy(tmp_path / "run" / "settings.json", other)
     kept = (tmp_path / "run" / "pass_rates.jsonl").read_text().splitlines(keepends=True)[:2]
     (other / "pass_rates.jsonl").write_text("".join(kept) + kept[0][:30])
     run_grpo(config, {**changes, "output_dir": str(other)})

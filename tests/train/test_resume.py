@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from train.checkpoints import sizes_of
 from train.config import as_if
 from train.grpo import load_grpo
 from train.provenance import begun
-from train.resume import course, resumption, sizes_of
+from train.resume import course, resumption
 from train.run_folder import changed_settings
 from train.selection import read_pass_rates
 from train.sft import main as sft_main

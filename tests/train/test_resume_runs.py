@@ -20,10 +20,10 @@ from torch.utils.data import BatchSampler
 
 import train.ranks
 import train.sft
+from train.checkpoints import sizes_of
 from train.data import FILLER, IGNORED, Collator, read_rows
 from train.grpo import run_grpo
 from train.ranks import FilledSampler, fillers
-from train.resume import sizes_of
 from train.sft import run_sft
 from vlm.errors import UserError
 from vlm.load import load_vlm

@@ -27,7 +27,8 @@ def test_a_run_is_known_by_all_that_decides_it(tiny_vlm_dir: Path, pictures: Pat
     keys = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "seed": 3, "max_steps": 1}
     run_sft({**runs.BASE, **keys, "output_dir": str(tmp_path / "a"), "report_to": "tensorboard"})
     known = json.loads((tmp_path / "a" / "settings.json").read_text())
-    assert set(known) == {"settings", "versions", "git", "seed", "data_sha256", "processes", "precision_source"}
+    provenance = {"settings", "versions", "git", "seed", "data_sha256", "processes"}
+    assert set(known) == {*provenance, "precision_source", "run", "model_sha256", "course"}
     assert known["seed"] == 3 and known["settings"]["learning_rate"] == 1e-3 and len(known["data_sha256"]) == 64
     assert {"torch", "transformers", "trl", "python"} <= set(known["versions"])
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
