@@ -80,8 +80,11 @@ class StopOnSigterm(TrainerCallback):
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        if getattr(train_dataloader, "num_workers", 0):
-            train_dataloader.worker_init_fn = partial(without_sigterm, train_dataloader.worker_init_fn)
+        # accelerate's loader has the one that starts the workers inside, and gives its own arguments to a loader that skips.
+        loaders: list[Any] = [train_dataloader, getattr(train_dataloader, "base_dataloader", None)]
+        for loader in loaders:
+            if getattr(loader, "num_workers", 0):
+                loader.worker_init_fn = partial(without_sigterm, loader.worker_init_fn)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         cycle = getattr(args, "steps_per_generation", 1) * getattr(args, "num_iterations", 1)

@@ -31,7 +31,7 @@ from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
 from vlm.errors import UserError, memory_error
 from vlm.load import VLM, load_vlm
-from vlm.stopping import TERMINATED, Stopped, deferred, stopped_code, watch_sigterm
+from vlm.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 
 DISK_SPARE = 64 << 20
 
@@ -202,6 +202,12 @@ def training_errors(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if sigterm_received() and "DataLoader worker" in str(
+            error
+        ):  # it was just starting, and could not ignore the signal yet
+            raise Stopped(
+                f"Stopped by SIGTERM in {folder}: the same command resumes from the last checkpoint."
+            ) from None
         # The savers wrap a full disk in errors of their own, so the disk itself is asked.
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or shutil.disk_usage(folder).free < DISK_SPARE:

@@ -1,6 +1,7 @@
 """What a training run may find in its folder, who may write into it, and when it is finished."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -198,7 +199,8 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
 
     def on_step_begin(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == after:
-            os.kill(os.getpid(), signal.SIGTERM)
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):  # the whole group
+                os.kill(process.pid, signal.SIGTERM)
 
     def choose(steps: int | None) -> None:
         nonlocal after
@@ -211,7 +213,13 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
 
 
 @pytest.mark.parametrize(
-    "keys", [{"save_strategy": "no"}, {"save_steps": 2}, {"enable_jit_checkpoint": True, "save_steps": 100}]
+    "keys",
+    [
+        {"save_strategy": "no"},
+        {"save_steps": 2},
+        {"dataloader_num_workers": 1, "save_steps": 2},
+        {"enable_jit_checkpoint": True, "save_steps": 100},
+    ],
 )
 def test_sigterm_writes_a_checkpoint_and_the_same_command_resumes(
     keys: dict[str, Any],
