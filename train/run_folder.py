@@ -230,7 +230,7 @@ def _began_from(folder: Path, start: Path, model: str) -> bool:
 
 def _is_training_run(folder: Path) -> bool:
     found = {path.name for pattern in WRITES for path in folder.glob(pattern)}
-    return found == {"probe.json"} or {"settings", "versions"} <= read_record(folder / "settings.json").keys()
+    return found == {"probe.json"} or isinstance(read_record(folder / "settings.json").get("settings"), dict)
 
 
 def changed_settings(

@@ -80,7 +80,7 @@ def both_stopped(text: str, where: str, folder: Path, launched: bool = False) ->
 @pytest.mark.parametrize(
     ("stage", "where"),
     [
-        pytest.param("sft", "loss"),
+        pytest.param("sft", "loss", marks=pytest.mark.slow),
         pytest.param("sft", "gradient", marks=pytest.mark.slow),
         pytest.param("grpo", "loss", marks=pytest.mark.slow),
         pytest.param("grpo", "scores", marks=pytest.mark.slow),

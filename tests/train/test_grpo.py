@@ -431,7 +431,8 @@ def test_prompts_are_chosen_by_pass_rate(
     # Sampled with other settings: nothing of it is used.
     third = tmp_path / "third"
     third.mkdir()
-    shutil.copy(tmp_path / "run" / "pass_rates.jsonl", third / "pass_rates.jsonl")
+    for name in ("settings.json", "pass_rates.jsonl"):
+        shutil.copy(tmp_path / "run" / name, third)
     run_grpo(config, {**changes, "output_dir": str(third), "prompt_selection": {**chosen, "temperature": 0.5}})
     assert sampler.calls[5:] == [8, 8, 8]
 

@@ -400,7 +400,7 @@ def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
         vision = {**dense["vision_config"], "model_type": f"{kind}_vision"}
         changed = {**dense, "model_type": kind, "text_config": text, "vision_config": vision}
         (folder / "config.json").write_text(json.dumps(changed))
-        keys = {**config, "model": str(folder), "output_dir": str(tmp_path)}
+        keys = {**config, "model": str(folder), "output_dir": str(tmp_path / "out")}
         assert check(load_sft(keys)).passed
         stage = load_sft({**keys, "per_device_train_batch_size": 512})  # parts are rounded to 0.01 GB
         parts.append(make_plan(stage.args, stage.options).parts)
