@@ -50,7 +50,8 @@ SAID = {
 def configs(tiny_vlm_dir: Path, pictures: Path, runs: Any) -> dict[str, dict[str, Any]]:
     """The config of each stage: 3 steps of two processes."""
     both = {**runs.BASE, "model": str(tiny_vlm_dir), "max_steps": 3, "save_total_limit": 1}
-    sft = {"dataset": str(pictures / "rows.jsonl"), "per_device_train_batch_size": 2}
+    # 6 rows in whole steps: rows that only fill an epoch have no gradient to spoil.
+    sft = {"dataset": str(pictures / "rows.jsonl"), "per_device_train_batch_size": 1}
     grpo = {"problems": str(pictures), "per_device_train_batch_size": 4, "num_generations": 2}
     grpo |= {"max_completion_length": 6, "prompt_selection": None}
     return {"sft": {**both, **sft}, "grpo": {**both, **grpo}}
