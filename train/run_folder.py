@@ -27,7 +27,7 @@ from vlm.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
 from vlm.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 
-# What may be said otherwise when a run is gone on with: where and how often it writes, its memory, its patience.
+# What may change when a run resumes: where and how often it writes, its memory, its patience.
 FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
