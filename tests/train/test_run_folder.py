@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
@@ -199,8 +198,9 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
 
     def on_step_begin(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == after:
-            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):  # the whole group
-                os.kill(process.pid, signal.SIGTERM)
+            group = [process.pid for process in (*multiprocessing.active_children(), multiprocessing.current_process())]
+            # Sent by another process, as a scheduler does: a data worker ends quietly at a signal of its own parent.
+            subprocess.run(["kill", "-TERM", *map(str, group)], check=True)
 
     def choose(steps: int | None) -> None:
         nonlocal after
@@ -217,7 +217,8 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
     [
         {"save_strategy": "no"},
         {"save_steps": 2},
-        {"dataloader_num_workers": 1, "save_steps": 2},
+        # An epoch of more batches than a worker loads ahead, so that it is alive when the signal comes.
+        {"dataloader_num_workers": 1, "save_steps": 2, "per_device_train_batch_size": 1},
         {"enable_jit_checkpoint": True, "save_steps": 100},
     ],
 )
@@ -229,9 +230,10 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_resumes(
     terminated: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    config.update(keys)
     whole = run_sft({**config, "output_dir": str(tmp_path / "whole")})
     file = tmp_path / "sft.json"
-    file.write_text(json.dumps({**config, **keys}))
+    file.write_text(json.dumps(config))
     terminated(1)
     assert main(["--config", str(file)]) == 75
     out = tmp_path / "out"
