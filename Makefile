@@ -45,8 +45,8 @@ run: install
 	$(BIN)/reflection-v run configs/tiny/run.yaml --out runs/tiny
 
 study: run
-	$(BIN)/python -m reflection_v.study configs/tiny/study/study.yaml --run runs/tiny --out runs/study
-	$(BIN)/python -m reflection_v.study_report runs/study --write docs/study
+	$(BIN)/python -m benchmarks.study.run configs/tiny/study/study.yaml --run runs/tiny --out runs/study
+	$(BIN)/python -m benchmarks.study.report runs/study --write docs/study
 
 test: install
 	$(BIN)/ruff check .

@@ -32,10 +32,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
+from configs.jsonl import iter_log  # noqa: E402
 from data_construction.agent import LoopConfig, Tokens  # noqa: E402
 from data_construction.build import BuildConfig, run_build  # noqa: E402
 from data_construction.roles import RoleConfig, RolesConfig  # noqa: E402
-from vlm.jsonl import iter_log  # noqa: E402
 from vlm.problem import Problem, write_problems  # noqa: E402
 
 MUST_HOLD = {

@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
+from configs.jsonl import write_text_atomic  # noqa: E402
 from eval.harness import EvalConfig, evaluate  # noqa: E402
 from train.grpo import run_grpo  # noqa: E402
-from vlm.jsonl import write_text_atomic  # noqa: E402
 from vlm.problem import read_problems  # noqa: E402
 
 

@@ -26,9 +26,9 @@ import torch  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import write_set  # noqa: E402
-from eval.answers import answer_problems, open_pictures  # noqa: E402
 from eval.audit import AuditConfig, run_audit  # noqa: E402
 from eval.forward import forward_measures  # noqa: E402
+from eval.runner import answer_problems, open_pictures  # noqa: E402
 from eval.subjects import LocalSubject  # noqa: E402
 from reflection_v.audit import AUDIT_FAMILIES, AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
 from vlm.attention import AttentionMass  # noqa: E402

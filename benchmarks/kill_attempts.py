@@ -14,7 +14,7 @@ from typing import ClassVar
 import psutil
 
 from benchmarks.kill_stages import ROOT, Stage, environment
-from vlm.stopping import TERMINATED
+from configs.stopping import TERMINATED
 
 PATIENCE = 120.0
 """Seconds that a process may take to stop after SIGTERM: a training stage writes a checkpoint first."""

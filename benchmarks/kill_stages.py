@@ -16,10 +16,10 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from configs.jsonl import read_jsonl, write_text_atomic
+from configs.provenance import COMPLETE
 from data_construction.sources import write_set
-from train.provenance import COMPLETE
 from vlm.chat import question_messages
-from vlm.jsonl import read_jsonl, write_text_atomic
 from vlm.problem import read_problems
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -36,9 +36,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.kill_attempts import Attempt, Kill, Life, live, strike, wait_for_moment  # noqa: E402
 from benchmarks.kill_stages import Stage, make_stages, write_inputs  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
+from configs.jsonl import write_json_atomic  # noqa: E402
+from configs.stopping import INTERRUPTED, TERMINATED  # noqa: E402
 from reflection_v.run import differences  # noqa: E402
-from vlm.jsonl import write_json_atomic  # noqa: E402
-from vlm.stopping import INTERRUPTED, TERMINATED  # noqa: E402
 
 NAMES = ("build", "sft", "grpo", "improve", "eval", "audit", "ask")
 MUST_HOLD = {"differences": lambda found: not found, "orphans": lambda found: not found}

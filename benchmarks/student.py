@@ -18,12 +18,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
-from eval.answers import open_pictures  # noqa: E402
+from configs.jsonl import write_text_atomic  # noqa: E402
+from eval.runner import open_pictures  # noqa: E402
 from eval.stats import estimate_share  # noqa: E402
 from reward.verifiers import verify  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.generate import generate  # noqa: E402
-from vlm.jsonl import write_text_atomic  # noqa: E402
 from vlm.load import VLM, load_vlm  # noqa: E402
 from vlm.problem import Problem, read_problems  # noqa: E402
 from vlm.response import parse_response  # noqa: E402

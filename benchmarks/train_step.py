@@ -32,7 +32,7 @@ from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import quiet
 from train.prompts import problem_messages
-from train.tiny_models import build_tiny_vlm
+from train.tiny.models import build_tiny_vlm
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 from vlm.problem import Problem, read_problems

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.errors import ImageError
 from data_construction.cohesion import first_person
 from data_construction.reading import FAULTS, read_conclusion, read_look, read_request, without_thought
 from data_construction.records import Call, Role, Round, Status, Trace
@@ -21,7 +22,6 @@ from data_construction.reply_log import ReplyLog
 from data_construction.roles import Roles
 from reward.statements import corrected_spans
 from reward.verifiers import verify
-from vlm.errors import ImageError
 from vlm.images import SharedImages
 from vlm.problem import Problem
 from vlm.protocol import BackendError, Request

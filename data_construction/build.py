@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.errors import ConfigError, UserError
+from configs.folders import lock, read_record, refuse_foreign
+from configs.jsonl import iter_log, write_json_atomic, write_text_atomic
 from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
@@ -23,10 +26,7 @@ from data_construction.records import ROLES, Trace
 from data_construction.roles import ModelName, Roles, RolesConfig, open_roles
 from reward.usable import DroppedProblems, usable_problems
 from vlm.backends import make_backend
-from vlm.errors import ConfigError, UserError
-from vlm.folders import lock, read_record, refuse_foreign
 from vlm.identity import model_identity
-from vlm.jsonl import iter_log, write_json_atomic, write_text_atomic
 from vlm.problem import Problem, read_problems
 
 WRITES = (

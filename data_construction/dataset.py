@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.errors import UserError
 from data_construction.records import Trace
 from reward.statements import final_statements, statements
 from reward.verifiers import as_written
 from vlm.chat import question_messages
-from vlm.errors import UserError
 from vlm.problem import Problem
 from vlm.response import first_relook, split_sentences
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.errors import ImageError, UserError
+from configs.jsonl import iter_log
 from data_construction.reply_log import DurableLog, ReplyLog
 from data_construction.roles import KeyVariable, ModelName
 from reward.verifiers import verify
 from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages
-from vlm.errors import ImageError, UserError
 from vlm.images import open_image
-from vlm.jsonl import iter_log
 from vlm.problem import Problem
 from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response

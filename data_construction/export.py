@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
+from configs.jsonl import write_text_atomic
 from data_construction.dataset import thinking_row
 from data_construction.difficulty import read_difficulty
 from data_construction.records import Trace
-from vlm.errors import UserError
-from vlm.jsonl import write_text_atomic
 from vlm.problem import Problem
 
 SHARD_ROWS = 2000

@@ -12,11 +12,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from configs.errors import UserError
 from data_construction.agent import Episode, LoopConfig
 from data_construction.records import Trace
 from data_construction.reply_log import DurableLog, ReplyLog
 from data_construction.roles import Roles
-from vlm.errors import UserError
 from vlm.images import SharedImages
 from vlm.problem import Problem
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from vlm.jsonl import iter_log, repair_jsonl
+from configs.jsonl import iter_log, repair_jsonl
 from vlm.protocol import Backend, Reply, Request
 
 GROUP_SECONDS = 0.005

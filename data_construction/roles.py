@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from configs.api_key import check_variable, refuse_secrets
 from data_construction.prompts import Prompts
 from data_construction.records import ROLES, Role
-from vlm.api_key import check_variable, refuse_secrets
 from vlm.backends import check_key, check_model_name
 from vlm.protocol import Backend
 
@@ -86,7 +86,7 @@ class Roles:
 
 
 def check_keys(model: str, reasoner: str, settings: RolesConfig) -> None:
-    """Read the keys that ``open_roles`` would send. Raises ConfigError as ``vlm.api_key.read_key`` does."""
+    """Read the keys that ``open_roles`` would send. Raises ConfigError as ``configs.api_key.read_key`` does."""
     for role in ROLES:
         one = settings.of(role)
         check_key(_model_of(role, one, model, reasoner), one.api_key_env)

@@ -5,8 +5,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import UserError
-from vlm.jsonl import iter_log, write_json_atomic
+from configs.errors import UserError
+from configs.jsonl import iter_log, write_json_atomic
 
 
 def write_stats(folder: Path) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
+from configs.errors import UserError, memory_error
 from demo import page
 from demo.engine import TESTS, Engine, Run, Sessions
 from demo.pictures import MAX_UPLOAD, PictureStore
-from vlm.errors import UserError, memory_error
 from vlm.reasoning import EFFORTS
 
 STATIC = Path(__file__).parent / "static"

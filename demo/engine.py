@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from configs.errors import ConfigError, UserError
 from eval.grounding import GREY, cut_reasoning, reasoning_span
 from vlm.backends import BackendError, check_key, check_key_has_one_server
 from vlm.chat import question_messages
-from vlm.errors import ConfigError, UserError
 from vlm.infer import Model, is_local, load_for_asking, summarize
 from vlm.reasoning import (
     CUE,

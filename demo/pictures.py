@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlm.errors import ImageError
+from configs.errors import ImageError
 from vlm.images import open_image
 from vlm.problem import read_problems
 

@@ -20,10 +20,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from configs.errors import ConfigError, UserError
 from demo.app import STATIC, build_app
 from demo.engine import Engine, Sessions
 from demo.pictures import MAX_UPLOAD, PictureStore
-from vlm.errors import ConfigError, UserError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

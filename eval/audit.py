@@ -13,7 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from eval.answers import Answer, answer_problems, refuse_other_output, right_by_id, verifier_sha256
+from configs.api_key import check_variable
+from configs.errors import UserError
+from configs.folders import lock
+from configs.jsonl import write_json_atomic
 from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
 from eval.grounding import (
     attention_profile,
@@ -27,13 +30,10 @@ from eval.grounding import (
 )
 from eval.harness import accuracy, file_name, picture_of, spread, versions
 from eval.known import known_subject
+from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id, verifier_sha256
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge, profile
-from vlm.api_key import check_variable
-from vlm.errors import UserError
-from vlm.folders import lock
-from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem
 
 SCHEMA_VERSION = 1
@@ -140,7 +140,7 @@ def _audit(
     shifts: Mapping[str, Sequence[Problem]],
     subject: Subject | None,
 ) -> dict[str, Any]:
-    from eval.audit_page import write_audit
+    from eval.audit_report import write_audit
 
     started = time.monotonic()
     if subject is None:

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Answer
+from configs.api_key import redact_tokens
+from configs.errors import ConfigError, ImageError, UserError
+from configs.folders import refuse_foreign
+from configs.jsonl import write_json_atomic
+from eval.runner import Answer
 from eval.stats import Estimate, estimate_share
-from reward.answers import read_quantity
-from vlm.api_key import redact_tokens
-from vlm.errors import ConfigError, ImageError, UserError
-from vlm.folders import refuse_foreign
+from reward.parsing import read_quantity
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
-from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, read_problems, write_problems
 
 MAX_LITERAL = 20_000

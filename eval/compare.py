@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Answer, read_answers, refuse_other_output, right_by_id
+from configs.errors import UserError
 from eval.harness import SCHEMA_VERSION, file_name, versions
+from eval.runner import Answer, read_answers, refuse_other_output, right_by_id
 from eval.stats import paired_difference
-from vlm.errors import UserError
 
 
 def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.answers import Answer, answer_problems, right_by_id
+from eval.runner import Answer, answer_problems, right_by_id
 from eval.stats import Estimate, bootstrap_interval, estimate_mean, estimate_share
 from eval.subjects import Subject
-from reward.answers import canonical, read_option
+from reward.parsing import canonical, read_option
 from reward.verifiers import verify
 from vlm.problem import Problem
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.answers import Answer, open_pictures
 from eval.forward import read
+from eval.runner import Answer, open_pictures
 from eval.seeds import cross_effects
 from eval.stats import estimate_mean
 from reward.rewards import MIN_THOUGHT, halves

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eval.answers import Answer, open_pictures
+from configs.errors import UserError
+from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from eval.runner import Answer, open_pictures
 from eval.stats import estimate_mean
 from reward.rewards import MIN_THOUGHT, halves
 from vlm.attention import AttentionMass
 from vlm.chat import encode, prefix_ids, question_messages
-from vlm.errors import UserError
 from vlm.heatmap import Grid, image_maps, token_grids
 from vlm.images import fit_image
-from vlm.jsonl import append_jsonl, read_log, repair_jsonl
 from vlm.problem import Problem
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.answers import Answer, answer_problems, open_pictures
+from eval.runner import Answer, answer_problems, open_pictures
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
-from reward.answers import read_pairs
+from reward.parsing import read_pairs
 from reward.rewards import MIN_MASS
 from reward.verifiers import verify
 from vlm.problem import Problem

@@ -22,8 +22,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from eval.answers import Answer, answer_problems, refuse_other_output, right_by_id
+from configs.api_key import check_variable
+from configs.errors import UserError
+from configs.folders import lock
+from configs.jsonl import write_json_atomic
 from eval.benchmarks import BENCHMARKS
+from eval.choice_order import position_bias, rotate_options
 from eval.conditions import sample_answers, sampled_scores
 from eval.grounding import (
     attention_profile,
@@ -34,14 +38,10 @@ from eval.grounding import (
     swap_by_turn,
     swap_test,
 )
-from eval.options import position_bias, rotate_options
+from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
 from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
-from vlm.api_key import check_variable
 from vlm.backends import check_key_has_one_server
-from vlm.errors import UserError
-from vlm.folders import lock
-from vlm.jsonl import write_json_atomic
 from vlm.problem import Problem, read_problems
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image
 
-from eval.answers import open_pictures
+from configs.errors import ConfigError, UserError
 from eval.grounding import counterfactual, has_counterfactual
+from eval.runner import open_pictures
 from eval.subjects import ScriptedSubject, Turn
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem
 
 EXPECTED = {

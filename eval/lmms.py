@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from configs.errors import ConfigError, UserError
 from configs.versions import install_command, is_installed
 from vlm.backends import served_model
-from vlm.errors import ConfigError, UserError
 
 
 def lmms_command(model: str, tasks: str, out: str | Path, limit: int | None = None) -> list[str]:

@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from configs.errors import ImageError
+from configs.jsonl import read_log, write_json_atomic, write_text_atomic
 from eval import charts
-from vlm.errors import ImageError
 from vlm.images import open_image
-from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
 from vlm.response import count_looks, split_sentences
 
 THUMBNAIL = 320  # pixels of the longer side

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from PIL import Image
 
+from configs.errors import UserError
 from vlm.chat import INSTRUCTIONS, Message, question_messages
-from vlm.errors import UserError
 
 if TYPE_CHECKING:
     from vlm.backends import Backend, Reply, Request

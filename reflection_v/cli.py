@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from configs.errors import ConfigError
 from reflection_v.files import writing_to
 from reflection_v.keys import extra_keys, look_first, texts, training_keys
 from reflection_v.mistakes import Guarded
-from vlm.errors import ConfigError
 
 app = typer.Typer(
     cls=Guarded,

@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from configs.errors import ConfigError
 from train.config import read_config
 from vlm.backends import check_model_name
-from vlm.errors import ConfigError
 
 STAGE_FILES = ("build", "sft", "grpo", "eval")
 

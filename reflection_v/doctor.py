@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from configs import bundled_config, machine, versions
-from vlm.errors import UserError, memory_error
+from configs.errors import UserError, memory_error
 from vlm.hub import why_not_writable
 
 GB = 1e9
@@ -234,7 +234,7 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
         from reward.worker import cores
 
         found["answer_workers"] = cores()
-    from train.processes import as_one_process, refuse_several
+    from configs.processes import as_one_process, refuse_several
 
     with exam.noted("The variables of a launcher cannot be read"):
         refuse_several("reflection-v run")

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from configs.api_key import hide_credentials
+from configs.errors import ConfigError
 from reflection_v.files import writing_to
-from vlm.api_key import hide_credentials
-from vlm.errors import ConfigError
 
 
 def with_backend(model: str, backend: str | None, url: str | None) -> str:
@@ -44,8 +44,8 @@ def evaluation(
             from eval.compare import compare as compare_finished
 
             return compare_finished(compare, model, out)
-        from eval.answers import refuse_other_output
         from eval.harness import EvalConfig, run_eval
+        from eval.runner import refuse_other_output
         from train.config import build as checked_config
 
         config = checked_config(EvalConfig, keys, "the command line")

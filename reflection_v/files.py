@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from vlm.errors import UserError
-from vlm.folders import lock
+from configs.errors import UserError
+from configs.folders import lock
 
 
 def make_folder(folder: str | Path) -> None:

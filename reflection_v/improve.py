@@ -26,18 +26,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from configs.errors import ConfigError, UserError
+from configs.folders import lock, read_record, refuse_foreign
+from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
+from configs.processes import refuse_several
+from configs.provenance import begun
+from configs.stopping import stop_if_asked
 from reflection_v.config import checked
 from reflection_v.files import make_folder
 from train.config import merge, read_config
 from train.precision import KEYS, Precision, default, stated
-from train.processes import refuse_several
-from train.provenance import begun
-from vlm.errors import ConfigError, UserError
-from vlm.folders import lock, read_record, refuse_foreign
 from vlm.identity import model_identity
-from vlm.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
 from vlm.problem import Problem, read_problems
-from vlm.stopping import stop_if_asked
 
 
 class ImproveConfig(BaseModel):
@@ -191,9 +191,9 @@ def _usable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Pr
     Raises:
         UserError: none is left, or config and processor of the model cannot be read.
     """
+    from train.filters import sift
     from train.options import ModelOptions
     from train.reader import load_reader
-    from train.sift import sift
     from vlm.chat import position_limit
 
     reader = load_reader(ModelOptions(model=config.model))

@@ -8,10 +8,10 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from configs.errors import UserError, memory_error
+from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 from reflection_v.files import disk_full
-from vlm.errors import UserError, memory_error
-from vlm.stopping import stopped_code, watch_sigterm
 
 WITHOUT_MODELS = ("problems", "doctor")
 """Commands that load no model, so that a start says nothing of versions."""

@@ -27,12 +27,12 @@ from typing import Any
 
 from rich.console import Console
 
+from configs.errors import ConfigError, UserError
+from configs.folders import lock
+from configs.jsonl import write_json_atomic
+from configs.stopping import Stopped, stop_if_asked
 from reflection_v.files import disk_full, make_folder
 from reflection_v.terminal import duration, heartbeat, printing_to
-from vlm.errors import ConfigError, UserError
-from vlm.folders import lock
-from vlm.jsonl import write_json_atomic
-from vlm.stopping import Stopped, stop_if_asked
 
 SCHEMA_VERSION = 1
 PLAIN: Any = {"highlight": False, "soft_wrap": True}  # lines for a person, not for a pretty printer

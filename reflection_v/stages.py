@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs import bundled_config
+from configs.api_key import refuse_passwords
+from configs.errors import ConfigError
+from configs.jsonl import write_json_atomic
 from configs.machine import usable_cores
+from configs.packages import require_packages
+from configs.processes import refuse_several
+from configs.provenance import git_revision
 from reflection_v.config import STAGE_FILES, ProblemSet, RunConfig, checked, load_run_config
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from reward.files import REWARD_FILES, changed_files, reward_files
 from train.config import FileKeys, check_keys, merge, read_config
-from train.packages import require_packages
 from train.precision import comparable
-from train.processes import refuse_several
-from train.provenance import git_revision
-from vlm.api_key import refuse_passwords
-from vlm.errors import ConfigError
 from vlm.identity import SCHEME, fingerprint, model_folder, model_identity
-from vlm.jsonl import write_json_atomic
 
 PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that say where, not what
 SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose values no record must hold

@@ -9,10 +9,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from reward.answers import read_yes_no
+from configs.errors import UserError
+from reward.parsing import read_yes_no
 from reward.statements import final_statements
 from vlm.chat import question_messages
-from vlm.errors import UserError
 from vlm.images import open_image
 from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm.errors import ConfigError
+from configs.errors import ConfigError
 
 REWARD_FILES = "reward_files"
 """The key under which a run's ``settings.json`` and a stage's record hold the checksums of these files."""

@@ -1,18 +1,18 @@
 """Problems that can be asked and graded. What a bad row is, is decided here, before any model is asked.
 
-Training adds the faults that depend on its model and its limits (``train.sift``).
+Training adds the faults that depend on its model and its limits (``train.filters``).
 """
 
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from configs.errors import ImageError, UserError
+from configs.jsonl import is_unicode
 from reward.verifiers import gradable
 from reward.worker import spread
 from vlm.chat import question_messages
-from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
-from vlm.jsonl import is_unicode
 from vlm.problem import Problem
 
 EXAMPLES = 5

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
 from reward.files import find_reward, is_user_reward
 from reward.rewards import Rollout, Score
 from reward.worker import Pool
-from vlm.errors import UserError
 
 __all__ = ["UserReward", "is_user_reward"]
 

@@ -10,7 +10,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from reward.answers import (
+from configs.errors import UserError
+from reward.expression import compare
+from reward.parsing import (
     MAX_CHARACTERS,
     WORD_NUMBERS,
     Quantity,
@@ -24,9 +26,7 @@ from reward.answers import (
     read_yes_no,
     words,
 )
-from reward.expression import compare
 from reward.worker import Pool, spread
-from vlm.errors import UserError
 
 SCIENCE_TOLERANCE = Fraction(1, 100)
 """Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""

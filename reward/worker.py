@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from configs.errors import UserError
 from configs.machine import cores_a_rank
-from vlm.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -112,8 +112,8 @@ def prepare(kind: str) -> tuple[Job, Job, float]:
 
         before, paced = nothing, 1.0
         if kind == "expressions":
-            from reward.answers import plain
             from reward.expression import parsed_gold, warm_up
+            from reward.parsing import plain
 
             paced = warm_up()
 

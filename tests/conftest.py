@@ -48,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 @pytest.fixture(scope="session")
 def tiny_vlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight Qwen3-VL as a standard folder. Read only: copy it before changing anything."""
-    from train.tiny_models import build_tiny_vlm
+    from train.tiny.models import build_tiny_vlm
 
     return build_tiny_vlm(tmp_path_factory.mktemp("models") / "tiny-vlm")
 
@@ -56,6 +56,6 @@ def tiny_vlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_reasoner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight Qwen3 text model as a standard folder. Read only."""
-    from train.tiny_models import build_tiny_reasoner
+    from train.tiny.models import build_tiny_reasoner
 
     return build_tiny_reasoner(tmp_path_factory.mktemp("models") / "tiny-reasoner")

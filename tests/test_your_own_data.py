@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
+from configs.jsonl import read_jsonl
 from reflection_v.cli import app
-from vlm.jsonl import read_jsonl
 
 DOCS = Path(__file__).parents[1] / "docs" / "your-own-data.md"
 SMALL = {

@@ -13,11 +13,11 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from train.provenance import COMPLETE
-from vlm.errors import UserError
-from vlm.folders import read_record
-from vlm.jsonl import read_log, write_json_atomic, write_text_atomic
-from vlm.stopping import sigterm_received
+from configs.errors import UserError
+from configs.folders import read_record
+from configs.jsonl import read_log, write_json_atomic, write_text_atomic
+from configs.provenance import COMPLETE
+from configs.stopping import sigterm_received
 
 TRAINING_ONLY = (
     "optimizer",

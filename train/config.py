@@ -22,13 +22,13 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from configs import bundled_config
+from configs.api_key import check_variable, refuse_passwords
+from configs.errors import ConfigError, UserError
+from configs.packages import needs
+from configs.processes import joining, settle_processes
 from configs.versions import is_installed
-from train.packages import needs
 from train.precision import Choice, Precision, resolve
-from train.processes import joining, settle_processes
 from train.resume import Resumption, course, resumption
-from vlm.api_key import check_variable, refuse_passwords
-from vlm.errors import ConfigError, UserError
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +339,7 @@ def load_stage(
         refused: keys of TRL that another key of this project stands for, with the reason.
 
     Raises:
-        ConfigError: anything wrong with a key, a type or a value, in one sentence; or see ``train.processes``.
+        ConfigError: anything wrong with a key, a type or a value, in one sentence; or see ``configs.processes``.
         UserError: the other processes do not come.
     """
     where = str(file_of(source) or "the config")

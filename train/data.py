@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from configs.errors import ImageError, UserError
+from configs.jsonl import is_unicode, read_jsonl
 from configs.machine import usable_cores
 from vlm.chat import encode
-from vlm.errors import ImageError, UserError
 from vlm.images import image_size, open_image
-from vlm.jsonl import is_unicode, read_jsonl
 from vlm.load import VLM
 from vlm.problem import image_path
 

@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from train.checkpoints import complete_before, last_checkpoint
-from train.ranks import whole, world_size
+from train.distributed import whole, world_size
 from vlm.finite import NotFinite, broken_model, finite_scores, first_not_finite, largest
 from vlm.load import VLM
 

@@ -26,11 +26,15 @@ from accelerate import PartialState
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
+from configs.errors import ConfigError, UserError
+from configs.jsonl import write_json_atomic
 from reward.batch import KNOWN
 from reward.files import is_user_reward, reward_files
 from reward.terms import LARGEST, SMALLEST, Term, in_range, source_of, terms_of
 from train.config import Stage, file_of, load_stage
 from train.data import reader_of
+from train.distributed import read_blank_pictures, whole_weights
+from train.filters import Sifted, read_loosely, sift
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
@@ -45,14 +49,10 @@ from train.launch import (
 from train.lora import lora_config, say_coverage
 from train.mixing import check_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
-from train.ranks import read_blank_pictures, whole_weights
 from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
-from train.sift import Sifted, read_loosely, sift
 from train.tracking import StopAtGap
 from vlm.backends import check_model_name
-from vlm.errors import ConfigError, UserError
-from vlm.jsonl import write_json_atomic
 from vlm.load import VLM
 from vlm.problem import Problem
 
@@ -248,7 +248,7 @@ def usable(
 ) -> tuple[list[Problem], dict[str, int]]:
     """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
 
-    The reasons are the keys of ``train.sift.REMEDIES``; ``sifted`` is what ``read_loosely`` has found already.
+    The reasons are the keys of ``train.filters.REMEDIES``; ``sifted`` is what ``read_loosely`` has found already.
     """
     sifted = sift(problems, reader_of(vlm), options.style, options.max_prompt_tokens, sifted=sifted)
     if not sifted.kept:

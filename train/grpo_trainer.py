@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import BatchFeature
 from trl import GRPOTrainer
 
+from configs.errors import ConfigError, UserError
 from reward.batch import KNOWN, combine, metrics, row_of
 from reward.claims import Question, ask_responder, claims, holds
 from reward.rewards import Rollout
@@ -31,15 +32,14 @@ from reward.user import UserReward, is_user_reward
 from reward.worker import spread
 from train.checkpoints import EpochSampler
 from train.data import reader_of
+from train.distributed import drop_empty_pictures
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import donors, information
 from train.options import GrpoOptions
 from train.prompts import image_token, one_token_a_picture, problem_messages
-from train.ranks import drop_empty_pictures
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
-from vlm.errors import ConfigError, UserError
 from vlm.generate import picture_tokens
 from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM

@@ -14,24 +14,24 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
+from configs.errors import UserError, memory_error
 from configs.machine import cores_a_rank
+from configs.packages import require_packages
+from configs.processes import is_main_process, read_processes
+from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
 from train.config import Stage, parse_arguments
+from train.distributed import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.options import ModelOptions
-from train.packages import require_packages
 from train.precision import announce
-from train.processes import is_main_process, read_processes
-from train.ranks import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.reader import part_of
 from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
-from vlm.errors import UserError, memory_error
 from vlm.load import VLM, load_vlm
-from vlm.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 
 DISK_SPARE = 64 << 20
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlm.errors import ConfigError, UserError
+from configs.errors import ConfigError, UserError
 from vlm.problem import DOMAINS, Problem
 
 

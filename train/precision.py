@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.errors import ConfigError, UserError
 from configs.machine import bfloat16_is_fast, measure_bfloat16, processor
-from train.provenance import begun
-from vlm.errors import ConfigError, UserError
+from configs.provenance import begun
 
 Choice = Literal["auto", "bfloat16", "float32"]
 
@@ -165,7 +165,7 @@ def _explicit(said: str | None) -> str | None:
 
 
 def _agree(precision: Precision) -> None:
-    from train.ranks import world_size
+    from train.distributed import world_size
 
     if world_size() == 1:
         return

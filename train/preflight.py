@@ -20,21 +20,21 @@ from typing import Any, Literal
 import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from configs.errors import ConfigError, UserError
+from configs.packages import missing_packages
+from configs.processes import as_one_process, is_main_process, settle_processes, world_size
 from train.config import Stage, as_if, merge, read_config
 from train.data import Row, read_rows
+from train.distributed import mixed
+from train.filters import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
 from train.lora import check_lora
+from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
 from train.options import GrpoOptions, ModelOptions
-from train.packages import missing_packages
-from train.plan import GB, GPU_MEMORY, make_plan, zero_of
 from train.precision import resolve, stated
-from train.processes import as_one_process, is_main_process, settle_processes, world_size
-from train.ranks import mixed
 from train.reader import Reader, load_reader, skeleton
 from train.run_folder import check_output_folder
-from train.sift import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
 from vlm.attention import AttentionMass
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem
 
 Level = Literal["error", "dropped", "note"]

@@ -17,18 +17,18 @@ if __package__ in (None, ""):  # run as a file: train/ stands first on the path,
 
 from accelerate import PartialState
 
+from configs.errors import UserError
+from configs.jsonl import write_json_atomic
 from reward.forecast import forecast, in_words
+from train.distributed import read_blank_pictures
+from train.filters import Sifted, read_loosely
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import check_launch, command, load_for_training, prepare, quiet
 from train.lora import lora_config
 from train.options import PromptSelection
-from train.ranks import read_blank_pictures
 from train.run_folder import check_output_folder
 from train.selection import candidates
-from train.sift import Sifted, read_loosely
-from vlm.errors import UserError
-from vlm.jsonl import write_json_atomic
 
 
 def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

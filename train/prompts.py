@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from configs.errors import UserError
 from vlm.chat import plain_text, question_messages
-from vlm.errors import UserError
 from vlm.load import VLM
 from vlm.problem import Problem
 

@@ -18,9 +18,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 import configs
+from configs.api_key import redact_tokens
+from configs.errors import UserError
 from train.options import MERGER_NAMES, VISION_NAMES, ModelOptions
-from vlm.api_key import redact_tokens
-from vlm.errors import UserError
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.load import BUNDLED, VLM, bundled_model
 
@@ -98,7 +98,7 @@ def load_reader(options: ModelOptions) -> Reader:
 
 
 def _stand_in(model_type: str, folder: str, pixels: dict[str, int | None]) -> Any:
-    from train.tiny_models import CHAT_TEMPLATE, build_tokenizer
+    from train.tiny.models import CHAT_TEMPLATE, build_tokenizer
 
     kind = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[model_type]))
     video = {"qwen2_5_vl": "Qwen2VLVideoProcessor", "qwen3_vl": "Qwen3VLVideoProcessor"}[model_type]

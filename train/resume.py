@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
+from configs.folders import read_record
+from configs.provenance import COMPLETE
 from train.checkpoints import is_final, last_checkpoint
-from train.provenance import COMPLETE
-from vlm.errors import UserError
-from vlm.folders import read_record
 
 CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size")
 """How the rows of a step and of a generation are cut up: what counts are ``rows_a_step`` and ``rows_a_generation``."""

@@ -15,17 +15,17 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from configs.errors import UserError
+from configs.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
+from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
+from configs.provenance import data_sha256, provenance
 from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
+from train.distributed import refused_by_all
 from train.precision import KEYS, default, device_type, stated
-from train.provenance import data_sha256, provenance
-from train.ranks import refused_by_all
 from train.resume import CUT, changed_deepspeed, read_course
 from train.resume import course as course_of
-from vlm.errors import UserError
-from vlm.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
 from vlm.identity import model_folder, model_identity
-from vlm.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 
 # What may change when a run resumes: where and how often it writes, its memory, its patience.
 FREE = {
@@ -134,7 +134,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for the main process; see ``vlm.folders.lock`` for the error, which all processes raise."""
+        """Hold the folder for the main process; see ``configs.folders.lock`` for the error, which all processes raise."""
         with contextlib.ExitStack() as held:
             with refused_by_all():
                 if self.main:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.errors import UserError
+from configs.jsonl import append_jsonl, read_log, repair_jsonl
 from reward.verifiers import verify
 from train.options import PromptSelection
 from vlm.chat import question_messages
-from vlm.errors import UserError
 from vlm.generate import Generation, generate
 from vlm.images import open_image
-from vlm.jsonl import append_jsonl, read_log, repair_jsonl
 from vlm.load import VLM
 from vlm.problem import Problem
 from vlm.response import count_looks, parse_response

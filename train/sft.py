@@ -20,9 +20,12 @@ if __package__ in (None, ""):  # run as a file: train/ stands first on the path,
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from configs.jsonl import write_json_atomic
+from configs.processes import world_size
 from train.checkpoints import EpochSampler
 from train.config import Stage, load_stage
 from train.data import FILLER, Collator, Row, read_rows
+from train.distributed import FilledSampler, fillers, read_blank_pictures
 from train.finite import FiniteTrainer, Numbered, shortened
 from train.launch import (
     STAGE_DEFAULTS,
@@ -37,11 +40,8 @@ from train.launch import (
 )
 from train.lora import lora_config, say_coverage
 from train.options import SftOptions
-from train.processes import world_size
-from train.ranks import FilledSampler, fillers, read_blank_pictures
 from train.resume import rows_at_once
 from train.run_folder import RunFolder
-from vlm.jsonl import write_json_atomic
 
 OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
 DEFAULTS = {
@@ -67,7 +67,7 @@ class ColdStartTrainer(FiniteTrainer, SFTTrainer):
 
     Args:
         rows: those to train on; a batch says their numbers (``train.finite.Numbered``).
-        fillers: so many rows at the end of the data set stay at the end of every epoch (``train.ranks.fillers``).
+        fillers: so many rows at the end of the data set stay at the end of every epoch (``train.distributed.fillers``).
     """
 
     def __init__(self, *args: Any, rows: Sequence[Row], fillers: int = 0, **kwargs: Any) -> None:

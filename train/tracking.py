@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from vlm.errors import UserError
+from configs.errors import UserError
 
 GAP = "sampling/sampling_logp_difference/mean"
 

@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreT
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from configs.errors import UserError
 from vlm.attention_check import check_once
 from vlm.attention_kernels import KernelTap, Picks
 from vlm.attention_parts import (
@@ -36,7 +37,6 @@ from vlm.attention_parts import (
     text_configs,
 )
 from vlm.attention_recording import ForwardRecorder, Recording, generation_rows, joined, response_mass
-from vlm.errors import UserError
 from vlm.forward_arguments import ArgumentReader
 
 __all__ = ["AttentionMass", "Recording", "generation_rows", "image_token_mask", "response_mass"]

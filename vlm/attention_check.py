@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
-from vlm.errors import UserError
+from configs.errors import UserError
 
 PROMPT, PADDING, STEPS = 8, 3, 3
 KEPT = 4

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from vlm.errors import UserError
+from configs.errors import UserError
 
 
 def hf_model(model: nn.Module) -> PreTrainedModel:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from configs.errors import UserError
 from vlm.attention_kernels import (
     KernelCall,
     KeyView,
@@ -15,7 +16,6 @@ from vlm.attention_kernels import (
     mass_from_logsumexp,
     mass_of_one_row,
 )
-from vlm.errors import UserError
 
 
 @dataclass

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vlm.api_key import check_variable, read_key
-from vlm.errors import ConfigError
+from configs.api_key import check_variable, read_key
+from configs.errors import ConfigError
 from vlm.openai_backend import OpenAIBackend, check_url
 from vlm.protocol import Backend, BackendError, Reply, Request
 
@@ -254,7 +254,7 @@ def check_key(spec: str, api_key_env: str | None) -> None:
     """Read the key that a served model would be asked with, before anything is done for it.
 
     Raises:
-        ConfigError: see ``vlm.api_key.read_key``.
+        ConfigError: see ``configs.api_key.read_key``.
     """
     if (served := served_model(spec)) is not None and api_key_env is not None:
         read_key(api_key_env, check_url(served[1]))

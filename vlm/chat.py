@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.images import fit_image, open_image, uses_pixel_policy
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vlm.errors import UserError
+from configs.errors import UserError
 
 
 class NotFinite(UserError):

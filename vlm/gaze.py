@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.response import MAX_READ, split_sentences
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
+from configs.errors import UserError
 from vlm.chat import Message, Prefix, encode, position_limit, prefix_ids
-from vlm.errors import UserError
 from vlm.finite import finite_scores
 from vlm.load import VLM
 

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from configs.errors import UserError
 from vlm.attention import AttentionMass, image_token_mask
 from vlm.chat import Message, Prefix, encode, prefix_ids
-from vlm.errors import UserError
 from vlm.load import VLM
 
 Grid = tuple[int, int]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vlm.api_key import redact_tokens
+from configs.api_key import redact_tokens
 
 SECONDS = 5.0
 """A hub that has not answered after so long counts as out of reach."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from vlm.errors import ImageError
+from configs.errors import ImageError
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+from configs.errors import ConfigError, UserError, memory_error
+from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from vlm.chat import INSTRUCTIONS, question_messages
-from vlm.errors import ConfigError, UserError, memory_error
 from vlm.images import MAX_BYTES, Source, fetch_image, open_image
 from vlm.questions import LINE_LIMIT, answer_each, is_terminal, standard_input
 from vlm.reasoning import (
@@ -32,7 +33,6 @@ from vlm.reasoning import (
 )
 from vlm.response import count_looks, parse_response
 from vlm.startup import collection_paused
-from vlm.stopping import stopped_code, watch_sigterm
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -207,7 +207,7 @@ def build_parser(prog: str = "python -m vlm.infer") -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Do what the parsed options say. Returns the exit code; raises UserError."""
     if options.batch is not None:
-        from vlm.batch import answer_file
+        from vlm.ask_file import answer_file
 
         if options.image or options.question or options.heatmap or options.chat:
             raise ConfigError(

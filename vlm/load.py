@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.api_key import hide_credentials, redact_tokens
+from configs.errors import UserError, memory_error
 from configs.machine import limit_threads
-from vlm.api_key import hide_credentials, redact_tokens
-from vlm.errors import UserError, memory_error
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
 BUNDLED = {"tiny": "tiny-vlm", "tiny-vlm": "tiny-vlm", "tiny-reasoner": "tiny-reasoner"}
@@ -54,7 +54,7 @@ def bundled_model(name: str) -> Path:
     if not (folder / "config.json").exists():
         raise UserError(
             f"The bundled model {name} is not at {folder}: install the project again, or rebuild it with "
-            "'python -m train.pretrain_tiny'."
+            "'python -m train.tiny.pretrain'."
         )
     return folder
 

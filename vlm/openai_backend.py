@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from vlm.api_key import ApiKey, has_credentials, hide_credentials, read_key
-from vlm.errors import ConfigError
+from configs.api_key import ApiKey, has_credentials, hide_credentials, read_key
+from configs.errors import ConfigError
 from vlm.images import png_bytes
 from vlm.protocol import BackendError, Reply, Request
 
@@ -61,7 +61,7 @@ class OpenAIBackend:
     Args:
         model: the name under which the server knows it.
         base_url: e.g. ``http://127.0.0.1:8000/v1``.
-        api_key_env: name of the environment variable that holds the key (``vlm.api_key``). The key is read from there and
+        api_key_env: name of the environment variable that holds the key (``configs.api_key``). The key is read from there and
             nowhere else, and stands in no repr, log, error or reply: where the server repeats it, ``***`` takes its place.
             Without a name none is sent: one host's key must not reach another.
         timeout: seconds for one attempt.

@@ -5,8 +5,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vlm.errors import UserError
-from vlm.jsonl import read_jsonl, write_text_atomic
+from configs.errors import UserError
+from configs.jsonl import read_jsonl, write_text_atomic
 
 Domain = Literal["number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science"]
 DOMAINS: tuple[str, ...] = get_args(Domain)

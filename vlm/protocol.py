@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from vlm.errors import UserError
+from configs.errors import UserError
 
 
 @dataclass(frozen=True)

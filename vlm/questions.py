@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from vlm.errors import ConfigError, UserError
-from vlm.stopping import sigterm_received
+from configs.errors import ConfigError, UserError
+from configs.stopping import sigterm_received
 
 PROMPT = "Question (empty line or Ctrl-D ends): "
 LINE_LIMIT = 1_000_000

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vlm.errors import ConfigError, UserError
+from configs.errors import ConfigError, UserError
 from vlm.response import count_looks
 
 if TYPE_CHECKING:

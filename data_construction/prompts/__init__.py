@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
-from vlm.errors import ConfigError
+from configs.errors import ConfigError
 
 NAMES = ("request", "conclude", "rewrite")
 

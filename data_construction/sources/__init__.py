@@ -14,12 +14,12 @@ from typing import Any
 
 from PIL import Image
 
+from configs.errors import ConfigError, UserError
+from configs.folders import refuse_foreign
+from configs.jsonl import iter_jsonl
 from data_construction.sources import digits, scenes
 from data_construction.sources.render import LOOKS
 from data_construction.sources.scenes import Family
-from vlm.errors import ConfigError, UserError
-from vlm.folders import refuse_foreign
-from vlm.jsonl import iter_jsonl
 from vlm.problem import Problem, write_problems
 
 SOURCES: dict[str, dict[str, Family]] = {"scenes": scenes.FAMILIES, "digits": digits.FAMILIES}

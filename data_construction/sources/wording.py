@@ -1,6 +1,6 @@
 """How the learned families are looked at and reasoned about, in words: the language of the bundled tiny models.
 
-Only pretraining writes with this module (``train.pretrain_tiny``): plain answers for the tiny VLM, dialogues for the tiny
+Only pretraining writes with this module (``train.tiny.pretrain``): plain answers for the tiny VLM, dialogues for the tiny
 reasoner. The agent loop never imports it; there both roles are played by models.
 """
 

@@ -11,7 +11,7 @@ from benchmarks import kill_attempts, kills
 from benchmarks.kill_attempts import Attempt, Kill
 from benchmarks.kill_stages import Stage
 from benchmarks.kills import Benchmark, plan, table
-from vlm.jsonl import read_jsonl
+from configs.jsonl import read_jsonl
 
 ROWS = 15
 TOY = """

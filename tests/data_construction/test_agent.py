@@ -6,13 +6,13 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
+from configs.jsonl import read_jsonl
 from data_construction.agent import Episode, LoopConfig
 from data_construction.build import BuildConfig, read_traces, run_build
 from data_construction.prompts import load_prompts
 from data_construction.records import Trace
 from data_construction.roles import Roles
 from vlm.backends import BackendError, Reply, Request, ScriptedBackend
-from vlm.jsonl import read_jsonl
 from vlm.problem import Problem, write_problems
 
 NO_CONFIRM = LoopConfig(confirm_share=0.0, rounds=3)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from building import says, scripted_roles, settings, write_set
 
+from configs.errors import UserError
+from configs.jsonl import read_jsonl, read_log
 from data_construction.build import export, run_build
 from data_construction.stats import write_stats
 from vlm.backends import BackendError, Request, ScriptedBackend
-from vlm.errors import UserError
-from vlm.jsonl import read_jsonl, read_log
 
 FAULTS: dict[str, dict[str, Any]] = {
     "long_question": {"question": "word " * 4001},

@@ -18,6 +18,8 @@ import pytest
 from building import LOOP, says, scripted_roles, settings, text_of, write_set
 
 from benchmarks.loopback_server import FAULTS, Loopback, spoken
+from configs.errors import ConfigError, UserError
+from configs.jsonl import read_jsonl
 from data_construction.agent import LoopConfig
 from data_construction.build import read_traces, run_build
 from data_construction.prompts import load_prompts
@@ -25,9 +27,7 @@ from data_construction.reply_log import DurableLog
 from data_construction.roles import Roles, RolesConfig, open_roles
 from vlm import openai_backend
 from vlm.backends import BackendError, OpenAIBackend, Request, ScriptedBackend, make_backend
-from vlm.errors import ConfigError, UserError
 from vlm.images import SharedImages, open_image
-from vlm.jsonl import read_jsonl
 
 
 class Server:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from configs.errors import UserError
 from data_construction.check import check_traces, holds
 from data_construction.dataset import (
     MixConfig,
@@ -18,7 +19,6 @@ from data_construction.dataset import (
 from data_construction.records import Round, Trace
 from reward.statements import corrected_spans
 from reward.verifiers import as_written, verify
-from vlm.errors import UserError
 from vlm.problem import Problem
 
 FACTS = dict(

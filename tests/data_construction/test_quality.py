@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from building import scripted_roles, settings, write_set
 
+from configs.errors import ConfigError, UserError
+from configs.jsonl import read_jsonl
 from data_construction.build import export, run_build
 from data_construction.difficulty import DifficultyConfig, in_range
 from data_construction.quality import QualityConfig, filtered, foreign_share, surplus, trace_fault, unseen_facts
 from data_construction.records import Round, Trace
 from data_construction.stats import write_stats
 from vlm.backends import BackendError, Request, ScriptedBackend
-from vlm.errors import ConfigError, UserError
-from vlm.jsonl import read_jsonl
 from vlm.problem import Problem
 
 GOOD = "row 1: red none. Wait, let me look again. row 1: red red, so 2."

@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
+from configs.jsonl import read_log, repair_jsonl
 from data_construction import reply_log
 from data_construction.reply_log import DurableLog, ReplyLog, request_key
-from vlm.jsonl import read_log, repair_jsonl
 from vlm.protocol import Reply, Request
 
 from vlm.backends import ScriptedBackend  # isort: skip

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from building import settings, write_set
 
+from configs.jsonl import read_jsonl
 from data_construction.agent import LoopConfig, Tokens
 from data_construction.build import read_traces, run_build
-from vlm.jsonl import read_jsonl
 
 pytestmark = [pytest.mark.slow, pytest.mark.seam]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from configs.errors import ConfigError
 from data_construction.sources import LEARNED, SOURCES, draw, families, problems, write_set
 from data_construction.sources.digits import handwriting
 from data_construction.sources.render import LOOKS
 from data_construction.sources.scenes import FAMILIES, answer_logic, answer_simulation, walk
-from vlm.errors import ConfigError
 from vlm.problem import DOMAINS, read_problems
 
 ALL = "scenes,digits"
@@ -116,7 +116,7 @@ def test_unknown_names_are_named(arguments, words):
 
 
 def test_every_word_of_the_sources_is_one_token_and_other_text_round_trips():
-    from train.tiny_models import PIECES, build_tokenizer
+    from train.tiny.models import PIECES, build_tokenizer
 
     tokenizer, rng = build_tokenizer(), random.Random(7)
     for source, family in families(ALL):

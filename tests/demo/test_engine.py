@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import demo.engine
+from configs.errors import ConfigError, UserError
 from demo.engine import MODELS_KEPT, Engine, Run, Sessions
 from vlm.backends import BackendError, ScriptedBackend
-from vlm.errors import ConfigError, UserError
 from vlm.reasoning import CUE
 
 PICTURE = Image.effect_noise((96, 96), 90).convert("RGB")

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from configs.errors import ImageError
 from demo.pictures import LIFETIME, SHOWN_PIXELS, PictureStore
 from eval.grounding import counterfactual, has_counterfactual
-from vlm.errors import ImageError
 from vlm.problem import read_problems
 
 

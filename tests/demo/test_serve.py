@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from configs.errors import ConfigError, UserError
 from demo.engine import Engine
 from demo.pictures import MAX_UPLOAD
 from demo.serve import HEADERS, MAX_BODY, make_server, serve
-from vlm.errors import ConfigError, UserError
 
 pytestmark = pytest.mark.seam
 

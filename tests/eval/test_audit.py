@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from configs.errors import ConfigError, UserError
 from data_construction.sources import write_set
 from eval.audit import AuditConfig, quick, run_audit, summary
 from eval.known import EXPECTED, known_subject
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem, read_problems
 
 FAMILIES = ["count", "compare", "place", "digit_sum", "claims"]

@@ -8,12 +8,12 @@ import datasets
 import pytest
 from PIL import Image
 
-from eval.answers import answer_problems
+from configs.errors import ConfigError, UserError
 from eval.benchmarks import BENCHMARKS, hallusion_scores, prepare_benchmark
 from eval.harness import EvalConfig, run_eval
+from eval.runner import answer_problems
 from eval.subjects import ScriptedSubject
 from reward.verifiers import verify
-from vlm.errors import ConfigError, UserError
 from vlm.images import open_image
 
 

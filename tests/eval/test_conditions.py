@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from scripted_subjects import always_looks, colour_problems, scripted, seen
 
-from eval.answers import Answer, answer_problems
 from eval.conditions import (
     ADMITS,
     cutoff,
@@ -18,6 +17,7 @@ from eval.conditions import (
     wrong_hints,
 )
 from eval.grounding import noise_pictures, swap_by_turn, wrong_pictures
+from eval.runner import Answer, answer_problems
 from eval.stats import difference_of_shares, estimate_share
 from eval.subjects import ScriptedSubject, Turn
 from vlm.problem import Problem

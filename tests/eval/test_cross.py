@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.answers import Answer
 from eval.cross import cross
+from eval.runner import Answer
 from vlm.load import VLM, load_vlm
 from vlm.problem import Problem
 

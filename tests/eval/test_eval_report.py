@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 import pytest
 from scripted_subjects import always_looks, colour_problems, scripted, think
 
+from configs.jsonl import append_jsonl
 from eval import charts
 from eval.harness import evaluate
 from eval.report import format_difference, format_estimate, highlight, write_report
-from vlm.jsonl import append_jsonl
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}"><svg onload=alert(3)>'
 

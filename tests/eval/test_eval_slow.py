@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from configs.errors import UserError
 from data_construction.sources import write_set
 from eval.audit import AuditConfig, run_audit
-from vlm.errors import UserError
 from vlm.load import bundled_model
 from vlm.problem import read_problems
 

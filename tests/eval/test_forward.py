@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "vlm"))
 
 from tiny_families import FIRST_WORD, IMAGE, qwen2_5_vl
 
-from eval.answers import Answer
 from eval.forward import forward_figures, forward_measures, hellinger, paint_over, read
+from eval.runner import Answer
 from vlm.attention import AttentionMass
 from vlm.load import VLM, load_vlm
 

@@ -16,7 +16,6 @@ from scripted_subjects import (
     think,
 )
 
-from eval.answers import Answer, answer_problems, open_pictures
 from eval.grounding import (
     FAINT,
     attention_profile,
@@ -29,6 +28,7 @@ from eval.grounding import (
     reasoning_span,
     swap_test,
 )
+from eval.runner import Answer, answer_problems, open_pictures
 from eval.subjects import Turn
 
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from scripted_subjects import always_looks, colour_problems, never_looks, scripted, seen, think
 
+from configs.errors import UserError
+from configs.jsonl import read_jsonl
 from eval.harness import EvalConfig, ProblemSet, evaluate, run_eval, spread
 from eval.subjects import ScriptedSubject, Turn
-from vlm.errors import UserError
-from vlm.jsonl import read_jsonl
 from vlm.problem import write_problems
 
 

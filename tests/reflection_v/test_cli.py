@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from configs.errors import ConfigError, UserError
 from reflection_v import cli
 from reflection_v.cli import app
-from vlm.errors import ConfigError, UserError
 
 COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo", "doctor"]
 

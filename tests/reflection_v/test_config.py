@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from configs import bundled_config
+from configs.errors import ConfigError
 from reflection_v.config import load_run_config
-from vlm.errors import ConfigError
 
 GOOD = """
 seed: 3

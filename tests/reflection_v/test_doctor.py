@@ -15,6 +15,7 @@ import torch
 from typer.testing import CliRunner
 
 from configs import bundled_config, machine, versions
+from configs.errors import UserError
 from configs.versions import install_command
 from reflection_v import doctor
 from reflection_v.cli import app
@@ -22,7 +23,6 @@ from reflection_v.doctor import Examination
 from reflection_v.doctor_report import sections, verdict
 from reward.worker import cores
 from train.precision import fastest
-from vlm.errors import UserError
 from vlm.load import load_vlm
 
 

@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from configs import bundled_config
+from configs.errors import UserError
+from configs.folders import lock
 from data_construction.sources import write_set
 from eval.benchmarks import prepare_benchmark
 from reflection_v.cli import app
-from vlm.errors import UserError
-from vlm.folders import lock
 
 MODEL = {"config.json": '{"model_type": "qwen3_vl"}', "model.safetensors": "weights"}
 COMMANDS = {

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from configs.errors import ConfigError, UserError
 from data_construction.sources import write_set
 from reflection_v import improve
 from reflection_v.improve import ImproveConfig, judge, load_improve, run_improve
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem, read_problems
 
 PROBLEM = Problem(id="a", source="test", domain="text", images=["a.png"], question="?", answer="red")
@@ -121,7 +121,7 @@ def test_a_student_learns_what_the_teacher_wrote(
     config: ImproveConfig, generous: None, tmp_path: Path, tiny_vlm_dir: Path
 ) -> None:
     """All for real: the teacher samples, the student (another random model) is trained and measured."""
-    from train.tiny_models import build_tiny_vlm
+    from train.tiny.models import build_tiny_vlm
 
     student = build_tiny_vlm(tmp_path / "student", seed=1)
     taught = config.model_copy(update={"student": str(student), "rounds": 1})

@@ -18,9 +18,9 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from configs.errors import ConfigError, UserError
 from demo.engine import Engine
 from reflection_v.cli import app
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem, write_problems
 
 pytestmark = pytest.mark.seam

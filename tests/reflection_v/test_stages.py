@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 import configs
+from configs.errors import ConfigError
 from reflection_v.config import load_run_config
 from reflection_v.run import Stage, _refuse_other_config, differences
 from reflection_v.stages import Pipeline, git_revision, placeless, run_all
-from vlm.errors import ConfigError
 
 TINY = configs.bundled_config().parent
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.errors import UserError
 from reward.claims import ask_responder
 from reward.rewards import GATED, REWARDS, Rollout, Score, attention_ratio, grounding_penalty, halves
 from vlm.backends import ScriptedBackend
-from vlm.errors import UserError
 
 RIGHT = "<think> one two three four five six seven eight </think> \\boxed{blue}"
 WRONG = RIGHT.replace("blue", "red")

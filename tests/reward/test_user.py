@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.errors import ConfigError, UserError
 from reward.rewards import Rollout, Score
 from reward.terms import LARGEST
 from reward.user import MAX_SCORE, UserReward, as_reply, is_user_reward
-from vlm.errors import ConfigError, UserError
 
 FILE = '''
 import re

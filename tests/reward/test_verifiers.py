@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from verifier_cases import RESPONSES, TABLES
 
+from configs.errors import UserError
 from reward import verifiers
 from reward.verifiers import VERIFIERS, verify, verify_all
 from reward.worker import Worker
-from vlm.errors import UserError
 from vlm.problem import DOMAINS
 from vlm.response import parse_response
 

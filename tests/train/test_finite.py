@@ -13,12 +13,12 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train.grpo
 import train.sft
+from configs.errors import UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train import finite
 from train.checkpoints import last_checkpoint
 from train.lora import merge_adapter
 from train.options import Lora
-from vlm.errors import UserError
 
 pytestmark = pytest.mark.seam
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train import selection as selection_module
 from train.grpo import load_grpo, main, run_grpo, usable
@@ -18,7 +19,6 @@ from train.grpo_trainer import VisualGRPOTrainer, said_in, thought_span
 from train.options import PromptSelection
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
-from vlm.errors import ConfigError, UserError
 from vlm.generate import Generation
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm

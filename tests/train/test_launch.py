@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 
+import train.distributed
 import train.grpo
 import train.probe
-import train.ranks
 import train.sft
+from configs.errors import UserError
 from reflection_v.improve import ImproveConfig, run_improve
+from train.distributed import check_weights, first_disagreement
 from train.grpo import run_grpo
 from train.probe import run_probe
-from train.ranks import check_weights, first_disagreement
 from train.run_folder import RunFolder, changed_settings
 from train.sft import run_sft
-from vlm.errors import UserError
 from vlm.load import load_vlm
 
 
@@ -197,9 +197,9 @@ def test_a_moved_reward_folder_changes_no_course() -> None:
 def test_the_sums_by_which_processes_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(3, 3)
     check_weights(model)
-    whole = train.ranks._sums(model.weight)
-    monkeypatch.setattr(train.ranks, "AT_ONCE", 4)
-    assert torch.allclose(torch.stack(train.ranks._sums(model.weight)), torch.stack(whole), rtol=1e-12)
+    whole = train.distributed._sums(model.weight)
+    monkeypatch.setattr(train.distributed, "AT_ONCE", 4)
+    assert torch.allclose(torch.stack(train.distributed._sums(model.weight)), torch.stack(whole), rtol=1e-12)
     lost = torch.tensor([1.0, float("nan")], dtype=torch.float64)
     assert first_disagreement(["a"], [lost, lost.clone()]) is None  # all have diverged alike
     assert first_disagreement(["a"], [lost, torch.ones(2, dtype=torch.float64)]) == "a"
@@ -211,7 +211,7 @@ def test_a_blank_image_is_read_in_a_forward_and_never_in_generation(
     tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm, reads = load_vlm(tiny_vlm_dir, device="cpu"), []
-    train.ranks.BlankPictures(vlm)
+    train.distributed.BlankPictures(vlm)
     features = vlm.model.get_image_features
     monkeypatch.setattr(vlm.model, "get_image_features", lambda **keys: reads.append(1) or features(**keys))
     text = vlm.tokenizer(["What is at A1?"], return_tensors="pt")

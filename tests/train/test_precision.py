@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+import train.distributed
 import train.grpo
 import train.launch
 import train.precision
-import train.ranks
 import train.sft
+from configs.errors import ConfigError, UserError
 from configs.machine import Ratio
 from train.grpo import load_grpo, run_grpo
 from train.precision import Precision, announce, comparable, recorded, resolve, slow_here, stated
 from train.run_folder import changed_settings
 from train.sft import load_sft, run_sft
-from vlm.errors import ConfigError, UserError
 
 SFT = {"dataset": "rows.jsonl", "output_dir": "out"}
 
@@ -274,7 +274,7 @@ def test_machines_that_differ_must_be_told(monkeypatch: pytest.MonkeyPatch) -> N
     def gather(names: list[Any], mine: str) -> None:
         names[:] = [mine, others]
 
-    monkeypatch.setattr(train.ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(train.distributed, "world_size", lambda: 2)
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     others = "float32"
     announce(Precision("float32", "auto", "cpu"), main=False)

@@ -12,27 +12,27 @@ import torch
 import yaml
 from PIL import Image
 
+from benchmarks.study.run import load_study
 from configs import bundled_config
+from configs.errors import UserError
 from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.config import checked, load_run_config
 from reflection_v.stages import EvalKeys
-from reflection_v.study import load_study
 from train.config import check_keys, read_config
 from train.data import Collator, read_rows
+from train.filters import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
 from train.grpo import load_grpo
 from train.grpo import main as grpo_main
 from train.lora import lora_config
+from train.memory import make_plan
 from train.options import GrpoOptions, Lora, SftOptions
-from train.plan import make_plan
 from train.preflight import check
 from train.reader import SHIPPED, count_weights, load_reader, skeleton
 from train.sft import load_sft
 from train.sft import main as sft_main
-from train.sift import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
 from vlm.chat import encode, question_messages
-from vlm.errors import UserError
 from vlm.images import open_image
 from vlm.load import load_vlm
 from vlm.problem import Problem
@@ -386,7 +386,7 @@ def test_planned_activations_are_those_that_torch_saves(tiny_vlm_dir: Path, pict
         weight.requires_grad_(False)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         vlm.model.model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
-    from train.plan import _activations
+    from train.memory import _activations
 
     planned = 2 * _activations(vlm.model.config.get_text_config(), batch["input_ids"].numel(), False)  # 4 bytes, not 2
     assert 0.5 < planned / sum(saved.values()) < 2

@@ -9,13 +9,13 @@ import pytest
 import torch
 import yaml
 
+from configs.errors import ConfigError, UserError
 from reward.terms import Term
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.information import donors, information, response_log_p
 from train.probe import run_probe
 from train.prompts import problem_messages
-from vlm.errors import ConfigError, UserError
 from vlm.images import open_image
 from vlm.load import load_vlm
 from vlm.problem import Problem, read_problems, write_problems

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-import train.processes
+from benchmarks.study.run import load_study
+from configs import processes
+from configs.errors import ConfigError, UserError
+from configs.processes import Processes, as_one_process, joining, read_processes, refuse_several, settle_processes
+from configs.provenance import provenance
 from reflection_v.improve import ImproveConfig, run_improve
 from reflection_v.stages import run_all
-from reflection_v.study import load_study
 from train import grpo, probe, sft
-from train.processes import Processes, as_one_process, joining, read_processes, refuse_several, settle_processes
-from train.provenance import provenance
-from vlm.errors import ConfigError, UserError
 
 WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 ONE = {**WHOLE, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
@@ -34,7 +34,7 @@ def without(*names: str) -> dict[str, str]:
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Set variables in an environment without a launcher's."""
-    for name in {*train.processes.LAUNCHER, *train.processes.LEFTOVERS, *train.processes.TASK_NAMES}:
+    for name in {*processes.LAUNCHER, *processes.LEFTOVERS, *processes.TASK_NAMES}:
         monkeypatch.delenv(name, raising=False)
 
     def put(variables: dict[str, str]) -> None:
@@ -225,8 +225,8 @@ def test_waiting_is_said_again_and_again_and_ends() -> None:
 
 def test_nothing_is_said_where_the_others_come() -> None:
     lines: list[str] = []
-    for processes in (Processes(2, 0, True, "h:1"), Processes()):
-        with joining(processes, first=0.05, every=0.05, limit=0.1, say=lines.append, end=lines.append):
+    for launch in (Processes(2, 0, True, "h:1"), Processes()):
+        with joining(launch, first=0.05, every=0.05, limit=0.1, say=lines.append, end=lines.append):
             pass
     time.sleep(0.3)
     assert lines == []

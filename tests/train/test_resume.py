@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from configs.errors import ConfigError, UserError
+from configs.provenance import begun
 from train.checkpoints import sizes_of
 from train.config import as_if
 from train.grpo import load_grpo
-from train.provenance import begun
 from train.resume import course, resumption
 from train.run_folder import changed_settings
 from train.selection import read_pass_rates
 from train.sft import main as sft_main
-from vlm.errors import ConfigError, UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,14 +18,14 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-import train.ranks
+import train.distributed
 import train.sft
+from configs.errors import UserError
 from train.checkpoints import sizes_of
 from train.data import FILLER, IGNORED, Collator, read_rows
+from train.distributed import FilledSampler, fillers
 from train.grpo import run_grpo
-from train.ranks import FilledSampler, fillers
 from train.sft import run_sft
-from vlm.errors import UserError
 from vlm.load import load_vlm
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def test_each_row_counts_once_in_an_epoch_by_any_number_of_processes(
 ) -> None:
     """accelerate would repeat the first rows where the last batches are not full."""
     assert fillers(rows, 4) == 0  # one process
-    monkeypatch.setattr(train.ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(train.distributed, "world_size", lambda: 2)
     filled = fillers(rows, 4)
     sampler = FilledSampler(list(reversed(range(rows))), range(rows, rows + filled))
     batches = BatchSampler(sampler, batch_size=2, drop_last=False)

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-import vlm.stopping
+import configs.stopping
+from configs.errors import UserError
+from configs.folders import lock
+from configs.stopping import Stopped
 from train.checkpoints import StopOnSigterm
 from train.grpo import run_grpo
 from train.preflight import check
 from train.run_folder import RunFolder
 from train.sft import load_sft, main, run_sft
-from vlm.errors import UserError
-from vlm.folders import lock
 from vlm.load import load_vlm
-from vlm.stopping import Stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -175,7 +175,7 @@ def test_a_start_model_that_was_trained_in_place_is_another(
 
 
 def test_a_folder_in_use_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
-    code = "import sys\nfrom vlm.folders import lock\nwith lock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
+    code = "import sys\nfrom configs.folders import lock\nwith lock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
     (tmp_path / "out").mkdir()
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")], stdin=-1, stdout=-1, text=True, cwd=ROOT
@@ -205,7 +205,7 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int | None
     def choose(steps: int | None) -> None:
         nonlocal after
         after = steps
-        monkeypatch.setattr(vlm.stopping, "_received", False)
+        monkeypatch.setattr(configs.stopping, "_received", False)
 
     monkeypatch.setattr(StopOnSigterm, "on_step_begin", on_step_begin)
     yield choose
@@ -251,7 +251,7 @@ def test_sigterm_writes_a_checkpoint_and_the_same_command_resumes(
 
 def test_sigterm_in_the_last_step_lets_the_run_finish(config: dict[str, Any], terminated: Any, tmp_path: Path) -> None:
     terminated(2)
-    signal.signal(signal.SIGTERM, vlm.stopping._on_sigterm)
+    signal.signal(signal.SIGTERM, configs.stopping._on_sigterm)
     assert run_sft(config)["steps"] == 3
     assert (tmp_path / "out" / "summary.json").exists()
 

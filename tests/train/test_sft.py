@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from configs.errors import UserError
 from train.checkpoints import last_checkpoint
 from train.data import IGNORED, Collator, end_of_turn, read_rows
 from train.sft import main, run_sft
 from vlm.chat import encode
-from vlm.errors import UserError
 from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm

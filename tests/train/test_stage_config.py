@@ -8,11 +8,11 @@ from typing import Any, Literal
 import pytest
 from trl import GRPOConfig, SFTConfig
 
+from configs.errors import ConfigError
 from train.config import build, check_keys, merge, parse_arguments, read_config
 from train.grpo import load_grpo
 from train.options import GrpoOptions, PromptSelection
 from train.sft import load_sft
-from vlm.errors import ConfigError
 
 GRPO: dict[str, Any] = {"output_dir": "out", "problems": "set"}
 SFT: dict[str, Any] = {"output_dir": "out", "dataset": "rows.jsonl"}

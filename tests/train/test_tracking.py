@@ -11,12 +11,12 @@ from typing import Any
 import pandas
 import pytest
 
+from configs.errors import ConfigError, UserError
 from train.grpo import load_grpo, run_grpo
 from train.mixing import easy_first, mix_domains, pass_rates
 from train.selection import read_pass_rates
 from train.sft import run_sft
 from train.tracking import GAP, StopAtGap, Tracked
-from vlm.errors import ConfigError, UserError
 from vlm.problem import Problem
 
 ROOT = Path(__file__).parents[2]

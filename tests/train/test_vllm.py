@@ -10,11 +10,11 @@ from PIL import Image
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
+from configs.errors import UserError
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
-from train.plan import make_plan
+from train.memory import make_plan
 from train.prompts import one_token_a_picture
-from vlm.errors import UserError
 from vlm.images import image_tokens
 from vlm.load import load_vlm
 from vlm.problem import read_problems

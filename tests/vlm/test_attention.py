@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import vlm.attention
 import vlm.attention_kernels
+from configs.errors import UserError
 from vlm.attention import AttentionMass, generation_rows, image_token_mask, response_mass
-from vlm.errors import UserError
 
 pytestmark = pytest.mark.seam
 

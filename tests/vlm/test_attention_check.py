@@ -10,9 +10,9 @@ import transformers
 from tiny_families import FAMILIES, IMAGE, TEXT, VISION, Family, _finish
 
 import vlm.attention
+from configs.errors import UserError
 from vlm import attention_check
 from vlm.attention import AttentionMass
-from vlm.errors import UserError
 
 pytestmark = pytest.mark.seam
 

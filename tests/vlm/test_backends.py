@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from configs.errors import ConfigError, UserError
 from vlm.backends import BackendError, HFBackend, OpenAIBackend, Reply, Request, ScriptedBackend, make_backend
 from vlm.chat import question_messages
-from vlm.errors import ConfigError, UserError
 
 
 def ask(text: str = "What?", images: list[Image.Image] | None = None, **settings: Any) -> Request:
@@ -26,7 +26,7 @@ def picture(colour: str = "red") -> Image.Image:
 def test_nothing_but_the_hf_backend_needs_torch() -> None:
     code = (
         "import asyncio, sys\n"
-        "import vlm.backends as b, vlm.images, vlm.errors, vlm.chat, vlm.response, vlm.infer, vlm.load\n"
+        "import vlm.backends as b, vlm.images, configs.errors, vlm.chat, vlm.response, vlm.infer, vlm.load\n"
         "asyncio.run(b.ScriptedBackend(['x']).complete(b.Request([])))\n"
         "try: asyncio.run(b.make_backend('openai:m@http://127.0.0.1:9/v1', max_retries=0).complete(b.Request([])))\n"
         "except b.BackendError: pass\n"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.errors import UserError
 from vlm.chat import INSTRUCTIONS, MAX_QUESTION, encode, plain_text, prefix_ids, question_messages
-from vlm.errors import UserError
 from vlm.load import VLM, load_text_model, load_vlm
 
 CONTROL = ["<|image_pad|>", "<|im_end|>", "<|im_start|>", "<|vision_start|>", "<|video_pad|>", "<|endoftext|>"]

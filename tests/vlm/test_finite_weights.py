@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.finite import first_not_finite
 from vlm.generate import generate, generate_stream
 from vlm.load import load_model, load_text_model, load_vlm

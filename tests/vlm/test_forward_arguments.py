@@ -9,8 +9,8 @@ from tiny_families import FAMILIES, Family
 from torch import nn
 from transformers import DynamicCache
 
+from configs.errors import UserError
 from vlm.attention import AttentionMass
-from vlm.errors import UserError
 from vlm.forward_arguments import ArgumentReader, cache_of
 
 pytestmark = pytest.mark.seam

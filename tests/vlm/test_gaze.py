@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.errors import UserError
 from vlm.chat import question_messages
-from vlm.errors import UserError
 from vlm.gaze import sentence_spans, watch
 from vlm.heatmap import response_maps
 from vlm.load import VLM, load_vlm

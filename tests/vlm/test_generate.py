@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.chat import encode, prefix_ids, question_messages
-from vlm.errors import UserError
 from vlm.generate import Generation, _Row, _Sampler, generate, generate_stream
 from vlm.load import VLM, load_text_model, load_vlm
 

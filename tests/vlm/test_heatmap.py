@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 from tiny_families import FAMILIES
 
+from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.chat import encode, question_messages
-from vlm.errors import UserError
 from vlm.heatmap import draw, image_maps, overlay, response_maps, token_grids, token_span
 from vlm.load import VLM, load_vlm
 

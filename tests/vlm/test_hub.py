@@ -10,10 +10,10 @@ import pytest
 import transformers
 from huggingface_hub import constants
 
+from configs.errors import UserError
 from train.options import SftOptions
 from train.reader import load_reader
 from vlm import hub
-from vlm.errors import UserError
 from vlm.load import load_vlm
 
 pytestmark = pytest.mark.seam

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import vlm.identity
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.identity import fingerprint, model_identity
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlm.errors import ImageError
+from configs.errors import ImageError
 from vlm.images import (
     MAX_BYTES,
     SharedImages,

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from configs.errors import ConfigError, UserError
 from vlm.backends import ScriptedBackend
-from vlm.errors import ConfigError, UserError
 from vlm.infer import answer_question, main
 from vlm.load import VLM, load_vlm
 from vlm.reasoning import EFFORTS, Effort, Thought, ThoughtStream

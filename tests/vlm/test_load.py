@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.load import bundled_model, load_model, load_text_model, load_vlm
 
 

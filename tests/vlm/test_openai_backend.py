@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from benchmarks.loopback_server import Loopback
+from configs.errors import ConfigError
 from vlm import openai_backend
 from vlm.backends import BackendError, OpenAIBackend, Reply, Request
 from vlm.chat import question_messages
-from vlm.errors import ConfigError
 from vlm.images import png_bytes
 
 pytestmark = pytest.mark.seam

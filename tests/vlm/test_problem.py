@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vlm.errors import UserError
+from configs.errors import UserError
 from vlm.problem import DOMAINS, Problem, read_problems, write_problems
 
 

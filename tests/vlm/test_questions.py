@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from configs.errors import ConfigError
 from reflection_v.cli import app
 from vlm import infer
 from vlm.backends import BackendError, ScriptedBackend
-from vlm.errors import ConfigError
 from vlm.infer import main
 from vlm.load import VLM, load_vlm
 from vlm.questions import LINE_LIMIT, PROMPT, answer_each, read_questions

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from configs.errors import UserError
 from vlm.backends import Reply, ScriptedBackend
 from vlm.chat import prefix_ids, question_messages
-from vlm.errors import UserError
 from vlm.generate import Generation
 from vlm.load import VLM, load_vlm
 from vlm.reasoning import (

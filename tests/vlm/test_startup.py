@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from configs.errors import UserError
 from vlm import infer
-from vlm.errors import UserError
 from vlm.startup import collection_paused
 
 ROOT = Path(__file__).parents[2]

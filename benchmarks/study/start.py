@@ -1,0 +1,114 @@
+"""Where the arms of a study start: a cold start of its own, and the prompts that all of them train on.
+
+It leaves in the study's folder:
+
+    OUT/start/sft.jsonl     rows made of a run's traces, some of them hollow (``data_construction.dataset.MixConfig``)
+    OUT/start/model/        what they make of the base model
+    OUT/start/prompts/      problems that this model solves sometimes; chosen once, so that every arm sees the same
+    OUT/start/start.json    counts, written last
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from configs.errors import UserError
+from configs.jsonl import write_json_atomic, write_text_atomic
+
+
+class Start(BaseModel):
+    """How the start is made.
+
+    Attributes:
+        build: config of the agent loop (beside the study's file) whose ``quality`` and ``mix`` make the rows.
+        mix: keys of ``MixConfig`` on top, such as ``hollow_share``.
+        sft: config of the cold start (beside the study's file).
+        prompts: keys of ``train.options.PromptSelection``.
+        seed: of rows, training and choice; the arms' seeds are their own.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    build: str = "../build.yaml"
+    mix: dict[str, Any] = {}
+    sft: str = "../sft.yaml"
+    prompts: dict[str, Any] = {}
+    seed: int = 0
+
+
+def prepare(
+    start: Start, base: str, run: Path, grpo: dict[str, Any], out: Path, precision: str = "float32"
+) -> dict[str, Any]:
+    """Make rows, model and prompts; what is there already stays, a killed training goes on.
+
+    Args:
+        base: the model before the cold start.
+        run: a finished ``reflection-v run``, for its traces and problem sets.
+        grpo: the checked settings of the arms (temperature, longest completion): prompts are chosen under them.
+        precision: of the cold start: that of the study.
+
+    Raises:
+        UserError: the run has no traces, or no prompt is solved sometimes.
+    """
+    from train.sft import run_sft
+
+    done = out / "start.json"
+    if done.exists():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    out.mkdir(parents=True, exist_ok=True)
+    rows = _rows(start, run, out / "sft.jsonl")
+    keys = {"model": base, "dataset": str(out / "sft.jsonl"), "output_dir": str(out / "model"), "seed": start.seed}
+    trained = run_sft(start.sft, {**keys, "precision": precision})
+    counts = {"rows": rows, "sft": trained, "prompts": _choose(start, run, grpo, out)}
+    write_json_atomic(done, counts)
+    return counts
+
+
+def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
+    from data_construction.build import BuildConfig, judged_traces, problems_for_rows
+    from data_construction.dataset import MixConfig, cold_start_rows
+    from reflection_v.config import checked
+    from train.config import read_config
+
+    traces = run / "build" / "traces.jsonl"
+    if not traces.exists():
+        raise UserError(f"There are no traces in {run}: finish 'reflection-v run' there first.")
+    config = checked(BuildConfig, read_config(start.build) | {"out": str(traces.parent)}, start.build)
+    mix = checked(MixConfig, config.mix.model_dump() | start.mix, "'start.mix' of the study")
+    problems = problems_for_rows(run / "problems" / "train")
+    rows, counts = cold_start_rows(judged_traces(problems, config), problems, mix, start.seed)
+    write_text_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return counts
+
+
+def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
+    from train.config import build
+    from train.options import PromptSelection
+    from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
+    from vlm.identity import model_identity
+    from vlm.load import load_vlm
+    from vlm.problem import read_problems, write_problems
+
+    selection = build(PromptSelection, start.prompts, "'start.prompts' of the study")
+    problems = read_problems(run / "problems" / "rl")
+    vlm, known = load_vlm(out / "model"), model_identity(out / "model")
+    temperature, longest = grpo["temperature"], grpo["max_completion_length"]
+    sample_pass_rates(
+        vlm,
+        problems,
+        selection,
+        style="think",
+        temperature=temperature,
+        max_new_tokens=longest,
+        seed=start.seed,
+        folder=out,
+        model_sha256=known,
+        say=lambda text: print(text, flush=True),
+    )
+    rows = read_pass_rates(out, settings_key(vlm.name, selection, "think", temperature, longest, start.seed, known))
+    chosen = choose(problems, rows, selection, start.seed)
+    (out / "prompts").mkdir(exist_ok=True)
+    write_problems(chosen, out / "prompts")
+    return measure_choice(rows, selection)

@@ -1,0 +1,160 @@
+"""JSON Lines that survive a kill, and files that are either complete or absent."""
+
+import codecs
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+
+
+def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to a log and return only when they are on disk (flush and fsync). A torn last line is repaired first."""
+    if _is_torn(Path(path)):
+        repair_jsonl(path)
+    with open(path, "a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(_line(row))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _line(row: dict[str, Any]) -> str:
+    line = json.dumps(row, ensure_ascii=False)
+    return (line if is_unicode(line) else json.dumps(row)) + "\n"
+
+
+def is_unicode(text: str) -> bool:
+    """False for a text with half of a surrogate pair: JSON can spell it, but no file and no tokenizer can hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def repair_jsonl(path: str | Path) -> int:
+    """Cut a torn last line (a kill or a full disk in the middle of a write). Returns the number of bytes removed.
+
+    Only for a log that this program appends to: nothing is ever cut from a file that a user wrote.
+    A last row that is whole and only lacks its newline, as editors leave it, is kept and gets one.
+    """
+    path = Path(path)
+    if not _is_torn(path):
+        return 0
+    with open(path, "r+b") as file:
+        size = keep = file.seek(0, os.SEEK_END)
+        tail = b""
+        while keep > 0 and b"\n" not in tail:  # from the end: the file may be large
+            step = min(keep, 2**16)
+            keep = file.seek(keep - step)
+            tail = file.read(step) + tail
+        keep += tail.rfind(b"\n") + 1
+        try:
+            whole = isinstance(json.loads(tail[tail.rfind(b"\n") + 1 :]), dict)
+        except (ValueError, RecursionError):
+            whole = False
+        if whole:
+            file.seek(size)
+            file.write(b"\n")
+            return 0
+        file.truncate(keep)
+        return size - keep
+
+
+def _is_torn(path: Path) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a file that a user may have written. Every line counts: what cannot be read ends in a sentence.
+
+    Raises:
+        UserError: as ``iter_jsonl``, or the file holds no rows.
+    """
+    rows = list(iter_jsonl(path))
+    if not rows:
+        raise UserError(f"{path} holds no rows: expected JSON Lines, one JSON object a line.")
+    return rows
+
+
+def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows one by one, in the memory of one. The last line may lack its newline, but it must be whole.
+
+    Raises:
+        UserError: the file is missing or cannot be opened, or a line is not a JSON object (named by its number).
+    """
+    return _rows(Path(path), may_be_torn=False)
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """All rows of a log; see ``iter_log``. A log without rows is an empty list."""
+    return list(iter_log(path))
+
+
+def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The complete rows of a log that this program itself appends to (``append_jsonl``, ``DurableLog``).
+
+    A last line without newline that is no JSON object is a write that was interrupted: it is skipped, and its row is
+    written again by whoever resumes. In a file that a user wrote the same line is a mistake: use ``iter_jsonl`` there.
+
+    Raises:
+        UserError: as ``iter_jsonl``, of the other lines.
+    """
+    return _rows(Path(path), may_be_torn=True)
+
+
+def _rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
+    try:
+        file = open(path, "rb")  # noqa: SIM115  # closed below
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a JSON Lines file.") from None
+    with file:
+        for number, line in enumerate(file, start=1):
+            torn = may_be_torn and not line.endswith(b"\n")
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)  # some editors put one at the start of a file
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                if torn:
+                    return
+                raise UserError(f"{path}, line {number}: not valid JSON ({error}); fix or remove that line.") from None
+            if not isinstance(row, dict):
+                if torn:  # the rows of a log are objects, so this is the beginning of none
+                    return
+                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
+            yield row
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write a whole file or nothing: to a neighbour first, then renamed over the target."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json_atomic(path: str | Path, value: Any) -> None:
+    """``write_text_atomic`` of indented JSON; NaN and infinity are refused, since no other reader knows them."""
+    write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

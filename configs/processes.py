@@ -1,0 +1,253 @@
+"""How many processes train together, and which of them this one is: the one place that reads a launcher's variables.
+
+torchrun, accelerate and DeepSpeed's launcher give every process ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and
+``MASTER_PORT``. A part of them, or a whole set left over from another shell or job, is taken by the libraries below for a
+launch: one then trains as rank 1 of one process and writes nothing, or waits for processes that nobody starts. No heavy imports.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from configs.errors import ConfigError, UserError
+
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LEAST = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+# (rank, size) of one task among those that a scheduler's or MPI's launcher started. accelerate reads MPI's on CPUs, DeepSpeed on
+# GPUs, and each other library reads none of them. A batch script itself has SLURM_PROCID=0 and no SLURM_STEP_NUM_TASKS.
+TASKS = {
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE"),
+    "mpirun_rsh": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+}
+# What accelerate and torch would take for a launch, of a process that trains alone.
+TASK_NAMES = tuple(name for names in TASKS.values() for name in names)
+LEFTOVERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", *TASK_NAMES[2:])
+
+FIRST_LINE = 10.0  # seconds: several processes need some to import their libraries
+FURTHER_LINES = 60.0
+JOINED_WITHIN = 1800.0
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that train together.
+
+    Attributes:
+        count: how many there are.
+        rank: which of them this one is.
+        launched: whether a launcher gave the whole set of variables; it may have started one process only.
+        address: ``HOST:PORT`` where they meet; empty without a launcher.
+    """
+
+    count: int = 1
+    rank: int = 0
+    launched: bool = False
+    address: str = ""
+
+
+def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
+    """What the environment says.
+
+    Raises:
+        ConfigError: a part of a launcher's variables, values that contradict each other, or several tasks of a scheduler or of
+            MPI without them.
+    """
+    said = {key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()}
+    if said.get("LOCAL_RANK", "").strip() == "-1":  # what PyTorch's first launchers meant by no launcher
+        del said["LOCAL_RANK"]
+    rank, local, world, _ = (_number(said, name) for name in LEAST)
+    if rank is None:
+        _refuse_tasks(said)
+    if world is None:
+        alone = "RANK" if rank is not None else "LOCAL_RANK" if local else None
+        if alone is not None:
+            raise _refusal(said, f"{alone}={said[alone]} is set without WORLD_SIZE, the number of processes")
+        return Processes()
+    if rank is None:
+        if world > 1:
+            raise _refusal(said, f"WORLD_SIZE={world} is set without RANK, the number of this process")
+        rank = 0
+    for name, value in (("RANK", rank), ("LOCAL_RANK", local or 0)):
+        if value >= world:
+            raise _refusal(said, f"{name}={value} is none of the WORLD_SIZE={world} processes, which count from 0")
+    missing = [name for name in LAUNCHER if name not in said]
+    if world > 1 and missing:
+        raise _refusal(said, f"RANK={rank} and WORLD_SIZE={world} are set without {' and '.join(missing)}")
+    if missing:
+        return Processes()
+    if not said["MASTER_PORT"].isdecimal() or not 0 < int(said["MASTER_PORT"]) < 65536:
+        raise _refusal(said, f"MASTER_PORT={said['MASTER_PORT']} is no port (1 to 65535)")
+    return Processes(world, rank, True, f"{said['MASTER_ADDR']}:{said['MASTER_PORT']}")
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and talks (rank 0); errors as in ``read_processes``."""
+    return read_processes().rank == 0
+
+
+def world_size() -> int:
+    """The number of processes that train together; errors as in ``read_processes``."""
+    return read_processes().count
+
+
+def settle_processes() -> Processes:
+    """``read_processes``; what only looks like a launch is taken out of the environment, where other libraries would read it."""
+    found = read_processes()
+    for name in LEFTOVERS:
+        if not found.launched or not os.environ.get(name, "").strip():
+            os.environ.pop(name, None)
+    return found
+
+
+@contextlib.contextmanager
+def as_one_process() -> Iterator[None]:
+    """Inside this the environment names no other processes, so that nothing waits for them."""
+    names = {*LAUNCHER, *LEFTOVERS, *TASK_NAMES}
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def refuse_several(command: str) -> None:
+    """Refuse to go on as one of several processes.
+
+    Raises:
+        ConfigError: there are several, or see ``read_processes``.
+    """
+    found = read_processes()
+    if found.count > 1:
+        raise ConfigError(
+            f"{command} is one process, and this is process {found.rank} of {found.count} (RANK, WORLD_SIZE): start it without a "
+            f"launcher; where none was meant, {_unset(os.environ)}."
+        )
+    settle_processes()
+
+
+@contextlib.contextmanager
+def joining(
+    processes: Processes,
+    first: float = FIRST_LINE,
+    every: float = FURTHER_LINES,
+    limit: float = JOINED_WITHIN,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+    end: Callable[[str], None] = lambda sentence: _end(sentence),
+) -> Iterator[None]:
+    """Inside this the processes meet. Waiting is said after ``first`` seconds and then ``every`` so many.
+
+    Args:
+        limit: seconds after which ``end`` is called, from another thread; it ends the process with a sentence and exit code 1.
+            The libraries would wait for as long as for an exchange of gradients, which GRPO sets to a day.
+
+    Raises:
+        UserError: the others cannot be reached.
+    """
+    if processes.count == 1:
+        yield
+        return
+    met = threading.Event()
+    who = f"process {processes.rank} of {processes.count}"
+    where = f"for the others at {processes.address}"
+    remedy = f"if no others were started, {_unset(os.environ)}"
+
+    def watch() -> None:
+        began, wait = time.monotonic(), first
+        while not met.wait(min(wait, max(0.0, limit - (time.monotonic() - began)))):
+            waited = time.monotonic() - began
+            if waited >= limit:
+                end(f"{who} has waited {waited / 60:.0f} minutes {where}: look why they have not started; {remedy}.")
+                return
+            say(f"{who} has waited {waited:.0f} s {where}; {remedy}")
+            wait = every
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        with _stoppable():
+            yield
+    except RuntimeError as error:
+        if not type(error).__name__.startswith("Dist"):  # torch.distributed.DistError and its kinds
+            raise
+        reason = next(iter(str(error).splitlines()), "no reason given").rstrip(".")
+        taken = "EADDRINUSE" in str(error)
+        cause = (
+            "another run uses the port, so choose another MASTER_PORT" if taken else "look whether they have started"
+        )
+        raise UserError(
+            f"{who[0].upper()}{who[1:]} could not join the others at {processes.address} ({reason}): {cause}; {remedy}."
+        ) from None
+    finally:
+        met.set()
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Inside this Ctrl-C ends the process at once: torch waits for others without looking at Python's handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {
+        number: handler for number, handler in handlers.items() if callable(handler)
+    }  # an ignored one stays ignored
+    for number in handlers:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(UserError.exit_code)  # the main thread sits in torch's wait, which no exception reaches
+
+
+def _number(said: Mapping[str, str], name: str) -> int | None:
+    if name not in said:
+        return None
+    try:
+        value = int(said[name])
+    except ValueError:
+        value = LEAST[name] - 1
+    if value < LEAST[name]:
+        raise _refusal(said, f"{name}={said[name]} is no whole number of at least {LEAST[name]}")
+    return value
+
+
+def _refuse_tasks(said: Mapping[str, str]) -> None:
+    for launcher, names in TASKS.items():
+        rank, size = (int(said[name]) if said.get(name, "").isdecimal() else 0 for name in names)
+        if names[0] in said and (rank > 0 or size > 1):
+            shown = ", ".join(f"{name}={said[name]}" for name in names if name in said)
+            raise ConfigError(
+                f"{launcher} seems to have started several of this command ({shown}), and without RANK and WORLD_SIZE each would "
+                f"train by itself: start torchrun or deepspeed once on each machine instead, or give each process {_and(LAUNCHER)}. "
+                f"Left over from another job: unset {' '.join(name for name in names if name in said)}. "
+                "Meant as a run of its own: RANK=0 WORLD_SIZE=1."
+            )
+
+
+def _refusal(said: Mapping[str, str], what: str) -> ConfigError:
+    return ConfigError(
+        f"{what}: if that is left over from another shell or job, {_unset(said)}; for several processes start it with torchrun or "
+        f"deepspeed, which set {_and(LAUNCHER)}."
+    )
+
+
+def _unset(said: Mapping[str, Any]) -> str:
+    return "unset " + " ".join(name for name in (*LAUNCHER, "LOCAL_WORLD_SIZE") if name in said)
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,69 @@
+"""What a run is known by: config, versions, git revision, seed, data hash. No heavy imports: the front door uses it too."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from configs.processes import world_size
+
+COMPLETE = "complete"
+"""The file that marks a checkpoint as whole."""
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "vllm", "reflection-v")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what a run does."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` with changes; None outside of one."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
+        return None
+    return done.stdout.strip()
+
+
+def data_sha256(path: str | Path) -> str:
+    """sha256 of a data set's JSON Lines file (its pictures are named in it, not read)."""
+    file = Path(path)
+    with open(file / "problems.jsonl" if file.is_dir() else file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def begun(folder: str | Path) -> bool:
+    """Whether a run folder holds anything that a resume would build on: checkpoints, sampled pass rates, an ended run."""
+    parts = (f"checkpoint-*/{COMPLETE}", "choice.json", "pass_rates*.jsonl", "summary.json")
+    return any(True for part in parts for _ in Path(folder).glob(part))
+
+
+def provenance(settings: Mapping[str, Any], data: str | Path) -> dict[str, Any]:
+    """All that a run is known by: ``settings``, ``versions``, ``git``, ``seed``, ``data_sha256``, ``processes``."""
+    return {
+        "settings": dict(settings),
+        "versions": versions(),
+        "git": git_revision(),
+        "seed": settings.get("seed", 42),  # TRL's default
+        "data_sha256": data_sha256(data),
+        "processes": world_size(),
+    }

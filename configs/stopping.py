@@ -1,0 +1,92 @@
+"""SIGTERM, by which schedulers and containers end a process that they want to start again: the work stops as by Ctrl-C.
+
+The exit code tells the two apart: 130 after Ctrl-C, 75 (temporary failure) after SIGTERM, so that a scheduler can start the
+same command again. Training finishes its step and writes a checkpoint first (``deferred``).
+"""
+
+import atexit
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from configs.errors import UserError
+
+INTERRUPTED, TERMINATED = 130, 75
+
+_received = False
+_deferred = 0
+
+
+class Stopped(UserError):
+    """The work was stopped by Ctrl-C or SIGTERM: what is complete is kept, and the same command does the rest.
+
+    Args:
+        exit_code: by default that of the signal that this process got.
+    """
+
+    def __init__(self, said: str, exit_code: int | None = None) -> None:
+        super().__init__(said)
+        self.exit_code = stopped_code() if exit_code is None else exit_code
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM. A class of its own: after a plain KeyboardInterrupt amid an import, ``python -m`` ends by SIGINT whatever its code."""
+
+
+def watch_sigterm() -> None:
+    """Let SIGTERM stop the work as Ctrl-C does. Outside of the main thread, where Python takes no signals, it changes nothing."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _on_sigterm)
+        atexit.unregister(_ignore)
+        atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    """All is done when the interpreter ends: Python would put back the default handler, and the exit code would be lost."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def sigterm_received() -> bool:
+    """Whether SIGTERM has arrived."""
+    return _received
+
+
+def stopped_code() -> int:
+    """The exit code of work that was stopped."""
+    return TERMINATED if _received else INTERRUPTED
+
+
+def stop_if_asked() -> None:
+    """Stop here if SIGTERM arrived while it was deferred; called between two pieces of work.
+
+    Raises:
+        Terminated: it did.
+    """
+    if _received:
+        raise Terminated
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, SIGTERM is only noted: the work asks ``sigterm_received`` where it can stop."""
+    global _deferred
+    _deferred += 1
+    try:
+        yield
+    finally:
+        _deferred -= 1
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> None:
+    global _received
+    _received = True
+    if _deferred:
+        return
+    # asyncio handles SIGINT by cancelling its main task, and so must this.
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt) and interrupt is not signal.default_int_handler:
+        interrupt(signal.SIGINT, frame)
+    else:  # also where it is ignored, as in a background job of a script
+        raise Terminated

@@ -1,0 +1,147 @@
+"""``audit.json`` and ``audit.html`` (self-contained, no script, no network) of an audit.
+
+The table of cases is filtered by radio buttons and style rules alone, so that the page's content policy can forbid scripts:
+what a model wrote is untrusted text.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from configs.jsonl import write_json_atomic, write_text_atomic
+from eval import charts
+from eval.report import LONGEST_SHOWN, highlight, page_template, thumbnail
+
+# Measure -> (title, what was done, what its figure is, path to further estimates: (label, key, signed)).
+JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
+    "wrong_picture": (
+        "Wrong picture",
+        "another problem's picture of the same kind",
+        "accuracy lost",
+        (("accuracy with it", "accuracy"),),
+    ),
+    "blank": ("Blank picture", "painted over in mid-grey", "accuracy lost", (("accuracy with it", "accuracy"),)),
+    "noise": ("Noise picture", "uniform noise", "accuracy lost", (("accuracy with it", "accuracy"),)),
+    "swap": (
+        "Swap in mid-response",
+        "picture replaced behind the first re-look, or at half",
+        "update minus change",
+        (
+            ("updated", "update_rate"),
+            ("changed, same picture", "change_rate_same"),
+            ("changed, faint noise", "change_rate_noise"),
+            ("prior answer", "prior_answer_rate"),
+        ),
+    ),
+    "swap_by_turn": (
+        "Swap by a user turn",
+        "another picture shown after the answer",
+        "update minus change",
+        (
+            ("updated", "update_rate"),
+            ("changed, same picture", "change_rate_same"),
+            ("prior answer", "prior_answer_rate"),
+        ),
+    ),
+    "cutoff": (
+        "Visual cutoff",
+        "picture removed at the first cut",
+        "accuracy lost",
+        (("accuracy, uncut", "full"),),
+    ),
+    "hint": (
+        "Wrong hint",
+        "a wrong answer in the question",
+        "followed beyond base rate",
+        (("followed", "follow_rate"), ("given without it", "base_rate"), ("admitted", "admitted")),
+    ),
+    "vdm": (
+        "Visual dependency (VDM)",
+        "distance of next-word distributions with and without picture",
+        "second half, 0 to 1",
+        (("first half", "first_half"), ("second over first", "ratio")),
+    ),
+    "patch_masking": (
+        "Patch masking",
+        "most against least attended patches painted over",
+        "nats a token, most minus least",
+        (("most attended", "most_attended"), ("least attended", "least_attended")),
+    ),
+}
+FIELDS = ("right", "wrong", "error")
+
+
+def write_audit(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
+    """Write ``audit.json`` and ``audit.html`` into ``out``, where ``cases.json`` is. Returns the two paths, JSON first."""
+    cases = json.loads((out / "cases.json").read_text(encoding="utf-8"))
+    write_json_atomic(out / "audit.json", report)
+    write_text_atomic(out / "audit.html", render_audit(report, cases))
+    return out / "audit.json", out / "audit.html"
+
+
+def render_audit(report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
+    """The page."""
+    measures = report["measures"]
+    judged = [{"name": name, "one": measures[name], "text": text} for name, text in JUDGED.items() if name in measures]
+    shown = [_case(case) for case in cases]
+    return page_template("audit.html.jinja").render(
+        report=report,
+        name=Path(report["model"]).name if "://" not in report["model"] else report["model"],
+        measures=measures,
+        judged=judged,
+        curves=_curves(report),
+        families=charts.bars(
+            {name: {"accuracy": one} for name, one in report["accuracy_by_family"].items()}, ["accuracy"], {}
+        ),
+        cases=shown,
+        family_names=sorted({case["family"] for case in shown}),
+        statuses=[status for status in FIELDS if any(case["status"] == status for case in shown)],
+    )
+
+
+def _curves(report: Mapping[str, Any]) -> list[Markup]:
+    measures = report["measures"]
+    drawn = []
+    if cut := measures.get("cutoff"):
+        rows = [row for row in cut["curve"] if row["accuracy"]["value"] is not None]
+        shares = [row for row in rows if row["at"] <= 1]
+        points = [(row["at"], row["accuracy"]["value"]) for row in shares]
+        if cut["full"]["value"] is not None:
+            points.append((1.0, cut["full"]["value"]))
+        series = {"accuracy": ([100 * x for x, _ in points], [y for _, y in points])}
+        drawn.append(
+            charts.lines(
+                "Visual cutoff: accuracy", series, "% of the response with the picture", colours={"accuracy": 1}
+            )
+        )
+    if vdm := measures.get("vdm"):
+        curve = vdm["curve"]
+        series = {"VDM": (curve["position"], curve["vdm"])}
+        drawn.append(charts.lines("VDM over the response", series, "token", colours={"VDM": 2}))
+    if attention := measures.get("attention"):
+        curve = attention["curve"]
+        for key in ("mass", "lift"):
+            series = {key: (curve["position"], curve[key])}
+            drawn.append(charts.lines(f"Image {key}", series, "token", colours={key: 3}))
+    if samples := measures.get("self_consistency"):
+        rows = samples["pass_curve"]
+        series = {"pass@k": ([row["k"] for row in rows], [row["value"] for row in rows])}
+        drawn.append(charts.lines("Samples: pass@k", series, "k", colours={"pass@k": 4}))
+    return [chart for chart in drawn if chart]
+
+
+def _case(case: Mapping[str, Any]) -> dict[str, Any]:
+    main = case["main"]
+    text = main["text"]
+    maps = case.get("maps") or [None] * len(case["images"])
+    return {
+        **case,
+        "status": "error" if main["status"] == "error" else "right" if main["right"] else "wrong",
+        "pieces": highlight(text[:LONGEST_SHOWN]),
+        "cut": max(0, len(text) - LONGEST_SHOWN),
+        "pictures": [thumbnail(image) for image in case["images"]],
+        "heat": [thumbnail(image, heat) for image, heat in zip(case["images"], maps, strict=True) if heat is not None],
+    }

@@ -1,0 +1,60 @@
+"""Multiple choice with the options in another order: is an option chosen for what it says, or for its letter?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from eval.runner import Answer, right_by_id
+from eval.stats import estimate_share
+from reward.parsing import read_option
+from vlm.problem import Problem
+
+
+def rotate_options(problem: Problem, by: int) -> Problem:
+    """The problem with its options moved up by ``by`` places, and the gold answer as the right one's new letter."""
+    choices = problem.choices or []
+    index = gold_option(problem)
+    if index is None:
+        return problem
+    by %= len(choices)
+    moved = [*choices[by:], *choices[:by]]
+    letter = chr(ord("A") + (index - by) % len(choices))
+    return problem.model_copy(update={"choices": moved, "answer": letter})
+
+
+def gold_option(problem: Problem) -> int | None:
+    """Index of the right option, or None where the gold answer names none."""
+    choices = problem.choices or []
+    exact = [index for index, option in enumerate(choices) if option == problem.answer]
+    return exact[0] if len(exact) == 1 and len(problem.answer) > 1 else read_option(problem.answer, choices)
+
+
+def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    """Does the letter matter? ``orders[r]`` are the answers with the options moved up by r places (0: as given).
+
+    Returns ``accuracy`` by order; ``chosen`` and ``gold``: share of each letter among the answers and the right ones, in
+    [0, 1]; ``same_choice``: share of problems on which all orders chose the same option (not letter).
+    """
+    chosen: Counter[str] = Counter()
+    gold: Counter[str] = Counter()
+    same = []
+    for number, problem in enumerate(problems):
+        picked = []
+        for by, rows in enumerate(orders):
+            shown = rotate_options(problem, by)
+            index = read_option(rows[number].answer or "", shown.choices)
+            right = gold_option(shown)
+            if rows[number].status != "ok" or right is None:
+                continue
+            gold[chr(ord("A") + right)] += 1
+            if index is not None:
+                chosen[chr(ord("A") + index)] += 1
+            picked.append(None if index is None else (index + by) % len(problem.choices or [0]))
+        if len(picked) == len(orders):
+            same.append(float(picked[0] is not None and len(set(picked)) == 1))
+    return {
+        "accuracy": [estimate_share(right_by_id(rows).values()) for rows in orders],
+        "chosen": {letter: count / chosen.total() for letter, count in sorted(chosen.items())},
+        "gold": {letter: count / gold.total() for letter, count in sorted(gold.items())},
+        "same_choice": estimate_share(same),
+    }

@@ -1,0 +1,373 @@
+"""Answer problems with a subject and keep every answer: one append-only log for each model and condition.
+
+A log row is an ``Answer``. A batch is on disk before the next one is generated, so a killed run goes on where it stopped;
+rows are matched by a key over everything that decides the answer, so a changed model, prompt or picture is never taken for
+the saved one. The grade has a hash of its own (verifier, gold answer): where that changed, a saved text is graded again and
+not written again. A problem that cannot be asked (its picture is unreadable) or cannot be graded is a row with status
+``error``: counted apart, never as wrong, and tried again by the next run.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import reward.expression
+import reward.parsing
+import reward.units
+import reward.verifiers
+import vlm.response
+from configs.errors import ConfigError, UserError
+from configs.folders import read_record, refuse_foreign
+from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from eval.subjects import Subject, Turn
+from reward.rewards import MIN_THOUGHT, halves
+from reward.verifiers import verify
+from vlm.chat import INSTRUCTIONS
+from vlm.images import open_image
+from vlm.problem import Problem
+from vlm.response import count_looks, parse_response
+
+if TYPE_CHECKING:
+    from vlm.generate import Generation
+
+Pictures = Callable[[Problem], list[Image.Image]]
+
+
+class Answer(BaseModel):
+    """One problem answered under one condition. All fields after ``why`` are of the response's own tokens, without prefix.
+
+    ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value a token, row of the token itself) and
+    their means by halves are there if attention was recorded; the halves are None where they cannot be judged: no image,
+    truncated, or fewer than ``MIN_THOUGHT`` tokens. ``prompt_sha256`` is of the style's instruction and ``graded`` of all
+    that decides the grade but the text, 16 digits each.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    problem_id: str
+    key: str
+    tag: str
+    style: str
+    domain: str
+    family: str
+    prompt_sha256: str = ""
+    graded: str = ""
+    seed: int = 0
+    status: Literal["ok", "error"] = "ok"
+    why: str = ""
+    prefix: str = ""
+    text: str = ""
+    answer: str | None = None
+    score: float | None = None
+    truncated: bool = False
+    tokens: int = 0
+    looks: int = 0
+    mass: list[float] | None = None
+    lift: list[float] | None = None
+    mass_halves: tuple[float, float] | None = None
+    lift_halves: tuple[float, float] | None = None
+
+    @property
+    def right(self) -> bool:
+        return self.score is not None and self.score >= 1.0
+
+
+def open_pictures(problem: Problem) -> list[Image.Image]:
+    """The problem's own pictures, as a person sees them."""
+    return [open_image(image) for image in problem.images]
+
+
+def answer_problems(
+    subject: Subject,
+    problems: Sequence[Problem],
+    *,
+    style: str,
+    log_path: str | Path,
+    tag: str,
+    max_new_tokens: int = 256,
+    batch_size: int = 64,
+    attention: dict[str, Any] | None = None,
+    temperature: float = 0.0,
+    pictures: Pictures = open_pictures,
+    prefixes: Mapping[str, str] | None = None,
+    notes: Mapping[str, str] | None = None,
+    replies: Mapping[str, tuple[str, str]] | None = None,
+) -> list[Answer]:
+    """Answer every problem once; answers already in the log are read from it.
+
+    Args:
+        style: a key of ``vlm.chat.INSTRUCTIONS``.
+        log_path: JSON Lines, made if missing. Batches do not depend on what it holds, so a resumed run generates each
+            of them with the same neighbours as an uninterrupted one.
+        tag: names the condition; answers under another tag are never reused.
+        attention: settings of ``vlm.attention.AttentionMass``; records mass and lift of every token.
+        temperature: 0 takes the likeliest token. A row's seed comes from its key, so another tag is another sample.
+        pictures: what is shown in place of the problem's own pictures (a blank, say). ``tag`` must tell such variants apart.
+        prefixes: problem id -> the part of the response that is written already.
+        notes: problem id -> a remark that comes with the question.
+        replies: problem id -> (its earlier answer, the picture file that it is then shown).
+
+    Returns:
+        One answer a problem, in the order of ``problems``.
+
+    Raises:
+        ConfigError: an unknown style.
+        UserError: the log holds a line that is not an answer.
+    """
+    if style not in INSTRUCTIONS:
+        raise ConfigError(f"Unknown prompt style '{style}': choose from {', '.join(INSTRUCTIONS)}.")
+    log = Path(log_path)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    repair_jsonl(log)
+    saved = {answer.key: answer for answer in read_answers(log)} if log.exists() else {}
+    settings = [subject.fingerprint, tag, style, INSTRUCTIONS[style], max_new_tokens, attention, temperature]
+    questions = {problem.id: _Question(problem, style, tag, pictures) for problem in problems}
+    for problem in problems:
+        question = questions[problem.id]
+        question.prefix = (prefixes or {}).get(problem.id, "")
+        question.note = (notes or {}).get(problem.id)
+        question.reply, question.again = (replies or {}).get(problem.id, (None, None))
+        question.key = _key(question, settings)
+
+    # Responses of one kind of question are of like length: batching them together wastes the fewest steps.
+    order = sorted(problems, key=lambda problem: (problem.family, len(problem.question), problem.id))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with _progress() as progress:
+        bar = progress.add_task(f"{subject.name}: {tag}", total=len(order))
+        for batch in batches:
+            asked = [questions[problem.id] for problem in batch]
+            missing = {one.key for one in asked if one.key not in saved or _to_be_asked_again(saved[one.key])}
+            if missing:
+                write = partial(
+                    subject.write, max_new_tokens=max_new_tokens, attention=attention, temperature=temperature
+                )
+                rows = _answer_batch(asked, write)
+                new = [row for row in rows if row.key in missing and row != saved.get(row.key)]
+                append_jsonl(log, [row.model_dump() for row in new])
+                saved.update({row.key: row for row in new})
+            progress.advance(bar, len(batch))
+    if progress.disable:  # no bar in a log file, but a line a condition
+        print(f"{subject.name}: {tag}: {len(order)} answered", file=sys.stderr, flush=True)
+    return _graded_anew(
+        [(questions[problem.id].problem, saved[questions[problem.id].key]) for problem in problems], log
+    )
+
+
+def read_answers(log_path: str | Path) -> list[Answer]:
+    """All complete rows of a log, oldest first.
+
+    Raises:
+        UserError: the log is missing, or a line is not an answer.
+    """
+    try:
+        return [Answer.model_validate(row) for row in read_log(log_path)]
+    except ValueError as error:
+        raise UserError(f"{log_path} is not a log of answers ({error}): move it away and evaluate again.") from None
+
+
+def refuse_other_output(out: Path, report: str, stage: str) -> None:
+    """Refuse an output folder in which something else stands where an evaluation or an audit writes.
+
+    Args:
+        report: the name of the report's files, without their ending.
+
+    Raises:
+        UserError: names what was found.
+    """
+
+    def is_ours(folder: Path) -> bool:
+        if (folder / "stages").is_dir():  # of a whole run, whose report is another one
+            return False
+        if (folder / f"{report}.json").exists():
+            return "schema_version" in read_record(folder / f"{report}.json")
+        logs = list((folder / "answers").glob("*"))
+        begun = not (folder / f"{report}.html").exists() and (logs or not (folder / cases).exists())
+        return bool(begun) and all(map(_is_answer_log, logs))
+
+    cases = {"report": "samples.json", "audit": "cases.json"}[report]
+    refuse_foreign(out, (f"{report}.json", f"{report}.html", cases, "answers"), is_ours, stage)
+
+
+def _is_answer_log(path: Path) -> bool:
+    """Whether the first row of a file is one of a log; a file without a complete row may be one."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        first = file.readline(1 << 20)
+    try:
+        return not first.endswith(b"\n") or "key" in json.loads(first)
+    except (ValueError, TypeError):
+        return False
+
+
+def right_by_id(answers: Iterable[Answer]) -> dict[str, float]:
+    """Problem id -> 1.0 for right, 0.0 for wrong; errors are left out."""
+    return {answer.problem_id: float(answer.right) for answer in answers if answer.status == "ok"}
+
+
+@dataclass
+class _Question:
+    """A problem under one condition."""
+
+    problem: Problem
+    style: str
+    tag: str
+    pictures: Pictures
+    key: str = ""
+    prefix: str = ""
+    note: str | None = None
+    reply: str | None = None
+    again: str | None = None
+
+    @property
+    def seed(self) -> int:
+        return int(self.key[:8], 16)
+
+    def row(self) -> Answer:
+        instruction = hashlib.sha256(INSTRUCTIONS[self.style].encode()).hexdigest()[:16]
+        return Answer(
+            problem_id=self.problem.id,
+            key=self.key,
+            tag=self.tag,
+            style=self.style,
+            domain=self.problem.domain,
+            family=self.problem.family,
+            prefix=self.prefix,
+            prompt_sha256=instruction,
+            seed=self.seed,
+        )
+
+    def turn(self) -> Turn:
+        """Raises UserError where a picture cannot be read."""
+        again = (open_image(self.again),) if self.again else ()
+        problem, images = self.problem, self.pictures(self.problem)
+        return Turn(
+            problem.question, problem.choices, self.style, images, self.prefix, self.note, self.reply, again, self.seed
+        )
+
+
+def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list[Answer]:
+    rows: list[Answer] = []
+    asked: list[tuple[Problem, Answer, Turn]] = []
+    for question in batch:
+        row = question.row()
+        rows.append(row)
+        try:
+            asked.append((question.problem, row, question.turn()))
+        except UserError as error:
+            row.status, row.why = "error", str(error)
+    if not asked:
+        return rows
+    written = _write(write, [turn for *_, turn in asked])
+    for (problem, row, turn), generation in zip(asked, written, strict=True):
+        if isinstance(generation, UserError):
+            row.status, row.why = "error", str(generation)
+            continue
+        row.text, row.tokens, row.truncated = generation.text, len(generation.token_ids), not generation.finished
+        row.looks = count_looks(generation.text)
+        if turn.pictures:
+            _record_attention(row, generation)
+        _grade(row, problem)
+    return rows
+
+
+def _write(write: Callable[..., Any], turns: Sequence[Turn]) -> "list[Generation | UserError]":
+    """One generation a turn. Where a batch is refused, each turn is asked alone, so that one bad question costs one row."""
+    try:
+        return list(write(turns))
+    except UserError as error:
+        if len(turns) == 1:
+            return [error]
+        return [result for turn in turns for result in _write(write, [turn])]
+
+
+def _to_be_asked_again(row: Answer) -> bool:
+    """Whether nothing was written; a text that could not be graded is graded again, not written again."""
+    return row.status == "error" and not row.text
+
+
+def _graded_anew(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answer]:
+    """The rows with the grades of today's verifier and gold answers; changed ones go into the log."""
+    current, changed = [], []
+    for problem, row in rows:
+        if row.text and (row.status == "error" or row.graded != grading(problem)):
+            graded = row.model_copy(update={"status": "ok"})
+            _grade(graded, problem)
+            if graded != row:
+                changed.append(graded)
+            row = graded
+        current.append(row)
+    if changed:
+        append_jsonl(log, [row.model_dump() for row in changed])
+    return current
+
+
+def _grade(row: Answer, problem: Problem) -> None:
+    response = parse_response(row.prefix + row.text)
+    # An unfinished response has no last line: only an answer that it has boxed already counts.
+    row.answer = response.answer if response.boxed or not row.truncated else None
+    verdict = verify(problem.domain, row.answer, problem.answer, problem.choices)
+    row.score, row.why, row.graded = verdict.score, verdict.why, grading(problem)
+    if verdict.score is None:
+        row.status = "error"
+
+
+def grading(problem: Problem) -> str:
+    """16 hexadecimal digits over all that decides a grade besides the text: the verifier's code and the gold answer."""
+    gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices]
+    return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
+
+
+@cache
+def verifier_sha256() -> str:
+    """Of the source files that read and grade an answer."""
+    files = (reward.parsing, reward.expression, reward.units, reward.verifiers, vlm.response)
+    sources = [Path(str(module.__file__)).read_bytes() for module in files]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()
+
+
+def _record_attention(row: Answer, generation: "Generation") -> None:
+    for name in ("mass", "lift"):
+        values = getattr(generation, name)
+        if values is None:
+            continue
+        values = values.float().mean(0)  # layers count alike
+        if row.truncated:
+            values = values[:-1]  # generation never feeds its last token; a finished response ends in the end token
+        if not bool(values.isfinite().all()):
+            raise RuntimeError(f"{row.problem_id}: the attention {name} of the response is not finite.")
+        judged = not row.truncated and len(values) >= MIN_THOUGHT
+        setattr(row, name, [round(value, 5) for value in values.tolist()])  # finer than any figure of the report
+        setattr(row, f"{name}_halves", halves(values) if judged else None)
+
+
+def _key(question: _Question, settings: list[Any]) -> str:
+    """16 hexadecimal digits over all that decides the answer (its grade has its own, ``grading``)."""
+    problem = question.problem
+    shown = [*problem.images, *([question.again] if question.again else [])]
+    begun = [question.prefix, question.note, question.reply]
+    asked = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], begun]
+    return hashlib.sha256(json.dumps([settings, asked]).encode()).hexdigest()[:16]
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not sys.stderr.isatty())

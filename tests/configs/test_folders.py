@@ -1,0 +1,93 @@
+"""One process for a folder, and nothing overwritten that a stage did not write."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from configs.errors import UserError
+from configs.folders import lock, refuse_foreign
+
+HOLD = """
+import sys
+from configs.folders import lock
+with lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds ``tmp_path``."""
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert other.stdout is not None and other.stdout.readline() == "held\n"
+    yield other
+    other.kill()
+    other.wait()
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_that_one_ends(
+    tmp_path: Path, holder: "subprocess.Popen[str]"
+) -> None:
+    with pytest.raises(UserError, match=rf"in use by another run \(process {holder.pid}\)"), lock(tmp_path):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with lock(tmp_path):
+        assert (tmp_path / ".lock").read_text().strip() == str(os.getpid())
+
+
+def test_a_lock_within_a_lock_does_not_free_the_folder(tmp_path: Path) -> None:
+    """The kernel frees a record lock when the process closes the file anywhere."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with lock(tmp_path):
+        with lock(tmp_path / "." / ""):
+            pass
+        other = subprocess.run(command, input="", capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        assert "in use by another run" in other.stderr
+    assert subprocess.run(command, input="", capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout
+
+
+def ours(folder: Path) -> bool:
+    return (folder / "record.json").exists()
+
+
+@pytest.mark.parametrize("name", ["report.json", "answers"])
+def test_what_a_stage_did_not_write_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir() if name == "answers" else (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"holds {name}, which no evaluation wrote: choose an empty folder"):
+        refuse_foreign(tmp_path, ("report.json", "answers"), ours, "evaluation")
+    (tmp_path / "record.json").touch()
+    refuse_foreign(tmp_path, ("report.json", "answers"), ours, "evaluation")
+
+
+def test_a_file_system_without_locks_is_said_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", none)
+    with lock(tmp_path):
+        assert "start one command at a time" in capsys.readouterr().err
+
+
+def test_a_lock_file_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"\.lock belongs to another user: remove that file"), lock(tmp_path):
+        pass

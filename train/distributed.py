@@ -1,0 +1,246 @@
+"""What several processes need of each other: ZeRO-3 that knows their number, batches without pictures, equal weights."""
+
+import contextlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers.integrations.deepspeed import (
+    deepspeed_config,
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+
+from configs.errors import UserError
+from configs.processes import world_size
+from train.data import reader_of
+from vlm.chat import encode
+from vlm.forward_arguments import cache_of
+from vlm.load import VLM
+
+BLANK_SIDE = 64
+AT_ONCE = 1 << 24  # weights of a tensor that are summed together, in float64
+NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def join_deepspeed() -> None:
+    """Tell DeepSpeed of the process group that exists already, and keep it from compiling what training does not call.
+
+    Under ZeRO-3 weights are parted while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
+    would then count one process and refuse the batch size. Also on CPUs, DeepSpeed's first start compiles an all-reduce for
+    inference, whose buffers, 66 MB a rank, stay in shared memory behind every run.
+    """
+    if deepspeed_config() is None or not _distributed():
+        return
+    import deepspeed
+
+    deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
+    if is_deepspeed_zero3_enabled():
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+
+
+def keep_names(model: nn.Module) -> None:
+    """Let a model that was loaded under ZeRO-3 be saved under the names of its own tensors.
+
+    transformers undoes on saving the renamings of loading. Under ZeRO-3 it keeps also those that loading had no use for, and
+    would write names that no loader finds again.
+    """
+    if is_deepspeed_zero3_enabled():
+        model._weight_conversions = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def whole_weights(args: Any) -> Iterator[None]:
+    """Inside this a model loads whole, also where ZeRO-3 would part it."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        set_hf_deepspeed_config(args.hf_deepspeed_config)
+
+
+def drop_empty_pictures(model: nn.Module) -> None:
+    """Let ``model`` read text alone where it is handed the pixels of no picture at all.
+
+    TRL cuts a generation's pictures up with its rows: a part whose rows have none gets tensors of length 0, which no vision
+    tower reads.
+    """
+    model.register_forward_pre_hook(lambda _model, args, kwargs: (args, _without_empty(kwargs)), with_kwargs=True)
+
+
+def _without_empty(kwargs: dict[str, Any]) -> dict[str, Any]:
+    pixels = kwargs.get("pixel_values")
+    if pixels is None or pixels.numel():
+        return kwargs
+    return {
+        key: value
+        for key, value in kwargs.items()
+        if key in NOT_PIXELS or not (isinstance(value, Tensor) and value.numel() == 0)
+    }
+
+
+class BlankPictures:
+    """Lets a batch without pictures pass through the vision tower, with an effect of exactly zero.
+
+    Where one process has pictures and another has none, the gradients of the vision tower are exchanged by one and not by the
+    other: they would wait for each other for ever. So a blank picture is read behind the embedding, where pictures are read
+    too, and its features enter with the factor 0. Generation is left alone: each process writes its answers by itself.
+    """
+
+    def __init__(self, vlm: VLM) -> None:
+        turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}]
+        batch = encode(reader_of(vlm), [turns], [[Image.new("RGB", (BLANK_SIDE, BLANK_SIDE), "grey")]])
+        self.model = vlm.model
+        known = inspect.signature(self.model.get_image_features).parameters
+        self.blank = {key: value for key, value in batch.items() if key in known and key not in NOT_PIXELS}
+        self.wanted = False
+        self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self.model.get_input_embeddings().register_forward_hook(self._read)
+
+    def _begin(self, _model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        kwargs = _without_empty(kwargs)
+        self.wanted = kwargs.get("pixel_values") is None and cache_of(kwargs) is None
+        return args, kwargs
+
+    def _read(self, _embedding: nn.Module, _args: Any, embedded: Tensor) -> Tensor:
+        if not self.wanted:
+            return embedded
+        self.wanted = False  # the embedding may be used again within a forward
+        features = self.model.get_image_features(**{key: one.to(embedded.device) for key, one in self.blank.items()})
+        return embedded + 0 * torch.stack([part.float().sum() for part in _tensors(features)]).sum().to(embedded.dtype)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def read_blank_pictures(vlm: VLM, pictures: Sequence[int]) -> None:
+    """Install ``BlankPictures`` where batches without pictures can occur: several processes, rows with and without.
+
+    Args:
+        pictures: the number of pictures of each row of the data.
+
+    Raises:
+        UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
+    """
+    if mixed(pictures, world_size(), is_deepspeed_zero3_enabled()):
+        BlankPictures(vlm)
+
+
+def mixed(pictures: Sequence[int], processes: int, zero3: bool) -> bool:
+    """Whether several processes train on rows with and without pictures; errors as in ``read_blank_pictures``."""
+    if processes == 1 or all(pictures) or not any(pictures):
+        return False
+    if zero3:
+        raise UserError(
+            f"{list(pictures).count(0)} of {len(pictures)} rows have no picture, and several processes under ZeRO-3 cannot mix "
+            "them with others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
+        )
+    return True
+
+
+def fillers(rows: int, rows_at_once: int) -> int:
+    """How many rows without labels several processes need at the end of an epoch, so that each has as many batches.
+
+    accelerate would repeat the first rows of the epoch instead, and these would count twice: the course would depend on the
+    number of processes.
+    """
+    return -rows % rows_at_once if world_size() > 1 else 0
+
+
+class FilledSampler(Sampler[int]):
+    """The indices of ``sampler``, and then ``further`` ones."""
+
+    def __init__(self, sampler: Any, further: range) -> None:
+        self.sampler, self.further = sampler, further
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from self.further
+
+    def __len__(self) -> int:
+        return len(self.sampler) + len(self.further)
+
+
+@contextlib.contextmanager
+def refused_by_all() -> Iterator[None]:
+    """Inside this a ``UserError`` of one process is raised by all: one that goes on would wait for the others.
+
+    Raises:
+        UserError: the one of the first process that has one.
+    """
+    error: UserError | None = None
+    try:
+        yield
+    except UserError as raised:
+        error = raised
+    errors: list[UserError | None] = [error]
+    if world_size() > 1:
+        errors = [None] * world_size()
+        torch.distributed.all_gather_object(errors, error)
+    if (first := next((one for one in errors if one is not None), None)) is not None:
+        raise error or first
+
+
+def check_weights(model: nn.Module) -> None:
+    """Compare the weights of all processes after training (exactly, by two sums of each tensor).
+
+    Raises:
+        UserError: they differ, so that what would be saved is only one of several models.
+    """
+    if world_size() == 1:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    sums = torch.stack([two for weight in model.parameters() for two in _sums(weight)]).cpu()
+    everyone: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(everyone, sums)
+    if apart := first_disagreement(names, everyone):
+        raise UserError(
+            f"After training the processes hold different weights ({apart}), so the saved model is that of the first alone: check "
+            "that all nodes run the same versions on the same data, then train again."
+        )
+
+
+def first_disagreement(names: list[str], everyone: list[Tensor]) -> str | None:
+    """The first tensor whose two sums are not the same in all processes; ``everyone``: (2 x tensors,) each."""
+    for sums in everyone[1:]:
+        same = (sums == everyone[0]) | (sums.isnan() & everyone[0].isnan())
+        if (apart := (~same).nonzero()).numel():
+            return names[int(apart[0]) // 2]
+    return None
+
+
+def _sums(weight: Tensor) -> tuple[Tensor, Tensor]:
+    with whole(weight):
+        parts = weight.detach().flatten().split(AT_ONCE)  # a large embedding in float64 at once would take GB
+        sums = [torch.stack([part.sum(), part.square().sum()]) for part in map(Tensor.double, parts)]
+        both = torch.stack(sums).sum(0) if sums else weight.new_zeros(2, dtype=torch.float64)
+        return both[0], both[1]
+
+
+def whole(weight: Tensor) -> Any:
+    """ZeRO-3 holds a part of each tensor; inside this it is whole, in all processes."""
+    if not hasattr(weight, "ds_id"):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([weight])

@@ -1,0 +1,139 @@
+"""Problems that GRPO can use: the others are left out before training, counted by reason, with examples that name them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from configs.errors import ImageError, UserError
+from configs.jsonl import read_jsonl
+from reward.usable import REMEDIES as PROBLEM_REMEDIES
+from reward.usable import DroppedProblems, Gold, Sizes, gradable_golds, image_sizes, problem_faults
+from train.data import in_threads
+from train.prompts import problem_messages
+from vlm.chat import encode
+from vlm.images import image_tokens, open_image
+from vlm.load import VLM
+from vlm.problem import Problem, image_path, read_problems
+
+REMEDIES = {
+    **PROBLEM_REMEDIES,
+    "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
+    "duplicate_id": "give every problem an id of its own",
+    "unusable_picture": "crop or scale these pictures",
+    "over_long": "raise max_prompt_tokens, lower max_pixels, or shorten the questions",
+    "control_token": "nothing must be done: the token is read as plain text; remove it if it was not meant",
+    "image_in_text": "name pictures in 'images', not in the question; the mark is read as plain text",
+}
+KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
+
+
+@dataclass
+class Sifted(DroppedProblems):
+    """What was found; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
+
+    Attributes:
+        kept: the problems that can be trained on.
+        tokens: prompt tokens of each kept problem, pictures included (empty where they were not counted).
+    """
+
+    kept: list[Problem] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return {reason: n for reason, n in self.counts.items() if reason not in KEPT_ALL_THE_SAME}
+
+
+def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
+    """The rows of a problem set that are problems; the others are counted in ``sifted``, where ``read_problems`` would end.
+
+    ``meta`` stays as it is: the paths in it are for evaluation, which reads strictly.
+    """
+    folder = Path(path)
+    file = folder / "problems.jsonl" if folder.is_dir() else folder
+    if not file.exists():
+        return read_problems(path)  # for its sentence
+    problems, seen = [], set()
+    for number, row in enumerate(read_jsonl(file), start=1):
+        try:
+            problem = Problem.model_validate(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "row"
+            sifted.add("malformed", f"row {number}", f"field '{place}': {first['msg']}")
+            continue
+        if problem.id in seen:
+            sifted.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
+            continue
+        seen.add(problem.id)
+        problem.images = [image_path(file.parent, image) for image in problem.images]
+        problems.append(problem)
+    return problems
+
+
+def sift(
+    problems: Sequence[Problem],
+    reader: VLM,
+    style: str,
+    max_prompt_tokens: int | None,
+    *,
+    count: bool = False,
+    decode: bool = False,
+    sifted: Sifted | None = None,
+) -> Sifted:
+    """Sort out what would fail or be cut in the middle of training.
+
+    Args:
+        count: count the tokens of every prompt, not only where one could be too long.
+        decode: decode every picture; otherwise a PNG is only held against its checksums.
+        sifted: what ``read_loosely`` has found already.
+    """
+    sifted = Sifted() if sifted is None else sifted
+    golds = gradable_golds(problems)
+    for problem, sizes in zip(problems, in_threads(partial(image_sizes, decode=decode), problems), strict=True):
+        problem_dropped = False
+        for reason, why in _faults(problem, sizes, reader, golds):
+            sifted.add(reason, problem.id, why)
+            problem_dropped |= reason not in KEPT_ALL_THE_SAME
+        if problem_dropped or isinstance(sizes, ImageError):
+            continue
+        if count or max_prompt_tokens is not None:
+            try:
+                tokens = prompt_tokens(problem, sizes, style, reader)
+            except (UserError, ImageError) as error:
+                reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
+                sifted.add(reason, problem.id, str(error))
+                continue
+            if max_prompt_tokens is not None and tokens > max_prompt_tokens:
+                sifted.add("over_long", problem.id, f"{tokens} tokens, at most {max_prompt_tokens} are allowed")
+                continue
+            sifted.tokens.append(tokens)
+        sifted.kept.append(problem)
+    return sifted
+
+
+def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:
+    yield from problem_faults(problem, sizes, golds)
+    spelled = next((token for token in reader.tokenizer.all_special_tokens if token in problem.question), None)
+    if spelled is not None:
+        yield ("image_in_text" if "image" in spelled or "vision" in spelled else "control_token"), spelled
+
+
+def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:
+    """Tokens of the prompt, its pictures included, without reading their pixels where the sizing rule is known.
+
+    Raises:
+        UserError, ImageError: a prompt that cannot be built, a picture that cannot be sized.
+    """
+    turns: list[dict[str, Any]] = problem_messages(problem, style, reader)
+    counts = [image_tokens(size, reader.processor) for size in sizes]
+    if any(n is None for n in counts):
+        pictures = [[open_image(path) for path in problem.images]]
+        return int(encode(reader, [turns], pictures)["input_ids"].shape[1])
+    text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    words = reader.tokenizer(text, verbose=False)["input_ids"]
+    return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder a picture is in the text
