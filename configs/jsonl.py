@@ -1,9 +1,14 @@
 """JSON Lines that survive a kill, and files that are either complete or absent."""
 
 import codecs
+import contextlib
+import glob
 import json
 import os
-import tempfile
+import shutil
+import socket
+import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,17 +147,54 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     """Write a whole file or nothing: to a neighbour first, then renamed over the target."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    with temporary_beside(path) as temporary:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+
+
+_temporary: set[str] = set()  # names that this process writes under at this moment
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A free path beside ``path``, to write a file or a folder under before it is renamed to ``path``.
+
+    What stands there at the end of the block is removed. A kill leaves it, so what processes of this machine left of
+    ``path`` when they were killed is removed first: the name tells the machine and the process.
+    """
+    machine = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    for old in path.parent.glob(f".{glob.escape(path.name)}.{machine}-*"):
+        owner = old.name.split("-")[-2]
+        if old.name not in _temporary and not (owner != str(os.getpid()) and _is_alive(int(owner))):
+            _remove(old)
+    name = f".{path.name}.{machine}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    _temporary.add(name)
+    try:
+        yield path.with_name(name)
+    finally:
+        _remove(path.with_name(name))
+        _temporary.discard(name)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json_atomic(path: str | Path, value: Any) -> None:

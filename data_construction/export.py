@@ -3,14 +3,13 @@
 import json
 import math
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.jsonl import write_text_atomic
+from configs.jsonl import temporary_beside, write_text_atomic
 from data_construction.dataset import thinking_row
 from data_construction.difficulty import read_difficulty
 from data_construction.records import Trace
@@ -90,8 +89,8 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
             f"{foreign[0]} is no part of an exported data set, which would be written anew: move it away first."
         )
     folder, shards = out / "hf", math.ceil(len(kept) / SHARD_ROWS)
-    with tempfile.TemporaryDirectory(dir=out) as scratch:  # complete or absent
-        fresh = Path(scratch) / "hf"
+    with temporary_beside(folder) as scratch:  # complete or absent
+        fresh = scratch / "hf"
         (fresh / "data").mkdir(parents=True)
         for shard in range(shards):
             chosen = kept[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]

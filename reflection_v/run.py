@@ -17,7 +17,6 @@ import os
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from rich.console import Console
 
 from configs.errors import ConfigError, UserError
 from configs.folders import lock
-from configs.jsonl import write_json_atomic
+from configs.jsonl import temporary_beside, write_json_atomic
 from configs.stopping import Stopped, stop_if_asked
 from reflection_v.files import disk_full, make_folder
 from reflection_v.terminal import duration, heartbeat, printing_to
@@ -213,17 +212,17 @@ def _forget(stages: list[Stage], out: Path) -> None:
     Outputs are renamed away before the record goes: a kill in between leaves a record without outputs, which the next
     call refuses, never outputs without a record, which it would go on from.
     """
-    trash = Path(tempfile.mkdtemp(dir=out, prefix=".redo-"))
-    for stage in reversed(stages):
-        begun = read_record(out, stage.name) or _read(_running(out, stage.name))
-        if begun is None:
-            continue
-        for number, output in enumerate(stage.outputs):
-            if (out / output).exists():
-                (out / output).rename(trash / f"{stage.name}-{number}")
-        (out / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
-        _running(out, stage.name).unlink(missing_ok=True)
-    shutil.rmtree(trash)
+    with temporary_beside(out / "redo") as trash:
+        trash.mkdir()
+        for stage in reversed(stages):
+            begun = read_record(out, stage.name) or _read(_running(out, stage.name))
+            if begun is None:
+                continue
+            for number, output in enumerate(stage.outputs):
+                if (out / output).exists():
+                    (out / output).rename(trash / f"{stage.name}-{number}")
+            (out / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
+            _running(out, stage.name).unlink(missing_ok=True)
 
 
 def _dependents(stages: list[Stage], name: str) -> list[str]:

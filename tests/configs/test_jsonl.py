@@ -2,12 +2,22 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from configs.errors import UserError
-from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
+from configs.jsonl import (
+    append_jsonl,
+    read_jsonl,
+    read_log,
+    repair_jsonl,
+    temporary_beside,
+    write_json_atomic,
+    write_text_atomic,
+)
 
 
 def test_rows_come_back_in_order(tmp_path: Path) -> None:
@@ -146,3 +156,35 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypa
     with pytest.raises(OSError):
         write_text_atomic(file, "new")
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["report.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    """Neither the part of a living process, nor one of this process, nor one of another file or machine."""
+    code = "import sys, os, time; from pathlib import Path; from configs.jsonl import temporary_beside\n"
+    code += "with temporary_beside(Path(sys.argv[1])) as part:\n"
+    code += "    part.write_text('half'); print(part, flush=True); sys.stdin.read()"
+
+    def writer(name: str) -> tuple[subprocess.Popen[str], Path]:
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        process = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    killed, left = writer("a.json")
+    other_file, left_of_other = writer("b.json")
+    alive, part = writer("a.json")
+    for process in (killed, other_file):
+        process.kill()
+        process.wait()
+    folder = left.with_name(left.name[:-1] + "_")
+    folder.mkdir()
+    elsewhere = tmp_path / f".a.json.00000000-{killed.pid}-abcdef"
+    elsewhere.write_text("half")
+    with temporary_beside(tmp_path / "a.json") as mine:
+        mine.write_text("half")
+        write_text_atomic(tmp_path / "a.json", "whole")
+        kept = {mine.name, part.name, elsewhere.name, left_of_other.name, "a.json"}
+        assert {path.name for path in tmp_path.iterdir()} == kept
+    alive.kill()
+    alive.wait()
+    assert not mine.exists()

@@ -135,7 +135,7 @@ def test_redo_forgets_a_stage_and_what_follows(run: Run) -> None:
     run.go(redo="train")
     assert run.calls == ["draw", "train", "report", "train", "report"]
     assert (run.out / "mine.txt").exists()
-    assert not list(run.out.glob(".redo-*"))
+    assert not list(run.out.glob(".redo*"))
     record = read_record(run.out, "train")
     assert record is not None and record["config"] == {"lr": 0.2}
 
