@@ -1,6 +1,5 @@
 """What a run is known by: config, versions, git revision, seed, data hash. No heavy imports: the front door uses it too."""
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from configs.identity import data_sha256
 from configs.processes import world_size
 
 COMPLETE = "complete"
@@ -42,13 +42,6 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):  # no git, or no commit yet
         return None
     return done.stdout.strip()
-
-
-def data_sha256(path: str | Path) -> str:
-    """sha256 of a data set's JSON Lines file (its pictures are named in it, not read)."""
-    file = Path(path)
-    with open(file / "problems.jsonl" if file.is_dir() else file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def begun(folder: str | Path) -> bool:

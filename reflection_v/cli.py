@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from configs.errors import ConfigError
-from reflection_v.files import writing_to
+from configs.folders import writing_to
 from reflection_v.keys import extra_keys, look_first, texts, training_keys
 from reflection_v.mistakes import Guarded
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from configs.api_key import hide_credentials
 from configs.errors import ConfigError
-from reflection_v.files import writing_to
+from configs.folders import writing_to
 
 
 def with_backend(model: str, backend: str | None, url: str | None) -> str:

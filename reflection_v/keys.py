@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from reflection_v.files import make_folder
+from configs.folders import make_folder
 
 
 def extra_keys(context: typer.Context) -> dict[str, Any]:

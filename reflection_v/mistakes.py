@@ -9,9 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from configs.errors import UserError, memory_error
+from configs.folders import disk_full
 from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
-from reflection_v.files import disk_full
 
 WITHOUT_MODELS = ("problems", "doctor")
 """Commands that load no model, so that a start says nothing of versions."""

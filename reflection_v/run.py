@@ -27,10 +27,9 @@ from typing import Any
 from rich.console import Console
 
 from configs.errors import ConfigError, UserError
-from configs.folders import lock
+from configs.folders import disk_full, lock, make_folder
 from configs.jsonl import temporary_beside, write_json_atomic
 from configs.stopping import Stopped, stop_if_asked
-from reflection_v.files import disk_full, make_folder
 from reflection_v.terminal import duration, heartbeat, printing_to
 
 SCHEMA_VERSION = 1

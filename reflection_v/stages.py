@@ -16,6 +16,7 @@ from typing import Any, Literal
 from configs import bundled_config
 from configs.api_key import refuse_passwords
 from configs.errors import ConfigError
+from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic
 from configs.machine import usable_cores
 from configs.packages import require_packages
@@ -27,7 +28,7 @@ from reflection_v.terminal import terminal
 from reward.files import REWARD_FILES, changed_files, reward_files
 from train.config import FileKeys, check_keys, merge, read_config
 from train.precision import comparable
-from vlm.identity import SCHEME, fingerprint, model_folder, model_identity
+from vlm.identity import SCHEME, model_folder, model_identity
 
 PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that say where, not what
 SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose values no record must hold

@@ -17,8 +17,9 @@ from transformers import TrainerCallback
 
 from configs.errors import UserError
 from configs.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
+from configs.identity import data_sha256
 from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
-from configs.provenance import data_sha256, provenance
+from configs.provenance import provenance
 from reward.files import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
 from train.distributed import refused_by_all

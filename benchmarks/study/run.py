@@ -28,14 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from benchmarks.study.start import Start, prepare
 from configs.errors import ConfigError, UserError
-from configs.folders import lock, read_record, refuse_foreign
+from configs.folders import lock, make_folder, read_record, refuse_foreign
+from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
 from configs.processes import refuse_several
 from configs.stopping import stopped_code, watch_sigterm
 from reflection_v.config import checked
-from reflection_v.files import make_folder
 from train.config import merge, parse_arguments, read_config
-from vlm.identity import fingerprint
 
 if TYPE_CHECKING:
     from eval.runner import Answer

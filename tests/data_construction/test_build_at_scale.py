@@ -262,7 +262,7 @@ def test_a_torn_row_is_reported(tmp_path: Path, capsys) -> None:
 
 
 def test_a_full_disk_stops_with_a_sentence_and_the_same_command_goes_on(tmp_path: Path, monkeypatch) -> None:
-    from reflection_v.files import writing_to
+    from configs.folders import writing_to
 
     write_set(tmp_path / "set", 6)
     left, plain = [3000], DurableLog._write

@@ -17,8 +17,8 @@ import pytest
 from rich.console import Console
 
 from configs.errors import ConfigError, UserError
+from configs.folders import disk_full
 from configs.stopping import Stopped
-from reflection_v.files import disk_full
 from reflection_v.run import Stage, differences, digest, read_record, run_stages
 from reflection_v.terminal import duration
 

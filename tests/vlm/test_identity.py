@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import vlm.identity
+import configs.identity
 from configs.errors import UserError
-from vlm.identity import fingerprint, model_identity
+from configs.identity import fingerprint
+from vlm.identity import model_identity
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_what_training_keeps_beside_a_model_does_not_count(model: Path, name: st
 
 def test_of_a_large_file_blocks_from_all_over_it_are_read(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its beginning and its end may be parts that training froze."""
-    monkeypatch.setattr(vlm.identity, "WHOLE", 1000)
-    monkeypatch.setattr(vlm.identity, "BLOCK", 100)
+    monkeypatch.setattr(configs.identity, "WHOLE", 1000)
+    monkeypatch.setattr(configs.identity, "BLOCK", 100)
     known = model_identity(model)
     content = bytearray((model / "model.safetensors").read_bytes())
     middle = len(content) // 2
