@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from configs.errors import ConfigError, UserError
 from configs.folders import lock, read_record, refuse_foreign
 from configs.jsonl import iter_log, write_json_atomic, write_text_atomic
+from configs.schema import ModelName
 from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
@@ -23,7 +24,7 @@ from data_construction.prompts import load_prompts
 from data_construction.quality import QualityConfig, filtered, trace_fault
 from data_construction.reading import FAULTS
 from data_construction.records import ROLES, Trace
-from data_construction.roles import ModelName, Roles, RolesConfig, open_roles
+from data_construction.roles import Roles, RolesConfig, open_roles
 from reward.usable import DroppedProblems, usable_problems
 from vlm.backends import make_backend
 from vlm.identity import model_identity

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import iter_log
+from configs.schema import KeyVariable, ModelName
 from data_construction.reply_log import DurableLog, ReplyLog
-from data_construction.roles import KeyVariable, ModelName
 from reward.verifiers import verify
 from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages

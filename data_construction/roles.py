@@ -4,17 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from configs.api_key import check_variable, refuse_secrets
+from configs.api_key import refuse_secrets
+from configs.schema import KeyVariable, ModelName
 from data_construction.prompts import Prompts
 from data_construction.records import ROLES, Role
-from vlm.backends import check_key, check_model_name
+from vlm.backends import check_key
 from vlm.protocol import Backend
-
-# Checked when a config is read: a key or a password that stands in it must not get into a file or an error message.
-ModelName = Annotated[str, AfterValidator(check_model_name)]
-KeyVariable = Annotated[str | None, BeforeValidator(check_variable)]
 
 
 class RoleConfig(BaseModel):

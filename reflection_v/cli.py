@@ -173,8 +173,8 @@ def build(
         return
     if config is None:
         raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or --stats DIR.")
-    from reflection_v.config import checked
-    from train.config import merge, read_config
+    from configs.overrides import merge, read_config
+    from configs.schema import checked
 
     given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner}
     settings = merge(read_config(config), extra_keys(context) | texts(given))
@@ -370,13 +370,13 @@ def audit(
     audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
     eval.audit.AuditConfig can be given as an option.
     """
+    from configs.schema import parse_dataclass
     from reflection_v.audit import audit_problems
-    from train.config import build as checked_config
 
     keys = extra_keys(context)
     from eval import audit as room
 
-    config = checked_config(room.AuditConfig, keys, "the command line")
+    config = parse_dataclass(room.AuditConfig, keys, "the command line")
     with writing_to(out):
         asked, shifts = audit_problems(problems, out, config.seed)
         config = room.quick(config, keys) if quick else config

@@ -239,7 +239,7 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
     with exam.noted("The variables of a launcher cannot be read"):
         refuse_several("reflection-v run")
     with exam.noted("The stages of the main job cannot be prepared"), as_one_process():
-        from reflection_v.config import load_run_config
+        from configs.run_config import load_run_config
         from reflection_v.stages import Pipeline
         from train.grpo import load_grpo
         from train.sft import load_sft

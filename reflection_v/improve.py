@@ -29,11 +29,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from configs.errors import ConfigError, UserError
 from configs.folders import lock, make_folder, read_record, refuse_foreign
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
+from configs.overrides import merge, read_config
 from configs.processes import refuse_several
 from configs.provenance import begun
+from configs.schema import checked
 from configs.stopping import stop_if_asked
-from reflection_v.config import checked
-from train.config import merge, read_config
 from train.precision import KEYS, Precision, default, stated
 from vlm.identity import model_identity
 from vlm.problem import Problem, read_problems

@@ -10,7 +10,7 @@ from configs.folders import make_folder
 
 def extra_keys(context: typer.Context) -> dict[str, Any]:
     """``--key value`` pairs that are no option of the command: keys of its config, with a dot for nested ones."""
-    from train.config import parse_arguments
+    from configs.overrides import parse_arguments
 
     _, overrides = parse_arguments(["CONFIG", *context.args], f"reflection-v {context.info_name}")
     return overrides
@@ -23,7 +23,7 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
 
 def training_keys(context: typer.Context, config: Path, out: Path | None, model: str | None) -> dict[str, Any]:
     """The command line's keys for a training config. The output folder is made first: a typo in it fails at once."""
-    from train.config import read_config
+    from configs.overrides import read_config
 
     read_config(config)  # before the training libraries, which take seconds to import
     if out is not None:

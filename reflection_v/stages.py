@@ -19,14 +19,15 @@ from configs.errors import ConfigError
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic
 from configs.machine import usable_cores
+from configs.overrides import FileKeys, merge, read_config
 from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
-from reflection_v.config import STAGE_FILES, ProblemSet, RunConfig, checked, load_run_config
+from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_config
+from configs.schema import check_keys, checked
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from reward.files import REWARD_FILES, changed_files, reward_files
-from train.config import FileKeys, check_keys, merge, read_config
 from train.precision import comparable
 from vlm.identity import SCHEME, model_folder, model_identity
 

@@ -9,10 +9,11 @@ import pytest
 import typer
 
 from configs import bundled_config
+from configs.overrides import parse_arguments
+from configs.run_config import load_run_config
+from configs.schema import check_keys, checked
 from data_construction.sources import problems
 from reflection_v.cli import app
-from reflection_v.config import checked, load_run_config
-from train.config import check_keys, parse_arguments
 from train.options import GrpoOptions, SftOptions
 
 ROOT = Path(__file__).parent.parent

@@ -28,10 +28,12 @@ from trl import GRPOConfig
 
 from configs.errors import ConfigError, UserError
 from configs.jsonl import write_json_atomic
+from configs.model_name import check_model_name
+from configs.overrides import file_of
 from reward.batch import KNOWN
 from reward.files import is_user_reward, reward_files
 from reward.terms import LARGEST, SMALLEST, Term, in_range, source_of, terms_of
-from train.config import Stage, file_of, load_stage
+from train.config import Stage, load_stage
 from train.data import reader_of
 from train.distributed import read_blank_pictures, whole_weights
 from train.filters import Sifted, read_loosely, sift
@@ -52,7 +54,6 @@ from train.options import GrpoOptions, PromptSelection
 from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
 from train.tracking import StopAtGap
-from vlm.backends import check_model_name
 from vlm.load import VLM
 from vlm.problem import Problem
 

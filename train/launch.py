@@ -16,12 +16,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from configs.errors import UserError, memory_error
 from configs.machine import cores_a_rank
+from configs.overrides import parse_arguments
 from configs.packages import require_packages
 from configs.processes import is_main_process, read_processes
 from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
-from train.config import Stage, parse_arguments
+from train.config import Stage
 from train.distributed import check_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter

@@ -21,9 +21,10 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from configs.errors import ConfigError, UserError
+from configs.overrides import merge, read_config
 from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
-from train.config import Stage, as_if, merge, read_config
+from train.config import Stage, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift

@@ -6,7 +6,6 @@ Only ``HFBackend`` needs torch, and imports it when it is made.
 import asyncio
 import inspect
 import queue
-import re
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -18,7 +17,8 @@ from urllib.parse import urlsplit
 
 from configs.api_key import check_variable, read_key
 from configs.errors import ConfigError
-from vlm.openai_backend import OpenAIBackend, check_url
+from configs.model_name import check_url, served_model
+from vlm.openai_backend import OpenAIBackend
 from vlm.protocol import Backend, BackendError, Reply, Request
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = [
     "ScriptedBackend",
     "check_key",
     "check_key_has_one_server",
-    "check_model_name",
     "make_backend",
     "served_model",
 ]
@@ -222,32 +221,6 @@ def make_backend(
 
     load = load_model if text_only else load_vlm
     return HFBackend(load(spec, dtype=dtype, device=device), batch_size)
-
-
-def served_model(spec: str) -> tuple[str, str] | None:
-    """(name, URL) of ``openai:NAME@URL``; None for a model in this process.
-
-    Raises:
-        ConfigError: there is no URL, or one that cannot be used (``vlm.openai_backend.check_url``).
-    """
-    if not spec.startswith("openai:"):
-        return None
-    match = re.fullmatch(r"openai:(.+?)@(\w+://.+)", spec)
-    if match is None:
-        shown = spec.partition("@")[0] + "@..." * ("@" in spec)  # behind it may be a password
-        raise ConfigError(f"'{shown}' does not name a served model: write openai:NAME@http://HOST:PORT/v1.")
-    check_url(match[2])
-    return match[1], match[2]
-
-
-def check_model_name(spec: str) -> str:
-    """``spec`` itself; configs are checked with it before anything of them is written into a file.
-
-    Raises:
-        ConfigError: see ``served_model``.
-    """
-    served_model(spec)
-    return spec
 
 
 def check_key(spec: str, api_key_env: str | None) -> None:

@@ -11,12 +11,11 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
-from configs.api_key import ApiKey, has_credentials, hide_credentials, read_key
-from configs.errors import ConfigError
+from configs.api_key import ApiKey, read_key
+from configs.model_name import check_url
 from vlm.images import png_bytes
 from vlm.protocol import BackendError, Reply, Request
 
@@ -30,29 +29,6 @@ CONNECTIONS = 8
 """Of one client. Its pool examines all of them twice for each request: several small pools cost less than a large one."""
 MAX_ENCODED = 256 * 2**20
 """Bytes of encoded images that are kept while the images are in use."""
-
-
-def check_url(url: str) -> str:
-    """The host of a server's URL.
-
-    Raises:
-        ConfigError: it is not http(s), or it has a user, a password or a query, in which a key would be seen by everyone.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:  # a bracket or a port that is none
-        host = None
-    if has_credentials(url):
-        raise ConfigError("A URL must not carry a password: put the key into an environment variable (api_key_env).")
-    if host is None or parts.scheme not in ("http", "https"):
-        raise ConfigError(f"'{hide_credentials(url)}' is not the URL of a server: write it as http://HOST:PORT/v1.")
-    if "?" in url or "#" in url:
-        raise ConfigError(
-            f"The URL {hide_credentials(url)} must end before its query: a path is added to it, and a key belongs into an "
-            "environment variable (api_key_env)."
-        )
-    return host
 
 
 class OpenAIBackend:

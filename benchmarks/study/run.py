@@ -31,10 +31,10 @@ from configs.errors import ConfigError, UserError
 from configs.folders import lock, make_folder, read_record, refuse_foreign
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
+from configs.overrides import merge, parse_arguments, read_config
 from configs.processes import refuse_several
+from configs.schema import checked
 from configs.stopping import stopped_code, watch_sigterm
-from reflection_v.config import checked
-from train.config import merge, parse_arguments, read_config
 
 if TYPE_CHECKING:
     from eval.runner import Answer
@@ -112,8 +112,8 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     Raises:
         ConfigError: a key, a value, an arm that is not there.
     """
+    from configs.schema import parse_dataclass
     from eval.audit import AuditConfig
-    from train.config import build
     from train.grpo import load_grpo
 
     refuse_several("the study")
@@ -124,7 +124,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     beside = {key: str((path.parent / getattr(config.start, key)).resolve()) for key in ("build", "sft")}
     grpo = str((path.parent / config.grpo).resolve())
     config = config.model_copy(update={"grpo": grpo, "start": config.start.model_copy(update=beside)})
-    build(AuditConfig, config.audit, "'audit' of the study")
+    parse_dataclass(AuditConfig, config.audit, "'audit' of the study")
     named = {config.reference, *(name for one in config.contrasts for name in (one.first, one.second))}
     if absent := sorted(named - set(config.arms)):
         raise ConfigError(f"{path}: there is no arm '{absent[0]}'; there are {', '.join(config.arms)}.")
@@ -188,14 +188,14 @@ def unit_folder(config: StudyConfig, name: str, seed: int) -> Path:
 
 def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     """Train and audit one arm with one seed; both go on where they were."""
+    from configs.schema import parse_dataclass
     from eval.audit import AuditConfig, run_audit
-    from train.config import build
     from train.grpo import run_grpo
     from vlm.problem import read_problems
 
     arm, folder, began = config.arms[name], unit_folder(config, name, seed), time.monotonic()
     summary = run_grpo(config.grpo, _grpo_keys(config, name, seed)) if arm.train else {}
-    settings = build(AuditConfig, config.audit, "'audit' of the study")
+    settings = parse_dataclass(AuditConfig, config.audit, "'audit' of the study")
     heldout = read_problems(Path(config.run) / "problems" / "heldout")
     report = run_audit(model_of(config, name, seed), heldout, folder / "audit", config=settings)
     kept = {key: value for key, value in report.items() if key not in NO_FIGURES}

@@ -67,10 +67,10 @@ def prepare(
 
 
 def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
+    from configs.overrides import read_config
+    from configs.schema import checked
     from data_construction.build import BuildConfig, judged_traces, problems_for_rows
     from data_construction.dataset import MixConfig, cold_start_rows
-    from reflection_v.config import checked
-    from train.config import read_config
 
     traces = run / "build" / "traces.jsonl"
     if not traces.exists():
@@ -84,14 +84,14 @@ def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
 
 
 def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
-    from train.config import build
+    from configs.schema import parse_dataclass
     from train.options import PromptSelection
     from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
     from vlm.identity import model_identity
     from vlm.load import load_vlm
     from vlm.problem import read_problems, write_problems
 
-    selection = build(PromptSelection, start.prompts, "'start.prompts' of the study")
+    selection = parse_dataclass(PromptSelection, start.prompts, "'start.prompts' of the study")
     problems = read_problems(run / "problems" / "rl")
     vlm, known = load_vlm(out / "model"), model_identity(out / "model")
     temperature, longest = grpo["temperature"], grpo["max_completion_length"]

@@ -172,9 +172,9 @@ def test_a_difficulty_server_that_is_down_ends_the_build(tmp_path: Path, monkeyp
 
 def test_the_config_of_the_guide_is_one() -> None:
     from configs import bundled_config
+    from configs.overrides import read_config
+    from configs.schema import checked
     from data_construction.build import BuildConfig
-    from reflection_v.config import checked
-    from train.config import read_config
 
     file = bundled_config().parents[1] / "build" / "qwen2_5_vl_72b_qwen3_32b.yaml"
     config = checked(BuildConfig, read_config(file), file)

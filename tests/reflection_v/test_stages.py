@@ -10,7 +10,7 @@ import pytest
 
 import configs
 from configs.errors import ConfigError
-from reflection_v.config import load_run_config
+from configs.run_config import load_run_config
 from reflection_v.run import Stage, _refuse_other_config, differences
 from reflection_v.stages import Pipeline, git_revision, placeless, run_all
 

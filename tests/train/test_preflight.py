@@ -15,12 +15,13 @@ from PIL import Image
 from benchmarks.study.run import load_study
 from configs import bundled_config
 from configs.errors import UserError
+from configs.overrides import read_config
+from configs.run_config import load_run_config
+from configs.schema import check_keys, checked
 from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
-from reflection_v.config import checked, load_run_config
 from reflection_v.stages import EvalKeys
-from train.config import check_keys, read_config
 from train.data import Collator, read_rows
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
 from train.grpo import load_grpo

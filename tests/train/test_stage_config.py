@@ -9,7 +9,8 @@ import pytest
 from trl import GRPOConfig, SFTConfig
 
 from configs.errors import ConfigError
-from train.config import build, check_keys, merge, parse_arguments, read_config
+from configs.overrides import merge, parse_arguments, read_config
+from configs.schema import check_keys, parse_dataclass
 from train.grpo import load_grpo
 from train.options import GrpoOptions, PromptSelection
 from train.sft import load_sft
@@ -169,7 +170,7 @@ class Outer:
 def test_check_keys_serves_any_dataclass() -> None:
     data = {"kind": "b", "inner": {"steps": 2}, "names": ["x"], "weights": {"y": 1}}
     assert check_keys(data, Outer) == data
-    assert build(Outer, data) == Outer("b", Inner(2), ["x"], {"y": 1})
+    assert parse_dataclass(Outer, data) == Outer("b", Inner(2), ["x"], {"y": 1})
     for bad in (
         {"kind": "c"},
         {"inner": {"step": 2}},

@@ -6,7 +6,7 @@ import pytest
 
 from configs import bundled_config
 from configs.errors import ConfigError
-from reflection_v.config import load_run_config
+from configs.run_config import load_run_config
 
 GOOD = """
 seed: 3

@@ -14,22 +14,17 @@
 Keys and types are checked here, before anything runs: an unknown key is answered with the nearest name.
 """
 
-import difflib
 import re
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from configs.errors import ConfigError
-from train.config import read_config
-from vlm.backends import check_model_name
+from configs.overrides import beside, read_config
+from configs.schema import ModelName, checked
 
 STAGE_FILES = ("build", "sft", "grpo", "eval")
-
-
-ModelName = Annotated[str, AfterValidator(check_model_name)]
 
 
 class ProblemSet(BaseModel):
@@ -105,63 +100,3 @@ def load_run_config(path: Path, **overrides: str | None) -> RunConfig:
             if not Path(problem_set.path).exists():
                 raise ConfigError(f"{path}: the problem set '{name}' names {problem_set.path}, which does not exist.")
     return config
-
-
-def beside(file: Path, name: str) -> Path:
-    """``name`` seen from the folder of ``file``."""
-    return (file.parent / Path(name).expanduser()).resolve()
-
-
-Model = TypeVar("Model", bound=BaseModel)
-
-
-def checked(model: type[Model], settings: dict[str, Any], name: str | Path) -> Model:
-    """``settings`` as a ``model``, or one sentence on the first thing that is wrong with them.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
-    """
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        # An unknown key first: it is usually why another one is missing.
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise ConfigError(_sentence(model, name, problems[0])) from None
-
-
-def _sentence(model: type[BaseModel], name: str | Path, problem: Any) -> str:
-    *parents, key = [str(part) for part in problem["loc"]] or [""]
-    where = ".".join([*parents, key])
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, parents)
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"Unknown key '{where}' in {name}; " + (
-            f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}."
-        )
-    if problem["type"] == "missing":
-        return f"The key '{where}' is missing in {name}."
-    if problem["type"] == "value_error":
-        return f"{name}: " + (f"'{where}': " if where else "") + f"{problem['ctx']['error']}."
-    wish = problem["msg"].removeprefix("Input should be ")
-    return f"'{where}' in {name} should be {wish}, found {_kind(problem['input'])} {_short(problem['input'])}."
-
-
-def _fields_at(model: type[BaseModel], parents: list[str]) -> list[str]:
-    """The keys that are known at a place of a config, reached through fields, ``dict[str, X]`` and ``X | None``."""
-    kind: Any = model
-    for parent in parents:
-        is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-        kind = kind.model_fields[parent].annotation if is_model else get_args(kind)[-1]
-        if get_origin(kind) in (Union, UnionType):
-            kind = next(part for part in get_args(kind) if part is not type(None))
-    return list(kind.model_fields)
-
-
-def _kind(value: Any) -> str:
-    kinds = {bool: "yes/no", int: "an integer", float: "a number", str: "the text", list: "a list", dict: "a mapping"}
-    return kinds.get(type(value), type(value).__name__)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,128 @@
+"""Where a config comes from: a YAML file, the files that it names, and the keys of a command line on top."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.schema import found
+
+
+def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping in a YAML file (or a copy of the mapping given).
+
+    Raises:
+        ConfigError: the file is missing, not YAML, not a mapping, or names a key twice.
+    """
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config at {path}; the project's own stand under configs/.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} cannot be read: {error}.") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"The config {path} must hold keys and values, found {found(data)}.")
+    return {str(key): value for key, value in data.items()}
+
+
+class FileKeys(dict[str, Any]):
+    """Keys that were read from the config ``file``, perhaps with others in their place; relative names are seen from its folder.
+
+    A config that is read once and used later passes as this, so that it means the same as the file itself.
+    """
+
+    def __init__(self, file: str | Path, keys: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.file = Path(file)
+
+
+def file_of(source: str | Path | Mapping[str, Any]) -> Path | None:
+    """The file of a config; None for a mapping that comes from none."""
+    if isinstance(source, Mapping):
+        return source.file if isinstance(source, FileKeys) else None
+    return Path(source)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys without a word; here that is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' is twice there", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``base`` with ``overrides`` on top; nested mappings are merged key by key, everything else is replaced."""
+    merged = dict(base)
+    for key, value in (overrides or {}).items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def beside(file: Path, name: str) -> Path:
+    """``name`` seen from the folder of ``file``."""
+    return (file.parent / Path(name).expanduser()).resolve()
+
+
+def parse_arguments(argv: Sequence[str], command: str) -> tuple[str, dict[str, Any]]:
+    """``--config C [--key value ...]`` to the config's path and the overrides (values are read as YAML).
+
+    A dot reaches into a nested key (``--prompt_selection.samples 4``). ``--local_rank``, which launchers add, is passed
+    over: the rank comes from the environment.
+
+    Raises:
+        ConfigError: no config, or a key without a value.
+    """
+    config: str | None = None
+    overrides: dict[str, Any] = {}
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    while words:
+        key = words.pop(0)
+        if not key.startswith("--"):
+            if config is not None:
+                raise ConfigError(f"{command}: unexpected '{key}'; usage: {command} --config C [--key value ...]")
+            config = key
+            continue
+        if not words:
+            raise ConfigError(f"{command}: '{key}' needs a value behind it.")
+        value = words.pop(0)
+        name = key[2:].replace("-", "_")
+        if name == "config":
+            config = value
+        elif name != "local_rank":
+            _set(overrides, name.split("."), _read_value(value, key))
+    if config is None:
+        raise ConfigError(f"{command} needs a config: {command} --config configs/tiny/... [--key value ...]")
+    return config, overrides
+
+
+def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+    target[path[-1]] = value
+
+
+def _read_value(text: str, key: str) -> Any:
+    if key.endswith(("api_key_env", "api-key-env")):  # a key given in its place must not be repeated below
+        return None if text == "null" else text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"'{key}': the value {text!r} cannot be read; put special characters in quotes.") from None
