@@ -1,5 +1,6 @@
-"""Every command in the README and the quickstart is one that exists, with options that exist."""
+"""What the README and the other pages name exists: commands and their options, links, configs, modules, exit codes."""
 
+import ast
 import importlib.util
 import re
 import shlex
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import configs.stopping as stopping
 from configs import bundled_config
 from configs.overrides import parse_arguments
 from configs.run_config import load_run_config
@@ -17,7 +19,7 @@ from reflection_v.cli import app
 from train.options import GrpoOptions, SftOptions
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKE_TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
 
@@ -72,6 +74,8 @@ def test_a_command_exists(page: str, command: str) -> None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables before the command
         words = words[1:]
     match words:
+        case ["reflection-v", *names, "--help"]:
+            assert set(names) <= set(typer.main.get_command(app).commands)
         case ["reflection-v", *arguments]:
             parse(arguments)
         case ["make", *targets]:
@@ -116,3 +120,65 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 def test_configs_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"\bconfigs/[\w./-]+\.(?:yaml|json)\b", page.read_text()):
         assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    rows = re.findall(r"^\| (`reflection-v .*?) \|", page, flags=re.MULTILINE)
+    listed = {name for row in rows for name in re.findall(r"`reflection-v (\w+)`", row)}
+    assert listed == set(typer.main.get_command(app).commands)
+
+
+def test_the_table_of_exit_codes_is_that_of_the_help() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
+    assert listed == {0, 1, 2, stopping.TERMINATED, stopping.INTERRUPTED}
+    (sentence,) = re.findall(r"Exit codes: (.*?130)", " ".join((typer.main.get_command(app).help or "").split()))
+    assert {int(code) for code in re.findall(r"(?:^|, )(\d+) |(\d+)$", sentence) for code in code if code} == listed
+
+
+FOLDERS = "configs|vlm|reward|data_construction|eval|train|demo|reflection_v|benchmarks"
+NOW = [page for page in PAGES if page.name != "log.md"]  # the log tells what was
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(rf"(?<![\w/.-])(?:{FOLDERS}|tests)/[\w./-]*\w\.(?:py|md|jinja)\b", page.read_text()):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}"
+
+
+def names_of(module: Path) -> set[str]:
+    """The names that a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(module.read_text()).body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
+                found.add(name)
+            case ast.Assign(targets=targets):
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+            case ast.ImportFrom(names=names):
+                found |= {alias.asname or alias.name for alias in names}
+    return found
+
+
+def exists(dotted: str) -> bool:
+    """Whether ``vlm.attention`` or ``vlm.attention.AttentionMass`` is there, told from the files alone."""
+    place, parts = ROOT, dotted.split(".")
+    for i, part in enumerate(parts):
+        if (place / f"{part}.py").is_file():
+            return i + 1 == len(parts) or parts[i + 1] in names_of(place / f"{part}.py")
+        if not (place / part).is_dir():
+            return (place / "__init__.py").is_file() and part in names_of(place / "__init__.py")
+        place /= part
+    return True
+
+
+@pytest.mark.parametrize("page", NOW, ids=lambda page: page.name)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(rf"(?:`|python -m |from )((?:{FOLDERS})(?:\.\w+)+)", text)
+    for module, names in re.findall(rf"^from ((?:{FOLDERS})[\w.]*) import (.*)$", text, flags=re.MULTILINE):
+        named += [f"{module}.{name.strip()}" for name in names.split(",")]
+    for dotted in named:
+        if not dotted.endswith((".yaml", ".json", ".jsonl", ".html", ".png", ".log")):
+            assert exists(dotted), f"{page.name} names {dotted}"
