@@ -96,7 +96,7 @@ def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: the file is missing or cannot be opened, or a line is not a JSON object (named by its number).
     """
-    return _rows(Path(path), may_be_torn=False)
+    return _iter_rows(Path(path), may_be_torn=False)
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -113,10 +113,10 @@ def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: as ``iter_jsonl``, of the other lines.
     """
-    return _rows(Path(path), may_be_torn=True)
+    return _iter_rows(Path(path), may_be_torn=True)
 
 
-def _rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
+def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
     try:
@@ -170,13 +170,13 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     for old in path.parent.glob(f".{glob.escape(path.name)}.{machine}-*"):
         owner = old.name.split("-")[-2]
         if old.name not in _temporary and not (owner != str(os.getpid()) and _is_alive(int(owner))):
-            _remove(old)
+            _remove_leftover(old)
     name = f".{path.name}.{machine}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     _temporary.add(name)
     try:
         yield path.with_name(name)
     finally:
-        _remove(path.with_name(name))
+        _remove_leftover(path.with_name(name))
         _temporary.discard(name)
 
 
@@ -190,7 +190,7 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
+def _remove_leftover(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -63,7 +63,7 @@ def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
     said = {key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()}
     if said.get("LOCAL_RANK", "").strip() == "-1":  # what PyTorch's first launchers meant by no launcher
         del said["LOCAL_RANK"]
-    rank, local, world, _ = (_number(said, name) for name in LEAST)
+    rank, local, world, _ = (_number_of(said, name) for name in LEAST)
     if rank is None:
         _refuse_tasks(said)
     if world is None:
@@ -213,7 +213,7 @@ def _end(sentence: str) -> None:
     os._exit(UserError.exit_code)  # the main thread sits in torch's wait, which no exception reaches
 
 
-def _number(said: Mapping[str, str], name: str) -> int | None:
+def _number_of(said: Mapping[str, str], name: str) -> int | None:
     if name not in said:
         return None
     try:

@@ -58,7 +58,7 @@ class Declared:
 
 
 @dataclass(frozen=True)
-class Finding:
+class VersionFinding:
     """An installed release outside the tested range."""
 
     package: str
@@ -108,7 +108,7 @@ def _asked_by(requirement: "Requirement", extras: list[str]) -> list[str]:
     return [extra for extra in extras if requirement.marker.evaluate({"extra": extra})]
 
 
-def outside_range(every: bool = False) -> list[Finding]:
+def outside_range(every: bool = False) -> list[VersionFinding]:
     """The installed packages whose release is outside the tested range.
 
     Args:
@@ -119,7 +119,7 @@ def outside_range(every: bool = False) -> list[Finding]:
     return [finding for one in chosen if (finding := _compare(one)) is not None]
 
 
-def _compare(one: Declared) -> Finding | None:
+def _compare(one: Declared) -> VersionFinding | None:
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -130,7 +130,7 @@ def _compare(one: Declared) -> Finding | None:
     for specifier in one.specifier:
         if not specifier.contains(installed, prereleases=True):
             side, tested = _side(specifier, installed)
-            return Finding(one.package, installed, side, tested, one.extras[0])
+            return VersionFinding(one.package, installed, side, tested, one.extras[0])
     return None
 
 

@@ -82,7 +82,7 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
 
     def rows(chosen: list[Trace]) -> Iterator[dict[str, Any]]:
         for trace in chosen:
-            yield _row(trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {}))
+            yield _exported_row(trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {}))
 
     if foreign := [path for path in (out / "hf").glob("*") if path.name not in ("README.md", "data")]:
         raise UserError(
@@ -105,7 +105,7 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
     return folder
 
 
-def _row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) -> dict[str, Any]:
+def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) -> dict[str, Any]:
     taught = thinking_row(problem, trace)
     try:
         images = [{"bytes": Path(image).read_bytes(), "path": Path(image).name} for image in problem.images]

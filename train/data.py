@@ -119,7 +119,7 @@ def read_rows(
     """
     path, dropped, rows = Path(path), Dropped(), []
     reader = reader_of(vlm)
-    limit = _limit(vlm, max_row_tokens)
+    limit = _row_limit(vlm, max_row_tokens)
     parsed = [_parsed(data, path.parent, vlm) for data in read_jsonl(path)]
     pictures = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
     sizes = dict(zip(pictures, in_threads(partial(_size, decode=decode), pictures), strict=True))
@@ -154,14 +154,14 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 def _parsed(data: dict[str, Any], folder: Path, vlm: VLM) -> Row | _Unusable:
     try:
-        row = _parse(data, folder)
+        row = _parse_row(data, folder)
         _check_text(row, vlm)
     except _Unusable as error:
         return error
     return row
 
 
-def _parse(data: dict[str, Any], folder: Path) -> Row:
+def _parse_row(data: dict[str, Any], folder: Path) -> Row:
     prompt, completion = data.get("prompt"), data.get("completion")
     if not isinstance(prompt, list) or not prompt or not all(isinstance(turn, dict) for turn in prompt):
         raise _Unusable("malformed", "'prompt' must be a list of messages")
@@ -202,7 +202,7 @@ def _size(image: str, decode: bool) -> tuple[int, int] | ImageError:
         return error
 
 
-def _limit(vlm: VLM, max_row_tokens: int | None) -> int | None:
+def _row_limit(vlm: VLM, max_row_tokens: int | None) -> int | None:
     positions = getattr(vlm.model.config.get_text_config(), "max_position_embeddings", None)
     limits = [limit for limit in (max_row_tokens, positions) if isinstance(limit, int)]
     return min(limits, default=None)

@@ -201,7 +201,7 @@ def refused_by_all() -> Iterator[None]:
         raise error or first
 
 
-def check_weights(model: nn.Module) -> None:
+def check_same_weights(model: nn.Module) -> None:
     """Compare the weights of all processes after training (exactly, by two sums of each tensor).
 
     Raises:

@@ -44,12 +44,12 @@ from train.launch import (
     check_launch,
     command,
     load_for_training,
-    prepare,
+    prepare_stage,
     quiet,
     run_trainer,
 )
 from train.lora import lora_config, say_coverage
-from train.mixing import check_weights, easy_first, mix_domains, pass_rates
+from train.mixing import check_domain_weights, easy_first, mix_domains, pass_rates
 from train.options import GrpoOptions, PromptSelection
 from train.run_folder import RunFolder
 from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
@@ -76,7 +76,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     check_rewards(stage.options.rewards, stage.args)
     _find_user_rewards(stage, source)
     check_selection(stage.options.prompt_selection)
-    check_weights(stage.options.domain_weights)
+    check_domain_weights(stage.options.domain_weights)
     check_model_name(stage.options.responder or "")
     _check_saving(stage.args)
     _bound_vllm(stage.args, stage.options)
@@ -202,13 +202,13 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     )
     with run.locked():
         summary = run.finished()
-        return _train(stage, run, state) if summary is None else summary
+        return _train_grpo(stage, run, state) if summary is None else summary
 
 
-def _train(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
+def _train_grpo(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
     args, options = stage.args, stage.options
     stage.resumption.confirm(run.main)
-    prepare(stage, run.main)
+    prepare_stage(stage, run.main)
     vlm = load_for_training(options)
     sifted = Sifted()
     problems, dropped = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
@@ -241,7 +241,7 @@ def _train(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows(), steps), **data, **_before(run), "precision": stage.precision.name})
+    return run.finish({**_grpo_summary(run.rows(), steps), **data, **_before(run), "precision": stage.precision.name})
 
 
 def usable(
@@ -342,7 +342,7 @@ def _before(run: RunFolder) -> dict[str, Any]:
     return {**before, "looking_pays": choice["looking_pays"]}
 
 
-def _summary(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
+def _grpo_summary(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:
     def mean(key: str, some: Sequence[dict[str, Any]]) -> float | None:
         values = [row[key] for row in some if row.get(key) is not None]
         return sum(values) / len(values) if values else None

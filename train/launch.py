@@ -23,7 +23,7 @@ from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, st
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
 from train.config import Stage
-from train.distributed import check_weights, join_deepspeed, keep_names, whole_weights, world_size
+from train.distributed import check_same_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.options import ModelOptions
@@ -77,7 +77,7 @@ def check_launch(args: Any, script: str) -> None:
         raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
 
 
-def prepare(stage: Stage, main: bool) -> None:
+def prepare_stage(stage: Stage, main: bool) -> None:
     """Say in which precision the stage computes, and give each process no more data workers than it has cores.
 
     Raises:
@@ -178,7 +178,7 @@ def run_trainer(
                 said = f"Stopped by SIGTERM at {place}: its checkpoint is complete, and the same command resumes there."
                 raise Stopped(said, TERMINATED)
             raise UserError(f"Training ended at {place}: give the same command again to take the steps that are left.")
-        check_weights(trainer.model)
+        check_same_weights(trainer.model)
         trainer.save_model(str(run.path))
         _merge(trainer.args, run, options)
         return int(state.global_step)

@@ -76,7 +76,7 @@ def find_blocks(model: Any) -> list[Block]:
 def _read_block(name: str, module: nn.Module) -> Block:
     block = Block(name)
     for path, child in _children(name, module):
-        if all(len(_shape(weight)) < 2 for weight in child.parameters()):
+        if all(len(_weight_shape(weight)) < 2 for weight in child.parameters()):
             continue  # norms and activations
         mlp = isinstance(child, LINEAR) or path.rpartition(".")[2] in MLP_NAMES
         mlp = mlp or type(child).__name__.endswith(MLP_CLASSES)
@@ -88,7 +88,7 @@ def _read_block(name: str, module: nn.Module) -> Block:
                     (block.mlp if mlp else block.mixer).append(at)
             elif mlp and not isinstance(part, nn.Conv1d):
                 own = part.named_parameters(recurse=False)
-                block.experts += [f"{at}.{key}" for key, weight in own if len(_shape(weight)) == 3]
+                block.experts += [f"{at}.{key}" for key, weight in own if len(_weight_shape(weight)) == 3]
     return block
 
 
@@ -106,7 +106,7 @@ def _children(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield f"{name}.{own}", child
 
 
-def _shape(weight: Any) -> tuple[int, ...]:
+def _weight_shape(weight: Any) -> tuple[int, ...]:
     return tuple(getattr(weight, "ds_shape", weight.shape))  # under ZeRO-3 a process holds an empty tensor
 
 
@@ -234,7 +234,7 @@ def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:
     found = coverage(model, lora_config(lora, model).target_modules)
     notes = _bare_mixers(lora, found)
     if found.experts:
-        sizes = {name: math.prod(_shape(weight)) for name, weight in model.named_parameters()}
+        sizes = {name: math.prod(_weight_shape(weight)) for name, weight in model.named_parameters()}
         stacked = sum(sizes[name] for block in find_blocks(model) for name in block.experts)
         share = stacked / sum(size for name, size in sizes.items() if part_of(name) == "language")
         notes.append(

@@ -216,7 +216,7 @@ def _half(args: Any) -> bool:
 
 def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, int]:
     """(image, text, answer) tokens of the longest row that the settings admit, with one picture a row."""
-    pixels, merge = _pixels(reader.vlm.processor, options.max_pixels)
+    pixels, merge = _pixel_limit(reader.vlm.processor, options.max_pixels)
     image = pixels // merge**2 if merge else 0
     if isinstance(options, GrpoOptions):
         answer = args.max_completion_length
@@ -231,7 +231,7 @@ def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, i
     return image, text, answer
 
 
-def _pixels(processor: Any, limit: int | None) -> tuple[int, int]:
+def _pixel_limit(processor: Any, limit: int | None) -> tuple[int, int]:
     """(the most pixels of a picture, side of a token in pixels)."""
     reader = processor.image_processor
     size = getattr(reader, "size", None)

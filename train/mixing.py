@@ -9,7 +9,7 @@ from configs.errors import ConfigError, UserError
 from vlm.problem import DOMAINS, Problem
 
 
-def check_weights(weights: Mapping[str, float] | None) -> None:
+def check_domain_weights(weights: Mapping[str, float] | None) -> None:
     """Names and ranges of ``domain_weights``; ConfigError otherwise."""
     for name, weight in (weights or {}).items():
         if name not in DOMAINS:

@@ -83,7 +83,7 @@ def check(stage: Stage) -> Report:
         report.add("error" if here else "note", "packages", sentence)
     if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
         report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
-    with _found(report, "output_dir"):
+    with _as_finding(report, "output_dir"):
         check_output_folder(Path(args.output_dir), options.model)
     _resume(report, stage, world)
     reader: Reader | None = None
@@ -102,8 +102,8 @@ def check(stage: Stage) -> Report:
             pictures = [len(problem.images) for problem in problems]
         else:
             pictures = [len(row.images) for row in _sft_rows(report, options, reader)]
-        _batches(report, args, options, world, len(pictures))
-        with _found(report, "pictures"):
+        _check_batches(report, args, options, world, len(pictures))
+        with _as_finding(report, "pictures"):
             mixed(pictures, world, zero_of(args)["stage"] == 3)
         if _lora(report, options, reader):
             _disk(report, stage, world, "error" if here else "note")
@@ -140,7 +140,7 @@ def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
 
 
 @contextlib.contextmanager
-def _found(report: Report, check: str) -> Iterator[None]:
+def _as_finding(report: Report, check: str) -> Iterator[None]:
     """Turn what training would end with into a finding."""
     try:
         yield
@@ -150,13 +150,13 @@ def _found(report: Report, check: str) -> Iterator[None]:
 
 def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list[Problem]) -> None:
     """What ends a run once the rows are read; problems that the prompt selection leaves out are not foreseen."""
-    with _found(report, "attention_layers"):
+    with _as_finding(report, "attention_layers"):
         AttentionMass(skeleton(reader.config.to_json_string()), layers=options.attention_layers)
     if problems and options.domain_weights is not None:
-        with _found(report, "domain_weights"):
+        with _as_finding(report, "domain_weights"):
             problems = mix_domains(problems, options.domain_weights, 0)
     if options.curriculum == "easy_first" and options.prompt_selection is None:
-        with _found(report, "curriculum"):
+        with _as_finding(report, "curriculum"):
             pass_rates(problems, [])
 
 
@@ -177,7 +177,7 @@ def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Pro
         "problems": len(sifted.kept),
         "dropped": sum(sifted.dropped.values()),
         "with_pictures": sum(bool(problem.images) for problem in sifted.kept),
-        "prompt_tokens": _spread(sifted.tokens),
+        "prompt_tokens": _token_lengths(sifted.tokens),
     }
     return sifted.kept
 
@@ -199,7 +199,7 @@ def _sft_rows(report: Report, options: Any, reader: Reader) -> list[Row]:
     return rows
 
 
-def _batches(report: Report, args: Any, options: Any, world: int, rows: int) -> None:
+def _check_batches(report: Report, args: Any, options: Any, world: int, rows: int) -> None:
     step = args.per_device_train_batch_size * world * args.gradient_accumulation_steps
     if isinstance(options, GrpoOptions):
         responses = args.per_device_train_batch_size * world * args.steps_per_generation
@@ -252,7 +252,7 @@ def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
         )
 
 
-def _spread(values: list[int]) -> dict[str, int]:
+def _token_lengths(values: list[int]) -> dict[str, int]:
     ordered = sorted(values)
     if not ordered:
         return {}

@@ -24,7 +24,7 @@ from train.distributed import read_blank_pictures
 from train.filters import Sifted, read_loosely
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
-from train.launch import check_launch, command, load_for_training, prepare, quiet
+from train.launch import check_launch, command, load_for_training, prepare_stage, quiet
 from train.lora import lora_config
 from train.options import PromptSelection
 from train.run_folder import check_output_folder
@@ -50,7 +50,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
         raise UserError(
             f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
         ) from None
-    prepare(stage, state.is_main_process)
+    prepare_stage(stage, state.is_main_process)
     vlm = load_for_training(options)
     sifted = Sifted()
     problems, _ = usable(read_loosely(options.problems, sifted), vlm, options, sifted)

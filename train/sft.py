@@ -34,7 +34,7 @@ from train.launch import (
     command,
     is_main_process,
     load_for_training,
-    prepare,
+    prepare_stage,
     quiet,
     run_trainer,
 )
@@ -121,13 +121,13 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     )
     with run.locked():
         summary = run.finished()
-        return _train(stage, run) if summary is None else summary
+        return _train_sft(stage, run) if summary is None else summary
 
 
-def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
+def _train_sft(stage: Stage, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
     stage.resumption.confirm(run.main)
-    prepare(stage, run.main)
+    prepare_stage(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
     read_blank_pictures(vlm, [len(row.images) for row in rows])
@@ -157,10 +157,10 @@ def _train(stage: Stage, run: RunFolder) -> dict[str, Any]:
         rows=rows,
     )
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_summary(run.rows(), steps, data), "precision": stage.precision.name})
+    return run.finish({**_sft_summary(run.rows(), steps, data), "precision": stage.precision.name})
 
 
-def _summary(rows: list[dict[str, Any]], steps: int, data: dict[str, Any]) -> dict[str, Any]:
+def _sft_summary(rows: list[dict[str, Any]], steps: int, data: dict[str, Any]) -> dict[str, Any]:
     losses = [row["loss"] for row in rows if row.get("loss") is not None]
     seconds = rows[-1]["seconds"] if rows else 0.0
     return {

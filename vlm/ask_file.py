@@ -83,7 +83,7 @@ def _answer_rows(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace,
     settings = {name: getattr(options, name) for name in SETTINGS}
     if (identity := model_identity(options.model)) is not None:  # else the name says which model it is
         settings["model_sha256"] = identity
-    every = [_Asked(_id(row, n), _key(row, settings, options.batch.parent), row) for n, row in enumerate(rows)]
+    every = [_Asked(_id(row, n), _answer_key(row, settings, options.batch.parent), row) for n, row in enumerate(rows)]
     lines = _read_answers(target)
     answers = {line["key"]: _answer_of(line) for line in lines if line["status"] == "ok"}
     missing = _without_line(every, lines)
@@ -111,7 +111,7 @@ def _answer_new(rows: Sequence[_Asked], options: argparse.Namespace, target: Pat
     at_once = max(1, RESPONSES_AT_ONCE // options.votes)
     for start in range(0, len(keys), at_once):
         batch = keys[start : start + at_once]
-        answers = _answer(model, [rows[rows_of[key][0]].row for key in batch], options, options.batch.parent)
+        answers = _answer_question(model, [rows[rows_of[key][0]].row for key in batch], options, options.batch.parent)
         by_key = dict(zip(batch, answers, strict=True))
         answered = [rows[number] for number in sorted(number for key in batch for number in rows_of[key])]
         append_jsonl(target, [{"id": one.id, "key": one.key, **by_key[one.key]} for one in answered])
@@ -207,7 +207,7 @@ def _answer_of(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in ("id", "key")}
 
 
-def _answer(
+def _answer_question(
     model: Model, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, folder: Path
 ) -> list[dict[str, Any]]:
     """One answer a row. Where several are refused together, each is asked alone, so that one bad row costs one answer."""
@@ -217,8 +217,8 @@ def _answer(
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for number, row in enumerate(rows):
         try:
-            question, names, choices = _fields(row)
-            pictures = [read_picture(_beside(folder, name), options.urls) for name in names]
+            question, names, choices = _line_fields(row)
+            pictures = [read_picture(_path_beside(folder, name), options.urls) for name in names]
             asked.append((number, question_messages(question, len(pictures), effort.style, choices), pictures))
         except UserError as error:
             answers[number] = {"status": "error", "why": str(error)}
@@ -229,7 +229,7 @@ def _answer(
         thoughts = _think(model, asked, effort, heat, vote_seeds(options.seed, options.votes))
     except UserError as error:
         if len(rows) > 1:
-            return [_answer(model, [row], options, folder)[0] for row in rows]
+            return [_answer_question(model, [row], options, folder)[0] for row in rows]
         return [{"status": "error", "why": str(error)}]
     seconds = round((time.perf_counter() - started) / len(asked), 3)
     for place, (number, _, _) in enumerate(asked):
@@ -261,7 +261,7 @@ def _think(model: Model, asked: Sequence[Any], effort: Any, temperature: float, 
     return asyncio.run(ask_all())
 
 
-def _fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | None]:
+def _line_fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | None]:
     """(question, picture paths, choices) of a row, or UserError naming the field."""
     question, choices = row.get("question"), row.get("choices")
     names = row.get("images", [row["image"]] if "image" in row else [])
@@ -276,7 +276,7 @@ def _fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | None]:
     return question, names, choices
 
 
-def _beside(folder: Path, name: str) -> str:
+def _path_beside(folder: Path, name: str) -> str:
     return name if "://" in name or Path(name).is_absolute() else str(folder / name)
 
 
@@ -284,18 +284,18 @@ def _id(row: Mapping[str, Any], number: int) -> Any:
     return number if row.get("id") is None else row["id"]
 
 
-def _key(row: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> str:
+def _answer_key(row: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> str:
     """16 hexadecimal digits over all that decides the answer; an image counts by its size and time of change."""
     images = []
     for name in row.get("images", [row.get("image")]) if isinstance(row.get("images", []), list) else []:
         try:
-            found = Path(_beside(folder, name)).stat()
+            found = Path(_path_beside(folder, name)).stat()
             images.append([name, found.st_size, found.st_mtime_ns])
         except (OSError, TypeError, ValueError):
             images.append([str(name), 0, 0])
     asked = [row.get("question"), row.get("choices"), images, dict(settings)]
     try:
-        _fields(row)
+        _line_fields(row)
     except UserError as error:  # a row that cannot be asked must not share the answer of one that can
         asked.append(str(error))
     return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -94,7 +94,7 @@ def generate(
         )
     ]
     results: dict[int, Generation] = {}
-    for numbers in _batches(rows, batch_size):
+    for numbers in _split_batches(rows, batch_size):
         written = _generate_batch(vlm, [rows[number] for number in numbers], attention, streamer, stopping)
         results.update(zip(numbers, written, strict=True))
     return [results[number] for number in range(count)]
@@ -187,7 +187,7 @@ def _generate_batch(
         budgets = [min(row.budget, room - prompt) for row, prompt in zip(rows, prompts, strict=True)]
         call = {
             **batch,
-            "generation_config": _settings(vlm, max(budgets), ends),
+            "generation_config": _sampling_settings(vlm, max(budgets), ends),
             "logits_processor": [_Sampler(rows, vlm.device)],
             "stopping_criteria": StoppingCriteriaList(
                 [_Budgets(start, budgets, vlm.device), *([stopping] if stopping else [])]
@@ -214,7 +214,7 @@ def _generate_batch(
     return written
 
 
-def _settings(vlm: VLM, max_new_tokens: int, ends: set[int]) -> GenerationConfig:
+def _sampling_settings(vlm: VLM, max_new_tokens: int, ends: set[int]) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False,  # the sampler has added its noise before the largest score is taken
         max_new_tokens=max_new_tokens,
@@ -388,7 +388,7 @@ def _each(values: Sequence[T], count: int) -> list[T]:
     return list(values)
 
 
-def _batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[int]]:
+def _split_batches(rows: Sequence[_Row], batch_size: int) -> Iterator[list[int]]:
     """Rows of similar length together: little padding; the longest first: memory runs out early or never."""
 
     def size(row: _Row) -> float:

@@ -1,7 +1,7 @@
 """Where a model looks while it writes: the attention mass of a stretch of its response, laid over its pictures.
 
     maps = response_maps(vlm, messages, pictures, response)      # one (rows, columns) map a picture
-    draw(pictures, maps).save("look.png")
+    draw_heatmap(pictures, maps).save("look.png")
 
 A map has one cell for each image token, and the cells divide the picture evenly, whatever size it was shrunk or stretched
 to before the model read it. The rows used are those that *predict* the tokens: what the model looks at to write them.
@@ -166,7 +166,7 @@ def overlay(picture: Image.Image, heat: torch.Tensor, most: float | None = None)
     return Image.fromarray((base * (1 - opacity) + colour[..., :3] * opacity).round().astype(np.uint8))
 
 
-def draw(pictures: Sequence[Image.Image], maps: Sequence[torch.Tensor]) -> Image.Image:
+def draw_heatmap(pictures: Sequence[Image.Image], maps: Sequence[torch.Tensor]) -> Image.Image:
     """All pictures of a conversation with their maps, side by side, on one scale of colour."""
     most = max(float(heat.max()) for heat in maps)
     drawn = [overlay(picture, heat, most) for picture, heat in zip(pictures, maps, strict=True)]

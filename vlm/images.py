@@ -49,10 +49,10 @@ def open_image(source: Source) -> Image.Image:
         ImageError: missing, empty, truncated, oversized or not a picture; the sentence names the file.
     """
     if isinstance(source, Image.Image):
-        return _decode(source, "The picture")
+        return _decode_image(source, "The picture")
     image, name = _open(source)
     with image:
-        return _decode(image, name)
+        return _decode_image(image, name)
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int]:
@@ -67,7 +67,7 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
     image, name = _open(source)
     with image:
         if image.format != "PNG":
-            return _decode(image, name).size
+            return _decode_image(image, name).size
         _check_size(image, name)
         size = image.size
         with contextlib.suppress(Exception):  # whatever is wrong, decoding tells whether it matters, and in words
@@ -88,14 +88,14 @@ class SharedImages:
 
     def open(self, path: str | Path) -> Image.Image:
         """As ``open_image``; safe to call from several threads."""
-        data = _read(path)
+        data = _read_bytes(path)
         digest = hashlib.sha256(data).digest()
         with self._lock:
             image = self._in_use.get(digest)
         if image is None:
-            opened, name = _identify(data, _name(path))
+            opened, name = _identify(data, _shown_name(path))
             with opened:
-                image = _decode(opened, name)
+                image = _decode_image(opened, name)
             with self._lock:
                 image = self._in_use.setdefault(digest, image)  # another thread may have been quicker
         return image
@@ -105,10 +105,10 @@ def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
     """The picture, not decoded yet, and what to call it in a sentence."""
     if isinstance(source, bytes):
         return _identify(source, "The picture")
-    return _identify(_read(source), _name(source))
+    return _identify(_read_bytes(source), _shown_name(source))
 
 
-def _name(path: str | Path) -> str:
+def _shown_name(path: str | Path) -> str:
     return f"The picture {path}"
 
 
@@ -232,7 +232,7 @@ def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:
     return (patch * merge, low, high) if isinstance(low, int) and isinstance(high, int) else None
 
 
-def _read(source: str | Path) -> bytes:
+def _read_bytes(source: str | Path) -> bytes:
     text = str(source)
     if text.lower().startswith(("http:", "https:", "file:", "data:", "ftp:")):
         raise ImageError(f"{text[:80]} is a URL: download the picture and give the path of the file.")
@@ -262,7 +262,7 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise ImageError(f"{name} has no pixels ({width} x {height}): export it again.")
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
+def _decode_image(image: Image.Image, name: str) -> Image.Image:
     _check_size(image, name)
     try:
         image.load()  # the first frame of an animation

@@ -311,12 +311,12 @@ def read_picture(name: str, urls: bool = False) -> Any:
 
 def draw_heatmap(pictures: Sequence[Any], gaze: "Gaze", file: Path) -> None:
     """Write the mean map of the whole response over the pictures."""
-    from vlm.heatmap import draw
+    from vlm.heatmap import draw_heatmap
 
     if not gaze.maps:
         raise UserError(f"No heat map was drawn: {gaze.note}")
     try:
-        draw(pictures, gaze.maps).save(file)
+        draw_heatmap(pictures, gaze.maps).save(file)
     except (OSError, ValueError) as error:  # ValueError: an ending that Pillow does not know
         raise UserError(f"The heat map {file} cannot be written ({error}): name a .png file.") from None
 

@@ -65,7 +65,7 @@ def read_questions(screen: TextIO) -> Iterator[str]:
             import readline  # noqa: F401  input() then has line editing, and the arrow keys bring earlier questions
     while True:
         try:
-            question = _typed_line(screen) if typed else _line(source)
+            question = _typed_line(screen) if typed else _question_line(source)
         except KeyboardInterrupt:
             print(file=sys.stderr)
             raise KeyboardInterrupt("Stopped.") from None
@@ -87,7 +87,7 @@ def _typed_line(screen: TextIO) -> str | None:
         return None
 
 
-def _line(source: TextIO) -> str | None:
+def _question_line(source: TextIO) -> str | None:
     """One line; None at the end. What exceeds the limit is dropped, so that memory stays bounded."""
     line = rest = source.readline(LINE_LIMIT)
     while rest and not rest.endswith("\n"):

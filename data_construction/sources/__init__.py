@@ -1,7 +1,7 @@
 """Problem sources. ``write_set`` writes a folder with ``problems.jsonl`` and PNG files, deterministic by seed.
 
 A problem depends only on (split, seed, its number), never on how many others are drawn or on an earlier run. The
-splits ``pretrain``, ``train`` and ``heldout`` draw from disjoint streams of random numbers and, for ``digits``, from
+splits ``pretrain``, ``train`` and ``heldout`` draw_problems from disjoint streams of random numbers and, for ``digits``, from
 disjoint handwriting.
 """
 
@@ -53,7 +53,7 @@ def bind_split(source: str, family: Family, split: str) -> Family:
     return replace(family, scene=lambda rng: digits.draw_digits(rng, split))
 
 
-def draw(family: Family, rng: random.Random) -> tuple[Any, dict[str, Any], str]:
+def draw_problems(family: Family, rng: random.Random) -> tuple[Any, dict[str, Any], str]:
     """A scene, the parameters of a question about it, and the gold answer."""
     for _ in range(1000):
         scene = family.scene(rng)
@@ -89,7 +89,7 @@ def problems(
         source: ``scenes``, ``digits`` or ``scenes,digits``.
         split: ``pretrain``, ``train`` or ``heldout``.
         difficulty: a name of ``render.LOOKS``.
-        counterfactual: also draw a picture that gives the same question another answer.
+        counterfactual: also draw_problems a picture that gives the same question another answer.
 
     Raises:
         ConfigError: an unknown source, family, split or difficulty.
@@ -103,7 +103,7 @@ def problems(
         part, unbound = chosen[index % len(chosen)]
         family = bind_split(part, unbound, split)
         rng = random.Random(f"{split}/{seed}/{index}/{difficulty}/{family.name}")
-        scene, params, answer = draw(family, rng)
+        scene, params, answer = draw_problems(family, rng)
         identifier = f"{split}-{seed}-{difficulty}-{family.name}-{index:05d}"
         pictures = {f"images/{identifier}.png": family.picture(scene, look, rng)}
         meta: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_construction.sources.render import CELL, CELLS, PLACES, SIZE, Look, with_noise
+from data_construction.sources.render import CELL, CELLS, PLACES, SIZE, Rendering, with_noise
 from data_construction.sources.scenes import GRID, Family
 
 SPLITS = {"pretrain": (0, 6), "train": (6, 8), "heldout": (8, 10)}  # tenths of the images of every digit
@@ -46,7 +46,7 @@ def draw_digits(rng: random.Random, split: str) -> Hand:
     return [(digit, rng.choice(hands[digit])) for digit in (rng.randrange(10) for _ in PLACES)]
 
 
-def digits_picture(hand: Hand, look: Look, rng: random.Random) -> Image.Image:
+def digits_picture(hand: Hand, look: Rendering, rng: random.Random) -> Image.Image:
     """Dark handwriting on a light ground, each digit 48 px high, shifted and turned a little."""
     images, _ = _images()
     canvas = Image.new("L", (SIZE, SIZE), 0)

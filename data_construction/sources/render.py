@@ -35,7 +35,7 @@ Thing = tuple[str, str] | None  # (colour, shape), or an empty place
 
 
 @dataclass(frozen=True)
-class Look:
+class Rendering:
     """How hard a picture is to read. Lengths in pixels, colour values in 0..255."""
 
     radius: tuple[float, float] = (7, 13)
@@ -48,21 +48,23 @@ class Look:
 
 
 LOOKS = {
-    "easy": Look(radius=(12, 22), shift=6, jitter=18, noise=0),
-    "hard": Look(),
+    "easy": Rendering(radius=(12, 22), shift=6, jitter=18, noise=0),
+    "hard": Rendering(),
     # Never drawn for training: what changes when the world does.
-    "unseen_noise": Look(noise=38),
-    "unseen_size": Look(radius=(15, 24), shift=4),
-    "unseen_palette": replace(Look(), palette=PASTEL, background=200),
+    "unseen_noise": Rendering(noise=38),
+    "unseen_size": Rendering(radius=(15, 24), shift=4),
+    "unseen_palette": replace(Rendering(), palette=PASTEL, background=200),
 }
 
 
-def draw_radii(look: Look, rng: random.Random) -> list[float]:
+def draw_radii(look: Rendering, rng: random.Random) -> list[float]:
     """A radius in pixels for every place of a grid."""
     return [rng.uniform(*look.radius) for _ in PLACES]
 
 
-def grid_picture(cells: list[Thing], look: Look, rng: random.Random, radii: list[float] | None = None) -> Image.Image:
+def grid_picture(
+    cells: list[Thing], look: Rendering, rng: random.Random, radii: list[float] | None = None
+) -> Image.Image:
     """A grid of ``CELLS * CELLS`` things, row by row; ``None`` leaves a place empty. ``radii`` are drawn where not given."""
     radii = radii or draw_radii(look, rng)
     image = Image.new("RGB", (SIZE, SIZE), (look.background,) * 3)
@@ -75,7 +77,7 @@ def grid_picture(cells: list[Thing], look: Look, rng: random.Random, radii: list
     return with_noise(image, look, rng)
 
 
-def layout_picture(things: list[tuple[str, str, float, float]], look: Look, rng: random.Random) -> Image.Image:
+def layout_picture(things: list[tuple[str, str, float, float]], look: Rendering, rng: random.Random) -> Image.Image:
     """Things at free positions: (colour, shape, x, y), x and y in 0..1."""
     image = Image.new("RGB", (SIZE, SIZE), (look.background,) * 3)
     draw = ImageDraw.Draw(image)
@@ -84,7 +86,7 @@ def layout_picture(things: list[tuple[str, str, float, float]], look: Look, rng:
     return with_noise(image, look, rng)
 
 
-def chart_picture(bars: list[tuple[str, int]], look: Look, rng: random.Random) -> Image.Image:
+def chart_picture(bars: list[tuple[str, int]], look: Rendering, rng: random.Random) -> Image.Image:
     """A bar chart of (colour, height 1..9), with a line for every unit so that heights can be read."""
     image = Image.new("RGB", (SIZE, SIZE), (look.background,) * 3)
     draw = ImageDraw.Draw(image)
@@ -99,14 +101,14 @@ def chart_picture(bars: list[tuple[str, int]], look: Look, rng: random.Random) -
     return with_noise(image, look, rng)
 
 
-def with_noise(image: Image.Image, look: Look, rng: random.Random) -> Image.Image:
+def with_noise(image: Image.Image, look: Rendering, rng: random.Random) -> Image.Image:
     if not look.noise:
         return image
     noise = np.random.default_rng(rng.getrandbits(64)).normal(0, look.noise, (SIZE, SIZE, 3))
     return Image.fromarray(np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8))
 
 
-def _colour(name: str, look: Look, rng: random.Random) -> tuple[int, ...]:
+def _colour(name: str, look: Rendering, rng: random.Random) -> tuple[int, ...]:
     return tuple(min(255, max(0, value + rng.randint(-look.jitter, look.jitter))) for value in look.palette[name])
 
 

@@ -17,7 +17,7 @@ from data_construction.sources.render import (
     COLOURS,
     PLACES,
     SHAPES,
-    Look,
+    Rendering,
     Thing,
     chart_picture,
     grid_picture,
@@ -42,7 +42,7 @@ class Family:
     ask: Callable[[Any, random.Random], dict[str, Any] | None]
     question: Callable[[dict[str, Any]], str]
     answer: Callable[[Any, dict[str, Any]], str | None]
-    picture: Callable[[Any, Look, random.Random], Image.Image]
+    picture: Callable[[Any, Rendering, random.Random], Image.Image]
     facts: Callable[[Any], dict[str, str]]
 
 

@@ -15,7 +15,7 @@ Facts = dict[str, str]  # place -> "red star", "none", or a digit
 
 
 @dataclass(frozen=True)
-class Look:
+class VisualQuestion:
     """A visual question: which ``kind`` (colour, shape, thing or digit) is at ``target`` (the grid, a row, a place, a pair)."""
 
     kind: str
@@ -49,7 +49,7 @@ SMALL = 9.0  # pixels: what has a smaller radius is named coarsely by a hasty lo
 COARSE = {"orange": "red", "purple": "blue"}
 
 
-def request(look: Look, rng: random.Random, again: bool = False) -> str:
+def request(look: VisualQuestion, rng: random.Random, again: bool = False) -> str:
     """The words that ask for a look; ``again`` words it as a second look."""
     if again:
         plural = len(look.places) > 1
@@ -87,33 +87,33 @@ def hasty(facts: Facts, radii: list[float]) -> Facts:
     return seen
 
 
-def reply(look: Look, facts: Facts) -> str:
+def reply(look: VisualQuestion, facts: Facts) -> str:
     """``row 1: red none blue; row 2: ...`` or ``A1: red; C2: orange star``."""
     if look.target != "the grid" and not look.target.startswith("row "):
         return "; ".join(f"{place}: {value(facts[place], look.kind)}" for place in look.places)
     return "; ".join(f"row {row}: {row_values(facts, row, look.kind)}" for row in rows_of(look))
 
 
-def rows_of(look: Look) -> list[int]:
+def rows_of(look: VisualQuestion) -> list[int]:
     return sorted({int(place[1]) for place in look.places})
 
 
 def row_values(facts: Facts, row: int, kind: str) -> str:
-    return " ".join(value(facts[place], kind) for place in Look(kind, f"row {row}").places)
+    return " ".join(value(facts[place], kind) for place in VisualQuestion(kind, f"row {row}").places)
 
 
-def look_at(family: str, params: dict[str, Any]) -> Look:
+def look_at(family: str, params: dict[str, Any]) -> VisualQuestion:
     """The look that shows all that a family's question is about."""
     if family == "count":
-        return Look(params["kind"], "the grid")
+        return VisualQuestion(params["kind"], "the grid")
     if family == "compare":
-        return Look(params["kind"], " and ".join(params["places"]))
+        return VisualQuestion(params["kind"], " and ".join(params["places"]))
     if family == "place":
-        return Look("thing", params["place"])
+        return VisualQuestion("thing", params["place"])
     if family == "claims":
-        return Look("thing", params["place"], note_words(params))
+        return VisualQuestion("thing", params["place"], note_words(params))
     if family == "digit_sum":
-        return Look("digit", f"row {params['row']}")
+        return VisualQuestion("digit", f"row {params['row']}")
     raise ValueError(f"no wording for family '{family}'")
 
 
@@ -171,6 +171,6 @@ def conclude(family: str, params: dict[str, Any], facts: Facts) -> tuple[str, st
     raise ValueError(f"no wording for family '{family}'")
 
 
-def cue(look: Look, rng: random.Random) -> str:
+def cue(look: VisualQuestion, rng: random.Random) -> str:
     """The words with which a first-person trace goes back to the picture."""
     return rng.choice(CUES).format(target=look.target)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import ConfigError
-from data_construction.sources import LEARNED, SOURCES, draw, families, problems, write_set
+from data_construction.sources import LEARNED, SOURCES, draw_problems, families, problems, write_set
 from data_construction.sources.digits import handwriting
 from data_construction.sources.render import LOOKS
 from data_construction.sources.scenes import FAMILIES, answer_logic, answer_simulation, walk
@@ -130,5 +130,5 @@ def test_every_word_of_the_sources_is_one_token_and_other_text_round_trips():
 def test_the_learned_families_are_sources():
     names = {name for part in SOURCES.values() for name in part}
     assert set(LEARNED) <= names
-    scene, params, answer = draw(FAMILIES["count"], random.Random(0))
+    scene, params, answer = draw_problems(FAMILIES["count"], random.Random(0))
     assert FAMILIES["count"].answer(scene, params) == answer

@@ -15,7 +15,7 @@ import train.probe
 import train.sft
 from configs.errors import UserError
 from reflection_v.improve import ImproveConfig, run_improve
-from train.distributed import check_weights, first_disagreement
+from train.distributed import check_same_weights, first_disagreement
 from train.grpo import run_grpo
 from train.probe import run_probe
 from train.run_folder import RunFolder, changed_settings
@@ -196,7 +196,7 @@ def test_a_moved_reward_folder_changes_no_course() -> None:
 
 def test_the_sums_by_which_processes_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Linear(3, 3)
-    check_weights(model)
+    check_same_weights(model)
     whole = train.distributed._sums(model.weight)
     monkeypatch.setattr(train.distributed, "AT_ONCE", 4)
     assert torch.allclose(torch.stack(train.distributed._sums(model.weight)), torch.stack(whole), rtol=1e-12)

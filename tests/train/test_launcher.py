@@ -107,7 +107,7 @@ def test_two_ranks_train_every_tensor(
     launch(stage, keys[stage], tmp_path / "two", zero)
     assert set(Path("/dev/shm").glob("deepspeed*")) == shared  # nothing of the run stays in memory
     assert runs.unmoved(Path(keys[stage]["model"]), tmp_path / "two") == []
-    # A summary is only written if all ranks hold the same weights (train.distributed.check_weights).
+    # A summary is only written if all ranks hold the same weights (train.distributed.check_same_weights).
     assert json.loads((tmp_path / "two" / "summary.json").read_text())["steps"] == keys[stage]["max_steps"]
     if stage == "sft":
         run_sft({**keys["sft"], "output_dir": str(tmp_path / "one"), "per_device_train_batch_size": 4})

@@ -289,7 +289,7 @@ def test_data_workers_are_no_more_than_the_cores(
     monkeypatch.setattr(train.launch, "cores_a_rank", lambda: 2)
     for given, used in ((0, 0), (2, 2), (4, 2)):
         stage = load_sft({**SFT, "dataloader_num_workers": given})
-        train.launch.prepare(stage, main=True)
+        train.launch.prepare_stage(stage, main=True)
         assert stage.args.dataloader_num_workers == used
         assert ("dataloader_num_workers: 2 instead of 4" in capsys.readouterr().out) == (given == 4)
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from data_construction.sources import LEARNED, wording
-from train.tiny.examples import Dialogues, Example, Examples, collate
+from train.tiny.examples import Dialogues, Examples, PretrainExample, collate
 from train.tiny.models import build_tiny_reasoner, build_tiny_vlm, build_tokenizer
 from train.tiny.pretrain import (
     VLM_STEPS,
@@ -25,7 +25,7 @@ from vlm.load import load_text_model, load_vlm
 from vlm.response import count_looks, parse_response
 
 
-def drawn(n: int) -> list[Example]:
+def drawn(n: int) -> list[PretrainExample]:
     examples = Examples(0)
     kinds = [examples.passing, examples.careful, examples.noted]
     rows = [kind(0.5) for kind in kinds for _ in range(n)]
@@ -73,7 +73,8 @@ def test_loss_falls_on_the_answer_alone_and_not_on_its_spans(tiny_vlm_dir):
     answer = "B2: red star. \\boxed{red star}"
     picture = Examples(0).passing(0.0).picture
     batch = collate(
-        processor, [Example("What is at B2?", answer, picture, ((4, 12),)), Example("Hello", "yes", picture)]
+        processor,
+        [PretrainExample("What is at B2?", answer, picture, ((4, 12),)), PretrainExample("Hello", "yes", picture)],
     )
     tokenizer = processor.tokenizer
     labels = batch["labels"][0]
@@ -84,7 +85,7 @@ def test_loss_falls_on_the_answer_alone_and_not_on_its_spans(tiny_vlm_dir):
 
 def test_earlier_turns_are_read_and_carry_no_loss(tiny_vlm_dir):
     processor = AutoProcessor.from_pretrained(tiny_vlm_dir)
-    example = Example(
+    example = PretrainExample(
         "Look again at A1: what is there?", "A1: red star", before=(("What is at A1?", "A1: red circle"),)
     )
     batch = collate(processor, [example])

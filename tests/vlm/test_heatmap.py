@@ -14,7 +14,7 @@ from tiny_families import FAMILIES
 from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.chat import encode, question_messages
-from vlm.heatmap import draw, image_maps, overlay, response_maps, token_grids, token_span
+from vlm.heatmap import draw_heatmap, image_maps, overlay, response_maps, token_grids, token_span
 from vlm.load import VLM, load_vlm
 
 
@@ -180,7 +180,7 @@ def test_token_span(vlm: VLM) -> None:
 
 def test_draw_puts_pictures_side_by_side_on_one_scale() -> None:
     pictures = [Image.new("RGB", (60, 40), "white"), Image.new("RGB", (30, 80), "white")]
-    sheet = draw(pictures, [torch.tensor([[0.0, 0.4]]), torch.tensor([[0.1], [0.1]])])
+    sheet = draw_heatmap(pictures, [torch.tensor([[0.0, 0.4]]), torch.tensor([[0.1], [0.1]])])
     assert sheet.size == (60 + 8 + 30, 80)
     strong, weak = np.asarray(sheet)[20, 55], np.asarray(sheet)[40, 80]
     assert strong.tolist() != weak.tolist()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from data_construction.prompts import load_prompts
-from data_construction.sources import LEARNED, bind_split, draw, families, wording
+from data_construction.sources import LEARNED, bind_split, draw_problems, families, wording
 from data_construction.sources.render import CELLS, COLOURS, LOOKS, PLACES, SHAPES, draw_radii
 from data_construction.sources.scenes import GRID, grid_picture
 from data_construction.sources.wording import Facts
@@ -22,7 +22,7 @@ FACT = re.compile(r"(?:row \d|[A-C]\d): ([a-z0-9 ]+)")  # what only the picture 
 
 
 @dataclass
-class Example:
+class PretrainExample:
     """One question and answer; ``picture`` is None for text only; ``spans`` of the answer carry no loss.
 
     ``before`` holds earlier turns of the conversation, (question, answer) each, which carry no loss; the picture is shown
@@ -51,7 +51,7 @@ class Examples:
     def problem(self, name: str, hard: float) -> tuple[Facts, Facts, dict[str, Any], Any]:
         """Facts, what a hasty look makes of them, the parameters of a question, and the picture."""
         family = self.families[name]
-        scene, params, _ = draw(family, self.rng)
+        scene, params, _ = draw_problems(family, self.rng)
         look = self.look(hard)
         facts = family.facts(scene)
         if "digit" in name:
@@ -59,24 +59,24 @@ class Examples:
         radii = draw_radii(look, self.rng)
         return facts, wording.hasty(facts, radii), params, grid_picture(scene, look, self.rng, radii)
 
-    def reasoning(self, name: str, hard: float) -> Example:
+    def reasoning(self, name: str, hard: float) -> PretrainExample:
         """Describe, then conclude: the plain reasoning that a base model has met. No word of looking again."""
         _, seen, params, picture = self.problem(name, hard)
         said, answer = self._conclude(name, params, seen)
-        return Example(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", picture)
+        return PretrainExample(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", picture)
 
-    def derivation(self, name: str) -> Example:
+    def derivation(self, name: str) -> PretrainExample:
         """The same as text alone, about facts that are given; loss only on what follows from them."""
         family = self.families[name]
-        scene, params, _ = draw(family, self.rng)
+        scene, params, _ = draw_problems(family, self.rng)
         said, answer = self._conclude(name, params, family.facts(scene))
         spans = tuple(match.span(1) for match in FACT.finditer(said))
-        return Example(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", None, spans)
+        return PretrainExample(self._question(name, params, "describe"), f"{said} \\boxed{{{answer}}}", None, spans)
 
-    def direct(self, name: str, hard: float) -> Example:
+    def direct(self, name: str, hard: float) -> PretrainExample:
         _, seen, params, picture = self.problem(name, hard)
         answer = self._conclude(name, params, seen)[1]
-        return Example(self._question(name, params, "direct"), f"\\boxed{{{answer}}}", picture)
+        return PretrainExample(self._question(name, params, "direct"), f"\\boxed{{{answer}}}", picture)
 
     def _question(self, name: str, params: dict[str, Any], style: str) -> str:
         return f"{self.families[name].question(params)} {INSTRUCTIONS[style]}"
@@ -87,16 +87,16 @@ class Examples:
             seen = seen | {params["place"]: params["note"]}
         return wording.conclude(name, params, seen)
 
-    def passing(self, hard: float) -> Example:
+    def passing(self, hard: float) -> PretrainExample:
         """A look in passing: the whole grid, or a row, a place or two of it."""
         kind = self.rng.choice(KINDS)
         target = "the grid" if self.rng.random() < 0.4 and kind != "thing" else self._target(kind)
-        return self._look(wording.Look(kind, target), hard, again=False)
+        return self._look(wording.VisualQuestion(kind, target), hard, again=False)
 
-    def careful(self, hard: float) -> Example:
+    def careful(self, hard: float) -> PretrainExample:
         """A second look at a row or a place."""
         kind = self.rng.choice(KINDS)
-        return self._look(wording.Look(kind, self._target(kind)), hard, again=True)
+        return self._look(wording.VisualQuestion(kind, self._target(kind)), hard, again=True)
 
     def _target(self, kind: str) -> str:
         if kind == "thing":
@@ -105,21 +105,21 @@ class Examples:
             return f"row {self.rng.randint(1, CELLS)}"
         return " and ".join(self.rng.sample(PLACES, self.rng.choice((1, 2))))
 
-    def noted(self, hard: float) -> Example:
+    def noted(self, hard: float) -> PretrainExample:
         """A place with a note about it."""
         _, seen, params, picture = self.problem("claims", hard)
         look = wording.look_at("claims", params)
         if self.rng.random() < TRUST:
             seen = seen | {params["place"]: params["note"]}
-        return Example(wording.request(look, self.rng), wording.reply(look, seen), picture)
+        return PretrainExample(wording.request(look, self.rng), wording.reply(look, seen), picture)
 
-    def glance(self, name: str, hard: float) -> Example:
+    def glance(self, name: str, hard: float) -> PretrainExample:
         """The question put bluntly, and the bare total: no part of it is said, so all of it has to be seen at once."""
         _, seen, params, picture = self.problem(name, hard)
         asked, reply = self._glance(name, params, seen)
-        return Example(asked, reply, picture)
+        return PretrainExample(asked, reply, picture)
 
-    def asked_again(self, name: str, hard: float) -> Example:
+    def asked_again(self, name: str, hard: float) -> PretrainExample:
         """A question answered from a hasty look, then one or two turns that ask to look again; or such a turn alone.
 
         That a user asks to look again is as far as it goes: no answer goes back to the picture of its own accord.
@@ -134,7 +134,7 @@ class Examples:
         turns = [(wording.request(look, self.rng, again=True), wording.reply(look, facts)) for _ in range(2)]
         before = self.rng.choice(((), (), (first,), (first,), (first, turns[0])))
         question, reply = turns[1]
-        return Example(question, reply, picture, before=before)
+        return PretrainExample(question, reply, picture, before=before)
 
     def _glance(self, name: str, params: dict[str, Any], seen: Facts) -> tuple[str, str]:
         if name == "claims" and self.rng.random() < TRUST:
@@ -142,14 +142,14 @@ class Examples:
         asked = wording.glance_request(name, params, self.families[name].question(params), self.rng)
         return asked, wording.glance(name, params, seen)
 
-    def _look(self, look: wording.Look, hard: float, again: bool) -> Example:
+    def _look(self, look: wording.VisualQuestion, hard: float, again: bool) -> PretrainExample:
         drawn = self.problem("digit_list" if look.kind == "digit" else "list", hard)
         seen = drawn[0] if again else drawn[1]
         asked = wording.request(look, self.rng, again)
-        return Example(self.rng.choice((GRID, "")) + asked, wording.reply(look, seen), drawn[3])
+        return PretrainExample(self.rng.choice((GRID, "")) + asked, wording.reply(look, seen), drawn[3])
 
 
-def collate(processor: Any, examples: list[Example]) -> dict[str, torch.Tensor]:
+def collate(processor: Any, examples: list[PretrainExample]) -> dict[str, torch.Tensor]:
     """Right-padded input_ids, attention_mask, labels (B, L) and, with pictures, pixel_values and image_grid_thw."""
     tokenizer = getattr(processor, "tokenizer", processor)
     pictures = [example.picture for example in examples if example.picture is not None]
@@ -199,12 +199,12 @@ class Dialogues:
         self.examples = Examples(seed)
         self.prompts = load_prompts("short")
 
-    def rows(self) -> list[Example]:
+    def rows(self) -> list[PretrainExample]:
         """All rows of one simulated episode: a glance, then looks. Some misread the picture; what is right decides nothing here."""
         rng = self.rng
         name = rng.choices(LEARNED, weights=(4, 1, 1, 1, 1))[0]
         family = self.examples.families[name]
-        scene, params, _ = draw(family, rng)
+        scene, params, _ = draw_problems(family, rng)
         facts = family.facts(scene)
         question = family.question(params)
         look = wording.look_at(name, params)
@@ -240,19 +240,19 @@ class Dialogues:
             drawn[place] = fact
         return drawn
 
-    def _row(self, name: str, question: str, rounds: list[dict[str, str]], answer: str) -> Example:
-        return Example(self.prompts.render(name, question=question, rounds=rounds), answer)
+    def _row(self, name: str, question: str, rounds: list[dict[str, str]], answer: str) -> PretrainExample:
+        return PretrainExample(self.prompts.render(name, question=question, rounds=rounds), answer)
 
 
-def dialogue_batches(dialogues: Dialogues, size: int) -> Callable[[float], list[Example]]:
+def dialogue_batches(dialogues: Dialogues, size: int) -> Callable[[float], list[PretrainExample]]:
     """Batches of ``size`` rows of like length, so that little is padding, from a shuffled pool of episodes.
 
     The eighths of length come in turn: processes that share a step then meet rows of like length, and none waits.
     """
-    pool: list[Example] = []
+    pool: list[PretrainExample] = []
     eighths = itertools.cycle(range(8))
 
-    def batch(_: float) -> list[Example]:
+    def batch(_: float) -> list[PretrainExample]:
         while len(pool) < 16 * size:
             pool.extend(dialogues.rows())
         dialogues.rng.shuffle(pool)

@@ -137,7 +137,7 @@ def look_errors(vlm: VLM, n: int, again: bool) -> dict[str, float]:
     for kind in ("colour", "shape", "digit"):
         source, family = ("digits", "digit_list") if kind == "digit" else ("scenes", "list")
         drawn = list(problems(source, n, SEED, "heldout", family_names=[family]))
-        looks = [wording.Look(kind, f"row {1 + index % 3}") for index in range(n)]
+        looks = [wording.VisualQuestion(kind, f"row {1 + index % 3}") for index in range(n)]
         asked = [wording.request(look, rng, again) for look in looks]
         written = generate(
             vlm,

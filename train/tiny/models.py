@@ -23,7 +23,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from data_construction.sources import LEARNED, draw, families, wording
+from data_construction.sources import LEARNED, draw_problems, families, wording
 from data_construction.sources.digits import draw_digits
 from data_construction.sources.render import COLOURS, PLACES, SHAPES, SIZE
 from vlm.chat import INSTRUCTIONS
@@ -48,7 +48,7 @@ CHAT_TEMPLATE = (
 
 
 @cache
-def words() -> tuple[str, ...]:
+def tiny_vocabulary() -> tuple[str, ...]:
     """Every word of the sources, of their wording and of the short prompts, in a fixed order."""
     rng, found = random.Random(0), []
     for source, family in families("scenes,digits"):
@@ -58,7 +58,7 @@ def words() -> tuple[str, ...]:
                 params = family.ask(scene, rng) or {}
                 answer = family.answer(scene, params) or ""
             else:
-                scene, params, answer = draw(family, rng)
+                scene, params, answer = draw_problems(family, rng)
             found += [family.question(params), answer, *family.facts(scene).values()]
             if family.name in LEARNED:
                 facts, look = family.facts(scene), wording.look_at(family.name, params)
@@ -78,7 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     byte_letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     spelled = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     vocabulary = dict.fromkeys([*CONTROL, *MARKS, *byte_letters])
-    for word in words():
+    for word in tiny_vocabulary():
         for form in (word, " " + word):
             vocabulary[spelled.pre_tokenize_str(form)[0][0]] = None
     ids = {token: index for index, token in enumerate(vocabulary)}
@@ -145,7 +145,7 @@ def build_tiny_vlm(folder: str | Path, seed: int = 0, half: bool = False) -> Pat
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)
-    return _save(Qwen3VLForConditionalGeneration(config), processor, id_of, folder)
+    return _save_model(Qwen3VLForConditionalGeneration(config), processor, id_of, folder)
 
 
 def build_tiny_reasoner(folder: str | Path, seed: int = 0, start: str | Path | None = None) -> Path:
@@ -159,7 +159,7 @@ def build_tiny_reasoner(folder: str | Path, seed: int = 0, start: str | Path | N
     if start is not None:
         vlm = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
         model.model.load_state_dict(vlm.model.language_model.state_dict())
-    return _save(model, tokenizer, tokenizer.get_vocab().__getitem__, folder)
+    return _save_model(model, tokenizer, tokenizer.get_vocab().__getitem__, folder)
 
 
 def text_config(tokenizer: PreTrainedTokenizerFast, half: bool = False) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def text_config(tokenizer: PreTrainedTokenizerFast, half: bool = False) -> dict[
     }
 
 
-def _save(model, processor, id_of, folder: str | Path) -> Path:  # type: ignore[no-untyped-def]
+def _save_model(model, processor, id_of, folder: str | Path) -> Path:  # type: ignore[no-untyped-def]
     model.generation_config.update(bos_token_id=id_of(PAD), eos_token_id=id_of(END), pad_token_id=id_of(PAD))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -37,7 +37,7 @@ from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES, dra
 from data_construction.sources.scenes import attribute, draw_grid, grid_picture
 from data_construction.sources.wording import SMALL
 from train.precision import fastest
-from train.tiny.examples import TRUST, Dialogues, Example, Examples, collate, dialogue_batches
+from train.tiny.examples import TRUST, Dialogues, Examples, PretrainExample, collate, dialogue_batches
 from train.tiny.model_card import write_reasoner_card, write_vlm_card
 from train.tiny.models import WIDTH, build_tiny_reasoner, build_tiny_vlm
 
@@ -63,7 +63,7 @@ def vision_stage(
         hard = 0.0 if step < 0.35 * steps else 0.8
         pictures: list[Any] = []
         targets: list[list[int]] = [[] for _ in HEADS]
-        for index in range(PICTURES // world_size()):
+        for index in range(PICTURES // rank_count()):
             look = examples.look(hard)
             if index % 3 == 0:
                 hand = draw_digits(examples.rng, "pretrain")
@@ -95,7 +95,7 @@ def vision_stage(
 def language_stage(
     model: Any,
     processor: Any,
-    draw_batch: Callable[[float], list[Example]],
+    draw_batch: Callable[[float], list[PretrainExample]],
     steps: int,
     precision: str = "float32",
 ) -> Iterator[Any]:
@@ -134,17 +134,17 @@ def fit(
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """The mean gradient of all processes, in place. Two processes of one thread each use two cores better than one of two."""
-    if world_size() == 1:
+    if rank_count() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    flat /= world_size()
+    flat /= rank_count()
     for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
 
 
-def world_size() -> int:
+def rank_count() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -162,17 +162,17 @@ VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500, "conversation": 700}
 REASONER_STEPS = 700
 
 
-def text_batch(examples: Examples) -> Callable[[float], list[Example]]:
+def text_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
     """The arithmetic of plain reasoning, without pictures."""
-    return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(ROWS // world_size())]
+    return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(ROWS // rank_count())]
 
 
-def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
+def mixture_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
     """Pictures and text together; easy pictures first."""
 
-    def batch(fraction: float) -> list[Example]:
+    def batch(fraction: float) -> list[PretrainExample]:
         rng, hard, drawn = examples.rng, 0.8 if fraction > 0.25 else 0.4, []
-        for _ in range(PICTURES // world_size()):
+        for _ in range(PICTURES // rank_count()):
             share = rng.random()
             if share < 0.25:
                 drawn.append(examples.passing(hard))
@@ -189,7 +189,7 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[Example]]:
     return batch
 
 
-def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
+def conversation_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
     """A third of it the mixture; glances; and above all conversations in which the user asks to look again.
 
     Without these a second statement about a place copies the first one, whatever the picture shows, and the cold start is too
@@ -197,8 +197,8 @@ def conversation_batch(examples: Examples) -> Callable[[float], list[Example]]:
     """
     mixture = mixture_batch(examples)
 
-    def batch(fraction: float) -> list[Example]:
-        size = PICTURES // world_size()
+    def batch(fraction: float) -> list[PretrainExample]:
+        size = PICTURES // rank_count()
         names = examples.rng.choices(LEARNED, k=size)
         again = [examples.asked_again(name, 0.8) for name in names[: size // 2]]
         glances = [examples.glance(name, 0.8) for name in names[: size // 6]]
@@ -222,7 +222,7 @@ def pretrain_vlm(
             log(f"== {stage}")
             model = AutoModelForImageTextToText.from_pretrained(before, dtype=torch.float32)
             processor = AutoProcessor.from_pretrained(before)
-            examples, rate, everything = Examples(world_size() * number + rank()), 1.5e-3, list(model.parameters())
+            examples, rate, everything = Examples(rank_count() * number + rank()), 1.5e-3, list(model.parameters())
             if stage == "vision":
                 head = nn.Linear(model.config.text_config.hidden_size, sum(HEADS))
                 losses = vision_stage(model, processor, head, examples, steps[stage], precision)
@@ -234,7 +234,7 @@ def pretrain_vlm(
                 losses = language_stage(model, processor, draw_batch, steps[stage], precision)
                 rate = 8e-4
             fit(losses, everything, steps[stage], rate, log)
-            _save(model, processor, folder, time.time() - began)
+            _save_trained(model, processor, folder, time.time() - began)
         before = folder
     return before
 
@@ -251,14 +251,14 @@ def pretrain_reasoner(work: Path, steps: int, log: Callable[[str], None], precis
         wait()
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(start)
-        draw_batch = dialogue_batches(Dialogues(rank()), ROWS // world_size())
+        draw_batch = dialogue_batches(Dialogues(rank()), ROWS // rank_count())
         losses = language_stage(model, tokenizer, draw_batch, steps, precision)
         fit(losses, list(model.parameters()), steps, 1.5e-3, log, SDPBackend.FLASH_ATTENTION)
-        _save(model, tokenizer, folder, time.time() - began)
+        _save_trained(model, tokenizer, folder, time.time() - began)
     return folder
 
 
-def _save(model: Any, processor: Any, folder: Path, seconds: float) -> None:
+def _save_trained(model: Any, processor: Any, folder: Path, seconds: float) -> None:
     """By the first process; all wait for it."""
     if rank() == 0:
         model.save_pretrained(folder)
