@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from configs.errors import ConfigError
-from configs.schema import found
+from configs.schema import describe_value
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
-        raise ConfigError(f"The config {path} must hold keys and values, found {found(data)}.")
+        raise ConfigError(f"The config {path} must hold keys and values, found {describe_value(data)}.")
     return {str(key): value for key, value in data.items()}
 
 

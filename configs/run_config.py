@@ -18,19 +18,19 @@ import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from configs.errors import ConfigError
 from configs.overrides import beside, read_config
-from configs.schema import ModelName, checked
+from configs.schema import ModelName, StrictModel, parse_config
 
 STAGE_FILES = ("build", "sft", "grpo", "eval")
 
 
-class ProblemSet(BaseModel):
+class ProblemSet(StrictModel):
     """A set of problems: drawn from a bundled ``source``, or the user's own at ``path``."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=False)
 
     path: str | None = None
     source: str | None = None
@@ -56,10 +56,10 @@ class ProblemSet(BaseModel):
         return {name: value for name, value in knobs.items() if value is not None}
 
 
-class RunConfig(BaseModel):
+class RunConfig(StrictModel):
     """What ``reflection-v run`` reads. After ``load_run_config`` all paths are absolute."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=False)
 
     seed: int = 0
     model: ModelName = "tiny"
@@ -88,7 +88,7 @@ def load_run_config(path: Path, **overrides: str | None) -> RunConfig:
         ConfigError: the file, a key, a value or a file that it names is wrong; the sentence names which.
     """
     settings = read_config(path) | {key: value for key, value in overrides.items() if value is not None}
-    config = checked(RunConfig, settings, path)
+    config = parse_config(RunConfig, settings, path)
     for key in STAGE_FILES:
         file = beside(path, getattr(config, key))
         if not file.is_file():

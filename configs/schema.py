@@ -1,16 +1,21 @@
-"""One checker for every config of the project, whether a dataclass or a pydantic model says what it may hold."""
+"""One checker for every config of the project, whether dataclasses or a pydantic model say what it may hold.
+
+TRL's configs are dataclasses that take any type without a word; the configs of this project are dataclasses or pydantic
+models. Keys and types are checked here for both, against their type hints and with the same sentences. What only a pydantic
+model states (ranges, validators) is checked by pydantic afterwards.
+"""
 
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from configs.api_key import check_variable
 from configs.errors import ConfigError
@@ -20,196 +25,197 @@ from configs.model_name import check_model_name
 ModelName = Annotated[str, AfterValidator(check_model_name)]
 KeyVariable = Annotated[str | None, BeforeValidator(check_variable)]
 
+MOST_NAMED = 20
+"""So many known keys are listed if none resembles an unknown one; TRL's configs have some two hundred."""
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+_NO_MATCH = object()
 
-def check_keys(data: Mapping[str, Any], *classes: type, where: str = "the config") -> dict[str, Any]:
-    """Check that every key of ``data`` is a field of one of the dataclasses and that its value has the field's type.
+
+class StrictModel(BaseModel):
+    """A config as a pydantic model: no further keys, no conversion of types, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def check_keys(data: Mapping[str, Any], *classes: type, where: str | Path = "the config") -> dict[str, Any]:
+    """Check that every key of ``data`` is a field of one of ``classes`` and that its value has the field's type.
+
+    Args:
+        classes: dataclasses or pydantic models, whose fields together are the known keys.
+        where: names the config in error messages, usually by its file.
 
     Returns:
         The data with values converted where YAML is only clumsy: ``1e-4``, which it reads as text, where a number is
-        wanted. Mappings for fields that are dataclasses themselves are checked alike and stay mappings.
+        wanted. Nested configs are checked alike and stay mappings.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), or a value of another type (with the wanted and the
         found).
     """
+    return _check_mapping(data, classes, "", where)
+
+
+def parse_config(cls: type, data: Mapping[str, Any], where: str | Path = "the config") -> Any:
+    """An instance of ``cls``, a dataclass or a pydantic model, from a mapping; nested configs become instances too.
+
+    Raises:
+        ConfigError: see ``check_keys``; also a missing key, or a value that the class refuses.
+    """
+    return _build(cls, check_keys(data, cls, where=where), "", where)
+
+
+@lru_cache
+def fields_of(cls: Any) -> dict[str, Any]:
+    """The keys of a config class with their type hints."""
+    hints = typing.get_type_hints(cls)
+    if issubclass(cls, BaseModel):
+        return {name: hints[name] for name in cls.model_fields}
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def describe_value(value: Any) -> str:
+    """A value with its kind, as error messages name it: ``'8' (text)``."""
+    if value is None:
+        return "nothing"
+    kind = _NAMES.get(type(value), type(value).__name__)
+    kind = "a list" if isinstance(value, list | tuple) else "keys and values" if isinstance(value, Mapping) else kind
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+
+
+def _check_mapping(data: Mapping[str, Any], classes: Iterable[type], path: str, where: str | Path) -> dict[str, Any]:
     hints = {name: hint for cls in classes for name, hint in fields_of(cls).items()}
     checked = {}
     for key, value in data.items():
+        name = f"{path}{key}"
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.5)
-            hint = f"; did you mean '{near[0]}'?" if near else "."
-            raise ConfigError(f"Unknown key '{key}' in {where}{hint}")
+            near = nearest(str(key), hints) or (f"; known are {', '.join(hints)}." if len(hints) <= MOST_NAMED else ".")
+            raise ConfigError(f"Unknown key '{name}' in {where}{near}")
         if key == "api_key_env":
             check_variable(value)  # before its value is repeated in an error message
-        checked[key] = _checked(value, hints[key], f"'{key}' in {where}")
+        checked[key] = _check_value(value, hints[key], name, where)
     return checked
 
 
-def parse_dataclass(cls: type, data: Mapping[str, Any], where: str = "the config") -> Any:
-    """A dataclass from a mapping, checked by ``check_keys``; nested dataclasses are built too."""
-    checked = check_keys(data, cls, where=where)
-    hints = fields_of(cls)
-    for key, value in checked.items():
-        inner = _dataclass_of(hints[key])
-        if inner is not None and isinstance(value, Mapping):
-            checked[key] = parse_dataclass(inner, value, f"'{key}' in {where}")
-    return cls(**checked)
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'X'?`` for the end of an error message; nothing if no known word resembles this one."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def fields_of(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {item.name: hints[item.name] for item in dataclasses.fields(cls) if item.init}
+def _check_value(value: Any, hint: Any, name: str, where: str | Path) -> Any:
+    """``value`` as the type hint wants it, or ConfigError."""
+    kinds = _alternatives(hint)
+    if any(_is(kind, Enum) for kind in kinds):  # "SchedulerType | str" wants the name of a scheduler, not any text
+        kinds = tuple(kind for kind in kinds if kind is not str)
+    for kind in kinds:
+        matched = _match(value, kind, name, where)
+        if matched is not _NO_MATCH:
+            return matched
+    known = [choice for kind in kinds for choice in _choices(kind)]
+    if known and isinstance(value, str):
+        near = nearest(value, known) or f"; known are {', '.join(known)}."
+        raise ConfigError(f"'{name}' in {where}: unknown value '{value}'{near}")
+    raise ConfigError(f"'{name}' in {where}: wanted {_wanted(hint)}, found {describe_value(value)}.")
 
 
-def _dataclass_of(hint: Any) -> type | None:
-    return next(
-        (kind for kind in _alternatives(hint) if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None
-    )
+def _match(value: Any, kind: Any, name: str, where: str | Path) -> Any:
+    """``value`` as one alternative of a type hint takes it, or ``_NO_MATCH``. What is wrong inside of it is a ConfigError."""
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:  # True == 1, but it is no choice of Literal[1]
+        matches = any(value == choice and type(value) is type(choice) for choice in arguments)
+    elif _is(kind, Enum):
+        matches = any(value in (member, member.value) for member in kind)
+    elif kind is float:
+        return _as_float(value)
+    elif kind is int:
+        matches = isinstance(value, int) and not isinstance(value, bool)
+    elif kind is str and isinstance(value, Path):
+        return str(value)
+    elif origin is dict and isinstance(value, Mapping):
+        inner = arguments[1] if arguments else Any
+        return {str(key): _check_value(item, inner, f"{name}.{key}", where) for key, item in value.items()}
+    elif origin is list and isinstance(value, Sequence) and not isinstance(value, str):
+        inner = arguments[0] if arguments else Any
+        return [_check_value(item, inner, f"{name}[{number}]", where) for number, item in enumerate(value)]
+    elif _is_config(kind) and isinstance(value, Mapping):
+        return _check_mapping(value, (kind,), f"{name}.", where)
+    else:
+        matches = _is(origin, object) and isinstance(value, origin)
+    return value if matches else _NO_MATCH
+
+
+def _as_float(value: Any) -> Any:
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
+        try:
+            return float(value)
+        except ValueError:
+            return _NO_MATCH
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else _NO_MATCH
+
+
+def _build(cls: Any, data: Mapping[str, Any], path: str, where: str | Path) -> Any:
+    """An instance of checked data."""
+    if issubclass(cls, BaseModel):
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(_refusal(error.errors()[0], where)) from None
+    values = dict(data)
+    for field in dataclasses.fields(cls):
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if needed and field.init and field.name not in values:
+            raise ConfigError(f"The key '{path}{field.name}' is missing in {where}.")
+        for inner in _alternatives(fields_of(cls).get(field.name)):
+            if _is_config(inner) and isinstance(values.get(field.name), Mapping):
+                values[field.name] = _build(inner, values[field.name], f"{path}{field.name}.", where)
+    return cls(**values)
+
+
+def _refusal(problem: Any, where: str | Path) -> str:
+    """One problem of pydantic's as a sentence."""
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"The key '{name}' is missing in {where}."
+    if problem["type"] == "value_error":
+        return f"{where}: " + (f"'{name}': " if name else "") + f"{problem['ctx']['error']}."
+    message = problem["msg"]
+    if message.startswith("Input should be "):
+        wish = message.removeprefix("Input should be ")
+        return f"'{name}' in {where}: wanted a value {wish}, found {describe_value(problem['input'])}."
+    return f"'{name}' in {where}: {message[0].lower()}{message[1:]}."
+
+
+def _wanted(hint: Any) -> str:
+    said = []
+    for kind in _alternatives(hint):
+        origin, arguments = get_origin(kind) or kind, get_args(kind)
+        if choices := _choices(kind):
+            said.append("one of " + ", ".join(choices))
+        elif origin is list:
+            said.append("a list" + (f" of {_wanted(arguments[0])}" if arguments else ""))
+        elif origin is dict or _is_config(kind):
+            said.append("keys and values")
+        else:
+            said.append(_NAMES.get(kind) or str(getattr(kind, "__name__", kind)))
+    return " or ".join(dict.fromkeys(said))
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _checked(value: Any, hint: Any, name: str) -> Any:
-    """``value`` as the type hint wants it, or ConfigError."""
-    alternatives = _alternatives(hint)
-    enums = [kind for kind in alternatives if isinstance(kind, type) and issubclass(kind, Enum)]
-    if enums:  # "SchedulerType | str" wants the name of a scheduler, not any text
-        alternatives = tuple(kind for kind in alternatives if kind is not str)
-    for kind in alternatives:
-        matches, result = _match(value, kind, name)
-        if matches:
-            return result
-    literals = [kind for kind in alternatives if get_origin(kind) is Literal]
-    known = [str(choice) for kind in literals for choice in get_args(kind)]
-    known += [str(member.value) for kind in enums for member in kind]
-    if known and isinstance(value, str):
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
-        hint_text = f"; did you mean '{near[0]}'?" if near else f"; known are {', '.join(known)}."
-        raise ConfigError(f"{name}: unknown value '{value}'{hint_text}")
-    raise ConfigError(f"{name}: wanted {_wanted(hint)}, found {found(value)}.")
+def _choices(kind: Any) -> list[str]:
+    if get_origin(kind) is Literal:
+        return [str(choice) for choice in get_args(kind)]
+    return [str(member.value) for member in kind] if _is(kind, Enum) else []
 
 
-def _match(value: Any, kind: Any, name: str) -> tuple[bool, Any]:
-    """Whether one alternative of a type hint takes the value, and as what."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return True, value
-    if kind is type(None):
-        return value is None, None
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in arguments), value
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return any(value in (member, member.value) for member in kind), value
-    if kind is bool:
-        return isinstance(value, bool), value
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if kind is float:
-        return _match_float(value)
-    if kind is str:
-        return isinstance(value, str | Path), str(value)
-    if kind is dict or origin is dict:
-        if not isinstance(value, Mapping):
-            return False, value
-        inner = arguments[1] if arguments else Any
-        return True, {str(key): _checked(item, inner, f"'{key}' of {name}") for key, item in value.items()}
-    if kind is list or origin is list:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            return False, value
-        inner = arguments[0] if arguments else Any
-        return True, [_checked(item, inner, f"an item of {name}") for item in value]
-    if dataclasses.is_dataclass(kind):
-        if isinstance(value, kind):  # type: ignore[arg-type]
-            return True, value
-        return isinstance(value, Mapping), check_keys(value, kind, where=name) if isinstance(value, Mapping) else value  # type: ignore[arg-type]
-    return isinstance(kind, type) and isinstance(value, kind), value
+def _is(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
 
 
-def _match_float(value: Any) -> tuple[bool, Any]:
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
-        try:
-            return True, float(value)
-        except ValueError:
-            return False, value
-    return isinstance(value, int | float) and not isinstance(value, bool), value
-
-
-def _wanted(hint: Any) -> str:
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-    said = []
-    for kind in _alternatives(hint):
-        origin, arguments = get_origin(kind), get_args(kind)
-        if kind in names:
-            said.append(names[kind])
-        elif origin is Literal:
-            said.append("one of " + ", ".join(str(choice) for choice in arguments))
-        elif kind is list or origin is list:
-            said.append("a list" + (f" of {_wanted(arguments[0])}" if arguments else ""))
-        elif kind is dict or origin is dict or dataclasses.is_dataclass(kind):
-            said.append("keys and values")
-        elif isinstance(kind, type) and issubclass(kind, Enum):
-            said.append("one of " + ", ".join(str(member.value) for member in kind))
-        else:
-            said.append(getattr(kind, "__name__", str(kind)))
-    return " or ".join(dict.fromkeys(said))
-
-
-def found(value: Any) -> str:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "nothing"}
-    kind = "a list" if isinstance(value, list | tuple) else "keys and values" if isinstance(value, Mapping) else None
-    kind = kind or kinds.get(type(value), type(value).__name__)
-    return kind if value is None else f"{value!r} ({kind})"
-
-
-def checked(model: type[BaseModel], settings: dict[str, Any], name: str | Path) -> Any:
-    """``settings`` as a ``model``, or one sentence on the first thing that is wrong with them.
-
-    Raises:
-        ConfigError: an unknown key (with the nearest known one), a missing one, or a value of the wrong type.
-    """
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        # An unknown key first: it is usually why another one is missing.
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise ConfigError(_sentence(model, name, problems[0])) from None
-
-
-def _sentence(model: type[BaseModel], name: str | Path, problem: Any) -> str:
-    *parents, key = [str(part) for part in problem["loc"]] or [""]
-    where = ".".join([*parents, key])
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, parents)
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"Unknown key '{where}' in {name}; " + (
-            f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}."
-        )
-    if problem["type"] == "missing":
-        return f"The key '{where}' is missing in {name}."
-    if problem["type"] == "value_error":
-        return f"{name}: " + (f"'{where}': " if where else "") + f"{problem['ctx']['error']}."
-    wish = problem["msg"].removeprefix("Input should be ")
-    return f"'{where}' in {name} should be {wish}, found {_kind(problem['input'])} {_short(problem['input'])}."
-
-
-def _fields_at(model: type[BaseModel], parents: list[str]) -> list[str]:
-    """The keys that are known at a place of a config, reached through fields, ``dict[str, X]`` and ``X | None``."""
-    kind: Any = model
-    for parent in parents:
-        is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
-        kind = kind.model_fields[parent].annotation if is_model else get_args(kind)[-1]
-        if get_origin(kind) in (Union, UnionType):
-            kind = next(part for part in get_args(kind) if part is not type(None))
-    return list(kind.model_fields)
-
-
-def _kind(value: Any) -> str:
-    kinds = {bool: "yes/no", int: "an integer", float: "a number", str: "the text", list: "a list", dict: "a mapping"}
-    return kinds.get(type(value), type(value).__name__)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _is_config(kind: Any) -> bool:
+    return _is(kind, BaseModel) or (isinstance(kind, type) and dataclasses.is_dataclass(kind))

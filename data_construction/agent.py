@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from configs.errors import ImageError
+from configs.schema import StrictModel
 from data_construction.cohesion import first_person
 from data_construction.reading import FAULTS, read_conclusion, read_look, read_request, without_thought
 from data_construction.records import Call, Role, Round, Status, Trace
@@ -28,10 +29,8 @@ from vlm.protocol import BackendError, Request
 from vlm.response import count_looks
 
 
-class Tokens(BaseModel):
+class Tokens(StrictModel):
     """Most new tokens of each kind of reply."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     request: int = Field(default=256, ge=1)
     reply: int = Field(default=512, ge=1)
@@ -39,7 +38,7 @@ class Tokens(BaseModel):
     rewrite: int = Field(default=2048, ge=1)
 
 
-class LoopConfig(BaseModel):
+class LoopConfig(StrictModel):
     """How an episode runs.
 
     Attributes:
@@ -51,8 +50,6 @@ class LoopConfig(BaseModel):
         first_temperature: sampling temperature of the first look and of conclusions.
         tokens: see ``Tokens``.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     rounds: int = Field(default=4, ge=1)
     confirm_share: float = Field(default=0.4, ge=0, le=1)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from configs.errors import ConfigError, UserError
 from configs.folders import lock, read_record, refuse_foreign
 from configs.jsonl import iter_log, write_json_atomic, write_text_atomic
-from configs.schema import ModelName
+from configs.schema import ModelName, StrictModel
 from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
@@ -36,7 +36,7 @@ WRITES = (
 )
 
 
-class BuildConfig(BaseModel):
+class BuildConfig(StrictModel):
     """The keys of ``build.yaml``.
 
     Attributes:
@@ -53,8 +53,6 @@ class BuildConfig(BaseModel):
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         seed: of all sampling.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     problems: str = ""
     out: str = ""

@@ -3,9 +3,10 @@
 import random
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from configs.errors import UserError
+from configs.schema import StrictModel
 from data_construction.records import Trace
 from reward.statements import final_statements, statements
 from reward.verifiers import as_written
@@ -16,7 +17,7 @@ from vlm.response import first_relook, split_sentences
 OPEN, CLOSE = "<think> ", " </think> "
 
 
-class MixConfig(BaseModel):
+class MixConfig(StrictModel):
     """What the cold-start set is made of.
 
     Attributes:
@@ -28,8 +29,6 @@ class MixConfig(BaseModel):
             not yet solve anything can still be taken through the later stages.
         min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     direct_share: float = Field(default=0.15, ge=0, lt=1)
     plain_share: float = Field(default=0.25, ge=0, lt=1)

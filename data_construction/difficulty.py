@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import iter_log
-from configs.schema import KeyVariable, ModelName
+from configs.schema import KeyVariable, ModelName, StrictModel
 from data_construction.reply_log import DurableLog, ReplyLog
 from reward.verifiers import verify
 from vlm.backends import check_key, check_key_has_one_server
@@ -21,7 +21,7 @@ from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response
 
 
-class DifficultyConfig(BaseModel):
+class DifficultyConfig(StrictModel):
     """Two models that answer each problem alone before the agent loop begins.
 
     Attributes:
@@ -31,8 +31,6 @@ class DifficultyConfig(BaseModel):
         weak_range, strong_range: pass rates in [0, 1], ends included, outside of which a problem is not played.
         api_key_env: the environment variable that holds the servers' key.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     weak: ModelName
     strong: ModelName

@@ -4,8 +4,9 @@ import random
 import unicodedata
 from collections import Counter, defaultdict
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from configs.schema import StrictModel
 from data_construction.cohesion import NUMBER
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Trace
@@ -14,7 +15,7 @@ from reward.verifiers import verify
 from vlm.problem import Problem
 
 
-class QualityConfig(BaseModel):
+class QualityConfig(StrictModel):
     """What a trace must be.
 
     Attributes:
@@ -25,8 +26,6 @@ class QualityConfig(BaseModel):
             word triples, estimated by MinHash) count as one; 1 turns this off.
         max_domain_share: largest share of one domain in [0, 1]; of what is above, traces are dropped at random.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     min_words: int = Field(default=3, ge=0)
     max_words: int = Field(default=2000, ge=1)

@@ -4,17 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from configs.api_key import refuse_secrets
-from configs.schema import KeyVariable, ModelName
+from configs.schema import KeyVariable, ModelName, StrictModel
 from data_construction.prompts import Prompts
 from data_construction.records import ROLES, Role
 from vlm.backends import check_key
 from vlm.protocol import Backend
 
 
-class RoleConfig(BaseModel):
+class RoleConfig(StrictModel):
     """Settings of one role. What is not given comes from ``roles.reasoner`` (for the three text roles), then from the loop.
 
     Attributes:
@@ -26,23 +26,19 @@ class RoleConfig(BaseModel):
         concurrency: most requests under way at this server. Roles with the same model and settings share it.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     model: ModelName | None = None
     api_key_env: KeyVariable = None
     temperature: float | None = Field(default=None, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    extra_body: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = {}
+    extra_body: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = Field(default_factory=dict)
     timeout: float = Field(default=120.0, gt=0)
     max_retries: int = Field(default=4, ge=0)
     concurrency: int = Field(default=128, ge=1)
 
 
-class RolesConfig(BaseModel):
+class RolesConfig(StrictModel):
     """The settings of the roles; ``reasoner`` stands for requester, summarizer and rewriter together."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     reasoner: RoleConfig = RoleConfig()
     requester: RoleConfig = RoleConfig()
@@ -82,7 +78,7 @@ class Roles:
             await backend.aclose()
 
 
-def check_keys(model: str, reasoner: str, settings: RolesConfig) -> None:
+def check_role_keys(model: str, reasoner: str, settings: RolesConfig) -> None:
     """Read the keys that ``open_roles`` would send. Raises ConfigError as ``configs.api_key.read_key`` does."""
     for role in ROLES:
         one = settings.of(role)

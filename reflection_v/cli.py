@@ -174,13 +174,13 @@ def build(
     if config is None:
         raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or --stats DIR.")
     from configs.overrides import merge, read_config
-    from configs.schema import checked
+    from configs.schema import parse_config
 
     given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner}
     settings = merge(read_config(config), extra_keys(context) | texts(given))
     from data_construction import build as work
 
-    values = checked(work.BuildConfig, settings, config)
+    values = parse_config(work.BuildConfig, settings, config)
     with writing_to(values.out or None):
         print_counts(work.run_build(values, dry_run=dry_run))
         if export is not None and dry_run is None:
@@ -370,13 +370,13 @@ def audit(
     audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
     eval.audit.AuditConfig can be given as an option.
     """
-    from configs.schema import parse_dataclass
+    from configs.schema import parse_config
     from reflection_v.audit import audit_problems
 
     keys = extra_keys(context)
     from eval import audit as room
 
-    config = parse_dataclass(room.AuditConfig, keys, "the command line")
+    config = parse_config(room.AuditConfig, keys, "the command line")
     with writing_to(out):
         asked, shifts = audit_problems(problems, out, config.seed)
         config = room.quick(config, keys) if quick else config

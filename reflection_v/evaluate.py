@@ -44,11 +44,11 @@ def evaluation(
             from eval.compare import compare as compare_finished
 
             return compare_finished(compare, model, out)
-        from configs.schema import parse_dataclass
+        from configs.schema import parse_config
         from eval.harness import EvalConfig, run_eval
         from eval.runner import refuse_other_output
 
-        config = parse_dataclass(EvalConfig, keys, "the command line")
+        config = parse_config(EvalConfig, keys, "the command line")
         refuse_other_output(out, "report", "evaluation")  # before anything is written there
         if benchmark is not None:
             from eval.benchmarks import prepare_benchmark

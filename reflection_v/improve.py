@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from configs.errors import ConfigError, UserError
 from configs.folders import lock, make_folder, read_record, refuse_foreign
@@ -32,14 +32,14 @@ from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, writ
 from configs.overrides import merge, read_config
 from configs.processes import refuse_several
 from configs.provenance import begun
-from configs.schema import checked
+from configs.schema import StrictModel, parse_config
 from configs.stopping import stop_if_asked
 from train.precision import KEYS, Precision, default, stated
 from vlm.identity import model_identity
 from vlm.problem import Problem, read_problems
 
 
-class ImproveConfig(BaseModel):
+class ImproveConfig(StrictModel):
     """The keys of an ``improve`` config.
 
     Attributes:
@@ -58,8 +58,6 @@ class ImproveConfig(BaseModel):
         dtype: of the weights that sample and are measured; that of training stands in ``sft``.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     model: str = "tiny"
     student: str | None = None
     problems: str = ""
@@ -73,7 +71,7 @@ class ImproveConfig(BaseModel):
     max_new_tokens: int = Field(default=192, ge=1)
     batch_size: int = Field(default=64, ge=1)
     style: str = "think"
-    lift_kept: list[float] = [0.0, 0.6, 0.8]
+    lift_kept: list[float] = Field(default=[0.0, 0.6, 0.8])
     min_looks: int = Field(default=0, ge=0)
     min_gain: float = 0.0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -86,7 +84,7 @@ def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
     Raises:
         ConfigError: a key, a value, or a file that is not there.
     """
-    config = checked(ImproveConfig, merge(read_config(path), overrides), path)
+    config = parse_config(ImproveConfig, merge(read_config(path), overrides), path)
     for key in ("problems", "heldout", "out"):
         if not getattr(config, key):
             raise ConfigError(f"{path} must say '{key}', or give --{key}.")

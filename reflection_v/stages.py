@@ -24,7 +24,7 @@ from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
 from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_config
-from configs.schema import check_keys, checked
+from configs.schema import check_keys, parse_config
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from reward.files import REWARD_FILES, changed_files, reward_files
@@ -144,7 +144,7 @@ class Pipeline:
         }
         for name, keys in self.keys.items():  # a record would keep them, and a message about a changed one repeat them
             refuse_passwords(keys, getattr(config, name))
-        self.build_config = checked(BuildConfig, self.keys["build"], config.build)
+        self.build_config = parse_config(BuildConfig, self.keys["build"], config.build)
 
     def stages(self) -> list[Stage]:
         """In order. The config of each holds all that decides its result, and no path: a run may be moved."""
@@ -230,11 +230,11 @@ class Pipeline:
         """The prompts and the keys of the servers, which a build would ask for when the problems are drawn."""
         from data_construction.difficulty import check_servers
         from data_construction.prompts import load_prompts
-        from data_construction.roles import check_keys
+        from data_construction.roles import check_role_keys
 
         build = self.build_config
         load_prompts(build.prompts)
-        check_keys(build.model, build.reasoner, build.roles)
+        check_role_keys(build.model, build.reasoner, build.roles)
         if build.difficulty is not None:
             check_servers(build.difficulty)
 

@@ -13,7 +13,7 @@ import configs.stopping as stopping
 from configs import bundled_config
 from configs.overrides import parse_arguments
 from configs.run_config import load_run_config
-from configs.schema import check_keys, checked
+from configs.schema import check_keys, parse_config
 from data_construction.sources import problems
 from reflection_v.cli import app
 from train.options import GrpoOptions, SftOptions
@@ -53,7 +53,7 @@ def check_config_keys(stage: str, arguments: list[str]) -> None:
     if stage == "build":
         from data_construction.build import BuildConfig
 
-        checked(BuildConfig, keys, config)
+        parse_config(BuildConfig, keys, config)
     elif stage == "eval":
         from eval.harness import EvalConfig
 

@@ -19,7 +19,7 @@ from configs.errors import ConfigError, UserError
 from configs.overrides import file_of, merge, read_config
 from configs.packages import needs
 from configs.processes import joining, settle_processes
-from configs.schema import check_keys, fields_of, parse_dataclass
+from configs.schema import check_keys, fields_of, parse_config
 from configs.versions import is_installed
 from train.precision import Choice, Precision, resolve
 from train.resume import Resumption, course, resumption
@@ -102,7 +102,7 @@ def load_stage(
     theirs |= {"bf16": precision.name == "bfloat16", "fp16": precision.name == "float16"}
     if precision.name in get_args(Choice):
         settings["precision"] = precision.name
-    options = parse_dataclass(options_class, ours, where)
+    options = parse_config(options_class, ours, where)
     processes = settle_processes()  # TRL's arguments open the process group
     count = _PROCESSES.get() or processes.count
     resumed = resumption(settings, count)

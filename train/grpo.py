@@ -9,7 +9,6 @@ TRL's trainer runs (``train.grpo_trainer``).
 """
 
 import contextlib
-import difflib
 import json
 import math
 import sys
@@ -30,6 +29,7 @@ from configs.errors import ConfigError, UserError
 from configs.jsonl import write_json_atomic
 from configs.model_name import check_model_name
 from configs.overrides import file_of
+from configs.schema import nearest
 from reward.batch import KNOWN
 from reward.files import is_user_reward, reward_files
 from reward.terms import LARGEST, SMALLEST, Term, in_range, source_of, terms_of
@@ -111,10 +111,7 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
     terms = terms_of(rewards)
     for name, term in terms.items():
         if name not in known and not is_user_reward(source_of(name)):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            raise ConfigError(
-                f"Unknown reward '{name}'" + (f"; did you mean '{near[0]}'?" if near else f"; known: {known}.")
-            )
+            raise ConfigError(f"Unknown reward '{name}'" + (nearest(name, known) or f"; known: {known}."))
         if term.weight != 0 and not in_range(term.weight):
             raise ConfigError(
                 f"The weight of '{name}' must be 0, or from {SMALLEST:g} to {LARGEST:,.0f} with either sign, found {term.weight}."

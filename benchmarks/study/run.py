@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from benchmarks.study.start import Start, prepare
 from configs.errors import ConfigError, UserError
@@ -33,7 +33,7 @@ from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
 from configs.overrides import merge, parse_arguments, read_config
 from configs.processes import refuse_several
-from configs.schema import checked
+from configs.schema import StrictModel, parse_config
 from configs.stopping import stopped_code, watch_sigterm
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vlm.problem import Problem
 
 
-class Arm(BaseModel):
+class Arm(StrictModel):
     """One arm.
 
     Attributes:
@@ -53,26 +53,22 @@ class Arm(BaseModel):
         keys: further keys of the GRPO config, such as ``drop_in_constant_groups`` or ``blank_pictures``.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    rewards: dict[str, Any] = {}
+    rewards: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(default=3, ge=1, le=100)
     start: Literal["cold", "base"] = "cold"
     train: bool = True
-    keys: dict[str, Any] = {}
+    keys: dict[str, Any] = Field(default_factory=dict)
 
 
-class Contrast(BaseModel):
+class Contrast(StrictModel):
     """``first`` minus ``second`` on one figure of a unit (a column of ``units.csv``)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     first: str
     second: str
     figure: str
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(StrictModel):
     """The keys of a study.
 
     Attributes:
@@ -90,19 +86,17 @@ class StudyConfig(BaseModel):
         entropy_floor: nats a token; below it the reference has nothing left to choose from.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     base: str = "tiny"
     run: str = ""
     out: str = ""
     start: Start = Start()
     grpo: str = "grpo.yaml"
     precision: Literal["float32", "bfloat16"] = "float32"
-    audit: dict[str, Any] = {}
+    audit: dict[str, Any] = Field(default_factory=dict)
     cross: int = Field(default=100, ge=0)
     arms: dict[str, Arm]
     reference: str = "accuracy"
-    contrasts: list[Contrast] = []
+    contrasts: list[Contrast] = Field(default_factory=list)
     entropy_floor: float = Field(default=0.05, ge=0)
 
 
@@ -112,19 +106,18 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     Raises:
         ConfigError: a key, a value, an arm that is not there.
     """
-    from configs.schema import parse_dataclass
     from eval.audit import AuditConfig
     from train.grpo import load_grpo
 
     refuse_several("the study")
-    config = checked(StudyConfig, merge(read_config(path), overrides or {}), path)
+    config = parse_config(StudyConfig, merge(read_config(path), overrides or {}), path)
     for key in ("run", "out"):
         if not getattr(config, key):
             raise ConfigError(f"{path} must say '{key}', or give --{key}.")
     beside = {key: str((path.parent / getattr(config.start, key)).resolve()) for key in ("build", "sft")}
     grpo = str((path.parent / config.grpo).resolve())
     config = config.model_copy(update={"grpo": grpo, "start": config.start.model_copy(update=beside)})
-    parse_dataclass(AuditConfig, config.audit, "'audit' of the study")
+    parse_config(AuditConfig, config.audit, "'audit' of the study")
     named = {config.reference, *(name for one in config.contrasts for name in (one.first, one.second))}
     if absent := sorted(named - set(config.arms)):
         raise ConfigError(f"{path}: there is no arm '{absent[0]}'; there are {', '.join(config.arms)}.")
@@ -188,14 +181,13 @@ def unit_folder(config: StudyConfig, name: str, seed: int) -> Path:
 
 def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     """Train and audit one arm with one seed; both go on where they were."""
-    from configs.schema import parse_dataclass
     from eval.audit import AuditConfig, run_audit
     from train.grpo import run_grpo
     from vlm.problem import read_problems
 
     arm, folder, began = config.arms[name], unit_folder(config, name, seed), time.monotonic()
     summary = run_grpo(config.grpo, _grpo_keys(config, name, seed)) if arm.train else {}
-    settings = parse_dataclass(AuditConfig, config.audit, "'audit' of the study")
+    settings = parse_config(AuditConfig, config.audit, "'audit' of the study")
     heldout = read_problems(Path(config.run) / "problems" / "heldout")
     report = run_audit(model_of(config, name, seed), heldout, folder / "audit", config=settings)
     kept = {key: value for key, value in report.items() if key not in NO_FIGURES}
@@ -375,7 +367,9 @@ def _same_study(config: StudyConfig, out: Path) -> None:
     from data_construction.build import BuildConfig
 
     file = out / "study.json"
-    checked(BuildConfig, read_config(config.start.build), config.start.build)  # a key must not be copied into the study
+    parse_config(
+        BuildConfig, read_config(config.start.build), config.start.build
+    )  # a key must not be copied into the study
     now = config.model_dump(exclude={"out", "run"})
     now["grpo"] = read_config(config.grpo)  # what the files say, not where they lie
     now["start"] |= {key: read_config(getattr(config.start, key)) for key in ("build", "sft")}

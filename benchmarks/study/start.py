@@ -12,13 +12,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from configs.errors import UserError
 from configs.jsonl import write_json_atomic, write_text_atomic
+from configs.schema import StrictModel, parse_config
 
 
-class Start(BaseModel):
+class Start(StrictModel):
     """How the start is made.
 
     Attributes:
@@ -29,12 +30,10 @@ class Start(BaseModel):
         seed: of rows, training and choice; the arms' seeds are their own.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
     build: str = "../build.yaml"
-    mix: dict[str, Any] = {}
+    mix: dict[str, Any] = Field(default_factory=dict)
     sft: str = "../sft.yaml"
-    prompts: dict[str, Any] = {}
+    prompts: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
 
 
@@ -68,15 +67,14 @@ def prepare(
 
 def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
     from configs.overrides import read_config
-    from configs.schema import checked
     from data_construction.build import BuildConfig, judged_traces, problems_for_rows
     from data_construction.dataset import MixConfig, cold_start_rows
 
     traces = run / "build" / "traces.jsonl"
     if not traces.exists():
         raise UserError(f"There are no traces in {run}: finish 'reflection-v run' there first.")
-    config = checked(BuildConfig, read_config(start.build) | {"out": str(traces.parent)}, start.build)
-    mix = checked(MixConfig, config.mix.model_dump() | start.mix, "'start.mix' of the study")
+    config = parse_config(BuildConfig, read_config(start.build) | {"out": str(traces.parent)}, start.build)
+    mix = parse_config(MixConfig, config.mix.model_dump() | start.mix, "'start.mix' of the study")
     problems = problems_for_rows(run / "problems" / "train")
     rows, counts = cold_start_rows(judged_traces(problems, config), problems, mix, start.seed)
     write_text_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -84,14 +82,13 @@ def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
 
 
 def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
-    from configs.schema import parse_dataclass
     from train.options import PromptSelection
     from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
     from vlm.identity import model_identity
     from vlm.load import load_vlm
     from vlm.problem import read_problems, write_problems
 
-    selection = parse_dataclass(PromptSelection, start.prompts, "'start.prompts' of the study")
+    selection = parse_config(PromptSelection, start.prompts, "'start.prompts' of the study")
     problems = read_problems(run / "problems" / "rl")
     vlm, known = load_vlm(out / "model"), model_identity(out / "model")
     temperature, longest = grpo["temperature"], grpo["max_completion_length"]

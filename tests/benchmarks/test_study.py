@@ -151,7 +151,7 @@ def test_an_arm_says_all_of_its_rewards(config: StudyConfig) -> None:
         ({"arms": {"accuracy": {"rewards": {"acuracy": 1.0}}}}, "did you mean 'accuracy'"),
         ({"arms": {"accuracy": {"seed": 3}}}, "seed"),
         ({"out": ""}, "must say 'out'"),
-        ({"precision": "auto"}, "'precision' in .* should be 'float32' or 'bfloat16', found the text 'auto'"),
+        ({"precision": "auto"}, "'precision' in .*: unknown value 'auto'; known are float32, bfloat16"),
         ({"arms": {"accuracy": {"rewards": {"accuracy": 1.0}, "keys": {"bf16": True}}}}, "contradict each other"),
     ],
 )

@@ -173,11 +173,11 @@ def test_a_difficulty_server_that_is_down_ends_the_build(tmp_path: Path, monkeyp
 def test_the_config_of_the_guide_is_one() -> None:
     from configs import bundled_config
     from configs.overrides import read_config
-    from configs.schema import checked
+    from configs.schema import parse_config
     from data_construction.build import BuildConfig
 
     file = bundled_config().parents[1] / "build" / "qwen2_5_vl_72b_qwen3_32b.yaml"
-    config = checked(BuildConfig, read_config(file), file)
+    config = parse_config(BuildConfig, read_config(file), file)
     assert config.roles.of("summarizer").extra_body["chat_template_kwargs"] == {"enable_thinking": True}
     assert config.roles.of("rewriter").extra_body["chat_template_kwargs"] == {"enable_thinking": False}
     assert config.roles.of("rewriter").top_p == config.roles.reasoner.top_p

@@ -53,7 +53,7 @@ def test_every_command_is_named_in_this_test() -> None:
         (["run", "missing.yaml"], 2, "There is no config at missing.yaml"),
         (["run", "folder"], 2, "folder cannot be read"),
         (["run", "bad.yaml"], 2, "Unknown key 'sede' in bad.yaml; did you mean 'seed'?"),
-        (["run", "type.yaml"], 2, "'seed' in type.yaml should be a valid integer"),
+        (["run", "type.yaml"], 2, "'seed' in type.yaml: wanted a whole number"),
         (["problems", "scenes", "--n", "0", "--out", "x"], 2, "should be greater than or equal to 1"),
         (["problems", "scenes", "--n", "many", "--out", "x"], 2, "--n': Input should be a valid integer"),
         (["problems", "sceens", "--n", "1", "--out", "x"], 2, "Unknown problem source 'sceens'"),

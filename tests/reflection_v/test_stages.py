@@ -121,7 +121,7 @@ def test_another_model_in_the_same_folder_is_noticed(folder: Path, models: dict[
     ("old", "new", "words"),
     [
         (r"rounds: \d+", "round: 4", r"Unknown key 'loop\.round' in .*build\.yaml; did you mean 'rounds'"),
-        (r"rounds: \d+", "rounds: many", r"'loop\.rounds' in .* should be a valid integer"),
+        (r"rounds: \d+", "rounds: many", r"'loop\.rounds' in .*: wanted a whole number"),
     ],
 )
 def test_a_wrong_build_config_is_named_at_once(

@@ -17,7 +17,7 @@ from configs import bundled_config
 from configs.errors import UserError
 from configs.overrides import read_config
 from configs.run_config import load_run_config
-from configs.schema import check_keys, checked
+from configs.schema import check_keys, parse_config
 from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
@@ -248,7 +248,7 @@ def test_every_config_loads_and_passes_check_and_plan(
     out |= {"model": str(tiny_vlm_dir)} if path.parent.name == "tiny" else {}
     kind = path.stem.split("_")[0]
     if "build" in (kind, path.parent.name):
-        checked(BuildConfig, keys, path)
+        parse_config(BuildConfig, keys, path)
     elif kind == "eval":
         check_keys(keys, EvalKeys, EvalConfig)
     elif kind == "study":

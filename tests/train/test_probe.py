@@ -103,7 +103,7 @@ def test_the_composition_of_the_yaml(keys: dict[str, Any], tmp_path: Path) -> No
 
 BAD = [
     ({"acuracy": 1.0}, "did you mean 'accuracy'"),
-    ({"accuracy": 1.0, "length": {"wieght": 1.0}}, "Unknown key 'wieght'"),
+    ({"accuracy": 1.0, "length": {"wieght": 1.0}}, "Unknown key 'rewards.length.wieght'"),
     ({"accuracy": 1.0, "length": {"weight": 1.0, "gate": "wrong"}}, "wanted|known|unknown"),
     ({"accuracy": 1.0, "length": {"weight": 1.0, "std": 0.0}}, r"std of 'length' must be from 1e-12 to 1,000,000"),
     ({"accuracy": 1.0, "length": {"weight": 1.0, "std": float("nan")}}, "std of 'length' must be from"),
