@@ -1,4 +1,12 @@
-"""Where a config comes from: a YAML file, the files that it names, and the keys of a command line on top."""
+"""Where the settings of a run come together: a YAML file, the file it is based on, and the keys of a command line on top.
+
+    base: ../base/grpo.yaml      # its keys, unless they are given here; seen from this file
+    model: Qwen/Qwen2.5-VL-7B-Instruct
+    prompt_selection: {samples: 16}   # nested keys are merged one by one
+
+Later sources win: the base, the file itself, then ``--key value``. Defaults stand in the classes that
+``configs.schema`` checks the settings against.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,15 +18,39 @@ from configs.errors import ConfigError
 from configs.schema import describe_value
 
 
-def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping in a YAML file (or a copy of the mapping given).
+class Settings(dict[str, Any]):
+    """The keys of a config and the ``file`` they come from, None for keys of a caller's.
+
+    What is read once and used later keeps its file, so that relative names mean the same as in the file itself.
+    """
+
+    def __init__(self, keys: Mapping[str, Any], file: Path | None = None) -> None:
+        super().__init__(keys)
+        self.file = file
+
+    @property
+    def where(self) -> str:
+        """The config's name in error messages."""
+        return str(self.file or "the config")
+
+    @property
+    def folder(self) -> Path:
+        """The folder from which relative names in the config are seen."""
+        return Path.cwd() if self.file is None else self.file.resolve().parent
+
+
+def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Settings:
+    """The settings in a YAML file (or a copy of the mapping given) with ``overrides`` on top.
 
     Raises:
-        ConfigError: the file is missing, not YAML, not a mapping, or names a key twice.
+        ConfigError: the file or a base of it is missing, not YAML, not a mapping, names a key twice, or is based on itself.
     """
     if isinstance(source, Mapping):
-        return dict(source)
-    path = Path(source)
+        return Settings(merge(source, overrides), source.file if isinstance(source, Settings) else None)
+    return Settings(merge(_read_file(Path(source)), overrides), Path(source))
+
+
+def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -31,25 +63,16 @@ def read_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} must hold keys and values, found {describe_value(data)}.")
-    return {str(key): value for key, value in data.items()}
-
-
-class FileKeys(dict[str, Any]):
-    """Keys that were read from the config ``file``, perhaps with others in their place; relative names are seen from its folder.
-
-    A config that is read once and used later passes as this, so that it means the same as the file itself.
-    """
-
-    def __init__(self, file: str | Path, keys: Mapping[str, Any]) -> None:
-        super().__init__(keys)
-        self.file = Path(file)
-
-
-def file_of(source: str | Path | Mapping[str, Any]) -> Path | None:
-    """The file of a config; None for a mapping that comes from none."""
-    if isinstance(source, Mapping):
-        return source.file if isinstance(source, FileKeys) else None
-    return Path(source)
+    keys = {str(key): value for key, value in data.items()}
+    if not str(keys.get("base", "")).endswith((".yaml", ".yml")):  # a study has a key "base", which names a model
+        return keys
+    base, chain = beside(path, str(keys.pop("base"))), (*based_on_it, path.resolve())
+    if base in chain:
+        circle = " -> ".join(file.name for file in (*chain, base))
+        raise ConfigError(f"'base' in {path} leads back to a config that is based on it: {circle}.")
+    if not base.is_file():
+        raise ConfigError(f"'base' in {path} names {base}, which does not exist.")
+    return merge(_read_file(base, chain), keys)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -87,7 +87,7 @@ def load_run_config(path: Path, **overrides: str | None) -> RunConfig:
     Raises:
         ConfigError: the file, a key, a value or a file that it names is wrong; the sentence names which.
     """
-    settings = read_config(path) | {key: value for key, value in overrides.items() if value is not None}
+    settings = read_config(path, {key: value for key, value in overrides.items() if value is not None})
     config = parse_config(RunConfig, settings, path)
     for key in STAGE_FILES:
         file = beside(path, getattr(config, key))

@@ -88,6 +88,10 @@ def _check_mapping(data: Mapping[str, Any], classes: Iterable[type], path: str, 
     checked = {}
     for key, value in data.items():
         name = f"{path}{key}"
+        if key == "base" and key not in hints:
+            raise ConfigError(
+                f"'base' in {where} must name a YAML file, and stand in a file itself; found {describe_value(value)}."
+            )
         if key not in hints:
             near = nearest(str(key), hints) or (f"; known are {', '.join(hints)}." if len(hints) <= MOST_NAMED else ".")
             raise ConfigError(f"Unknown key '{name}' in {where}{near}")

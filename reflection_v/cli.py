@@ -173,11 +173,11 @@ def build(
         return
     if config is None:
         raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or --stats DIR.")
-    from configs.overrides import merge, read_config
+    from configs.overrides import read_config
     from configs.schema import parse_config
 
     given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner}
-    settings = merge(read_config(config), extra_keys(context) | texts(given))
+    settings = read_config(config, extra_keys(context) | texts(given))
     from data_construction import build as work
 
     values = parse_config(work.BuildConfig, settings, config)

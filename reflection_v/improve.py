@@ -29,7 +29,7 @@ from pydantic import Field
 from configs.errors import ConfigError, UserError
 from configs.folders import lock, make_folder, read_record, refuse_foreign
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
-from configs.overrides import merge, read_config
+from configs.overrides import read_config
 from configs.processes import refuse_several
 from configs.provenance import begun
 from configs.schema import StrictModel, parse_config
@@ -84,7 +84,7 @@ def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
     Raises:
         ConfigError: a key, a value, or a file that is not there.
     """
-    config = parse_config(ImproveConfig, merge(read_config(path), overrides), path)
+    config = parse_config(ImproveConfig, read_config(path, overrides), path)
     for key in ("problems", "heldout", "out"):
         if not getattr(config, key):
             raise ConfigError(f"{path} must say '{key}', or give --{key}.")

@@ -19,7 +19,7 @@ from configs.errors import ConfigError
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic
 from configs.machine import usable_cores
-from configs.overrides import FileKeys, merge, read_config
+from configs.overrides import read_config
 from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
@@ -138,10 +138,7 @@ class Pipeline:
         for keys in self.own_keys.values():
             keys["seed"] = config.seed
         # Read once: a file that is edited while an earlier stage runs must not decide what a later one does.
-        self.keys = {
-            name: FileKeys(getattr(config, name), merge(read_config(getattr(config, name)), keys))
-            for name, keys in self.own_keys.items()
-        }
+        self.keys = {name: read_config(getattr(config, name), keys) for name, keys in self.own_keys.items()}
         for name, keys in self.keys.items():  # a record would keep them, and a message about a changed one repeat them
             refuse_passwords(keys, getattr(config, name))
         self.build_config = parse_config(BuildConfig, self.keys["build"], config.build)
@@ -202,7 +199,7 @@ class Pipeline:
             return {}
         from reward.terms import source_of
 
-        folder = self.keys["grpo"].get("reward_folder") or self.keys["grpo"].file.parent
+        folder = self.keys["grpo"].get("reward_folder") or self.keys["grpo"].folder
         with contextlib.suppress(ConfigError, OSError):
             return {REWARD_FILES: reward_files(map(source_of, names), Path(str(folder)))}
         return {}

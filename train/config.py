@@ -16,7 +16,7 @@ from typing import Any, get_args
 from configs import bundled_config
 from configs.api_key import refuse_passwords
 from configs.errors import ConfigError, UserError
-from configs.overrides import file_of, merge, read_config
+from configs.overrides import read_config
 from configs.packages import needs
 from configs.processes import joining, settle_processes
 from configs.schema import check_keys, fields_of, parse_config
@@ -80,8 +80,8 @@ def load_stage(
         ConfigError: anything wrong with a key, a type or a value, in one sentence; or see ``configs.processes``.
         UserError: the other processes do not come.
     """
-    where = str(file_of(source) or "the config")
-    given = merge(read_config(source), overrides)
+    given = read_config(source, overrides)
+    where = given.where
     for key, reason in refused.items():
         if given.get(key) not in (None, False, defaults.get(key)):
             raise ConfigError(f"'{key}' in {where}: {reason}")

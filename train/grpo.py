@@ -28,7 +28,7 @@ from trl import GRPOConfig
 from configs.errors import ConfigError, UserError
 from configs.jsonl import write_json_atomic
 from configs.model_name import check_model_name
-from configs.overrides import file_of
+from configs.overrides import read_config
 from configs.schema import nearest
 from reward.batch import KNOWN
 from reward.files import is_user_reward, reward_files
@@ -72,9 +72,10 @@ SHOWN = ("reward", "accuracy/right", "mass/second_half", "completions/mean_lengt
 
 def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Stage:
     """The checked config of a GRPO run; ConfigError otherwise."""
-    stage = load_stage(source, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED, overrides)
+    settings = read_config(source, overrides)
+    stage = load_stage(settings, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED)
     check_rewards(stage.options.rewards, stage.args)
-    _find_user_rewards(stage, source)
+    _find_user_rewards(stage, settings.folder)
     check_selection(stage.options.prompt_selection)
     check_domain_weights(stage.options.domain_weights)
     check_model_name(stage.options.responder or "")
@@ -83,13 +84,11 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     return stage
 
 
-def _find_user_rewards(stage: Stage, source: str | Path | Mapping[str, Any]) -> None:
+def _find_user_rewards(stage: Stage, folder: Path) -> None:
     """Where the files of a user's rewards are; they are not run here."""
     options = stage.options
     names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
     if names and options.reward_folder is None:
-        file = file_of(source)
-        folder = Path.cwd() if file is None else file.resolve().parent
         options.reward_folder = stage.settings["reward_folder"] = str(folder)
     _reward_files(options)
     if options.reward_seconds <= 0:

@@ -21,7 +21,7 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from configs.errors import ConfigError, UserError
-from configs.overrides import merge, read_config
+from configs.overrides import read_config
 from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
 from train.config import Stage, as_if
@@ -277,7 +277,7 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
         wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
     """
     # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
-    given = merge(read_config(config), overrides)
+    given = read_config(config, overrides)
     gpus = given.get("gpus")
     processes = settle_processes().count
     overrides = {**overrides, **_precision_of_the_run(given, config)}

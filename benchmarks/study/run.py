@@ -31,7 +31,7 @@ from configs.errors import ConfigError, UserError
 from configs.folders import lock, make_folder, read_record, refuse_foreign
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
-from configs.overrides import merge, parse_arguments, read_config
+from configs.overrides import parse_arguments, read_config
 from configs.processes import refuse_several
 from configs.schema import StrictModel, parse_config
 from configs.stopping import stopped_code, watch_sigterm
@@ -110,7 +110,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
     from train.grpo import load_grpo
 
     refuse_several("the study")
-    config = parse_config(StudyConfig, merge(read_config(path), overrides or {}), path)
+    config = parse_config(StudyConfig, read_config(path, overrides), path)
     for key in ("run", "out"):
         if not getattr(config, key):
             raise ConfigError(f"{path} must say '{key}', or give --{key}.")

@@ -73,7 +73,7 @@ def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
     traces = run / "build" / "traces.jsonl"
     if not traces.exists():
         raise UserError(f"There are no traces in {run}: finish 'reflection-v run' there first.")
-    config = parse_config(BuildConfig, read_config(start.build) | {"out": str(traces.parent)}, start.build)
+    config = parse_config(BuildConfig, read_config(start.build, {"out": str(traces.parent)}), start.build)
     mix = parse_config(MixConfig, config.mix.model_dump() | start.mix, "'start.mix' of the study")
     problems = problems_for_rows(run / "problems" / "train")
     rows, counts = cold_start_rows(judged_traces(problems, config), problems, mix, start.seed)

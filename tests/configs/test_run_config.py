@@ -42,6 +42,13 @@ def test_paths_are_relative_to_the_config(folder: Path, monkeypatch: pytest.Monk
     assert config.problems["train"].knobs() == {"family_names": ["count"], "counterfactual": True}
 
 
+def test_a_run_may_be_based_on_another(folder: Path) -> None:
+    (folder / "other.yaml").write_text(GOOD)
+    config = load(folder, "base: other.yaml\nmodel: my/folder\nproblems: {train: {n: 30}}\n", model=None)
+    assert (config.seed, config.model, config.problems["train"].n) == (3, "my/folder", 30)
+    assert config.problems["train"].source == "scenes,digits"
+
+
 def test_the_command_line_wins(folder: Path) -> None:
     config = load(folder, GOOD, model="my/folder", reasoner=None)
     assert (config.model, config.reasoner) == ("my/folder", "tiny-reasoner")

@@ -38,7 +38,7 @@ from vlm.images import open_image
 from vlm.load import load_vlm
 from vlm.problem import Problem
 
-CONFIGS = sorted(path for path in bundled_config("").rglob("*.yaml"))
+CONFIGS = sorted(path for path in bundled_config("").rglob("*.yaml") if path.parent.name != "base")
 
 
 def problem(number: int, **changes: Any) -> dict[str, Any]:

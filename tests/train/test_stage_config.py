@@ -10,7 +10,7 @@ from trl import GRPOConfig, SFTConfig
 from configs.errors import ConfigError
 from configs.overrides import merge
 from train.grpo import load_grpo
-from train.options import GrpoOptions, PromptSelection
+from train.options import GrpoOptions, Lora, PromptSelection
 from train.sft import load_sft
 
 GRPO: dict[str, Any] = {"output_dir": "out", "problems": "set"}
@@ -87,6 +87,14 @@ def test_values_that_yaml_reads_clumsily_are_understood(tmp_path: Path) -> None:
     stage = load_grpo(file, {"per_device_train_batch_size": 4})
     assert stage.args.learning_rate == 1e-4 and stage.args.num_generations == 4
     assert stage.args.scale_rewards == "none"
+
+
+def test_the_record_of_a_run_holds_the_settings_of_the_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("output_dir: out\nproblems: set\ntemperature: 0.7\nlora: {r: 8, alpha: 16}\n")
+    (tmp_path / "grpo.yaml").write_text("base: base.yaml\nlora: {r: 4}\n")
+    stage = load_grpo(tmp_path / "grpo.yaml")
+    assert stage.settings["lora"] == {"r": 4, "alpha": 16} and stage.options.lora == Lora(4, 16)
+    assert stage.settings["temperature"] == stage.args.temperature == 0.7 and "base" not in stage.settings
 
 
 def test_without_an_accelerator_the_cpu_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
