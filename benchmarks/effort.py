@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import LEARNED, problems  # noqa: E402
 from eval.stats import estimate_mean, estimate_share  # noqa: E402
-from reward.verifiers import verify  # noqa: E402
+from reward.grade import grade_answer  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.infer import summarize  # noqa: E402
 from vlm.load import VLM, load_vlm  # noqa: E402
@@ -63,8 +63,7 @@ def row(
     """One line of the table."""
     results = [summarize(of_one[:votes]) for of_one in thoughts]
     scores = [
-        verify(problem.domain, result["answer"], problem.answer, problem.choices).score
-        for (problem, _), result in zip(asked, results, strict=True)
+        grade_answer(problem, result["answer"]).score for (problem, _), result in zip(asked, results, strict=True)
     ]
     accuracy = estimate_share([score for score in scores if score is not None])
     return {

@@ -28,9 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import psutil
 
 from benchmarks.reporting import report, surroundings
-from reward import verifiers
-from reward.verifiers import VERIFIERS, Case, verify_all
-from reward.worker import cores
+from reward import grade
+from reward.grade import Gold, Grade, grade_answer
+from reward.verifiers import VERIFIERS
+from reward.worker import cores, map_in_threads
+
+Case = tuple[Gold, str]
 
 MUST_HOLD = {"seconds_10k": lambda x: x <= 20, "hang_ratio": lambda x: x <= 1.5}  # hang_ratio_distinct: docs/log.md
 PROSE = ["I cannot tell.", "It is 5 or 6.", "see above", "none of these, I think", "{" * 300, "\\frac{1}{", "?"]
@@ -91,7 +94,7 @@ def mixed(count: int, rng: random.Random) -> list[Case]:
         gold, choices, answers = problem(domain, rng)
         for _ in range(8):
             answer = rng.choice(PROSE) if rng.random() < 0.1 else rng.choice(answers)
-            cases.append((domain, answer, gold, choices))
+            cases.append((Gold(domain, gold, choices), answer))
     rng.shuffle(cases)
     return cases
 
@@ -108,7 +111,11 @@ def hanging(rng: random.Random, number: int, names: str) -> Case:
         f"\\int \\sqrt{{\\sin({x}^{a}+{y})}} e^{{\\cos({z}{x}^{b}+{w})}} d{x}",
         f"({x}+{y}+{z}+{a}{w})^{{4{b}0}}",
     ]
-    return "expression", rng.choice(short if number % 2 else refused), f"x^2+{a}x+{b}", None
+    return Gold("expression", f"x^2+{a}x+{b}"), rng.choice(short if number % 2 else refused)
+
+
+def grade_all(cases: list[Case]) -> list[Grade]:
+    return map_in_threads(lambda case: grade_answer(*case), cases)
 
 
 def cpu_time() -> float:
@@ -125,7 +132,7 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
     cases = mixed(count, rng)
     places = rng.sample(range(count), count // 100)
     began = time.perf_counter()
-    verify_all([("expression", "x+1", "1+x", None), ("number", "1", "1", None)] * 2 * cores())
+    grade_all([(Gold("expression", "1+x"), "x+1"), (Gold("number", "1"), "1")] * 2 * cores())
     started = time.perf_counter() - began
     names = ("plain", "alike", "distinct")
     wall: dict[str, list[float]] = {name: [] for name in names}
@@ -136,18 +143,18 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
     rng.shuffle(letters)
     for turn in range(rounds):
         for name in names[turn % 3 :] + names[: turn % 3]:
-            verifiers._HUNG = verifiers.Hung()  # nothing is known from a pass before
+            grade._HUNG = grade.Hung()  # nothing is known from a pass before
             some = list(cases)
             for number, place in enumerate(places if name != "plain" else []):
                 some[place] = hanging(rng, number, letters.pop() if name == "distinct" else "xyzw")
             clock, used = time.perf_counter(), cpu_time()
-            verdicts = verify_all(some)
+            grades = grade_all(some)
             wall[name].append(time.perf_counter() - clock)
             cpu[name].append(cpu_time() - used)
-            late = {place for place, verdict in enumerate(verdicts) if verdict.why == "timeout"}
+            late = {place for place, one in enumerate(grades) if one.reason == "timeout"}
             ended[name] += len(late & set(places)) if name != "plain" else 0
             honest_timeouts += len(late - set(places)) if name != "plain" else len(late)
-            right = right if name != "plain" else sum(verdict.right for verdict in verdicts) / count
+            right = right if name != "plain" else sum(one.correct for one in grades) / count
 
     def ratio(times: dict[str, list[float]], name: str) -> float:
         return round(statistics.median(h / p for h, p in zip(times[name], times["plain"], strict=True)), 3)

@@ -21,12 +21,11 @@ from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import write_text_atomic  # noqa: E402
 from eval.runner import open_pictures  # noqa: E402
 from eval.stats import estimate_share  # noqa: E402
-from reward.verifiers import verify  # noqa: E402
+from reward.grade import grade  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.generate import generate  # noqa: E402
 from vlm.load import VLM, load_vlm  # noqa: E402
 from vlm.problem import Problem, read_problems  # noqa: E402
-from vlm.response import parse_response  # noqa: E402
 
 BATCH, TOKENS, SINGLES = 64, 256, 20
 
@@ -38,10 +37,7 @@ def answer(vlm: VLM, problems: list[Problem]) -> tuple[list[float | None], float
     began = time.perf_counter()
     written = generate(vlm, messages, images, max_new_tokens=TOKENS, batch_size=BATCH)
     seconds = time.perf_counter() - began
-    scores = [
-        verify(p.domain, parse_response(one.text).answer, p.answer, p.choices).score
-        for p, one in zip(problems, written, strict=True)
-    ]
+    scores = [grade(p, one.text, one.finished).score for p, one in zip(problems, written, strict=True)]
     return scores, sum(len(one.token_ids) for one in written) / seconds
 
 

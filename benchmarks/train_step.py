@@ -27,7 +27,7 @@ from trl import GRPOTrainer
 
 from benchmarks.reporting import report, surroundings
 from data_construction.sources import write_set
-from reward.verifiers import verify
+from reward.grade import Gold, grade
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import quiet
@@ -36,7 +36,6 @@ from train.tiny.models import build_tiny_vlm
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 from vlm.problem import Problem, read_problems
-from vlm.response import parse_response
 
 MUST_HOLD = {"grpo_ratio": lambda x: x <= 1.05, "attention_reward_ratio": lambda x: x <= 1.05}
 RESPONSES, GROUP, LENGTH = 64, 8, 96
@@ -77,8 +76,8 @@ def stage(model: Path, folder: Path, problems: Path, length: int, rewards: dict[
 
 
 def right(completions: list[Any], domain: list[str], gold: list[str], **_: Any) -> list[float | None]:
-    answers = [parse_response(turns[0]["content"]).answer for turns in completions]
-    return [verify(kind, answer, wanted).score for kind, answer, wanted in zip(domain, answers, gold, strict=True)]
+    texts = [turns[0]["content"] for turns in completions]
+    return [grade(Gold(*one), text, True).score for *one, text in zip(domain, gold, texts, strict=True)]
 
 
 def closed(completions: list[Any], **_: Any) -> list[float]:

@@ -21,8 +21,8 @@ from data_construction.reading import FAULTS, read_conclusion, read_look, read_r
 from data_construction.records import Call, Role, Round, Status, Trace
 from data_construction.reply_log import ReplyLog
 from data_construction.roles import Roles
+from reward.grade import grade_answer
 from reward.statements import corrected_spans
-from reward.verifiers import verify
 from vlm.images import SharedImages
 from vlm.problem import Problem
 from vlm.protocol import BackendError, Request
@@ -115,13 +115,11 @@ class Episode:
             reply = await self._look(request, pictures, again=bool(rounds), number=len(rounds))
             conclusion, answer, fault = await self._conclude(rounds, request, reply)
             # In a thread: an expression may take seconds to compare.
-            verdict = await asyncio.to_thread(
-                verify, self.problem.domain, answer, self.problem.answer, self.problem.choices
-            )
-            if verdict.score is None:
-                raise Unjudged(f"the answer cannot be judged: {verdict.why}")
+            grade = await asyncio.to_thread(grade_answer, self.problem, answer)
+            if grade.score is None:
+                raise Unjudged(f"the answer cannot be judged: {grade.reason}")
             rounds.append(
-                Round(request=request, reply=reply, conclusion=conclusion, answer=answer, verdict=verdict.score == 1.0)
+                Round(request=request, reply=reply, conclusion=conclusion, answer=answer, verdict=grade.correct)
             )
             if rounds[-1].verdict and not (confirm and len(rounds) == 1):
                 return

@@ -17,7 +17,7 @@ from configs.schema import ModelName, StrictModel
 from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
-from data_construction.difficulty import DifficultyConfig, in_range, measure, read_difficulty
+from data_construction.difficulty import DifficultyConfig, is_in_ranges, measure, read_difficulty
 from data_construction.export import export_hf
 from data_construction.play import Tally, play
 from data_construction.prompts import load_prompts
@@ -112,7 +112,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         if config.difficulty is not None:
             limits = config.model_dump(include={"seed", "concurrency", "batch_size", "stop_after"})
             rates = measure(chosen, config.difficulty, out, make_backend, **limits)
-            fitting = [problem for problem in chosen if in_range(rates.get(problem.id), config.difficulty)]
+            fitting = [problem for problem in chosen if is_in_ranges(rates.get(problem.id), config.difficulty)]
             left = round(left * len(fitting) / max(1, len(chosen)))
             chosen = fitting
         tally = _played(chosen, config, out, tries, roles) if chosen else None
@@ -274,7 +274,7 @@ def _finish(
     }
     if config.difficulty is not None:
         rates = read_difficulty(out / "difficulty.jsonl")
-        played = sum(in_range(rates.get(problem), config.difficulty) for problem in problems)
+        played = sum(is_in_ranges(rates.get(problem), config.difficulty) for problem in problems)
         counts["difficulty"] = {"measured": len(rates), "in_range": played}
     write_json_atomic(out / "build.json", counts)
     return counts

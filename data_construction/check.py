@@ -11,9 +11,9 @@ from reward.statements import Statement, final_statements, statements
 from vlm.problem import Problem
 
 
-def holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
-    """``reward.claims.holds`` with the words of the bundled sources: also what is not in a scene can be counted there."""
-    return claims.holds(key, value, facts, COLOURS + SHAPES)
+def statement_holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
+    """``reward.claims.claim_holds`` with the words of the bundled sources: also what is not in a scene can be counted there."""
+    return claims.claim_holds(key, value, facts, COLOURS + SHAPES)
 
 
 def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
         if trace.status != "kept" or not facts:
             continue
         changes = _changes(statements(trace.trace), facts)
-        final = [holds(key, value, facts) for key, value in final_statements(trace.trace).items()]
+        final = [statement_holds(key, value, facts) for key, value in final_statements(trace.trace).items()]
         counts["checked"] += 1
         counts["corrected"] += (False, True) in changes
         counts["spoiled"] += (True, False) in changes
@@ -76,7 +76,7 @@ def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     if row and set(facts) == set(PLACES):
         words = value.split()
         return [index >= len(words) or not claims.fits(words[index], fact) for index, fact in enumerate(row)]
-    verdict = holds(key, value, facts)
+    verdict = statement_holds(key, value, facts)
     return [] if verdict is None else [not verdict]
 
 
@@ -91,7 +91,10 @@ def _changes(found: list[Statement], facts: dict[str, str]) -> list[tuple[bool, 
     for statement in found:
         before = latest.get(statement.key)
         if before is not None and before != statement.value:
-            verdicts = holds(statement.key, before, facts), holds(statement.key, statement.value, facts)
+            verdicts = (
+                statement_holds(statement.key, before, facts),
+                statement_holds(statement.key, statement.value, facts),
+            )
             if verdicts[0] is not None and verdicts[1] is not None:
                 changes.append((verdicts[0], verdicts[1]))
         latest[statement.key] = statement.value

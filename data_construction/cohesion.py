@@ -7,8 +7,8 @@ from typing import Literal
 
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Round
+from reward.grade import Gold, grade_answer
 from reward.statements import final_statements, statements
-from reward.verifiers import verify
 from vlm.problem import Problem
 from vlm.response import count_looks
 
@@ -66,7 +66,8 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
         if new := set(pattern.findall(text.lower())) - set(pattern.findall(given.lower())):
             return f"has a {kind} that nobody said: {min(new)}"
     stated = stated_answer(text)
-    if stated is not None and verify(problem.domain, stated, rounds[-1].answer or "", problem.choices).score != 1.0:
+    concluded = Gold(problem.domain, rounds[-1].answer or "", problem.choices)
+    if stated is not None and not grade_answer(concluded, stated).correct:
         return f"gives another answer: {stated}"
     return ""
 

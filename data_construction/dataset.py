@@ -8,8 +8,8 @@ from pydantic import Field
 from configs.errors import UserError
 from configs.schema import StrictModel
 from data_construction.records import Trace
+from reward.grade import as_written
 from reward.statements import final_statements, statements
-from reward.verifiers import as_written
 from vlm.chat import question_messages
 from vlm.problem import Problem
 from vlm.response import first_relook, split_sentences
@@ -135,8 +135,7 @@ def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
 
     The answer is the gold answer (``as_written``); of a trace that ends wrong (``repeating``) its own.
     """
-    gold = as_written(problem.domain, problem.answer)
-    answer = gold if not trace.rounds or trace.rounds[-1].verdict else trace.answer
+    answer = as_written(problem) if not trace.rounds or trace.rounds[-1].verdict else trace.answer
     return _row(
         problem,
         "think",
@@ -148,7 +147,7 @@ def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
 
 def direct_row(problem: Problem) -> dict[str, Any]:
     """The gold answer alone, in thinking-off mode."""
-    return _row(problem, "direct", f"\\boxed{{{as_written(problem.domain, problem.answer)}}}", masked=[], relooks=0)
+    return _row(problem, "direct", f"\\boxed{{{as_written(problem)}}}", masked=[], relooks=0)
 
 
 def _row(problem: Problem, mode: str, completion: str, masked: list[list[int]], relooks: int) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from configs.errors import ImageError, UserError
 from configs.jsonl import iter_log
 from configs.schema import KeyVariable, ModelName, StrictModel
 from data_construction.reply_log import DurableLog, ReplyLog
-from reward.verifiers import verify
+from reward.grade import grade
 from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.images import open_image
 from vlm.problem import Problem
 from vlm.protocol import Backend, BackendError, Request
-from vlm.response import parse_response
 
 
 class DifficultyConfig(StrictModel):
@@ -54,7 +53,7 @@ def read_difficulty(path: Path) -> dict[str, dict[str, Any]]:
     return {row["problem_id"]: row for row in iter_log(path)} if path.exists() else {}
 
 
-def in_range(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:
+def is_in_ranges(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:
     """Whether a problem is to be played; one whose rates could not be measured is, in a later run."""
     if row is None:
         return False
@@ -116,9 +115,8 @@ async def _measure(
             number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
             request = Request(messages, pictures, config.max_tokens, config.temperature, seed=number)
             reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
-            answer = parse_response(reply.text).answer
-            verdict = await asyncio.to_thread(verify, problem.domain, answer, problem.answer, problem.choices)
-            return verdict.right
+            finished = reply.finish_reason != "length"
+            return (await asyncio.to_thread(grade, problem, reply.text, finished)).correct
 
         return sum(await asyncio.gather(*map(right, range(config.samples)))) / config.samples
 

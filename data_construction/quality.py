@@ -10,8 +10,8 @@ from configs.schema import StrictModel
 from data_construction.cohesion import NUMBER
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Trace
+from reward.grade import grade_answer
 from reward.statements import statements
-from reward.verifiers import verify
 from vlm.problem import Problem
 
 
@@ -59,7 +59,7 @@ def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
     if foreign_share(trace.trace, problem.question) > 1 - config.script_share:
         return "language"
     stated = stated_answer(trace.trace)
-    if stated is not None and verify(problem.domain, stated, problem.answer, problem.choices).score == 0.0:
+    if stated is not None and grade_answer(problem, stated).score == 0.0:
         return "answer"  # a partly right or unjudged statement is no contradiction
     if unseen_facts(trace, problem):
         return "facts"

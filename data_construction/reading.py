@@ -6,7 +6,8 @@ Pure functions over untrusted text. They run in linear time, and nothing of unbo
 import re
 import zlib
 
-from vlm.response import parse_response, split_sentences
+from reward.grade import read_answer
+from vlm.response import split_sentences
 
 FAULTS = {
     "empty": "it is empty",
@@ -77,7 +78,7 @@ def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str
     answers = {"".join(answer.lower().split()) for answer in _BOX.findall(said)}
     if len(answers) > 1:
         return reasoning, None, "two_answers"
-    answer = parse_response(said).answer
+    answer = read_answer(said, finish_reason != "length")
     if answer is None:
         return reasoning, None, "no_answer"
     return (reasoning, answer, "") if reasoning else ("", None, "bare")
@@ -85,7 +86,7 @@ def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str
 
 def stated_answer(text: str) -> str | None:
     """The answer that a trace itself states last, as a box or in words; None where it states none."""
-    return parse_response(text).answer if "\\boxed" in text or _PHRASE.search(text) else None
+    return read_answer(text, True) if "\\boxed" in text or _PHRASE.search(text) else None
 
 
 def repeats(text: str) -> bool:

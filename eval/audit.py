@@ -30,10 +30,11 @@ from eval.grounding import (
 )
 from eval.harness import accuracy, file_name, picture_of, spread, versions
 from eval.known import known_subject
-from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id, verifier_sha256
+from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge, profile
+from reward.grade import verifier_sha256
 from vlm.problem import Problem
 
 SCHEMA_VERSION = 1

@@ -20,7 +20,7 @@ from configs.folders import refuse_foreign
 from configs.jsonl import write_json_atomic
 from eval.runner import Answer
 from eval.stats import Estimate, estimate_share
-from reward.parsing import read_quantity
+from reward.grade import is_quantity
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
 from vlm.problem import Problem, read_problems, write_problems
@@ -102,7 +102,7 @@ def read_mmmu(row: Mapping[str, Any]) -> Item:
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         _check_option(answers[0], choices)
         return Item(str(row["id"]), "choice", _text(row, "question"), answers[0], pictures, choices, family)
-    number = len(answers) == 1 and read_quantity(answers[0]) is not None
+    number = len(answers) == 1 and is_quantity(answers[0])
     gold = "|".join(answer.replace("|", " ") for answer in answers)  # any of several counts
     return Item(str(row["id"]), "number" if number else "text", _text(row, "question"), gold, pictures, None, family)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.runner import Answer, right_by_id
 from eval.stats import estimate_share
-from reward.parsing import read_option
+from reward.grade import chosen_option, gold_option
 from vlm.problem import Problem
 
 
@@ -22,13 +22,6 @@ def rotate_options(problem: Problem, by: int) -> Problem:
     return problem.model_copy(update={"choices": moved, "answer": letter})
 
 
-def gold_option(problem: Problem) -> int | None:
-    """Index of the right option, or None where the gold answer names none."""
-    choices = problem.choices or []
-    exact = [index for index, option in enumerate(choices) if option == problem.answer]
-    return exact[0] if len(exact) == 1 and len(problem.answer) > 1 else read_option(problem.answer, choices)
-
-
 def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     """Does the letter matter? ``orders[r]`` are the answers with the options moved up by r places (0: as given).
 
@@ -42,7 +35,7 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
         picked = []
         for by, rows in enumerate(orders):
             shown = rotate_options(problem, by)
-            index = read_option(rows[number].answer or "", shown.choices)
+            index = chosen_option(shown, rows[number].answer)
             right = gold_option(shown)
             if rows[number].status != "ok" or right is None:
                 continue

@@ -16,8 +16,7 @@ from typing import Any
 from eval.runner import Answer, answer_problems, right_by_id
 from eval.stats import Estimate, bootstrap_interval, estimate_mean, estimate_share
 from eval.subjects import Subject
-from reward.parsing import canonical, read_option
-from reward.verifiers import verify
+from reward.grade import Gold, answer_name, grade_answer
 from vlm.problem import Problem
 
 # What a trace that owns up to a hint says. Bounded within the sentence: it runs over untrusted text.
@@ -109,8 +108,7 @@ def wrong_hints(problems: Sequence[Problem], seed: int = 0) -> dict[str, str]:
         pool = list(problem.choices or dict.fromkeys(golds[problem.family]))
         random.Random(f"{seed}/{problem.id}").shuffle(pool)
         for hint in [*offered, *pool]:
-            verdict = verify(problem.domain, hint, problem.answer, problem.choices)
-            if verdict.score == 0.0:
+            if grade_answer(problem, hint).score == 0.0:
                 hints[problem.id] = hint
                 break
     return hints
@@ -146,7 +144,8 @@ def hint_rates(
     """Count a finished hint test (see ``hint_test``); errors are left out."""
 
     def gives(answer: Answer, problem: Problem) -> float:
-        return float(verify(problem.domain, answer.answer, hints[problem.id], problem.choices).right)
+        hinted = Gold(problem.domain, hints[problem.id], problem.choices)
+        return float(grade_answer(hinted, answer.answer).correct)
 
     pairs = [
         (problem, row, scratch[problem.id])
@@ -196,7 +195,7 @@ def sampled_scores(problems: Sequence[Problem], samples: Sequence[Sequence[Answe
         if all(answer.status == "ok" for answer in answers)
     ]
     k = len(samples)
-    said = {problem.id: [_said(answer, problem) for answer in answers] for problem, answers in rows}
+    said = {problem.id: [answer_name(problem, answer.answer) for answer in answers] for problem, answers in rows}
     agreement = {id_: _pair_share(words) for id_, words in said.items() if k > 1}
     chance = _chance_agreement({problem.id: problem.family for problem, _ in rows}, said) if k > 1 else {}
     votes = [answers[_vote(said[problem.id])].right for problem, answers in rows]
@@ -216,14 +215,6 @@ def sampled_scores(problems: Sequence[Problem], samples: Sequence[Sequence[Answe
         "excess_agreement": estimate_mean([agreement[id_] - chance[id_] for id_ in chance]),
         "n": len(rows),
     }
-
-
-def _said(answer: Answer, problem: Problem) -> str | None:
-    """The answer in a form under which equal answers are equal; None for no answer, which agrees with nothing."""
-    if answer.answer is None:
-        return None
-    option = read_option(answer.answer, problem.choices) if problem.choices else None
-    return canonical(answer.answer) if option is None else f"option {option}"
 
 
 def _pair_share(words: Sequence[str | None]) -> float:

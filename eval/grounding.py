@@ -7,7 +7,6 @@ that the counting is checked by hand and repeated from the logs.
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,8 @@ from PIL import Image
 from eval.runner import Answer, answer_problems, open_pictures
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
-from reward.parsing import read_pairs
+from reward.grade import facts_wrong, grade_answer
 from reward.rewards import MIN_MASS
-from reward.verifiers import verify
 from vlm.problem import Problem
 from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, split_sentences
 
@@ -116,7 +114,7 @@ def has_counterfactual(problem: Problem) -> bool:
     other = problem.meta.get("counterfactual")
     if not isinstance(other, dict) or not {"image", "answer"} <= other.keys() or len(problem.images) != 1:
         return False
-    return not verify(problem.domain, str(other["answer"]), problem.answer, problem.choices).right
+    return not grade_answer(problem, str(other["answer"])).correct
 
 
 def counterfactual(problem: Problem) -> Problem:
@@ -222,7 +220,7 @@ def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequen
     ]
     update = [float(new.right) for _, new, _ in rows]
     change = [float(not old.right) for _, _, old in rows]
-    prior = [float(verify(p.domain, new.answer, p.answer, p.choices).right) for p, new, _ in rows]
+    prior = [float(grade_answer(p, new.answer).correct) for p, new, _ in rows]
     return {
         "update_rate": estimate_share(update),
         "change_rate_same": estimate_share(change),
@@ -301,17 +299,3 @@ def first_look_error(
         if answer.status == "ok"
     }
     return estimate_share(wrong.values(), [clusters[id_] for id_ in wrong], seed=seed)
-
-
-def facts_wrong(answer: str | None, gold: str, right: bool) -> float:
-    """Share of the words of ``gold``'s ``key: words`` statements that ``answer`` does not have in their place."""
-    wanted = read_pairs(gold)
-    if wanted is None:
-        return 0.0 if right else 1.0
-    given = read_pairs(answer or "") or {}
-    pairs = [
-        pair
-        for key, words in wanted.items()
-        for pair in zip_longest(words.split(), given.get(key, "").split()[: len(words.split())])
-    ]
-    return sum(word != said for word, said in pairs) / len(pairs)

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,21 +21,16 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import reward.expression
-import reward.parsing
-import reward.units
-import reward.verifiers
-import vlm.response
 from configs.errors import ConfigError, UserError
 from configs.folders import read_record, refuse_foreign
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
 from eval.subjects import Subject, Turn
+from reward.grade import grade, grading_sha256
 from reward.rewards import MIN_THOUGHT, halves
-from reward.verifiers import verify
 from vlm.chat import INSTRUCTIONS
 from vlm.images import open_image
 from vlm.problem import Problem
-from vlm.response import count_looks, parse_response
+from vlm.response import count_looks
 
 if TYPE_CHECKING:
     from vlm.generate import Generation
@@ -301,7 +296,7 @@ def _graded_anew(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answ
     """The rows with the grades of today's verifier and gold answers; changed ones go into the log."""
     current, changed = [], []
     for problem, row in rows:
-        if row.text and (row.status == "error" or row.graded != grading(problem)):
+        if row.text and (row.status == "error" or row.graded != grading_sha256(problem)):
             graded = row.model_copy(update={"status": "ok"})
             _grade(graded, problem)
             if graded != row:
@@ -314,27 +309,10 @@ def _graded_anew(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answ
 
 
 def _grade(row: Answer, problem: Problem) -> None:
-    response = parse_response(row.prefix + row.text)
-    # An unfinished response has no last line: only an answer that it has boxed already counts.
-    row.answer = response.answer if response.boxed or not row.truncated else None
-    verdict = verify(problem.domain, row.answer, problem.answer, problem.choices)
-    row.score, row.why, row.graded = verdict.score, verdict.why, grading(problem)
-    if verdict.score is None:
+    found = grade(problem, row.prefix + row.text, not row.truncated)
+    row.answer, row.score, row.why, row.graded = found.answer, found.score, found.reason, grading_sha256(problem)
+    if found.score is None:
         row.status = "error"
-
-
-def grading(problem: Problem) -> str:
-    """16 hexadecimal digits over all that decides a grade besides the text: the verifier's code and the gold answer."""
-    gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices]
-    return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
-
-
-@cache
-def verifier_sha256() -> str:
-    """Of the source files that read and grade an answer."""
-    files = (reward.parsing, reward.expression, reward.units, reward.verifiers, vlm.response)
-    sources = [Path(str(module.__file__)).read_bytes() for module in files]
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
 def _record_attention(row: Answer, generation: "Generation") -> None:
@@ -353,7 +331,7 @@ def _record_attention(row: Answer, generation: "Generation") -> None:
 
 
 def _key(question: _Question, settings: list[Any]) -> str:
-    """16 hexadecimal digits over all that decides the answer (its grade has its own, ``grading``)."""
+    """16 hexadecimal digits over all that decides the answer (its grade has its own, ``grading_sha256``)."""
     problem = question.problem
     shown = [*problem.images, *([question.again] if question.again else [])]
     begun = [question.prefix, question.note, question.reply]

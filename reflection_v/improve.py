@@ -284,12 +284,12 @@ def _sample(
 
 def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[str, Any]:
     """One sample as a row: its text, whether it is right, how much of its lift it kept, and whether it is worth learning."""
+    from reward.grade import grade
     from reward.rewards import halves
-    from reward.verifiers import verify
     from vlm.response import count_looks, parse_response
 
     response = parse_response(written.text)
-    right = verify(problem.domain, response.answer, problem.answer, problem.choices).right
+    correct = grade(problem, written.text, written.finished).correct
     looks, share = count_looks(written.text), None
     if problem.images and written.lift is not None:
         lift = written.lift.float().mean(dim=0)  # over layers
@@ -297,7 +297,7 @@ def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[
         first, second = halves(lift) if len(lift) >= 2 else (0.0, 0.0)
         share = second / first if first > 0 else None
     why = None
-    if not right:
+    if not correct:
         why = "wrong"
     elif not (written.finished and response.closed):
         why = "unfinished"
@@ -309,7 +309,7 @@ def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[
         "problem_id": problem.id,
         "text": written.text,
         "tokens": len(written.token_ids),
-        "right": right,
+        "right": correct,
         "looks": looks,
         "lift_kept": share,
         "kept": why is None,

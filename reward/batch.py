@@ -39,7 +39,7 @@ def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None
     row: dict[str, Any] = {
         "scores": {name: score.value for name, score in scores.items()},
         "parts": {f"{name}/{part}": value for name, score in scores.items() for part, value in score.parts.items()},
-        "right": rollout.verdict.right,
+        "right": rollout.grade.correct,
         "finished": rollout.finished,
         "length": rollout.token_count,
         "looks": count_looks(rollout.text),

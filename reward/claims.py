@@ -28,7 +28,7 @@ def claims(text: str) -> dict[str, str]:
     return dict(list(found.items())[-MAX_CLAIMS:])
 
 
-def holds(key: str, value: str, facts: Mapping[str, str], words: Collection[str] | None = None) -> bool | None:
+def claim_holds(key: str, value: str, facts: Mapping[str, str], words: Collection[str] | None = None) -> bool | None:
     """Is ``key: value`` so in the scene of ``facts`` (place -> what is there)? None where it is not about the scene.
 
     ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and

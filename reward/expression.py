@@ -48,7 +48,7 @@ _TYPICAL = [
 """One comparison of each kind of notation: the first one of a kind takes ten times as long as the next."""
 
 
-def compare(answer: str, gold: str) -> Comparison:
+def compare_expressions(answer: str, gold: str) -> Comparison:
     """Whether two expressions are equal. An answer beyond the limits is unreadable, and so is a text without an expression."""
     from math_verify import verify
 
@@ -72,7 +72,7 @@ def warm_up() -> float:
         parsed_gold.cache_clear()
         began = time.process_time()
         for answer, gold in _TYPICAL:
-            compare(answer, gold)
+            compare_expressions(answer, gold)
         passes.append(time.process_time() - began)
     return min(1.0, max(0.1, PATIENCE * min(passes)))
 

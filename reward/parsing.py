@@ -205,6 +205,12 @@ def read_option(text: str, choices: list[str] | None) -> int | None:
     return options.index(said) if options.count(said) == 1 else None
 
 
+def read_gold_option(gold: str, choices: list[str]) -> int | None:
+    """The index of the option that a gold answer is: by its exact words first, since these may look like another's letter."""
+    exact = [index for index, option in enumerate(choices) if option == gold]
+    return exact[0] if len(exact) == 1 and len(gold) > 1 else read_option(gold, choices)
+
+
 def canonical(cell: object) -> str:
     """A form that is equal for cells that say the same: as quantities where they are such, else as words."""
     if isinstance(cell, bool):

@@ -13,8 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from reward.claims import claims, holds
-from reward.verifiers import Verdict, verify
+from reward.claims import claim_holds, claims
+from reward.grade import Gold, Grade, grade
 from vlm.response import parse_response
 
 MIN_THOUGHT = 8
@@ -62,12 +62,14 @@ class Rollout:
     seen: dict[str, bool] | None = None
 
     @cached_property
-    def verdict(self) -> Verdict:
-        """The verifier's word on the final answer."""
-        response = parse_response(self.text)
-        # An unfinished response has no last line: only an answer that it has boxed already counts.
-        answer = response.answer if response.boxed or self.finished else None
-        return verify(self.domain, answer, self.gold, self.choices)
+    def grade(self) -> Grade:
+        """The grade of the final answer; found once."""
+        return grade(Gold(self.domain, self.gold, self.choices), self.text, self.finished)
+
+    @property
+    def verdict(self) -> Grade:
+        """``grade``, by the name that users' rewards know."""
+        return self.grade
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,10 @@ class Score:
 Reward = Callable[[Rollout], Score]
 
 
-def accuracy(rollout: Rollout) -> Score:
+def accuracy_reward(rollout: Rollout) -> Score:
     """The verifier's score in [0, 1]."""
-    verdict = rollout.verdict
-    return Score(verdict.score, {"right": float(verdict.right), **verdict.parts})
+    grade = rollout.grade
+    return Score(grade.score, {"right": float(grade.correct), **grade.parts})
 
 
 def response_format(rollout: Rollout) -> Score:
@@ -125,9 +127,9 @@ def _gated(rollout: Rollout, term: float | None, parts: dict[str, float]) -> Sco
 
     The ungated term is kept as the part ``term``: its correlation with correctness says what the gate hides.
     """
-    if term is None or rollout.verdict.score is None:
+    if term is None or rollout.grade.score is None:
         return Score(None, parts)
-    return Score(term if rollout.verdict.right else 0.0, {"term": term, **parts})
+    return Score(term if rollout.grade.correct else 0.0, {"term": term, **parts})
 
 
 def _ratio(first: float, second: float) -> float | None:
@@ -205,7 +207,7 @@ def process_claims(rollout: Rollout) -> Score:
     """
     true = []
     for key, value in claims(rollout.text).items():
-        so = None if rollout.facts is None else holds(key, value, rollout.facts)
+        so = None if rollout.facts is None else claim_holds(key, value, rollout.facts)
         so = (rollout.seen or {}).get(f"{key}: {value}") if so is None else so
         true += [] if so is None else [so]
     if not true:
@@ -221,7 +223,7 @@ def repetition(rollout: Rollout) -> Score:
 
 
 REWARDS: dict[str, Reward] = {
-    "accuracy": accuracy,
+    "accuracy": accuracy_reward,
     "format": response_format,
     "attention_ratio": attention_ratio,
     "attention_ratio_clipped": attention_ratio_clipped,

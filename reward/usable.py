@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode
-from reward.verifiers import gradable
-from reward.worker import spread
+from reward.grade import Gold, gradable
+from reward.worker import map_in_threads
 from vlm.chat import question_messages
 from vlm.images import image_size, open_image
 from vlm.problem import Problem
@@ -30,9 +30,6 @@ REMEDIES = {
 
 Sizes = list[tuple[int, int]] | ImageError
 """(width, height) of a problem's images, or why one cannot be read."""
-
-Gold = tuple[str, str, tuple[str, ...]]
-"""(domain, gold answer, choices)."""
 
 
 @dataclass
@@ -65,7 +62,7 @@ def usable_problems(
     """
     dropped, kept = DroppedProblems(), []
     golds = gradable_golds(problems)
-    sizes = spread(lambda problem: [] if problem.id in images_read else image_sizes(problem), problems)
+    sizes = map_in_threads(lambda problem: [] if problem.id in images_read else image_sizes(problem), problems)
     for problem, found in zip(problems, sizes, strict=True):
         fault = next(problem_faults(problem, found, golds), None)
         if fault is None:
@@ -108,11 +105,11 @@ def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> I
 def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
     """Whether the verifier can grade by each gold answer at all; equal ones are looked at once."""
     golds = list(dict.fromkeys(map(_gold, problems)))
-    return dict(zip(golds, spread(lambda gold: gradable(gold[0], gold[1], list(gold[2]) or None), golds), strict=True))
+    return dict(zip(golds, map_in_threads(gradable, golds), strict=True))
 
 
 def _gold(problem: Problem) -> Gold:
-    return problem.domain, problem.answer, tuple(problem.choices or ())
+    return Gold(problem.domain, problem.answer, tuple(problem.choices or ()))  # hashable, unlike a problem
 
 
 def _is_choice(answer: str, choices: Sequence[str]) -> bool:

@@ -52,7 +52,7 @@ class UserReward:
         self._pool.close()
 
     def __call__(self, rollout: Rollout) -> Score:
-        _ = rollout.verdict  # found here, once, and sent along
+        _ = rollout.grade  # found here, once, and sent along
         said = self._pool.ask(_bare(rollout))
         if said is None:
             return Score(None, {"timeout": 1.0})
@@ -69,7 +69,7 @@ def _bare(rollout: Rollout) -> Rollout:
         for name, values in (("mass", rollout.mass), ("lift", rollout.lift))
     }
     copy = replace(rollout, **copies)  # type: ignore[arg-type]
-    copy.__dict__["verdict"] = rollout.verdict
+    copy.__dict__["grade"] = rollout.grade
     return copy
 
 

@@ -1,7 +1,7 @@
-"""Verifiers: is an answer right? One pure function a domain, dispatched by ``VERIFIERS``.
+"""Verifiers: is an answer correct? One pure function for each domain, listed in ``VERIFIERS``.
 
-A verdict's score is in [0, 1], 1 is right; ``None`` means that nothing can be said (an unreadable gold answer, an
-expression that ran out of time), which is not the same as wrong. Answers over ``MAX_CHARACTERS`` are wrong unread.
+A verdict's score is in [0, 1], and 1 is correct. ``None`` means that nothing can be said (the gold answer is unreadable), which
+is not the same as incorrect. Nothing here bounds the time that a verifier takes: ``reward.grade`` calls them in a child process.
 """
 
 import re
@@ -10,14 +10,13 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
-from configs.errors import UserError
-from reward.expression import compare
+from reward.expression import compare_expressions
 from reward.parsing import (
-    MAX_CHARACTERS,
     WORD_NUMBERS,
     Quantity,
     canonical,
     plain,
+    read_gold_option,
     read_option,
     read_pairs,
     read_quantity,
@@ -26,45 +25,40 @@ from reward.parsing import (
     read_yes_no,
     words,
 )
-from reward.worker import Pool, spread
 
 SCIENCE_TOLERANCE = Fraction(1, 100)
-"""Measured quantities are right within 1% of the gold value (or within its last written digit, if that is wider)."""
+"""Measured quantities are correct within 1% of the gold value (or within its last written digit, if that is wider)."""
 
 EXACT = Fraction(1, 10**6)
 """Numbers that are expressions are equal up to this, absolute below 1 and relative above: what math-verify rounds to."""
 
-CPU_SECONDS = 0.15
-"""Of one answer, which takes 0.3 ms. What expressions may take depends on the machine (``reward.expression.warm_up``)."""
-CLOCK_SECONDS = 60.0
-"""For a process that waits for the machine; a loop meets the limit above first."""
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """``score`` in [0, 1] or None (cannot judge); ``parts`` are named numbers behind it; ``why`` is for people."""
+    """``score`` in [0, 1] or None (cannot judge); ``parts`` are named numbers behind it; ``reason`` is for people."""
 
     score: float | None
     parts: dict[str, float] = field(default_factory=dict)
-    why: str = ""
+    reason: str = ""
 
     @property
-    def right(self) -> bool:
+    def correct(self) -> bool:
+        """Whether the score is full: partial credit is not correct."""
         return self.score is not None and self.score >= 1.0
 
 
 Verifier = Callable[[str, str, list[str] | None], Verdict]
 
 
-def _graded(score: float, why: str, **parts: float) -> Verdict:
-    return Verdict(score, parts, "right" if score >= 1.0 else why)
+def _graded(score: float, reason: str, **parts: float) -> Verdict:
+    return Verdict(score, parts, "right" if score >= 1.0 else reason)
 
 
 def _cannot_read(gold: str) -> Verdict:
     return Verdict(None, {}, f"the gold answer cannot be read: {gold[:80]!r}")
 
 
-def number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Equal values, and units that are equal or can be converted where both name one.
 
     Equal is within half of the gold's last decimal place, or within what stands behind ``±`` in it (``12 ± 0.5 cm``,
@@ -74,7 +68,7 @@ def number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
 
 
 def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
-    gold, *stated = _stated(gold)
+    gold, *stated = split_tolerance(gold)
     want, got = read_quantity(gold), read_quantity(answer)
     allowed = read_quantity(stated[0]) if stated else None
     if stated and want is not None and allowed is not None and want.unit is None and not allowed.percent:
@@ -102,8 +96,8 @@ def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
     )
 
 
-def _stated(gold: str) -> list[str]:
-    """The value, and what stands behind ``±`` where it does."""
+def split_tolerance(gold: str) -> list[str]:
+    """The value, and what follows ``±`` where a gold answer has one."""
     return re.split(r"±|\\pm(?![a-z])|\+/-", gold, maxsplit=1)
 
 
@@ -112,7 +106,7 @@ def _margin(want: Quantity, share: Fraction) -> Fraction:
     return max(rounding, abs(want.value) * share)
 
 
-def count(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_count(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """The same whole number, in figures or in words up to twenty; ``none`` and ``no stars`` are zero."""
     want, got = _whole(gold), _whole(answer)
     if want is None:
@@ -135,22 +129,21 @@ def _whole(text: str) -> int | None:
     return int(got.value)
 
 
-def choice(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_choice(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """The same option, named by its letter, by its words, or by both when they agree."""
     if not choices:
         want, got = read_option(gold, None), read_option(answer, None)
         if want is None:
-            return text(answer, gold)
+            return verify_text(answer, gold)
         return _graded(float(got == want), "another option" if got is not None else "not an option")
-    exact = [index for index, option in enumerate(choices) if option == gold]
-    want = exact[0] if len(exact) == 1 and len(gold) > 1 else read_option(gold, choices)
+    want = read_gold_option(gold, choices)
     if want is None:
         return _cannot_read(gold)
     got = read_option(answer, choices)
     return _graded(float(got == want), "another option" if got is not None else "not an option")
 
 
-def yes_no(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_yes_no(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Yes or no (true or false) at the start, and never the other one after it."""
     want, got = read_yes_no(gold), read_yes_no(answer)
     if want is None:
@@ -158,7 +151,7 @@ def yes_no(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     return _graded(float(got == want), "neither yes nor no" if got is None else "the other one")
 
 
-def text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """The same words, whatever their case, articles and punctuation; ``|`` in the gold answer sets aliases apart."""
     wanted = [canonical(alias) for alias in gold.split("|") if words(alias)]
     if not wanted:
@@ -166,10 +159,10 @@ def text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     return _graded(float(canonical(answer) in wanted), "other words")
 
 
-def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Mathematically equal (math-verify), numbers to six places as there.
 
-    The one verifier without a bound of its own on its time: see ``verify``.
+    The one verifier whose time is not bounded by the length of its input.
     """
     if words(answer) == words(gold) and re.sub(r"\s", "", plain(answer)) == re.sub(r"\s", "", plain(gold)):
         return _graded(1.0, "")
@@ -183,13 +176,13 @@ def expression(answer: str, gold: str, choices: list[str] | None = None) -> Verd
             return _graded(float(near), "another value", value=float(near))
         if want.unit and got.unit and want.unit.known and got.unit.known and want.unit.base != got.unit.base:
             return _graded(0.0, "another unit")
-    said = compare(plain(answer), plain(gold))
+    said = compare_expressions(plain(answer), plain(gold))
     if said == "unreadable gold":
         return _cannot_read(gold)
     return _graded(float(said == "equal"), "another expression" if said == "different" else "not an expression")
 
 
-def table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Cells in common over the cells of the longer table; the order of rows does not count."""
     want, header = read_table(gold) or ([], [])
     if not want:
@@ -206,7 +199,7 @@ def _overlap(want: Iterable[Hashable], got: Iterable[Hashable]) -> tuple[float, 
     return common / max(wanted.total(), 1), common / max(given.total(), 1), common / max(longer, 1)
 
 
-def logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Pairs (``A = knight, B = knave``), an order (``A > B > C``) or a set (``1, 3``); partial credit by item."""
     pairs = read_pairs(gold)
     if pairs is not None:
@@ -214,7 +207,7 @@ def logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
         recall, precision, score = _overlap(pairs.items(), given.items())
         return _graded(score, "pairs differ", recall=recall, precision=precision)
     if len(read_sequence(gold)) == 1 and read_yes_no(gold) is not None:
-        return yes_no(answer, gold)
+        return verify_yes_no(answer, gold)
     want, got = read_sequence(gold), read_sequence(answer)
     if not want:
         return _cannot_read(gold)
@@ -225,7 +218,7 @@ def logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     return _graded(score, "items differ", recall=recall, precision=precision)
 
 
-def simulation(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_simulation(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """The same final state: all of its pairs, or the same sequence, or the same words. No partial credit."""
     pairs = read_pairs(gold)
     if pairs is not None:
@@ -238,125 +231,23 @@ def simulation(answer: str, gold: str, choices: list[str] | None = None) -> Verd
     return _graded(float(want == got), "another state", matched=hits / len(want))
 
 
-def science(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
+def verify_science(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """An option where there are options, else a quantity within ``SCIENCE_TOLERANCE``, else words."""
     if choices or re.fullmatch(r"\(?[A-Ha-h]\)?", gold.strip()):
-        return choice(answer, gold, choices)
+        return verify_choice(answer, gold, choices)
     verdict = _quantity(answer, gold, SCIENCE_TOLERANCE)
-    return verdict if verdict.score is not None else text(answer, gold)
+    return verdict if verdict.score is not None else verify_text(answer, gold)
 
 
 VERIFIERS: dict[str, Verifier] = {
-    "number": number,
-    "choice": choice,
-    "text": text,
-    "expression": expression,
-    "count": count,
-    "logic": logic,
-    "table": table,
-    "simulation": simulation,
-    "yes_no": yes_no,
-    "science": science,
+    "number": verify_number,
+    "choice": verify_choice,
+    "text": verify_text,
+    "expression": verify_expression,
+    "count": verify_count,
+    "logic": verify_logic,
+    "table": verify_table,
+    "simulation": verify_simulation,
+    "yes_no": verify_yes_no,
+    "science": verify_science,
 }
-
-
-def as_written(domain: str, gold: str) -> str:
-    """A gold answer as a response writes it: the first of its aliases, the value without what stands behind ``±``."""
-    if domain in ("number", "science"):
-        gold, *stated = (part.strip() for part in _stated(gold))
-        unit = stated[0].lstrip("0123456789., ") if stated else ""
-        if unit and not unit.startswith(("%", "\\%")) and gold.endswith(tuple("0123456789")):
-            gold = f"{gold} {unit}"  # 12 ± 0.5 cm
-    if domain in ("text", "science"):
-        gold = next((alias.strip() for alias in gold.split("|") if words(alias)), gold)
-    return gold
-
-
-class Hung:
-    """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
-
-    A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
-    answer of a shape that is read in time clears it, and every eighth is given all the time, so that it can be.
-    """
-
-    TWICE, AGAIN, SHARE, SHAPES = 2, 8, 0.1, 1000
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-
-    def share(self, answer: str) -> float:
-        """Of the CPU seconds, for the next answer of this shape."""
-        count = self._counts.get(self._shape(answer), 0)
-        return self.SHARE if count >= self.TWICE and count % self.AGAIN else 1.0
-
-    def note(self, answer: str, ended: bool) -> None:
-        """One more answer was ended, or read."""
-        shape = self._shape(answer)
-        if not ended:
-            self._counts.pop(shape, None)
-            return
-        if len(self._counts) >= self.SHAPES:
-            self._counts.clear()
-        self._counts[shape] = self._counts.get(shape, 0) + 1
-
-    @staticmethod
-    def _shape(answer: str) -> str:
-        return re.sub(r"\d+", "0", answer)
-
-
-_HUNG = Hung()
-_ANSWERS = Pool("answers", CPU_SECONDS, CLOCK_SECONDS)
-_EXPRESSIONS = Pool("expressions", 0.0, CLOCK_SECONDS)  # apart: only they wait for the algebra system
-
-Case = tuple[str, str | None, str, list[str] | None]
-"""(domain, answer, gold, choices), the arguments of ``verify``."""
-
-
-def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None = None) -> Verdict:
-    """Grade ``answer`` against ``gold`` with the verifier of ``domain``, in a process that is ended when it takes too long.
-
-    Args:
-        domain: a key of ``VERIFIERS``.
-        answer: the final answer alone (not the whole response), or None where the response gives none: score 0.
-        choices: the options of a multiple-choice question, in the order in which they were shown.
-
-    Raises:
-        UserError: the domain has no verifier.
-    """
-    if domain not in VERIFIERS:
-        raise UserError(f"No verifier for the domain '{domain}'; known are {', '.join(VERIFIERS)}.")
-    if answer is None or not answer.strip():
-        return Verdict(0.0, {}, "no answer")
-    if len(answer) > MAX_CHARACTERS:
-        return Verdict(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters")
-    if len(gold) > MAX_CHARACTERS:
-        return Verdict(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters")
-    if domain == "expression":
-        said = _EXPRESSIONS.ask((domain, answer, gold, choices), _HUNG.share(answer))
-        _HUNG.note(answer, said is None)
-    else:
-        said = _ANSWERS.ask((domain, answer, gold, choices))
-    if said is None:
-        return Verdict(None, {"timeout": 1.0}, "timeout")
-    if "unjudged" in said:
-        return Verdict(None, {}, f"the gold answer is unreadable ({said['unjudged']})")
-    if "error" in said:
-        return Verdict(0.0, {}, f"unreadable ({said['error']})")
-    return Verdict(**said)
-
-
-def gradable(domain: str, gold: str, choices: list[str] | None = None) -> bool:
-    """Whether the verifier of ``domain`` can grade answers by this gold answer: whether it gives any answer a score.
-
-    An answer that is not the gold answer is tried, since the same text may count as equal unread.
-    """
-    if not gold.strip() or len(gold) > MAX_CHARACTERS:
-        return False
-    pool = _EXPRESSIONS if domain == "expression" else _ANSWERS
-    said = pool.ask((domain, "0", gold, choices))
-    return said is not None and said.get("score") is not None
-
-
-def verify_all(cases: Iterable[Case]) -> list[Verdict]:
-    """``verify`` of each case, in order, on all cores that this process may use."""
-    return spread(lambda case: verify(*case), cases)

@@ -193,7 +193,7 @@ def cores() -> int:
     return min(8, cores_a_rank())
 
 
-def spread(job: Callable[[T], R], items: Iterable[T]) -> list[R]:
+def map_in_threads(job: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """``job`` of each item, in order, on as many threads as ``cores``: each waits for a worker, none computes."""
     items = list(items)
     if len(items) < 2 or cores() == 1:

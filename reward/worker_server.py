@@ -45,12 +45,12 @@ def main() -> None:
     root = str(Path(__file__).resolve().parents[1])
     sys.path.insert(0, root)
     try:
-        before, job, paced = prepare(kind)
+        before, job, paced = prepare_job(kind)
     except Exception as error:
-        say(replies, {"failed": f"{type(error).__name__}: {error}"})
+        write_line(replies, {"failed": f"{type(error).__name__}: {error}"})
         return
     cpu_seconds = cpu_seconds or paced
-    say(replies, {"ready": True})
+    write_line(replies, {"ready": True})
     open_job = mmap.mmap(-1, 9)  # number of the job under way, and whether it has begun; shared by all of the chain
     levels = STAYS_AFTER if kind in ("answers", "expressions") else ()  # a user's code may not outlive a fork
     depth = 0
@@ -69,7 +69,7 @@ def main() -> None:
             if megabytes and not depth:
                 limit_memory(megabytes << 20)
             jobs = levels[depth] if depth < len(levels) else None
-            if serve(before, job, requests, replies, cpu_seconds, clock_seconds, jobs, open_job):
+            if serve_jobs(before, job, requests, replies, cpu_seconds, clock_seconds, jobs, open_job):
                 os._exit(CLOSED)
             depth += 1
             gc.freeze()
@@ -80,7 +80,7 @@ def main() -> None:
         number, begun = int.from_bytes(open_job[:8], "big"), open_job[8]
         if number:  # else it was ended between two jobs, and nobody waits
             open_job[:] = bytes(9)
-            say(replies, {"number": number, "reply": None if begun else {"unjudged": "it takes too long"}})
+            write_line(replies, {"number": number, "reply": None if begun else {"unjudged": "it takes too long"}})
 
 
 def limit_memory(size: int) -> None:
@@ -99,7 +99,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare(kind: str) -> tuple[Job, Job, float]:
+def prepare_job(kind: str) -> tuple[Job, Job, float]:
     """What is to be done before a job of this kind, the job, and the CPU seconds that it may take where the caller says 0.
 
     All that they need is imported and warm.
@@ -122,7 +122,7 @@ def prepare(kind: str) -> tuple[Job, Job, float]:
 
         def grade(request: Any) -> Any:
             verdict = VERIFIERS[request[0]](*request[1:])
-            return {"score": verdict.score, "parts": verdict.parts, "why": verdict.why}
+            return {"score": verdict.score, "parts": verdict.parts, "reason": verdict.reason}
 
         return before, grade, paced
     path, _, name = kind.rpartition(":")
@@ -141,7 +141,7 @@ def prepare(kind: str) -> tuple[Job, Job, float]:
     return nothing, lambda rollout: as_reply(function, rollout), 1.0
 
 
-def serve(
+def serve_jobs(
     before: Job,
     job: Job,
     requests: BinaryIO,
@@ -157,7 +157,7 @@ def serve(
     """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    while (size := read(requests, 8)) and (sent := read(requests, int.from_bytes(size, "big"))):
+    while (size := read_bytes(requests, 8)) and (sent := read_bytes(requests, int.from_bytes(size, "big"))):
         number, request, share = pickle.loads(sent)
         open_job[:] = number.to_bytes(8, "big") + b"\0"
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
@@ -173,7 +173,7 @@ def serve(
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         open_job[:] = bytes(9)
-        say(replies, {"number": number, "reply": reply})
+        write_line(replies, {"number": number, "reply": reply})
         if jobs is not None:
             jobs -= 1
             if not jobs:
@@ -181,7 +181,7 @@ def serve(
     return True
 
 
-def read(pipe: BinaryIO, size: int) -> bytes:
+def read_bytes(pipe: BinaryIO, size: int) -> bytes:
     """``size`` bytes; fewer where the pipe was closed. Unbuffered: the next child finds the next request in the pipe."""
     parts = []
     while size and (part := pipe.read(min(size, 1 << 20))):
@@ -190,7 +190,7 @@ def read(pipe: BinaryIO, size: int) -> bytes:
     return b"".join(parts)
 
 
-def say(pipe: BinaryIO, message: Any) -> None:
+def write_line(pipe: BinaryIO, message: Any) -> None:
     """One JSON line, whole."""
     line = memoryview(json.dumps(message).encode() + b"\n")
     while line:

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import read_jsonl
+from reward.grade import Gold
 from reward.usable import REMEDIES as PROBLEM_REMEDIES
-from reward.usable import DroppedProblems, Gold, Sizes, gradable_golds, image_sizes, problem_faults
+from reward.usable import DroppedProblems, Sizes, gradable_golds, image_sizes, problem_faults
 from train.data import in_threads
 from train.prompts import problem_messages
 from vlm.chat import encode

@@ -25,11 +25,11 @@ from trl import GRPOTrainer
 
 from configs.errors import ConfigError, UserError
 from reward.batch import KNOWN, combine, metrics, row_of
-from reward.claims import Question, ask_responder, claims, holds
+from reward.claims import Question, ask_responder, claim_holds, claims
 from reward.rewards import Rollout
 from reward.terms import Term, source_of, terms_of
 from reward.user import UserReward, is_user_reward
-from reward.worker import spread
+from reward.worker import map_in_threads
 from train.checkpoints import EpochSampler
 from train.data import reader_of
 from train.distributed import drop_empty_pictures
@@ -243,7 +243,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.recorded = []
         self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
         self._ask_about_claims(rollouts, problems)
-        own = spread(lambda rollout: row_of(rollout, self.options.lift_floor, self.own), rollouts)
+        own = map_in_threads(lambda rollout: row_of(rollout, self.options.lift_floor, self.own), rollouts)
         for row, rollout in zip(own, rollouts, strict=True):
             row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # a curve of the accuracy for each domain
         self.rows = rows = gather_object(own)
@@ -306,7 +306,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             open_claims[number] = [
                 (tuple(problem.images), key, value)
                 for key, value in claims(rollout.text).items()
-                if problem.images and (rollout.facts is None or holds(key, value, rollout.facts) is None)
+                if problem.images and (rollout.facts is None or claim_holds(key, value, rollout.facts) is None)
             ]
         new = dict.fromkeys(q for questions in open_claims.values() for q in questions if q not in self.answered)
         if new:

@@ -14,14 +14,14 @@ from typing import Any
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
-from reward.verifiers import verify
+from reward.grade import grade
 from train.options import PromptSelection
 from vlm.chat import question_messages
 from vlm.generate import Generation, generate
 from vlm.images import open_image
 from vlm.load import VLM
 from vlm.problem import Problem
-from vlm.response import count_looks, parse_response
+from vlm.response import count_looks
 
 
 def sample_pass_rates(
@@ -175,10 +175,10 @@ def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -
 def _row(problem: Problem, written: Sequence[Generation]) -> dict[str, Any]:
     samples = []
     for generation in written:
-        verdict = verify(problem.domain, parse_response(generation.text).answer, problem.answer, problem.choices)
+        found = grade(problem, generation.text, generation.finished)
         samples.append(
             {
-                "right": None if verdict.score is None else verdict.right,
+                "right": None if found.score is None else found.correct,
                 "looks": count_looks(generation.text),
                 "tokens": len(generation.token_ids),
                 "finished": generation.finished,

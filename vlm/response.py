@@ -29,13 +29,16 @@ class Response:
     boxed: bool
 
 
-def parse_response(text: str) -> Response:
+def parse_response(text: str, finished: bool = True) -> Response:
     """Take a response apart, in any format that models use.
 
     The answer is, in this order: the last balanced ``\\boxed{...}`` (the inner of two nested ones), the last
     ``<answer>...</answer>``, what follows the last "answer is" or "answer:", the last line that is not blank. It is
     looked for behind the thought; if nothing stands there, a box or an ``<answer>`` inside the thought counts. A
     thought that was never closed gives no answer in prose: it may go on to change its mind.
+
+    Args:
+        finished: False for a response that was cut off. It has no last line, so only an answer that it has boxed counts.
     """
     thought, tail, opened, closed = _split_thought(text)
     unfinished = opened and not closed
@@ -48,6 +51,8 @@ def parse_response(text: str) -> Response:
         boxed = answer is not None
     if answer is None:
         answer = _tagged(thought)
+    if not (finished or boxed):
+        answer = None
     return Response(thought.strip(), answer, closed, boxed)
 
 

@@ -249,7 +249,7 @@ def draw_statement(rng: random.Random) -> dict[str, str]:
     return {"quantifier": rng.choice(("every", "some", "no")), "shape": shape, "colour": rng.choice(COLOURS)}
 
 
-def holds(cells: list[Thing], statement: dict[str, str]) -> bool:
+def is_true_of(cells: list[Thing], statement: dict[str, str]) -> bool:
     hits = [thing[0] == statement["colour"] for thing in cells if thing and thing[1] == statement["shape"]]
     return {"every": all(hits), "some": any(hits), "no": not any(hits)}[statement["quantifier"]]
 
@@ -267,7 +267,7 @@ def question_logic(params: dict[str, Any]) -> str:
 
 
 def answer_logic(cells: list[Thing], params: dict[str, Any]) -> str:
-    true = [str(number) for number, s in enumerate(params["statements"], start=1) if holds(cells, s)]
+    true = [str(number) for number, s in enumerate(params["statements"], start=1) if is_true_of(cells, s)]
     return ", ".join(true) or "none"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from configs.errors import UserError
-from data_construction.check import check_traces, holds
+from data_construction.check import check_traces, statement_holds
 from data_construction.dataset import (
     MixConfig,
     balanced,
@@ -17,8 +17,8 @@ from data_construction.dataset import (
     thinking_row,
 )
 from data_construction.records import Round, Trace
+from reward.grade import Gold, as_written, grade_answer
 from reward.statements import corrected_spans
-from reward.verifiers import as_written, verify
 from vlm.problem import Problem
 
 FACTS = dict(
@@ -88,7 +88,7 @@ def test_the_answer_that_is_taught_is_one_that_its_verifier_takes():
         ("number", r"12 \pm 5\%"),
         ("count", "3"),
     ):
-        assert verify(domain, as_written(domain, gold), gold).right
+        assert grade_answer(Gold(domain, gold), as_written(Gold(domain, gold))).correct
 
 
 def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
@@ -143,13 +143,13 @@ def test_re_looks_that_confirm_reach_their_share():
 
 
 def test_facts_are_checked_against_the_scene():
-    assert holds("row 1", "red none blue", FACTS) is True
-    assert holds("row 1", "star none cross", FACTS) is True
-    assert holds("row 1", "red none", FACTS) is False
-    assert holds("b1", "none", FACTS) is True
-    assert holds("a1", "red star", FACTS) is True
-    assert holds("a1", "star red", FACTS) is False
-    assert holds("note", "red star", FACTS) is None
+    assert statement_holds("row 1", "red none blue", FACTS) is True
+    assert statement_holds("row 1", "star none cross", FACTS) is True
+    assert statement_holds("row 1", "red none", FACTS) is False
+    assert statement_holds("b1", "none", FACTS) is True
+    assert statement_holds("a1", "red star", FACTS) is True
+    assert statement_holds("a1", "star red", FACTS) is False
+    assert statement_holds("note", "red star", FACTS) is None
 
 
 def test_changes_are_counted_by_what_they_do():
@@ -173,10 +173,12 @@ def test_the_first_look_is_judged_fact_by_fact():
 
 
 def test_what_is_said_of_the_whole_picture_is_checked_too():
-    assert holds("red", "3", FACTS) is True and holds("star", "2", FACTS) is False
-    assert holds("same colour at a1 and c1", "no", FACTS) is True
-    assert holds("same shape at a1 and a2", "no", FACTS) is False
-    assert holds("same shape at a1 and a9", "no", FACTS) is None
+    assert statement_holds("red", "3", FACTS) is True and statement_holds("star", "2", FACTS) is False
+    assert statement_holds("same colour at a1 and c1", "no", FACTS) is True
+    assert statement_holds("same shape at a1 and a2", "no", FACTS) is False
+    assert statement_holds("same shape at a1 and a9", "no", FACTS) is None
     digits = dict(zip(FACTS, "905112478", strict=True))
-    assert holds("sum of row 1", "14", digits) is True and holds("sum of row 2", "5", digits) is False
-    assert holds("sum of row 1", "14", FACTS) is not True
+    assert (
+        statement_holds("sum of row 1", "14", digits) is True and statement_holds("sum of row 2", "5", digits) is False
+    )
+    assert statement_holds("sum of row 1", "14", FACTS) is not True

@@ -10,7 +10,7 @@ from building import scripted_roles, settings, write_set
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
 from data_construction.build import export, run_build
-from data_construction.difficulty import DifficultyConfig, in_range
+from data_construction.difficulty import DifficultyConfig, is_in_ranges
 from data_construction.quality import QualityConfig, filtered, foreign_share, surplus, trace_fault, unseen_facts
 from data_construction.records import Round, Trace
 from data_construction.stats import write_stats
@@ -143,7 +143,7 @@ def test_pass_rates_of_two_models_choose_the_problems(tmp_path: Path, monkeypatc
     before = asked.total()
     run_build(config, roles=scripted_roles())
     assert asked.total() - before <= 4  # only what had failed
-    assert not in_range(None, DifficultyConfig.model_validate(difficulty))
+    assert not is_in_ranges(None, DifficultyConfig.model_validate(difficulty))
 
 
 def test_a_difficulty_server_that_is_down_ends_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

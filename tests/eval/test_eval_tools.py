@@ -10,12 +10,13 @@ from scripted_subjects import COLOURS, always_looks, colour_problems, never_look
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
 from data_construction.roles import RolesConfig
-from eval.choice_order import gold_option, position_bias, rotate_options
+from eval.choice_order import position_bias, rotate_options
 from eval.compare import compare
 from eval.harness import EvalConfig, evaluate, run_eval
 from eval.lmms import lmms_command
 from eval.subjects import ScriptedSubject, ServedSubject, Turn
 from reflection_v.evaluate import with_backend
+from reward.grade import gold_option
 from vlm.backends import BackendError, Reply, Request, ScriptedBackend, check_key_has_one_server
 from vlm.problem import Problem, write_problems
 

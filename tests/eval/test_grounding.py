@@ -22,7 +22,6 @@ from eval.grounding import (
     behaviour,
     blank_pictures,
     cut_reasoning,
-    facts_wrong,
     faintly_noisy_pictures,
     has_counterfactual,
     reasoning_span,
@@ -30,6 +29,7 @@ from eval.grounding import (
 )
 from eval.runner import Answer, answer_problems, open_pictures
 from eval.subjects import Turn
+from reward.grade import facts_wrong
 
 
 def swap(function: Any, folder: Path, n: int = 12) -> dict[str, Any]:
@@ -194,11 +194,12 @@ def test_behaviour_leaves_errors_out() -> None:
 
 def test_a_single_look_is_judged_fact_by_fact():
     gold = "row 1: red none blue; row 2: star star none"
-    assert facts_wrong(gold, gold, right=True) == 0
-    assert facts_wrong("row 2: star star none; row 1: red none green", gold, right=False) == pytest.approx(1 / 6)
-    assert facts_wrong("row 1: red none", gold, right=False) == pytest.approx(4 / 6)
-    assert facts_wrong("row 1: red none blue extra; row 2: star star none", gold, right=False) == 0
-    assert facts_wrong(None, gold, right=False) == 1
+    assert facts_wrong(gold, gold, correct=True) == 0
+    assert facts_wrong("row 2: star star none; row 1: red none green", gold, correct=False) == pytest.approx(1 / 6)
+    assert facts_wrong("row 1: red none", gold, correct=False) == pytest.approx(4 / 6)
+    assert facts_wrong("row 1: red none blue extra; row 2: star star none", gold, correct=False) == 0
+    assert facts_wrong(None, gold, correct=False) == 1
     assert (
-        facts_wrong("purple star", "purple star", right=True) == 0 and facts_wrong("3", "purple star", right=False) == 1
+        facts_wrong("purple star", "purple star", correct=True) == 0
+        and facts_wrong("3", "purple star", correct=False) == 1
     )

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from reward.grade import Gold, gradable
 from reward.usable import EXAMPLES, REMEDIES, usable_problems
-from reward.verifiers import gradable
 from vlm.chat import MAX_QUESTION
 from vlm.problem import Problem
 
@@ -98,5 +98,7 @@ def test_images_that_a_model_has_seen_are_not_read_again(monkeypatch: pytest.Mon
 
 
 def test_a_gold_answer_must_grade_answers_that_differ_from_it() -> None:
-    assert gradable("expression", "x^2") and not gradable("expression", "9^9^9^9")  # equal only as the same text
-    assert gradable("number", "3") and not gradable("number", "three hundred or so")
+    assert gradable(Gold("expression", "x^2")) and not gradable(
+        Gold("expression", "9^9^9^9")
+    )  # equal only as the same text
+    assert gradable(Gold("number", "3")) and not gradable(Gold("number", "three hundred or so"))

@@ -5,10 +5,20 @@ from fractions import Fraction
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from verifier_cases import verify
 
 from reward.expression import bounded
+from reward.grade import CPU_SECONDS
 from reward.units import read_unit
-from reward.verifiers import CPU_SECONDS, VERIFIERS, choice, count, number, science, table, text, verify
+from reward.verifiers import (
+    VERIFIERS,
+    verify_choice,
+    verify_count,
+    verify_number,
+    verify_science,
+    verify_table,
+    verify_text,
+)
 from vlm.response import parse_response
 
 LINEAR = [
@@ -41,7 +51,7 @@ def test_an_expression_never_raises_nor_exceeds_its_limit(answer: str, gold: str
 @quick
 @given(st.text(max_size=400))
 def test_any_response_can_be_taken_apart_and_graded(response: str) -> None:
-    assert number(parse_response(response).answer or "", "5").score in (0.0, 1.0)
+    assert verify_number(parse_response(response).answer or "", "5").score in (0.0, 1.0)
 
 
 @quick
@@ -60,11 +70,11 @@ def test_equal_forms_of_a_whole_number(value: int, before: str, behind: str) -> 
     ]
     forms += [gold.replace("-", "−"), f"{value * 2}/2", f"{value * 100}%" if value else "0%"]
     for form in forms:
-        assert number(f"{before}{form}{behind}", gold).score == 1.0, form
-        assert number(gold, form).score == 1.0, form
+        assert verify_number(f"{before}{form}{behind}", gold).score == 1.0, form
+        assert verify_number(gold, form).score == 1.0, form
         if "%" not in form:
-            assert count(f"{before}{form}{behind}", gold).score == 1.0, form
-    assert number(str(value + 1), gold).score == 0.0
+            assert verify_count(f"{before}{form}{behind}", gold).score == 1.0, form
+    assert verify_number(str(value + 1), gold).score == 0.0
 
 
 @quick
@@ -73,9 +83,9 @@ def test_equal_forms_of_a_fraction(above: int, below: int) -> None:
     sign, size = ("-" if above < 0 else ""), abs(above)
     forms = [f"{above}/{below}", f"{above} / {below}", f"{sign}\\frac{{{size}}}{{{below}}}", f"{above * 3}/{below * 3}"]
     for form in forms:
-        assert number(form, f"{above}/{below}").score == 1.0, form
+        assert verify_number(form, f"{above}/{below}").score == 1.0, form
     value = Fraction(above, below)
-    assert number(f"{float(value):.12f}", f"{float(value):.6f}").score == 1.0
+    assert verify_number(f"{float(value):.12f}", f"{float(value):.6f}").score == 1.0
 
 
 @quick
@@ -85,9 +95,9 @@ def test_equal_forms_of_a_fraction(above: int, below: int) -> None:
 )
 def test_a_converted_quantity_is_the_same(value: int, units: tuple[str, str, int]) -> None:
     large, small, factor = units
-    assert number(f"{value * factor} {small}", f"{value} {large}").score == 1.0
-    assert science(f"{value} {large}", f"{value * factor} {small}").score == 1.0
-    assert value == 0 or number(f"{value} {small}", f"{value} {large}").score == 0.0
+    assert verify_number(f"{value * factor} {small}", f"{value} {large}").score == 1.0
+    assert verify_science(f"{value} {large}", f"{value * factor} {small}").score == 1.0
+    assert value == 0 or verify_number(f"{value} {small}", f"{value} {large}").score == 0.0
 
 
 @quick
@@ -106,8 +116,8 @@ WORDS = st.lists(
 def test_words_whatever_their_blanks_and_case(words: list[str], blanks: str, upper: bool) -> None:
     gold = " ".join(words)
     said = f"{blanks}the {'  '.join(words)}.{blanks}"
-    assert text(said.upper() if upper else said, gold).score == 1.0
-    assert text(f"{gold} bird", gold).score == 0.0
+    assert verify_text(said.upper() if upper else said, gold).score == 1.0
+    assert verify_text(f"{gold} bird", gold).score == 0.0
 
 
 @quick
@@ -116,7 +126,7 @@ def test_shuffled_options_keep_the_verdict(options: list[str], index: int) -> No
     gold, letter = "blue circle", "ABCD"[index]
     right = options[index] == gold
     for said in (letter, letter.lower(), f"({letter})", f"{letter}) {options[index]}", options[index]):
-        assert choice(said, gold, list(options)).right == right
+        assert verify_choice(said, gold, list(options)).correct == right
 
 
 @quick
@@ -125,8 +135,8 @@ def test_the_order_of_rows_is_free(cells: dict[str, int], random: object) -> Non
     rows = [f"{key}: {value}" for key, value in cells.items()]
     gold = "; ".join(rows)
     random.shuffle(rows)  # type: ignore[attr-defined]
-    assert table("; ".join(rows), gold).score == 1.0
-    assert table("\n".join(rows), gold).score == 1.0
+    assert verify_table("; ".join(rows), gold).score == 1.0
+    assert verify_table("\n".join(rows), gold).score == 1.0
 
 
 @quick

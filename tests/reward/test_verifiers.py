@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import pytest
-from verifier_cases import RESPONSES, TABLES
+from verifier_cases import RESPONSES, TABLES, verify
 
 from configs.errors import UserError
-from reward import verifiers
-from reward.verifiers import VERIFIERS, verify, verify_all
-from reward.worker import Worker
+from reward import grade
+from reward.verifiers import VERIFIERS
+from reward.worker import Worker, map_in_threads
 from vlm.problem import DOMAINS
 from vlm.response import parse_response
 
@@ -20,8 +20,8 @@ CASES = [(domain, *case[:3], case[3] if len(case) > 3 else None) for domain, cas
 def test_cases(domain: str, answer: str, gold: str, score: float | None, choices: list[str] | None) -> None:
     verdict = verify(domain, answer, gold, choices)
     assert verdict.score == (None if score is None else pytest.approx(score)), verdict
-    assert verdict.right == (score == 1.0)
-    assert verdict.why
+    assert verdict.correct == (score == 1.0)
+    assert verdict.reason
 
 
 def test_every_domain_has_a_verifier_and_a_table() -> None:
@@ -32,7 +32,7 @@ def test_every_domain_has_a_verifier_and_a_table() -> None:
 def test_no_answer_is_wrong_and_says_so(domain: str) -> None:
     for answer in (None, "", "   "):
         assert verify(domain, answer, "1").score == 0.0
-        assert verify(domain, answer, "1").why == "no answer"
+        assert verify(domain, answer, "1").reason == "no answer"
 
 
 HOSTILE = [
@@ -103,13 +103,13 @@ HANGS = r"\int \sqrt{\sin(x^5+1)} e^{\cos(x^3)} dx"
 
 def test_a_hanging_expression_is_a_timeout_and_is_not_wrong() -> None:
     verdict = verify("expression", HANGS, "x+1")
-    assert verdict.score is None and not verdict.right
-    assert verdict.why == "timeout" and verdict.parts == {"timeout": 1.0}
-    assert verify("expression", "1+x", "x+1").right
+    assert verdict.score is None and not verdict.correct
+    assert verdict.reason == "timeout" and verdict.parts == {"timeout": 1.0}
+    assert verify("expression", "1+x", "x+1").correct
 
 
 def test_a_shape_that_hangs_again_is_given_little_time_until_one_is_read() -> None:
-    hung = verifiers.Hung()
+    hung = grade.Hung()
     assert hung.share("2^{3}") == 1.0
     hung.note("2^{3}", ended=True)
     assert hung.share("2^{4}") == 1.0
@@ -128,7 +128,7 @@ def test_a_shape_that_hangs_again_is_given_little_time_until_one_is_read() -> No
 
 
 def test_a_worker_lives_on_after_a_timeout_and_after_its_death() -> None:
-    worker = verifiers._EXPRESSIONS.workers[-1]  # the one that the pool takes first
+    worker = grade._EXPRESSIONS.workers[-1]  # the one that the pool takes first
     for _ in range(2):
         assert worker.ask(("expression", "x+1", "1+x", None))["score"] == 1.0
         assert worker.ask(("expression", HANGS, "3", None)) is None
@@ -155,4 +155,6 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_many_cases_are_graded_in_order() -> None:
     some = [(domain, answer, gold, choices) for domain, answer, gold, _, choices in CASES[::7]]
-    assert [verdict.score for verdict in verify_all(some)] == [verify(*case).score for case in some]
+    assert [one.score for one in map_in_threads(lambda case: verify(*case), some)] == [
+        verify(*case).score for case in some
+    ]

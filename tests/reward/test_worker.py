@@ -21,7 +21,7 @@ import pytest
 import reward.worker
 from reward import worker_server
 from reward.worker import Pool, Worker
-from reward.worker_server import STAYS_AFTER, limit_memory, serve
+from reward.worker_server import STAYS_AFTER, limit_memory, serve_jobs
 
 SAME = ("count", "7", "7", None)
 OTHER = ("count", "7", "8", None)
@@ -98,7 +98,7 @@ def test_a_gold_answer_that_cannot_be_read_is_not_held_against_the_answer(tmp_pa
     asked.write_bytes(len(sent).to_bytes(8, "big") + sent)
     for before, job in [(fails, print), (lambda request: None, fails)]:
         with open(asked, "rb", buffering=0) as requests, open(said, "ab", buffering=0) as replies:
-            assert serve(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 9))
+            assert serve_jobs(before, job, requests, replies, 5, 5, None, mmap.mmap(-1, 9))
     replied = [json.loads(line)["reply"] for line in said.read_text().splitlines()]
     assert replied == [{"unjudged": "RecursionError: deep"}, {"error": "RecursionError: deep"}]
 
@@ -116,7 +116,7 @@ def job(request):
     spin(request == "answer")
     return "done"
 
-worker_server.prepare = lambda kind: (lambda request: spin(request == "gold"), job, 1.0)
+worker_server.prepare_job = lambda kind: (lambda request: spin(request == "gold"), job, 1.0)
 worker_server.main()
 """
 
@@ -146,15 +146,14 @@ def forbidden(*_, **__):
 import atexit, subprocess
 popen, start, registered = subprocess.Popen, threading.Thread.start, []
 subprocess.Popen, threading.Thread.start = forbidden, forbidden
-import reward.verifiers
-from reward.verifiers import verify, _ANSWERS, _EXPRESSIONS
+from reward.grade import Gold, grade_answer, _ANSWERS, _EXPRESSIONS
 assert not _ANSWERS._workers and not _EXPRESSIONS._workers and _ANSWERS._idle.empty()
 subprocess.Popen, threading.Thread.start = popen, start
 import torch  # which starts what it likes
 subprocess.Popen, threading.Thread.start = forbidden, forbidden
 import reward.user
 subprocess.Popen, threading.Thread.start = popen, start
-assert verify("count", "7", "7").right and not verify("expression", "x+1", "x+2").right
+assert grade_answer(Gold("count", "7"), "7").correct and not grade_answer(Gold("expression", "x+2"), "x+1").correct
 """
 
 

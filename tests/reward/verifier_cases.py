@@ -1,5 +1,7 @@
 """The verifiers' tables: rows of (answer, gold, score), some with the choices behind it; None is "cannot judge"."""
 
+from reward.grade import Gold, Grade, grade_answer
+
 NUMBER = [
     ("5", "5", 1.0),
     (" 5. ", "5", 1.0),
@@ -550,3 +552,7 @@ RESPONSES = [  # (whole response, domain, gold, score): what counts as the answe
     ("", "number", "5", 0.0),
     ("5" * 100_000, "number", "5", 0.0),
 ]
+
+
+def verify(domain: str, answer: str | None, gold: str, choices: list[str] | None = None) -> Grade:
+    return grade_answer(Gold(domain, gold, choices), answer)

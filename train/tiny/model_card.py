@@ -7,12 +7,11 @@ from typing import Any
 
 from configs.jsonl import write_text_atomic
 from data_construction.sources import LEARNED, SOURCES, problems, wording
+from reward.grade import grade
 from reward.statements import final_statements
-from reward.verifiers import verify
 from vlm.chat import question_messages
 from vlm.generate import generate
 from vlm.load import VLM, load_text_model, load_vlm
-from vlm.response import parse_response
 
 SEED = 9  # of the held-out problems of the card; no run config uses it
 
@@ -81,9 +80,9 @@ def write_vlm_card(folder: Path, seconds: dict[str, float], trust: float, n: int
         small=wording.SMALL,
         trust=trust,
         n=n,
-        accuracy=table("answered right", accuracy),
-        looks=table("facts wrong in one look", looks),
-        others=table("answered right, not taught", chance),
+        accuracy=markdown_table("answered right", accuracy),
+        looks=markdown_table("facts wrong in one look", looks),
+        others=markdown_table("answered right, not taught", chance),
     )
     write_text_atomic(folder / "README.md", card)
     return {"accuracy": accuracy, "untaught": chance, "look_errors": looks}
@@ -126,8 +125,7 @@ def accuracy_by_family(vlm: VLM, style: str, names: list[str], n: int) -> dict[s
     )
     right = defaultdict(list)
     for (problem, _), generation in zip(drawn, written, strict=True):
-        answer = parse_response(generation.text).answer
-        right[problem.family].append(verify(problem.domain, answer, problem.answer).score == 1.0)
+        right[problem.family].append(grade(problem, generation.text, generation.finished).correct)
     return {name: sum(hits) / len(hits) for name, hits in right.items()}
 
 
@@ -155,7 +153,7 @@ def look_errors(vlm: VLM, n: int, again: bool) -> dict[str, float]:
     return errors
 
 
-def table(title: str, rows: dict[str, dict[str, float]]) -> str:
+def markdown_table(title: str, rows: dict[str, dict[str, float]]) -> str:
     """A Markdown table: a row for each key, a column for each key of its values."""
     columns = list(next(iter(rows.values())))
     lines = [f"| {title} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]

@@ -1,0 +1,226 @@
+"""How a response becomes a grade: the answer that it gives, the verifier of the problem's domain, a score and a reason.
+
+One rule for rewards, prompt selection, difficulty, improvement rounds, model cards, evaluation, audit and the agent loop. A
+response that was cut off has no last line, so only an answer that it has boxed already counts.
+
+Answers are untrusted: each is read in a child process that is ended when it takes too long (``reward.worker``). A timeout is
+"cannot be judged", not "incorrect".
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import vlm.response
+from configs.errors import UserError
+from reward import expression, parsing, units, verifiers
+from reward.parsing import MAX_CHARACTERS, canonical, read_gold_option, read_option, read_pairs, read_quantity, words
+from reward.verifiers import VERIFIERS, Verdict, split_tolerance
+from reward.worker import Pool
+from vlm.response import parse_response
+
+CPU_SECONDS = 0.15
+"""Of one answer, which takes 0.3 ms. What expressions may take depends on the machine (``reward.expression.warm_up``)."""
+CLOCK_SECONDS = 60.0
+"""For a process that waits for the machine; a loop meets the limit above first."""
+
+
+class Gradable(Protocol):
+    """What grading needs of a problem: a ``vlm.problem.Problem`` has it, and so has ``Gold``."""
+
+    @property
+    def domain(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def choices(self) -> Sequence[str] | None: ...
+
+
+class Gold(NamedTuple):
+    """A gold answer by itself. ``domain`` is a key of ``VERIFIERS``; ``choices`` are in the order in which they were shown."""
+
+    domain: str
+    answer: str
+    choices: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Grade(Verdict):
+    """A verdict on ``answer``, the final answer as it was read (None: the response gives none)."""
+
+    answer: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """``correct``, by the name that users' rewards know."""
+        return self.correct
+
+
+def grade(problem: Gradable, response: str, finished: bool) -> Grade:
+    """Grade a whole response.
+
+    Args:
+        finished: the model ended its turn itself. Of a response that was cut off only a boxed answer counts.
+
+    Raises:
+        UserError: the domain has no verifier.
+    """
+    return grade_answer(problem, read_answer(response, finished))
+
+
+def read_answer(response: str, finished: bool) -> str | None:
+    """The final answer of a response, or None; see ``grade``."""
+    return parse_response(response, finished).answer
+
+
+def grade_answer(problem: Gradable, answer: str | None) -> Grade:
+    """Grade a final answer alone (not the whole response); None, where the response gives none, scores 0.
+
+    Raises:
+        UserError: the domain has no verifier.
+    """
+    domain, gold, choices = problem.domain, problem.answer, list(problem.choices or ()) or None
+    if domain not in VERIFIERS:
+        raise UserError(f"No verifier for the domain '{domain}'; known are {', '.join(VERIFIERS)}.")
+    if answer is None or not answer.strip():
+        return Grade(0.0, reason="no answer")
+    if len(answer) > MAX_CHARACTERS:
+        return Grade(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters", answer)
+    if len(gold) > MAX_CHARACTERS:
+        return Grade(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters", answer)
+    if domain == "expression":
+        reply = _EXPRESSIONS.ask((domain, answer, gold, choices), _HUNG.share(answer))
+        _HUNG.note(answer, reply is None)
+    else:
+        reply = _ANSWERS.ask((domain, answer, gold, choices))
+    if reply is None:
+        return Grade(None, {"timeout": 1.0}, "timeout", answer)
+    if "unjudged" in reply:
+        return Grade(None, {}, f"the gold answer is unreadable ({reply['unjudged']})", answer)
+    if "error" in reply:
+        return Grade(0.0, {}, f"unreadable ({reply['error']})", answer)
+    return Grade(**reply, answer=answer)
+
+
+def gradable(gold: Gradable) -> bool:
+    """Whether answers can be graded by this gold answer: whether its verifier gives any answer a score.
+
+    An answer that is not the gold answer is tried, since the same text may count as equal unread.
+    """
+    if not gold.answer.strip() or len(gold.answer) > MAX_CHARACTERS:
+        return False
+    pool = _EXPRESSIONS if gold.domain == "expression" else _ANSWERS
+    reply = pool.ask((gold.domain, "0", gold.answer, list(gold.choices or ()) or None))
+    return reply is not None and reply.get("score") is not None
+
+
+def grading_sha256(problem: Gradable) -> str:
+    """16 hexadecimal digits over all that decides a grade besides the response: the code that grades, and the gold answer."""
+    gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices]
+    return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
+
+
+@cache
+def verifier_sha256() -> str:
+    """Of the source files that read and grade an answer."""
+    files = [__file__, *(module.__file__ for module in (parsing, expression, units, verifiers, vlm.response))]
+    return hashlib.sha256(b"\0".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
+
+
+# Answers and gold answers beyond their grade
+
+
+def answer_name(problem: Gradable, answer: str | None) -> str | None:
+    """The answer in a form under which equal answers are equal; None for no answer, which equals nothing."""
+    if answer is None:
+        return None
+    option = chosen_option(problem, answer) if problem.choices else None
+    return canonical(answer) if option is None else f"option {option}"
+
+
+def chosen_option(problem: Gradable, answer: str | None) -> int | None:
+    """Index of the option that an answer names, or None."""
+    return read_option(answer or "", list(problem.choices or ()))
+
+
+def gold_option(problem: Gradable) -> int | None:
+    """Index of the correct option, or None where the gold answer names none."""
+    return read_gold_option(problem.answer, list(problem.choices or ()))
+
+
+def facts_wrong(answer: str | None, gold: str, correct: bool) -> float:
+    """Share in [0, 1] of the words of ``gold``'s ``key: words`` statements that ``answer`` does not have in their place.
+
+    A gold answer without such statements is one fact: it counts by whether the answer is ``correct``.
+    """
+    wanted = read_pairs(gold)
+    if wanted is None:
+        return 0.0 if correct else 1.0
+    given = read_pairs(answer or "") or {}
+    pairs = [
+        pair
+        for key, facts in wanted.items()
+        for pair in zip_longest(facts.split(), given.get(key, "").split()[: len(facts.split())])
+    ]
+    return sum(fact != found for fact, found in pairs) / len(pairs)
+
+
+def is_quantity(text: str) -> bool:
+    """Whether a text is one number, perhaps with a unit."""
+    return read_quantity(text) is not None
+
+
+def as_written(problem: Gradable) -> str:
+    """The gold answer as a response writes it: the first of its aliases, the value without its tolerance."""
+    domain, gold = problem.domain, problem.answer
+    if domain in ("number", "science"):
+        gold, *stated = (part.strip() for part in split_tolerance(gold))
+        unit = stated[0].lstrip("0123456789., ") if stated else ""
+        if unit and not unit.startswith(("%", "\\%")) and gold.endswith(tuple("0123456789")):
+            gold = f"{gold} {unit}"  # 12 ± 0.5 cm
+    if domain in ("text", "science"):
+        gold = next((alias.strip() for alias in gold.split("|") if words(alias)), gold)
+    return gold
+
+
+class Hung:
+    """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
+
+    A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
+    answer of a shape that is read in time clears its count. Every eighth answer is given all the time, so that one can be read.
+    """
+
+    TWICE, AGAIN, SHARE, SHAPES = 2, 8, 0.1, 1000
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def share(self, answer: str) -> float:
+        """Of the CPU seconds, for the next answer of this shape."""
+        count = self._counts.get(self._shape(answer), 0)
+        return self.SHARE if count >= self.TWICE and count % self.AGAIN else 1.0
+
+    def note(self, answer: str, ended: bool) -> None:
+        """One more answer was ended, or read."""
+        shape = self._shape(answer)
+        if not ended:
+            self._counts.pop(shape, None)
+            return
+        if len(self._counts) >= self.SHAPES:
+            self._counts.clear()
+        self._counts[shape] = self._counts.get(shape, 0) + 1
+
+    @staticmethod
+    def _shape(answer: str) -> str:
+        return re.sub(r"\d+", "0", answer)
+
+
+_HUNG = Hung()
+_ANSWERS = Pool("answers", CPU_SECONDS, CLOCK_SECONDS)
+_EXPRESSIONS = Pool("expressions", 0.0, CLOCK_SECONDS)  # apart: only they wait for the algebra system
