@@ -180,7 +180,7 @@ class Handlers:
         drawn, run = 0.0, None
         try:
             for run in runs():
-                if run.gaze is not None or time.monotonic() - drawn > REDRAW:
+                if run.attention is not None or time.monotonic() - drawn > REDRAW:
                     drawn = time.monotonic()
                     yield page.run_status(run), *panels(run)
             if run is not None:

@@ -31,8 +31,8 @@ from vlm.reasoning import (
 
 if TYPE_CHECKING:
     from vlm.backends import Backend
-    from vlm.gaze import Gaze
     from vlm.load import VLM
+    from vlm.sentence_attention import ResponseAttention
 
 RUN_SECONDS = 120.0
 MODELS_KEPT = 2
@@ -47,7 +47,7 @@ class Run:
     Attributes:
         text: from the first character of the response; ``given`` characters of it were put there by a test.
         state: ``thinking``, ``done``, ``stopped`` (by the visitor) or ``late`` (by the time limit).
-        gaze: where it looked; None while it writes, and for a server.
+        attention: where it looked; None while it writes, and for a server.
     """
 
     model: str
@@ -64,7 +64,7 @@ class Run:
     looks: int = 0
     votes: dict[str, int] = field(default_factory=dict)
     agreement: float = 1.0
-    gaze: "Gaze | None" = field(default=None, repr=False)
+    attention: "ResponseAttention | None" = field(default=None, repr=False)
     note: str = ""
 
 
@@ -177,9 +177,9 @@ class Engine:
         if run.state == "thinking":
             run.state = "done"
         if is_local(model) and run.text.strip():
-            from vlm.gaze import watch
+            from vlm.sentence_attention import attention_by_sentence
 
-            run.gaze = watch(model, messages, [run.picture], run.text, breaks=[run.given])
+            run.attention = attention_by_sentence(model, messages, [run.picture], run.text, breaks=[run.given])
         elif not is_local(model):
             run.note = "A server does not show where its model looks."
         yield run
@@ -194,9 +194,11 @@ class Engine:
         stop: threading.Event,
         deadline: float,
     ) -> Iterator[list[Thought]]:
-        heat = vote_temperature(len(seeds), None)
+        temperature = vote_temperature(len(seeds), None)
         given = run.text
-        stream = think_stream(model, messages, [run.picture], effort, temperature=heat, seed=seeds[0], prefix=given)
+        stream = think_stream(
+            model, messages, [run.picture], effort, temperature=temperature, seed=seeds[0], prefix=given
+        )
         try:
             for piece in stream:
                 run.text += piece
@@ -211,7 +213,7 @@ class Engine:
         for seed in seeds[1:]:
             if self._over(run, stop, deadline):
                 break
-            thoughts += think_batch(model, [messages], [[run.picture]], effort, temperature=heat, seeds=[seed])
+            thoughts += think_batch(model, [messages], [[run.picture]], effort, temperature=temperature, seeds=[seed])
             run.note = f"{len(thoughts)} of {len(seeds)} votes"
             yield []
         run.note = ""
@@ -230,12 +232,13 @@ class Engine:
         if run.given:
             raise UserError("A server cannot be interrupted in its thought: pick a model that runs here for this test.")
         outcome: list[list[Thought] | BaseException] = []
-        heat = vote_temperature(len(seeds), None)
+        temperature = vote_temperature(len(seeds), None)
 
         async def call() -> list[Thought]:
             try:
                 asked = [
-                    think_served(model, messages, [run.picture], effort, temperature=heat, seed=seed) for seed in seeds
+                    think_served(model, messages, [run.picture], effort, temperature=temperature, seed=seed)
+                    for seed in seeds
                 ]
                 return list(await asyncio.gather(*asked))
             finally:

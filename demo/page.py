@@ -52,7 +52,7 @@ def examples(found: Sequence[Example]) -> str:
 def run_panel(run: Run, chosen: int | None = None) -> str:
     """A response: answer, sentences in the colour of their image mass, heat map and curve of the chosen one."""
     parts = [Markup("<h2>{}</h2>").format(run.title), _answer(run), _trace(run, chosen)]
-    if run.gaze is not None:
+    if run.attention is not None:
         parts += [_figure(run, chosen), _curve(run, chosen)]
     elif run.state != "thinking" and run.note:
         parts.append(Markup('<p class="note">{}</p>').format(run.note))
@@ -99,11 +99,11 @@ def _answer(run: Run) -> Markup:
 
 
 def _trace(run: Run, chosen: int | None) -> Markup:
-    if run.gaze is None:
+    if run.attention is None:
         text = Markup('<span class="given">{}</span>{}').format(run.text[: run.given], run.text[run.given :])
         caret = Markup('<span class="caret" aria-hidden="true"></span>') if run.state == "thinking" else ""
         return Markup('<div class="trace">{}{}</div>').format(text, caret)
-    most = max((sentence.mass for sentence in run.gaze.sentences), default=0.0) or 1.0
+    most = max((sentence.mass for sentence in run.attention.sentences), default=0.0) or 1.0
     buttons = [
         Markup(
             '<button type="button" class="sentence{given}" data-n="{n}" aria-pressed="{pressed}" style="--heat:{heat:.3f}" '
@@ -118,7 +118,7 @@ def _trace(run: Run, chosen: int | None) -> Markup:
             lift=sentence.lift,
             text=sentence.text,
         )
-        for n, sentence in enumerate(run.gaze.sentences)
+        for n, sentence in enumerate(run.attention.sentences)
     ]
     hint = Markup(
         '<p class="hint">Colour and percentage: how much of its attention is on the picture while it writes. '
@@ -130,15 +130,15 @@ def _trace(run: Run, chosen: int | None) -> Markup:
 
 
 def _figure(run: Run, chosen: int | None) -> Markup:
-    assert run.gaze is not None
-    if not run.gaze.maps:
-        return Markup('<p class="note">{}</p>').format(run.gaze.note)
-    every = [sentence.maps[0] for sentence in run.gaze.sentences if sentence.maps]
+    assert run.attention is not None
+    if not run.attention.maps:
+        return Markup('<p class="note">{}</p>').format(run.attention.note)
+    every = [sentence.maps[0] for sentence in run.attention.sentences if sentence.maps]
     most = max((float(heat.max()) for heat in every), default=0.0)
     if chosen is None:
-        heat, said = run.gaze.maps[0], "the whole response"
+        heat, said = run.attention.maps[0], "the whole response"
     else:
-        heat, said = run.gaze.sentences[chosen].maps[0], f"“{run.gaze.sentences[chosen].text[:120]}”"
+        heat, said = run.attention.sentences[chosen].maps[0], f"“{run.attention.sentences[chosen].text[:120]}”"
     return Markup(
         '<figure><img class="heat" src="{}" alt="Heat map over the picture"><figcaption>Where it looks while it writes {}. '
         '<span class="scale" aria-hidden="true"></span></figcaption></figure>'
@@ -156,8 +156,8 @@ def _heat_uri(picture: Image.Image, heat: torch.Tensor, most: float) -> str:
 
 def _curve(run: Run, chosen: int | None) -> Markup:
     """Mass by token, with the chosen sentence, the first look back, and what looking everywhere alike would give."""
-    assert run.gaze is not None
-    mass, lift = run.gaze.mass, run.gaze.lift
+    assert run.attention is not None
+    mass, lift = run.attention.mass, run.attention.lift
     width, height = CURVE
     even = [value / ratio if ratio > 0 else 0.0 for value, ratio in zip(mass, lift, strict=True)]
     top = max([*mass, *even, 1e-6]) * 1.05
@@ -169,11 +169,11 @@ def _curve(run: Run, chosen: int | None) -> Markup:
 
     marks = Markup("")
     if chosen is not None:
-        first, last = run.gaze.sentences[chosen].tokens
+        first, last = run.attention.sentences[chosen].tokens
         marks += _band("chosen", first, last, len(mass))
     relook = first_relook(run.text)
     if relook is not None:
-        at = next((s.tokens[0] for s in run.gaze.sentences if s.end > relook), 0) * width / len(mass)
+        at = next((s.tokens[0] for s in run.attention.sentences if s.end > relook), 0) * width / len(mass)
         marks += Markup('<line class="relook" x1="{0:.1f}" x2="{0:.1f}" y1="0" y2="{1}"/>').format(at, height)
     return Markup(
         '<figure class="curve"><div class="axis"><span>{top:.0%}</span><span>0%</span></div>'
@@ -208,8 +208,8 @@ def has_sentence(run: Run | None, number: object) -> bool:
     """Whether a number that came from the page names a sentence of the run."""
     return (
         run is not None
-        and run.gaze is not None
+        and run.attention is not None
         and isinstance(number, int)
         and not isinstance(number, bool)
-        and 0 <= number < len(run.gaze.sentences)
+        and 0 <= number < len(run.attention.sentences)
     )

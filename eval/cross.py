@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.forward import read
 from eval.runner import Answer, open_pictures
 from eval.seeds import cross_effects
 from eval.stats import estimate_mean
 from reward.rewards import MIN_THOUGHT, halves
-from vlm.chat import encode, prefix_ids, question_messages
+from vlm.chat import question_messages
 from vlm.problem import Problem
+from vlm.scoring import score_responses
 
 if TYPE_CHECKING:
     from vlm.load import VLM
@@ -41,14 +41,11 @@ def second_half_mass(
     found: dict[str, float] = {}
     for start in range(0, len(usable), batch_size):
         part = usable[start : start + batch_size]
-        responses = [prefix_ids(vlm.tokenizer, answers[problem.id].text) for problem in part]
-        pictures = [open_pictures(problem) for problem in part]
+        responses = [answers[problem.id].text for problem in part]
+        images = [open_pictures(problem) for problem in part]
         turns = [question_messages(p.question, len(p.images), style, p.choices) for p in part]
-        with vlm.lock:
-            batch = encode(vlm, turns, pictures, responses)
-            reading = read(vlm.model, batch, [len(ids) for ids in responses], attention=layers, keep_roots=False)
-        assert reading.mass is not None
-        found |= {problem.id: halves(mass)[1] for problem, mass in zip(part, reading.mass, strict=True)}
+        scores = score_responses(vlm, turns, images, responses, attention=layers, log_p=False)
+        found |= {problem.id: halves(mass)[1] for problem, mass in zip(part, scores.mass, strict=True)}
     return found
 
 

@@ -34,7 +34,7 @@ from train.checkpoints import EpochSampler
 from train.data import reader_of
 from train.distributed import drop_empty_pictures
 from train.finite import NUMBERS, FiniteTrainer, shortened
-from train.information import donors, information
+from train.information import information, mismatched_pairs
 from train.options import GrpoOptions
 from train.prompts import image_token, one_token_a_picture, problem_messages
 from vlm.attention import AttentionMass, response_mass
@@ -104,7 +104,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         }
         for reward in self.own.values():
             reward.start()
-        self.donors = donors(self.problems) if "image_information" in sources else None
+        self.mismatched = mismatched_pairs(self.problems) if "image_information" in sources else None
         self.responder: Backend | None = None
         self.answered: dict[Question, bool] = {}
         if "process_claims" in sources:
@@ -283,11 +283,11 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
 
     def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:
         """Where ``image_information`` is among the rewards, at whatever weight: three forwards over what was written."""
-        if self.donors is None:
+        if self.mismatched is None:
             return
         problems = [self.problems[index] for index in indices]
         rows = [
-            (problem, self.problems[self.donors[index]] if index in self.donors else None)
+            (problem, self.problems[self.mismatched[index]] if index in self.mismatched else None)
             for problem, index in zip(problems, indices, strict=True)
         ]
         turns = [problem_messages(problem, self.options.style, self.reader) for problem in problems]

@@ -1,4 +1,4 @@
-"""What the picture does for a model's own words: log probabilities of one text with its picture, another one, and a blank."""
+"""What the image does for a model's own words: log-probabilities of one text with its image, another one, and a blank."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,18 +7,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm.chat import Message, encode
+from vlm.chat import Message
 from vlm.images import blank, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
+from vlm.scoring import score_responses
 
 ROWS = 16  # of one forward
 
 
-def donors(problems: Sequence[Problem]) -> dict[int, int]:
-    """Number of a problem -> number of the one whose pictures stand in for its own: the next of its family with others.
+def mismatched_pairs(problems: Sequence[Problem]) -> dict[int, int]:
+    """Number of a problem -> number of the one whose images stand in for its own: the next of its family with others.
 
-    Where its family has no other pictures (in that number), the next problem of any family; without one it is left out.
+    Where its family has no other images (in that number), the next problem of any family; without one it is left out.
     """
     found: dict[int, int] = {}
     for same in (lambda p: (p.family, len(p.images)), lambda p: ("", len(p.images))):
@@ -35,36 +36,6 @@ def donors(problems: Sequence[Problem]) -> dict[int, int]:
     return found
 
 
-def of_sizes(pictures: Sequence[Image.Image], like: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pictures in the sizes of others: as many image tokens, at the same places."""
-    return [
-        one if one.size == other.size else one.resize(other.size) for one, other in zip(pictures, like, strict=True)
-    ]
-
-
-def response_log_p(
-    model: Any,
-    reader: VLM,
-    turns: Sequence[Sequence[Message]],
-    pictures: Sequence[Sequence[Image.Image]],
-    responses: Sequence[Sequence[int]],
-    device: torch.device,
-) -> list[Tensor]:
-    """(T,) log probability of each response token, in nats, of responses teacher-forced behind their prompts."""
-    found: list[Tensor] = []
-    for start in range(0, len(turns), ROWS):
-        part = slice(start, start + ROWS)
-        longest = max(1, *(len(ids) for ids in responses[part]), 1)
-        batch = encode(reader, turns[part], pictures[part], responses[part]).to(device)
-        with torch.no_grad():
-            logits = model(**batch, logits_to_keep=longest + 1, use_cache=False).logits
-        for row, ids in enumerate(responses[part]):
-            shares = logits[row, longest - len(ids) : longest].float().log_softmax(-1)  # row t predicts token t + 1
-            wanted = torch.tensor(list(ids), device=device, dtype=torch.long)
-            found.append(shares.gather(-1, wanted[:, None])[:, 0].cpu())
-    return found
-
-
 def information(
     model: Any,
     reader: VLM,
@@ -73,21 +44,34 @@ def information(
     responses: Sequence[Sequence[int]],
     device: torch.device,
 ) -> list[tuple[Tensor | None, Tensor | None]]:
-    """For each response log p(token | pictures) - log p(token | others), (T,) each: another problem's, and blank ones.
+    """For each response log p(token | images) - log p(token | others), (T,) each in nats: another problem's, and blank ones.
 
-    Three forwards and no generation. Every row goes through all three, so that ranks stay in step; a row without pictures, or
+    Three forwards and no generation. Every row goes through all three, so that ranks stay in step; a row without images, or
     without a problem to borrow them from, gets None.
+
+    Args:
+        model: the one in training; ``reader`` only encodes.
+        rows: each response's problem, and the one that it borrows images from.
     """
+
+    def log_p(images: Sequence[Sequence[Image.Image]]) -> list[Tensor]:
+        parts = [slice(start, start + ROWS) for start in range(0, len(rows), ROWS)]
+        scored = (
+            score_responses(reader, turns[part], images[part], responses[part], model=model, device=device)
+            for part in parts
+        )
+        return [values for scores in scored for values in scores.log_p]
+
     own = [[open_image(path) for path in problem.images] for problem, _ in rows]
+    # In the sizes of its own images: as many image tokens, at the same places.
     other = [
-        pictures if donor is None else of_sizes([open_image(path) for path in donor.images], pictures)
-        for (_, donor), pictures in zip(rows, own, strict=True)
+        images
+        if lender is None
+        else [open_image(path).resize(like.size) for path, like in zip(lender.images, images, strict=True)]
+        for (_, lender), images in zip(rows, own, strict=True)
     ]
-    empty = [[blank(picture) for picture in pictures] for pictures in own]
-    seen, swapped, blind = (
-        response_log_p(model, reader, turns, pictures, responses, device) for pictures in (own, other, empty)
-    )
+    empty = [[blank(image) for image in images] for images in own]
     return [
-        (a - b if donor is not None else None, a - c if problem.images else None)
-        for (problem, donor), a, b, c in zip(rows, seen, swapped, blind, strict=True)
+        (a - b if lender is not None else None, a - c if problem.images else None)
+        for (problem, lender), a, b, c in zip(rows, log_p(own), log_p(other), log_p(empty), strict=True)
     ]

@@ -36,10 +36,10 @@ from vlm.attention_parts import (
     refuse_unsupported,
     text_configs,
 )
-from vlm.attention_recording import ForwardRecorder, Recording, generation_rows, joined, response_mass
+from vlm.attention_recording import ForwardRecorder, Recording, joined, response_mass
 from vlm.forward_arguments import ArgumentReader
 
-__all__ = ["AttentionMass", "Recording", "generation_rows", "image_token_mask", "response_mass"]
+__all__ = ["AttentionMass", "Recording", "image_token_mask", "response_mass"]
 
 # The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
 SUPPORTED = ("sdpa",)

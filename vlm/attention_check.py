@@ -17,6 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedModel
 
 from configs.errors import UserError
+from vlm.load import evaluation_mode
 
 PROMPT, PADDING, STEPS = 8, 3, 3
 KEPT = 4
@@ -146,17 +147,15 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     Qwen's models keep the offset of their positions (``rope_deltas``) from one forward to the next.
     """
     modules = list(model.modules())
-    training = [module.training for module in modules]
     kept = [
         {name: value for name, value in vars(module).items() if value is None or isinstance(value, torch.Tensor)}
         for module in modules
     ]
     random = torch.get_rng_state()
-    model.eval()
     try:
-        yield
+        with evaluation_mode(model):
+            yield
     finally:
-        for module, mode, values in zip(modules, training, kept, strict=True):
-            module.training = mode
+        for module, values in zip(modules, kept, strict=True):
             vars(module).update(values)
         torch.set_rng_state(random)

@@ -169,7 +169,7 @@ def response_mass(
 
     Args:
         probe: an ``AttentionMass``, a recording or its tensor, with the rows laid out as a generation leaves them:
-            (layers, batch, 1 + steps). A forward with ``rows=generation_rows(...)`` has the same layout.
+            (layers, batch, 1 + steps).
         token_counts: T of each sequence, without its end token and padding.
         rows: ``"token"`` takes the row of token n itself; ``"predicting"`` the row that predicted it (n - 1). A generation
             never feeds its very last token, so in an answer cut off at the limit the last own row is NaN.
@@ -189,13 +189,3 @@ def response_mass(
     first = 1 if rows == "token" else 0
     padded = torch.nn.functional.pad(mass, (0, 1), value=torch.nan)
     return [padded[:, n, first : first + count] for n, count in enumerate(token_counts)]
-
-
-def generation_rows(response: torch.Tensor) -> torch.Tensor:
-    """``rows`` for a forward over prompt and response that give the layout of a generation.
-
-    From the response tokens, bool (batch, length): the same, and the position before the first of them, which predicts it.
-    """
-    first = response.int().cumsum(1).eq(0) & response.roll(-1, 1)
-    first[:, -1] = False
-    return response | first

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
     from vlm.backends import Backend
-    from vlm.gaze import Gaze
     from vlm.load import VLM
+    from vlm.sentence_attention import ResponseAttention
 
 Model = Union["VLM", "Backend"]
 
@@ -74,7 +74,8 @@ def answer_question(
         ``answer`` (str or None), ``trace`` (the thought), ``text`` (all that was written), ``tokens`` (of all votes),
         ``seconds``, ``looks`` (how many times the trace goes back to the picture), ``finished`` (False: the budget ran
         out), ``relooks`` and ``closed`` (see ``vlm.reasoning.Thought``), ``votes`` (``k``, ``agreement``, ``counts``), and
-        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``gaze``.
+        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``attention``, a
+        ``vlm.sentence_attention.ResponseAttention``.
 
     Raises:
         UserError: a bad picture, question, effort, style or number of votes; a server without a usable reply.
@@ -82,11 +83,11 @@ def answer_question(
     how, seeds = with_style(find_effort(effort), style), vote_seeds(seed, votes)
     pictures = [open_image(image) for image in images]
     messages = question_messages(question, len(pictures), how.style, choices)
-    heat = vote_temperature(votes, temperature)
+    temperature = vote_temperature(votes, temperature)
     started = time.perf_counter()
     if is_local(model):
         if votes == 1:
-            pieces = think_stream(model, messages, pictures, how, temperature=heat, seed=seed)
+            pieces = think_stream(model, messages, pictures, how, temperature=temperature, seed=seed)
             try:
                 for piece in pieces:
                     if stream is not None:
@@ -96,19 +97,21 @@ def answer_question(
             assert pieces.thought is not None  # the stream ended by itself
             thoughts = [pieces.thought]
         else:
-            thoughts = think_batch(model, [messages] * votes, [pictures] * votes, how, temperature=heat, seeds=seeds)
+            thoughts = think_batch(
+                model, [messages] * votes, [pictures] * votes, how, temperature=temperature, seeds=seeds
+            )
     else:
-        thoughts = asyncio.run(_ask_server(model, messages, pictures, how, heat, seeds))
+        thoughts = asyncio.run(_ask_server(model, messages, pictures, how, temperature, seeds))
         if stream is not None and votes == 1:
             stream(thoughts[0].text)
     result = summarize(thoughts) | {"seconds": round(time.perf_counter() - started, 3)}
     if look:
         if not is_local(model):
             raise ConfigError("A server does not show where its model looks: load the model from its folder for that.")
-        from vlm.gaze import watch
+        from vlm.sentence_attention import attention_by_sentence
 
-        gaze = watch(model, messages, pictures, result["text"])
-        result |= {"sentences": sentence_rows(gaze), "gaze": gaze}
+        attention = attention_by_sentence(model, messages, pictures, result["text"])
+        result |= {"sentences": sentence_rows(attention), "attention": attention}
     return result
 
 
@@ -147,8 +150,8 @@ def summarize(thoughts: Sequence[Thought]) -> dict[str, Any]:
     }
 
 
-def sentence_rows(gaze: "Gaze") -> list[dict[str, Any]]:
-    """The sentences of a gaze as they stand in JSON."""
+def sentence_rows(attention: "ResponseAttention") -> list[dict[str, Any]]:
+    """The sentences as they stand in JSON."""
     return [
         {
             "text": sentence.text,
@@ -157,7 +160,7 @@ def sentence_rows(gaze: "Gaze") -> list[dict[str, Any]]:
             "mass": round(sentence.mass, 5),
             "lift": round(sentence.lift, 4),
         }
-        for sentence in gaze.sentences
+        for sentence in attention.sentences
     ]
 
 
@@ -281,9 +284,9 @@ def answer_and_print(model: Model, pictures: Sequence[Any], question: str, optio
         stream=None if options.json else lambda piece: print(piece, end="", flush=True),
         look=is_local(model) and (options.json or options.heatmap is not None),
     )
-    gaze = result.pop("gaze", None)
+    attention = result.pop("attention", None)
     if options.heatmap is not None:
-        draw_heatmap(pictures, gaze, options.heatmap)
+        write_heatmap(pictures, attention, options.heatmap)
     if options.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
@@ -309,14 +312,14 @@ def read_picture(name: str, urls: bool = False) -> Any:
     return open_image(name)
 
 
-def draw_heatmap(pictures: Sequence[Any], gaze: "Gaze", file: Path) -> None:
+def write_heatmap(pictures: Sequence[Any], attention: "ResponseAttention", file: Path) -> None:
     """Write the mean map of the whole response over the pictures."""
     from vlm.heatmap import draw_heatmap
 
-    if not gaze.maps:
-        raise UserError(f"No heat map was drawn: {gaze.note}")
+    if not attention.maps:
+        raise UserError(f"No heat map was drawn: {attention.note}")
     try:
-        draw_heatmap(pictures, gaze.maps).save(file)
+        draw_heatmap(pictures, attention.maps).save(file)
     except (OSError, ValueError) as error:  # ValueError: an ending that Pillow does not know
         raise UserError(f"The heat map {file} cannot be written ({error}): name a .png file.") from None
 

@@ -155,6 +155,18 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
 
 
 @contextmanager
+def evaluation_mode(model: Any) -> Iterator[None]:
+    """Evaluation mode inside, so no dropout; afterwards, also after an exception, each module's own mode as before."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # not model.train(): a frozen part may have been in evaluation mode
+            module.training = True
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar while weights load: it would stand between the question and the answer."""
     from transformers.utils import logging

@@ -41,8 +41,8 @@ def test_a_run_grows_and_is_watched_at_its_end(engine: Engine) -> None:
     seen = ask(engine)
     assert [run.text for run in seen] == sorted((run.text for run in seen), key=len) and len(seen) > 20
     *growing, last = seen
-    assert last.state == "done" and last.gaze is not None and all(run.gaze is None for run in growing)
-    assert sum(len(s.text) for s in last.gaze.sentences) <= len(last.text)
+    assert last.state == "done" and last.attention is not None and all(run.attention is None for run in growing)
+    assert sum(len(s.text) for s in last.attention.sentences) <= len(last.text)
     assert last.tokens > 0 and last.votes is not None
 
 
@@ -58,7 +58,7 @@ def test_stop_ends_a_run_at_once_and_keeps_what_was_written(engine: Engine) -> N
         seen.append(run.text)
         if len(seen) == 5:
             stop.set()
-    assert run.state == "stopped" and run.gaze is not None and run.answer is None
+    assert run.state == "stopped" and run.attention is not None and run.answer is None
     assert len(seen) <= 7  # the piece that was under way, and the end
 
 
@@ -91,7 +91,7 @@ TEXT = "<think> row 1: star. Let me look at the picture again. row 2: none. </th
 def test_a_test_goes_on_from_the_models_own_words(engine: Engine, kind: str, given: str, picture: Image.Image) -> None:
     *_, run = engine.test(kind, finished(engine, TEXT), OTHER, threading.Event())
     assert run.text.startswith(given) and len(run.text) > len(given) == run.given
-    assert run.picture.tobytes() == picture.tobytes() and run.state == "done" and run.gaze is not None
+    assert run.picture.tobytes() == picture.tobytes() and run.state == "done" and run.attention is not None
 
 
 def test_a_text_without_blanks_is_cut_at_half(engine: Engine) -> None:
@@ -111,11 +111,11 @@ def served(monkeypatch: pytest.MonkeyPatch, script: Any) -> Engine:
     return Engine(["openai:m@http://127.0.0.1:1/v1"])
 
 
-def test_a_server_answers_without_a_gaze(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_answers_without_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = served(monkeypatch, ["<think> a </think> \\boxed{2}"] * 5)
     assert list(engine.names) == ["m"]  # its address is not the visitor's to see
     last = ask(engine)[-1]
-    assert (last.answer, last.gaze, last.state) == ("2", None, "done") and "does not show" in last.note
+    assert (last.answer, last.attention, last.state) == ("2", None, "done") and "does not show" in last.note
     assert ask(engine, votes=4)[-1].votes == {"2": 4}
     with pytest.raises(UserError, match="cannot be interrupted"):
         list(engine.test("again", finished(engine, TEXT), None, threading.Event()))

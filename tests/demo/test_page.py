@@ -9,7 +9,7 @@ from PIL import Image
 
 from demo import page
 from demo.engine import TESTS, Run
-from vlm.gaze import Gaze, Sentence
+from vlm.sentence_attention import ResponseAttention, Sentence
 
 EVIL = "<img src=x onerror=alert(1)> <script>alert(2)</script> \"' ${alert(3)} {{4}} &amp;"
 
@@ -27,8 +27,8 @@ def watched(text: str = "One. Wait, let me look again. Two.", **changes: object)
         for n, (start, end) in enumerate(spans)
     ]
     mass = [0.4 / (n + 1) for n in range(len(spans))]
-    gaze = Gaze(mass, [1.5] * len(spans), sentences, [heat])
-    return run(text=text, state="done", answer="Two", gaze=gaze, tokens=9, **changes)
+    attention = ResponseAttention(mass, [1.5] * len(spans), sentences, [heat])
+    return run(text=text, state="done", answer="Two", attention=attention, tokens=9, **changes)
 
 
 class Tags(HTMLParser):

@@ -13,12 +13,13 @@ from configs.errors import ConfigError, UserError
 from reward.terms import Term
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
-from train.information import donors, information, response_log_p
+from train.information import information, mismatched_pairs
 from train.probe import run_probe
 from train.prompts import problem_messages
 from vlm.images import open_image
 from vlm.load import load_vlm
 from vlm.problem import Problem, read_problems, write_problems
+from vlm.scoring import score_responses
 
 DOC = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text()
 PLANTED = """
@@ -177,7 +178,7 @@ def test_information_is_a_difference_of_forwards(keys: dict[str, Any], tmp_path:
     ]
     images = [[open_image(path) for path in problem.images] for problem in problems]
     device = torch.device("cpu")
-    found = response_log_p(trainer.model, trainer.reader, turns, images, responses, device)
+    found = score_responses(trainer.reader, turns, images, responses, model=trainer.model).log_p
     for row, (values, rollout) in enumerate(zip(found, rollouts, strict=True)):
         assert torch.allclose(values, expected[row, : len(values)], atol=1e-4)
         assert rollout.information.shape == rollout.information_blank.shape == (rollout.token_count,)
@@ -192,10 +193,12 @@ def test_information_is_a_difference_of_forwards(keys: dict[str, Any], tmp_path:
 
 def test_pictures_are_borrowed_within_the_family(pictures: Path) -> None:
     problems = read_problems(pictures)
-    assert set(donors(problems)) == set(range(6)) and all(number != other for number, other in donors(problems).items())
+    assert set(mismatched_pairs(problems)) == set(range(6)) and all(
+        number != other for number, other in mismatched_pairs(problems).items()
+    )
     for problem, family in zip(problems, "aabbbc", strict=True):
         problem.meta["family"] = family
-    found = donors(problems)
+    found = mismatched_pairs(problems)
     assert found[0] == 1 and found[1] == 0 and {found[2], found[3], found[4]} == {2, 3, 4} and found[5] != 5
     problems[5].images = []
-    assert 5 not in donors(problems)
+    assert 5 not in mismatched_pairs(problems)

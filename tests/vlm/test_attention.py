@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import vlm.attention
 import vlm.attention_kernels
 from configs.errors import UserError
-from vlm.attention import AttentionMass, generation_rows, image_token_mask, response_mass
+from vlm.attention import AttentionMass, image_token_mask, response_mass
 
 pytestmark = pytest.mark.seam
 
@@ -324,13 +324,6 @@ def test_response_mass() -> None:
         response_mass(mass, [4])
     with pytest.raises(UserError, match="neither 'token' nor 'predicting'"):
         response_mass(mass, [4, 2], rows="own")  # type: ignore[arg-type]
-
-
-def test_generation_rows() -> None:
-    response = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).bool()
-    wanted = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]]).bool()
-    assert torch.equal(generation_rows(response), wanted)
-    assert torch.equal(generation_rows(torch.tensor([[True, False, True]])), torch.tensor([[True, False, True]]))
 
 
 # No trace

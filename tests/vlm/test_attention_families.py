@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_families import FAMILIES, IMAGE, Family, mistral3
 
-from vlm.attention import AttentionMass, generation_rows, image_token_mask
+from vlm.attention import AttentionMass, image_token_mask
 
 pytestmark = pytest.mark.seam
 
@@ -69,9 +69,9 @@ def test_generation_equals_one_forward_over_what_it_wrote(family: Family) -> Non
     with AttentionMass(family.model, layers="all", per_token=True) as probe:
         # 14 steps: more than Gemma's window of 8, whose cache then drops the image.
         written = family.model.generate(**batch, max_new_tokens=14, do_sample=False, eos_token_id=None)
-    fed = torch.zeros_like(written, dtype=torch.bool)
-    fed[:, batch["input_ids"].shape[1] : -1] = True
-    with AttentionMass(family.model, layers="all", rows=generation_rows(fed), per_token=True) as whole:
+    rows = torch.zeros_like(written, dtype=torch.bool)
+    rows[:, batch["input_ids"].shape[1] - 1 : -1] = True  # from the prompt's last row, which predicts the first token
+    with AttentionMass(family.model, layers="all", rows=rows, per_token=True) as whole:
         family.model(**family.more(batch, written))
     assert probe.mass.shape == (3, 2, 14)
     torch.testing.assert_close(probe.mass, whole.mass, atol=1e-5, rtol=0)

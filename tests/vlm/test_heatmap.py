@@ -14,8 +14,9 @@ from tiny_families import FAMILIES
 from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.chat import encode, question_messages
-from vlm.heatmap import draw_heatmap, image_maps, overlay, response_maps, token_grids, token_span
+from vlm.heatmap import draw_heatmap, image_maps, overlay, token_grids
 from vlm.load import VLM, load_vlm
+from vlm.scoring import score_responses
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,13 @@ def vlm(tiny_vlm_dir: Path) -> VLM:
     ):  # compared with and without the probe now: with planted attention it reads no text alone
         pass
     return vlm
+
+
+def response_maps(
+    vlm: VLM, messages: list[Any], images: list[Image.Image], ids: list[int], layers: Any = "all"
+) -> Callable[..., list[torch.Tensor]]:
+    scores = score_responses(vlm, [messages], [images], [ids], attention=layers, maps=True, log_p=False)
+    return lambda *span: scores.maps(0, *span)
 
 
 def spotted(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
@@ -108,7 +116,7 @@ def test_planted_attention_shows_under_the_right_pixels(
     ]
     reference = embeddings_of(vlm, plain)
     with attention_planted_where(vlm, most_changed(reference)):
-        maps = response_maps(vlm, question_messages("Where ?", len(sizes)), pictures, [41, 42, 43])
+        maps = response_maps(vlm, question_messages("Where ?", len(sizes)), pictures, [41, 42, 43])()
 
     assert len(maps) == len(sizes)
     assert float(maps[at].max()) > 0.99  # all of the attention, in one cell
@@ -129,14 +137,12 @@ def test_planted_attention_shows_under_the_right_pixels(
 def test_maps_sum_to_the_mean_mass_of_the_predicting_rows(vlm: VLM) -> None:
     picture, ids = spotted((300, 120), (20, 20, 60, 60)), [41, 42, 43, 44]
     messages = question_messages("Where ?", 1)
-    from vlm.attention import AttentionMass
-
     batch = encode(vlm, [messages], [[picture]], [ids])
     with torch.no_grad(), AttentionMass(vlm.model, "all", rows=5) as probe:
         vlm.model(**batch)
-    whole = response_maps(vlm, messages, [picture], ids)[0]
+    whole = response_maps(vlm, messages, [picture], ids)()[0]
     assert float(whole.sum()) == pytest.approx(float(probe.mass[:, 0, :4].mean()), abs=1e-6)
-    part = response_maps(vlm, messages, [picture], ids, span=(1, 3), layers="last")[0]
+    part = response_maps(vlm, messages, [picture], ids, "last")(1, 3)[0]
     assert float(part.sum()) == pytest.approx(float(probe.mass[-1, 0, 1:3].mean()), abs=1e-6)
 
 
@@ -153,29 +159,12 @@ def test_grids_of_other_families(name: str) -> None:
     assert token_grids(tiny.model, tiny.batch([1, 2], [3, 3]), [1, 2]) == [[(2, 2)], [(2, 2)] * 2]
 
 
-def test_refuses_in_words(vlm: VLM) -> None:
+def test_refuses_in_words() -> None:
     tiles = FAMILIES["LlavaOnevision"]()
-    with pytest.raises(UserError, match="cut pictures into tiles"):
+    with pytest.raises(UserError, match="cut images into tiles"):
         token_grids(tiles.model, tiles.batch([1]), [1])
-    picture = Image.new("RGB", (192, 192))
-    messages = question_messages("Where ?", 1)
-    with pytest.raises(UserError, match="needs a picture"):
-        response_maps(vlm, question_messages("Where ?", 0), [], "yes")
-    for span in ((0, 0), (2, 9), (-1, 1)):
-        with pytest.raises(UserError, match="not a stretch of the response's 3 tokens"):
-            response_maps(vlm, messages, [picture], [41, 42, 43], span=span)
     with pytest.raises(UserError, match="the span is empty"):
         image_maps(torch.full((2, 4), torch.nan), [(2, 2)])
-
-
-def test_token_span(vlm: VLM) -> None:
-    text = "yes no red circle"
-    first, last = token_span(vlm.tokenizer, text, (text.index("red"), len(text)))
-    ids = vlm.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert vlm.tokenizer.decode(ids[first:last]).strip() == "red circle"
-    assert token_span(vlm.tokenizer, text, (0, 2))[0] == 0
-    with pytest.raises(UserError, match="touch no token"):
-        token_span(vlm.tokenizer, text, (90, 95))
 
 
 def test_draw_puts_pictures_side_by_side_on_one_scale() -> None:

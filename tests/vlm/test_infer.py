@@ -61,7 +61,7 @@ def test_votes_and_where_it_looked(vlm_: VLM, photo: Path) -> None:
     assert votes["k"] == 3 and sum(votes["counts"].values()) <= 3 and 0 <= votes["agreement"] <= 1
     assert {"text", "start", "end", "mass", "lift"} == set(result["sentences"][0])
     assert all(0 < sentence["mass"] < 1 for sentence in result["sentences"])
-    assert float(result["gaze"].maps[0].sum()) > 0
+    assert float(result["attention"].maps[0].sum()) > 0
 
 
 def test_a_server_answers_too(photo: Path) -> None:

@@ -1,7 +1,6 @@
 """Where a model looked in each sentence of its response: mass and lift by token, means and a heat map by sentence.
 
-One forward over prompt and response, whoever wrote it and however it was forced; so it needs the model in this process.
-The rows are those that *predict* a token: what the model looks at to write it.
+One forward over prompt and response (``vlm.scoring``), whoever wrote it; so it needs the model in this process.
 """
 
 import bisect
@@ -27,7 +26,10 @@ _CLAUSE = re.compile(r";(?=\s)|\s*(?=\\boxed)")
 
 @dataclass
 class Sentence:
-    """A stretch of the response. ``maps``: one (rows, columns) map a picture that sums, over all, to ``mass``; see ``vlm.heatmap``."""
+    """A span of the response: characters ``start`` to ``end``, and its ``tokens``.
+
+    ``maps``: one (rows, columns) map an image; all their cells sum to ``mass``; see ``vlm.heatmap``.
+    """
 
     start: int
     end: int
@@ -39,7 +41,7 @@ class Sentence:
 
 
 @dataclass
-class Gaze:
+class ResponseAttention:
     """Mass in [0, 1] and lift (1 is uniform attention) of each response token, mean over layers; and the sentences.
 
     ``maps``: of the whole response. ``note``: why there are no maps, where there are none.
@@ -70,59 +72,44 @@ def sentence_spans(text: str, breaks: Sequence[int] = ()) -> list[tuple[int, int
     return spans
 
 
-def watch(
+def attention_by_sentence(
     vlm: "VLM",
     messages: "Sequence[Message]",
     images: "Sequence[Image.Image]",
     response: str,
     layers: Literal["last", "all"] | Sequence[int] = "all",
     breaks: Sequence[int] = (),
-) -> Gaze:
+) -> ResponseAttention:
     """Mass, lift and heat maps of a response that is already written.
 
     Args:
-        messages, images: the conversation up to the response, as for ``vlm.chat.encode``; at least one picture.
+        messages, images: the conversation up to the response, as for ``vlm.chat.encode``; at least one image.
         response: assistant text from its first character.
         layers: as for ``vlm.attention.AttentionMass``.
-        breaks: characters at which a sentence ends whatever it says, such as the end of what was given.
+        breaks: characters at which a sentence ends whatever it says, such as the end of a given prefix.
 
     Raises:
-        UserError: there is no picture or no response, it is too long for the model, or the probe cannot read the model.
+        UserError: there is no image or no response, it is too long for the model, or the probe cannot read the model.
     """
-    import torch
-
-    from vlm.attention import AttentionMass
-    from vlm.chat import encode, prefix_ids
-    from vlm.heatmap import image_maps, token_grids
+    from vlm.chat import prefix_ids
+    from vlm.scoring import score_responses
 
     if not images:
-        raise UserError("There is nothing to look at: the conversation has no picture.")
+        raise UserError("There is nothing to look at: the conversation has no image.")
     response = response[:MAX_READ]
     with vlm.lock:
         ids = prefix_ids(vlm.tokenizer, response)
         if not ids:
             raise UserError("There is no response yet: ask first.")
-        batch = encode(vlm, [messages], [images], [ids])
-        try:
-            grids, note = token_grids(vlm.model, batch, [len(images)])[0], ""
-        except UserError as error:
-            grids, note = [], str(error)
-        with torch.no_grad(), AttentionMass(vlm.model, layers, rows=len(ids) + 1, per_token=bool(grids)) as probe:
-            vlm.model(**batch, logits_to_keep=1)
+        scores = score_responses(vlm, [messages], [images], [ids], attention=layers, maps=True, log_p=False)
         ends = _token_ends(vlm.tokenizer, ids, response)
-    mass, lift = (values[:, 0, :-1].float().mean(0).cpu() for values in (probe.mass, probe.lift))
-    per_token = probe.token_mass[:, 0, :-1].float().mean(0).cpu() if probe.token_mass is not None else None
-
-    def part(first: int, last: int) -> dict[str, Any]:
-        maps = image_maps(per_token[first:last], grids) if per_token is not None else []
-        return {"mass": float(mass[first:last].mean()), "lift": float(lift[first:last].mean()), "maps": maps}
-
+    mass, lift = scores.mass[0], scores.lift[0]
     sentences = []
     for start, end in sentence_spans(response, breaks):
         first, last = ends(start)[0], ends(end - 1)[1]
-        sentences.append(Sentence(start, end, response[start:end], (first, last), **part(first, last)))
-    whole = part(0, len(ids))
-    return Gaze(mass.tolist(), lift.tolist(), sentences, whole["maps"], note)
+        means = float(mass[first:last].mean()), float(lift[first:last].mean())
+        sentences.append(Sentence(start, end, response[start:end], (first, last), *means, scores.maps(0, first, last)))
+    return ResponseAttention(mass.tolist(), lift.tolist(), sentences, scores.maps(0), scores.no_maps)
 
 
 def _token_ends(tokenizer: Any, ids: list[int], text: str) -> Any:
