@@ -22,7 +22,7 @@ from vlm.attention import AttentionMass
 from vlm.chat import Message, Prefix, encode, prefix_ids
 from vlm.heatmap import Grid, image_maps, token_grids
 from vlm.images import GREY
-from vlm.load import VLM
+from vlm.load import VLM, evaluation_mode
 
 Layers = Literal["last", "all"] | Sequence[int]
 
@@ -105,11 +105,14 @@ def read_batch(
     log_p: bool = True,
     distributions: bool = False,
 ) -> Scores:
-    """One forward over a left-padded batch whose rows end in responses of ``lengths`` tokens; options as in ``score_responses``."""
+    """One forward over a left-padded batch whose rows end in responses of ``lengths`` tokens; options as in ``score_responses``.
+
+    Dropout is off: under it two readings of one text with one image differ by nats, and so would say what is not so.
+    """
     longest = max([1, *lengths])
     scores = Scores()
     probe = AttentionMass(model, attention, rows=longest + 1, per_token=per_token) if attention is not None else None
-    with torch.no_grad(), probe or nullcontext():
+    with torch.no_grad(), evaluation_mode(model), probe or nullcontext():
         kept = longest + 1 if log_p or distributions else 1
         logits = model(**batch, logits_to_keep=kept, use_cache=False).logits
     for row, length in enumerate(lengths) if log_p or distributions else ():

@@ -11,6 +11,7 @@ import yaml
 
 from configs.errors import ConfigError, UserError
 from reward.terms import Term
+from train.data import reader_of
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.information import information, mismatched_pairs
@@ -189,6 +190,26 @@ def test_information_is_a_difference_of_forwards(keys: dict[str, Any], tmp_path:
     assert all(torch.equal(other, torch.zeros_like(other)) for other, _ in same if other is not None)
     none = information(trainer.model, trainer.reader, [(problems[0], None)], turns[:1], responses[:1], device)
     assert none[0][0] is None and none[0][1] is not None
+
+
+def test_dropout_of_a_model_in_training_does_not_reach_image_information(keys: dict[str, Any], tmp_path: Path) -> None:
+    """The own image against itself says nothing, whatever the training's dropout is; and training goes on as it was."""
+    peft = pytest.importorskip("peft")
+    vlm = load_vlm(keys["model"])
+    settings = peft.LoraConfig(r=4, lora_dropout=0.3, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(vlm.model, settings).train()
+    model.base_model.model.model.visual.eval()  # a frozen part may be in evaluation mode: it stays so
+    modes = {name: module.training for name, module in model.named_modules()}
+    problems, reader = read_problems(keys["problems"])[:2], reader_of(vlm)
+    turns = [problem_messages(problem, "think", reader) for problem in problems]
+    ids = vlm.tokenizer("A1 is red . " * 5, add_special_tokens=False)["input_ids"]
+    rows: list[tuple[Problem, Problem | None]] = [(problem, problem) for problem in problems]
+    found = information(model, reader, rows, turns, [ids, ids], torch.device("cpu"))
+    assert all(torch.equal(own, torch.zeros(len(ids))) for own, _ in found if own is not None)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    with pytest.raises(IndexError):
+        information(model, reader, rows, turns, [[10**9], ids], torch.device("cpu"))
+    assert {name: module.training for name, module in model.named_modules()} == modes
 
 
 def test_pictures_are_borrowed_within_the_family(pictures: Path) -> None:
