@@ -22,8 +22,8 @@ from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import LEARNED, problems  # noqa: E402
 from eval.stats import estimate_mean, estimate_share  # noqa: E402
 from reward.grade import grade_answer  # noqa: E402
+from vlm.asking import summarize  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
-from vlm.infer import summarize  # noqa: E402
 from vlm.load import VLM, load_vlm  # noqa: E402
 from vlm.problem import Problem, read_problems  # noqa: E402
 from vlm.reasoning import EFFORTS, VOTE_TEMPERATURE, Effort, Thought, think_batch, vote_seeds  # noqa: E402

@@ -25,12 +25,12 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
-from data_construction.sources import write_set  # noqa: E402
+from data_construction.sources import LEARNED, write_set  # noqa: E402
+from data_construction.sources.audit_sets import AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
 from eval.audit import AuditConfig, run_audit  # noqa: E402
 from eval.forward import forward_measures  # noqa: E402
 from eval.runner import answer_problems, open_pictures  # noqa: E402
 from eval.subjects import LocalSubject  # noqa: E402
-from reflection_v.audit import AUDIT_FAMILIES, AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
 from vlm.attention import AttentionMass  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.generate import generate  # noqa: E402
@@ -121,7 +121,7 @@ def main() -> int:
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        knobs: dict[str, Any] = {"family_names": AUDIT_FAMILIES}
+        knobs: dict[str, Any] = {"family_names": list(LEARNED)}
         write_set("scenes,digits", max(audit_n, n), 0, "heldout", folder / "main", counterfactual=True, **knobs)
         shifts = {}
         for change in ("noise", "size", "palette"):

@@ -13,9 +13,9 @@ from PIL import Image
 
 from configs.errors import ConfigError, UserError
 from eval.grounding import GREY, cut_reasoning, reasoning_span
+from vlm.asking import Model, is_local, load_for_asking, summarize
 from vlm.backends import BackendError, check_key, check_key_has_one_server
 from vlm.chat import question_messages
-from vlm.infer import Model, is_local, load_for_asking, summarize
 from vlm.reasoning import (
     CUE,
     Effort,

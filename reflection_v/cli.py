@@ -4,20 +4,34 @@ Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 75 stopped by 
 mistake is one sentence on standard error; a traceback means a bug of ours.
 """
 
-import json
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from configs.command_line import Guarded, KeyName
 from configs.errors import ConfigError
 from configs.folders import writing_to
-from reflection_v.keys import extra_keys, look_first, texts, training_keys
-from reflection_v.mistakes import Guarded
+from reflection_v.measure import audit_model, evaluate_model
+from reflection_v.options import (
+    ANY_KEY,
+    MODEL_NAMES,
+    CheckOption,
+    ModelOption,
+    OutOption,
+    PlanOption,
+    ProbeOption,
+    example_list,
+    extra_keys,
+    preflight,
+    texts,
+    training_keys,
+)
+from vlm.infer import ask
 
 app = typer.Typer(
-    cls=Guarded,
     name="reflection-v",
     no_args_is_help=True,
     add_completion=False,
@@ -26,26 +40,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ANY_KEY = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-def examples(*commands: str) -> str:
-    """The end of a command's help."""
-    return "Examples:\n" + "".join(f"- {command}\n" for command in commands)
-
-
-NAMES = "tiny or tiny-reasoner (bundled), a model folder, a hub name, or openai:NAME@URL."
-Model = Annotated[str | None, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")]
-KeyName = Annotated[
-    str | None,
-    typer.Option(
-        "--api_key_env", "--api-key-env", help="Name of the environment variable that holds the server's key."
-    ),
-]
-Out = Annotated[Path | None, typer.Option(help="Output folder.")]
-Check = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
-Probe = Annotated[bool, typer.Option("--probe", help="Only say what the rewards would pay for; nothing is trained.")]
-Plan = Annotated[bool, typer.Option("--plan", help="Only reckon the memory of each GPU; nothing is trained.")]
+command = partial(app.command, cls=Guarded)
+with_keys = partial(command, context_settings=ANY_KEY)
+"""A command that takes any key of its config as an option."""
 
 
 def show_version(wanted: bool) -> None:
@@ -74,22 +71,23 @@ def front_door(
     """
 
 
-@app.command(
-    epilog=examples(
+@command(
+    "run",
+    epilog=example_list(
         "reflection-v run",
         "reflection-v run configs/tiny/run.yaml --out runs/tiny",
         "reflection-v run my/run.yaml --model path/to/model --redo grpo",
-    )
+    ),
 )
-def run(
+def run_stages(
     config: Annotated[
         Path | None, typer.Argument(help="The run config; the bundled tiny one where none is given.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; runs/NAME, after the config, where none is given.")
     ] = None,
-    model: Model = None,
-    reasoner: Annotated[str | None, typer.Option(help="The text model of the agent loop: " + NAMES)] = None,
+    model: ModelOption = None,
+    reasoner: Annotated[str | None, typer.Option(help="The text model of the agent loop: " + MODEL_NAMES)] = None,
     problems: Annotated[Path | None, typer.Option(help="A problem set to train on, in place of the config's.")] = None,
     heldout: Annotated[
         Path | None, typer.Option(help="A problem set to evaluate on, in place of the config's.")
@@ -112,8 +110,8 @@ def run(
     run_all(config, out, model=model, reasoner=reasoner, problems=problems, heldout=heldout, only=only, redo=redo)
 
 
-@app.command(epilog=examples("reflection-v problems scenes,digits --n 100 --seed 7 --out my/set"))
-def problems(
+@command("problems", epilog=example_list("reflection-v problems scenes,digits --n 100 --seed 7 --out my/set"))
+def write_problem_set(
     source: Annotated[str, typer.Argument(help="scenes, digits, or both with a comma.")],
     n: Annotated[int, typer.Option(min=1, help="How many problems.")],
     out: Annotated[Path, typer.Option(help="Output folder.")],
@@ -136,22 +134,22 @@ def problems(
     print(f"{n} problems in {file}")
 
 
-@app.command(
-    context_settings=ANY_KEY,
-    epilog=examples(
+@with_keys(
+    "build",
+    epilog=example_list(
         "reflection-v build configs/tiny/build.yaml --problems my/set --out my/traces --seed 7",
         "reflection-v build my/build.yaml --dry-run 50",
         "reflection-v build my/build.yaml --export hf",
         "reflection-v build --stats my/traces",
     ),
 )
-def build(
+def build_traces(
     context: typer.Context,
     config: Annotated[Path | None, typer.Argument(help="The config of the agent loop.")] = None,
     problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
-    out: Out = None,
-    model: Annotated[str | None, typer.Option(help="The VLM that looks: " + NAMES)] = None,
-    reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + NAMES)] = None,
+    out: OutOption = None,
+    model: Annotated[str | None, typer.Option(help="The VLM that looks: " + MODEL_NAMES)] = None,
+    reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + MODEL_NAMES)] = None,
     dry_run: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Play N episodes and say what the rest would take.")
     ] = None,
@@ -187,17 +185,16 @@ def build(
             print(f"The data set is {work.export(values)}")
 
 
-@app.command(
-    context_settings=ANY_KEY,
-    epilog=examples("reflection-v sft configs/tiny/sft.yaml --dataset my/traces/sft.jsonl --out my/sft"),
+@with_keys(
+    epilog=example_list("reflection-v sft configs/tiny/sft.yaml --dataset my/traces/sft.jsonl --out my/sft"),
 )
 def sft(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The training config.")],
-    out: Out = None,
-    model: Model = None,
-    check: Check = False,
-    plan: Plan = False,
+    out: OutOption = None,
+    model: ModelOption = None,
+    check: CheckOption = False,
+    plan: PlanOption = False,
 ) -> None:
     """Cold start: teach the VLM the traces.
 
@@ -208,13 +205,12 @@ def sft(
     from train.sft import load_sft, run_sft
 
     if check or plan:
-        raise typer.Exit(look_first(load_sft, config, keys, check, plan))
+        raise typer.Exit(preflight(load_sft, config, keys, check, plan))
     print_counts(run_sft(config, keys))
 
 
-@app.command(
-    context_settings=ANY_KEY,
-    epilog=examples(
+@with_keys(
+    epilog=example_list(
         "reflection-v grpo configs/tiny/grpo.yaml --model my/sft --problems my/set --out my/rl --probe",
         "reflection-v grpo configs/tiny/grpo.yaml --model my/sft --problems my/set --out my/rl",
     ),
@@ -222,11 +218,11 @@ def sft(
 def grpo(
     context: typer.Context,
     config: Annotated[Path, typer.Argument(help="The training config.")],
-    out: Out = None,
-    model: Model = None,
-    check: Check = False,
-    plan: Plan = False,
-    probe: Probe = False,
+    out: OutOption = None,
+    model: ModelOption = None,
+    check: CheckOption = False,
+    plan: PlanOption = False,
+    probe: ProbeOption = False,
 ) -> None:
     """Reinforcement learning with rewards that look at the model's attention to the picture.
 
@@ -242,13 +238,12 @@ def grpo(
     from train.grpo import load_grpo, run_grpo
 
     if check or plan:
-        raise typer.Exit(look_first(load_grpo, config, keys, check, plan))
+        raise typer.Exit(preflight(load_grpo, config, keys, check, plan))
     print_counts(run_grpo(config, keys))
 
 
-@app.command(
-    context_settings=ANY_KEY,
-    epilog=examples(
+@with_keys(
+    epilog=example_list(
         "reflection-v improve configs/improve.yaml --model runs/tiny/sft --problems my/set --heldout my/heldout --out my/rounds",
         "reflection-v improve configs/improve.yaml --model BIG --student SMALL --problems my/set --heldout my/test --out my/small",
     ),
@@ -258,8 +253,8 @@ def improve(
     config: Annotated[Path, typer.Argument(help="The config of the rounds.")],
     problems: Annotated[Path | None, typer.Option(help="The problem set to sample answers to.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="The problem set to measure on.")] = None,
-    out: Out = None,
-    model: Model = None,
+    out: OutOption = None,
+    model: ModelOption = None,
 ) -> None:
     """Self-improvement: sample, keep right and grounded answers, learn them, measure; until accuracy stops rising.
 
@@ -274,197 +269,41 @@ def improve(
     print(f"The best round is {report['best']}: {best['model']}, accuracy {best['accuracy']['value']:.3f}")
 
 
-@app.command(
+with_keys(
     "eval",
-    context_settings=ANY_KEY,
-    epilog=examples(
+    epilog=example_list(
         "reflection-v eval tiny --problems my/set",
         "reflection-v eval runs/tiny/grpo --problems my/set --out my/report --blank 50 --max_new_tokens 512",
         "reflection-v eval path/to/model --benchmark mathvista --out runs/mathvista --k 8",
         "reflection-v eval --compare runs/eval-a runs/eval-b --out runs/compared",
     ),
-)
-def evaluate(
-    context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL; or, to compare, the "
-            "folder of a finished evaluation."
-        ),
-    ],
-    problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
-    benchmark: Annotated[
-        str | None,
-        typer.Option(
-            help="In place of a problem set: mathvista, mathvision, mmmu, mmmu_pro_4, "
-            "mmmu_pro_10, mmmu_pro_vision, m3cot or hallusionbench; with --via, the tasks of that package."
-        ),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="A hub name or local folder of the benchmark's rows.")] = None,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/eval"),
-    style: Annotated[
-        list[str] | None, typer.Option(help="think, direct or describe; of several, the better one counts.")
-    ] = None,
-    compare: Annotated[
-        str | None, typer.Option(metavar="A", help="Compare with A: a model, or the folder of a finished evaluation.")
-    ] = None,
-    rescore: Annotated[
-        bool, typer.Option("--rescore", help="Grade the saved answers again; generate nothing, load no model.")
-    ] = False,
-    backend: Annotated[
-        Literal["hf", "openai"] | None, typer.Option(help="How the model runs; by its name where not given.")
-    ] = None,
-    url: Annotated[str | None, typer.Option(help="With --backend openai: the server, http://HOST:PORT/v1.")] = None,
-    via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
-) -> None:
-    """Accuracy with intervals, and grounding: blank and swapped pictures, attention over the response.
-
-    Writes report.json and report.html. Answers are kept: the same command again generates nothing. Any key of
-    eval.harness.EvalConfig can be given as an option.
-    """
-    from reflection_v.evaluate import evaluation, print_evaluation, with_backend
-
-    keys = extra_keys(context)
-    model = with_backend(model, backend, url)
-    if via is not None:
-        if benchmark is None:
-            raise ConfigError("--via lmms-eval needs --benchmark: the names of its tasks, with commas.")
-        from eval.lmms import run_lmms
-
-        return run_lmms(model, benchmark, out, keys.get("main"))
-    report = evaluation(model, problems, benchmark, data, out, keys, style or ["think"], compare, rescore)
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    print_evaluation(report)
-    print(f"The report is {out / 'report.html'}, its figures {out / 'report.json'}")
-
-
-@app.command(
-    context_settings=ANY_KEY,
-    epilog=examples(
+)(evaluate_model)
+with_keys(
+    "audit",
+    epilog=example_list(
         "reflection-v audit tiny",
         "reflection-v audit path/to/model --problems my/set --out my/audit --quick",
         "reflection-v audit openai:NAME@http://localhost:8000/v1",
         "reflection-v audit scripted:always_looks",
     ),
-)
-def audit(
-    context: typer.Context,
-    model: Annotated[
-        str, typer.Argument(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
-    ] = "tiny",
-    problems: Annotated[
-        Path | None, typer.Option(help="Your own problem set; 300 problems of the bundled sources where none is given.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/audit"),
-    style: Annotated[str, typer.Option(help="think, direct, describe or none: what to do before answering.")] = "think",
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
-) -> None:
-    """Does this model really look? Grounding measures with intervals and verdicts, and one name for what it does.
-
-    A model folder is a white box; a served model is a black box, asked the measures that need only answers. Writes
-    audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
-    eval.audit.AuditConfig can be given as an option.
-    """
-    from configs.schema import parse_config
-    from reflection_v.audit import audit_problems
-
-    keys = extra_keys(context)
-    from eval import audit as room
-
-    config = parse_config(room.AuditConfig, keys, "the command line")
-    with writing_to(out):
-        asked, shifts = audit_problems(problems, out, config.seed)
-        config = room.quick(config, keys) if quick else config
-        report = room.run_audit(model, asked, out, style=style, config=config, shifts=shifts)
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False))
-        return
-    print("\n".join(room.summary(report)))
-    print(f"The report is {out / 'audit.html'}, its figures {out / 'audit.json'}")
-
-
-@app.command(
-    epilog=examples(
+)(audit_model)
+command(
+    "ask",
+    epilog=example_list(
         'reflection-v ask picture.png "How many orange shapes are there?"',
         'reflection-v ask before.png after.png "What has changed?" --effort high --votes 4',
         'reflection-v ask picture.png "Where is the star?" --heatmap look.png --json',
         "reflection-v ask picture.png --chat",
         "reflection-v ask --batch questions.jsonl --out answers.jsonl",
-    )
-)
-def ask(
-    image: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE...", help="Picture files, or - for standard input.")
-    ] = None,
-    question: Annotated[
-        str | None,
-        typer.Argument(help="What to ask about them, or -. On a terminal, without it, it asks for one after another."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
-    ] = "tiny",
-    effort: Annotated[
-        Literal["off", "low", "medium", "high"],
-        typer.Option(help="How long it may think; high makes it look again at least twice."),
-    ] = "medium",
-    votes: Annotated[int, typer.Option(help="Sample so many responses; the most common answer counts.")] = 1,
-    style: Annotated[
-        Literal["think", "direct", "describe"], typer.Option(help="What to do before answering.")
-    ] = "think",
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, help="0 takes the likeliest token; the default where there is one vote.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    heatmap: Annotated[Path | None, typer.Option(help="Write a PNG of where it looked; of the last question.")] = None,
-    chat: Annotated[
-        bool,
-        typer.Option(
-            "--chat", help="Answer question after question, one a line of standard input. All arguments are images."
-        ),
-    ] = False,
-    batch: Annotated[
-        Path | None, typer.Option(help="JSON Lines of questions in place of one; given again, it does what is left.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The answers of --batch; FILE.answers.jsonl by default.")] = None,
-    urls: Annotated[bool, typer.Option("--urls", help="Pictures may be http(s) URLs, which are downloaded.")] = False,
-    api_key_env: KeyName = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a question in place of the stream.")
-    ] = False,
-) -> None:
-    """Ask a model about pictures: its trace as it is written, then the answer.
-
-    On a terminal without a question, or with --chat, the model stays loaded and answers question after question. Each
-    is answered by itself: the model does not see the earlier ones. Ctrl-C stops the answer that is being written.
-    """
-    from argparse import Namespace
-
-    from vlm.infer import run as answer
-
-    images = image or []
-    if question is not None and (chat or not images):  # the last argument, which is the question only after an image
-        images, question = [*images, question], None
-    given: dict[str, Any] = {
-        "image": images,
-        "question": question,
-        "model": model,
-        "effort": effort,
-        "votes": votes,
-    }
-    given |= {"style": style, "temperature": temperature, "seed": seed, "heatmap": heatmap, "batch": batch, "out": out}
-    raise typer.Exit(answer(Namespace(**given, chat=chat, urls=urls, api_key_env=api_key_env, json=as_json)))
+    ),
+)(ask)
 
 
-@app.command(epilog=examples("reflection-v demo", "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861"))
+@command(epilog=example_list("reflection-v demo", "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861"))
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model to pick from, the first one to start with: " + NAMES + " May be repeated."),
+        typer.Option(help="A model to pick from, the first one to start with: " + MODEL_NAMES + " May be repeated."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
     host: Annotated[str, typer.Option(help="Only this machine can reach the default, 127.0.0.1.")] = "127.0.0.1",
@@ -476,7 +315,7 @@ def demo(
     serve(model or ["tiny"], host, port, api_key_env)
 
 
-@app.command(epilog=examples("reflection-v doctor", "reflection-v doctor --json"))
+@command(epilog=example_list("reflection-v doctor", "reflection-v doctor --json"))
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -222,7 +222,7 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {}
-    from vlm.infer import load_for_asking
+    from vlm.asking import load_for_asking
 
     with exam.noted("The bundled model cannot be used"):
         model: Any = load_for_asking("tiny")

@@ -1,6 +1,5 @@
 """A file of questions answered row by row; what is answered already is reused, so an interrupted run is resumed."""
 
-import argparse
 import asyncio
 import contextlib
 import hashlib
@@ -13,14 +12,16 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, UserError
 from configs.folders import lock_beside
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl
+from vlm.asking import Model, is_local, load_for_asking, summarize
 from vlm.chat import question_messages
 from vlm.identity import model_identity
-from vlm.infer import Model, is_local, load_for_asking, read_picture, summarize
+from vlm.questions import read_picture
 from vlm.reasoning import (
     Thought,
     find_effort,
@@ -53,7 +54,7 @@ class _Asked:
         return json.dumps(self.id, sort_keys=True), self.key
 
 
-def answer_file(options: argparse.Namespace) -> int:
+def answer_file(options: SimpleNamespace) -> int:
     """Answer every row of ``options.batch``; see docs/demo.md for the fields of both files.
 
     Every row gets a line of its own. A row whose image and question were answered before, under another id or in another
@@ -79,7 +80,7 @@ def answer_file(options: argparse.Namespace) -> int:
         return _answer_rows(rows, options, target)
 
 
-def _answer_rows(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, target: Path) -> int:
+def _answer_rows(rows: Sequence[Mapping[str, Any]], options: SimpleNamespace, target: Path) -> int:
     settings = {name: getattr(options, name) for name in SETTINGS}
     if (identity := model_identity(options.model)) is not None:  # else the name says which model it is
         settings["model_sha256"] = identity
@@ -100,7 +101,7 @@ def _answer_rows(rows: Sequence[Mapping[str, Any]], options: argparse.Namespace,
     return 1 if failed else 0
 
 
-def _answer_new(rows: Sequence[_Asked], options: argparse.Namespace, target: Path) -> int:
+def _answer_new(rows: Sequence[_Asked], options: SimpleNamespace, target: Path) -> int:
     """Answer each key once, a batch at a time, and append the lines of all of its rows. Returns how many rows failed."""
     with collection_paused():
         model = load_for_asking(options.model, options.api_key_env)
@@ -208,7 +209,7 @@ def _answer_of(line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _answer_question(
-    model: Model, rows: Sequence[Mapping[str, Any]], options: argparse.Namespace, folder: Path
+    model: Model, rows: Sequence[Mapping[str, Any]], options: SimpleNamespace, folder: Path
 ) -> list[dict[str, Any]]:
     """One answer a row. Where several are refused together, each is asked alone, so that one bad row costs one answer."""
     effort = with_style(find_effort(options.effort), options.style)

@@ -69,7 +69,7 @@ def test_a_gpu_that_fills_while_it_answers_is_said(
     def fails(_: Any) -> int:
         raise error
 
-    monkeypatch.setattr(infer, "run", fails)
+    monkeypatch.setattr(infer, "run_ask", fails)
     error: Exception = torch.OutOfMemoryError(FULL)
     assert infer.main([]) == 1
     assert capsys.readouterr().err.startswith("GPU 0 has 1.20 GiB")

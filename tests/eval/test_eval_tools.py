@@ -15,7 +15,7 @@ from eval.compare import compare
 from eval.harness import EvalConfig, evaluate, run_eval
 from eval.lmms import lmms_command
 from eval.subjects import ScriptedSubject, ServedSubject, Turn
-from reflection_v.evaluate import with_backend
+from reflection_v.measure import with_backend
 from reward.grade import gold_option
 from vlm.backends import BackendError, Reply, Request, ScriptedBackend, check_key_has_one_server
 from vlm.problem import Problem, write_problems

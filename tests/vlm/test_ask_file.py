@@ -1,18 +1,19 @@
 """A file of questions: resumed after a kill, and one bad row costs one answer."""
 
-import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ask_options import ask_options
 from PIL import Image
 
 import vlm.ask_file
 from configs.errors import UserError
 from configs.jsonl import read_jsonl
 from vlm.backends import ScriptedBackend
-from vlm.infer import build_parser, run
+from vlm.infer import run_ask
 from vlm.reasoning import EFFORTS, Effort
 
 
@@ -40,12 +41,12 @@ def questions(tmp_path: Path) -> Path:
     return tmp_path / "q.jsonl"
 
 
-def options(questions: Path, *more: str) -> argparse.Namespace:
-    return build_parser().parse_args(["--batch", str(questions), "--effort", "low", *more])
+def options(questions: Path, *more: str) -> SimpleNamespace:
+    return ask_options("--batch", str(questions), "--effort", "low", *more)
 
 
 def test_rows_are_answered_in_order_and_bad_ones_say_why(questions: Path, tiny_vlm_dir: Path) -> None:
-    assert run(options(questions, "--model", str(tiny_vlm_dir))) == 1
+    assert run_ask(options(questions, "--model", str(tiny_vlm_dir))) == 1
     rows = read_jsonl(questions.with_suffix(".answers.jsonl"))
     assert [row["id"] for row in rows] == ["one", "two", 2, "missing", "wrong", "names", "url", "stdin"]
     assert [row["status"] for row in rows] == ["ok"] * 3 + ["error"] * 5
@@ -71,27 +72,27 @@ def test_it_goes_on_where_it_was_killed(questions: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(vlm.ask_file, "load_for_asking", load)
     with pytest.raises(KeyboardInterrupt):
-        run(options(questions))
+        run_ask(options(questions))
     out = questions.with_suffix(".answers.jsonl")
     assert [row["id"] for row in read_jsonl(out)] == ["one"]
     with out.open("a") as file:
         file.write('{"id": "two", "key": "torn')
     asked.append("past the kill")
-    assert run(options(questions)) == 1
+    assert run_ask(options(questions)) == 1
     assert [row["id"] for row in read_jsonl(out) if row["status"] == "ok"] == ["one", "two", 2]
     assert len(asked) == 4
-    assert run(options(questions)) == 1  # only the failed ones are tried again
+    assert run_ask(options(questions)) == 1  # only the failed ones are tried again
     assert len(asked) == 4
-    run(options(questions, "--votes", "2"))  # another setting is another question
+    run_ask(options(questions, "--votes", "2"))  # another setting is another question
     assert len(asked) == 4 + 6
 
 
 def test_a_finished_file_loads_no_model(questions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     questions.write_text('{"question": "1 + 1?"}\n')
     monkeypatch.setattr(vlm.ask_file, "load_for_asking", lambda *_: ScriptedBackend(["\\boxed{2}"]))
-    assert run(options(questions)) == 0
+    assert run_ask(options(questions)) == 0
     monkeypatch.setattr(vlm.ask_file, "load_for_asking", lambda *_: pytest.fail("loaded"))
-    assert run(options(questions)) == 0
+    assert run_ask(options(questions)) == 0
 
 
 def test_mistakes(questions: Path, tmp_path: Path) -> None:
@@ -101,9 +102,9 @@ def test_mistakes(questions: Path, tmp_path: Path) -> None:
         (["--heatmap", "x.png"], "leave the rest out"),
     ]:
         with pytest.raises(UserError, match=why):
-            run(options(questions, *more))
+            run_ask(options(questions, *more))
     with pytest.raises(UserError, match="does not exist"):
-        run(options(tmp_path / "none.jsonl"))
+        run_ask(options(tmp_path / "none.jsonl"))
     questions.write_text("[1]\n")
     with pytest.raises(UserError, match="line 1"):
-        run(options(questions))
+        run_ask(options(questions))

@@ -1,18 +1,18 @@
 """``ask --batch``: every row has a line, no answer is generated twice, and no other file is touched."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ask_options import ask_options
 from PIL import Image
 
 import vlm.ask_file
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl, read_log
 from vlm.backends import ScriptedBackend
-from vlm.infer import build_parser, run
+from vlm.infer import run_ask
 from vlm.reasoning import EFFORTS, Effort
 
 
@@ -54,8 +54,7 @@ def write(file: Path, *rows: dict[str, Any]) -> Path:
 
 
 def ask(questions: Path, *more: str) -> int:
-    options: argparse.Namespace = build_parser().parse_args(["--batch", str(questions), "--effort", "low", *more])
-    return run(options)
+    return run_ask(ask_options("--batch", str(questions), "--effort", "low", *more))
 
 
 def last(file: Path) -> dict[Any, str]:

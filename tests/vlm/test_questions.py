@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ask_options import ask_options
 from PIL import Image
 
 from configs.errors import ConfigError
 from reflection_v.cli import app
-from vlm import infer
+from vlm import asking, infer, questions
 from vlm.backends import BackendError, ScriptedBackend
 from vlm.infer import main
 from vlm.load import VLM, load_vlm
@@ -48,7 +49,7 @@ def vlm_() -> VLM:
 def arguments(tmp_path: Path, vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Of a command on an image with a model that is loaded already, and that writes little."""
     monkeypatch.setitem(EFFORTS, "medium", Effort(24))
-    monkeypatch.setattr(infer, "load_for_asking", lambda *_: vlm_)
+    monkeypatch.setattr(questions, "load_for_asking", lambda *_: vlm_)
     Image.effect_noise((90, 70), 90).convert("RGB").save(tmp_path / "photo.png")
     return ["--image", str(tmp_path / "photo.png"), "--temperature", "0.5", "--seed", "5"]
 
@@ -126,7 +127,7 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_command(
     question = QUESTIONS[0]
     assert main([*arguments, "--question", question]) == 0
     alone = capsys.readouterr().out
-    shown, real = [0], infer.answer_question
+    shown, real = [0], asking.answer_question
 
     def interrupted(*given: Any, stream: Any, **settings: Any) -> Any:
         def show(piece: str) -> None:
@@ -137,7 +138,7 @@ def test_ctrl_c_stops_an_answer_and_at_the_prompt_the_command(
 
         return real(*given, stream=show, **settings)
 
-    monkeypatch.setattr(infer, "answer_question", interrupted)
+    monkeypatch.setattr(questions, "answer_question", interrupted)
     typed(f"{question}\n{question}\n".encode())
     assert main([*arguments, "--chat"]) == 1
     printed = capsys.readouterr()
@@ -154,7 +155,7 @@ def test_an_interrupted_answer_leaves_the_model_free(vlm_: VLM, arguments: list[
         raise KeyboardInterrupt
 
     try:
-        infer.answer_question(vlm_, [arguments[1]], "How many?", stream=interrupt)
+        asking.answer_question(vlm_, [arguments[1]], "How many?", stream=interrupt)
     except KeyboardInterrupt as error:  # whose traceback keeps the frames, as the one at a prompt does
         kept = error
         taken: list[bool] = []
@@ -169,7 +170,7 @@ def test_a_server_is_asked_again_after_a_failure(
 ) -> None:
     replies = ["\\boxed{2}", BackendError("scripted: no connection"), "\\boxed{3}"]
     backend = ScriptedBackend(replies)
-    monkeypatch.setattr(infer, "load_for_asking", lambda *_: backend)
+    monkeypatch.setattr(questions, "load_for_asking", lambda *_: backend)
     typed(b"How many?\nWhere?\nWhich?\n")
     assert main([*arguments, "--chat", "--model", "openai:m@http://127.0.0.1:1/v1"]) == 1
     printed = capsys.readouterr()
@@ -187,6 +188,10 @@ def test_a_server_is_asked_again_after_a_failure(
         (["a.png"], ["a.png"], None, False),
         (["a.png", "--chat"], ["a.png"], None, True),
         (["a.png", "b.png", "--chat"], ["a.png", "b.png"], None, True),
+        (["--image", "a.png", "--question", "What?"], ["a.png"], "What?", False),
+        (["--image", "a.png", "What?"], ["a.png"], "What?", False),
+        (["--question", "What?", "a.png", "b.png"], ["a.png", "b.png"], "What?", False),
+        (["--image", "a.png", "b.png", "--chat"], ["a.png", "b.png"], None, True),
         ([], [], None, False),
     ],
 )
@@ -196,11 +201,11 @@ def test_which_argument_is_the_question(
     from typer.testing import CliRunner
 
     seen: list[Any] = []
-    monkeypatch.setattr(infer, "run", lambda options: seen.append(options) or 0)
+    monkeypatch.setattr(infer, "run_ask", lambda options: seen.append(options) or 0)
     assert CliRunner().invoke(app, ["ask", *given]).exit_code == 0
     (options,) = seen
     assert (options.image, options.question, options.chat) == (images, question, chat)
-    assert set(vars(options)) == set(vars(infer.build_parser().parse_args([])))  # both front doors know the same
+    assert vars(options) == vars(ask_options(*given))  # both commands are one
 
 
 def test_lines_of_any_kind(typed: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
-from vlm import infer
+from vlm import infer, questions
 from vlm.startup import collection_paused
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def test_the_collector_rests_while_a_model_loads(tmp_path: Path, monkeypatch: py
         resting.append(not gc.isenabled())
         raise UserError("no model")
 
-    monkeypatch.setattr(infer, "load_for_asking", load)
+    monkeypatch.setattr(questions, "load_for_asking", load)
     Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
     assert infer.main(["--image", str(tmp_path / "photo.png"), "--question", "What?"]) == 1
     assert resting == [True] and gc.isenabled()

@@ -1,11 +1,31 @@
-"""Options of a command that are keys of its config."""
+"""Options that several commands have, and options that are keys of a command's config."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from configs.folders import make_folder
+
+ANY_KEY = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""Context settings of a command that takes any key of its config as an option."""
+MODEL_NAMES = "tiny or tiny-reasoner (bundled), a model folder, a hub name, or openai:NAME@URL."
+
+ModelOption = Annotated[
+    str | None, typer.Option(help="A vision-language model: tiny (bundled), a folder, or a hub name.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="Output folder.")]
+CheckOption = Annotated[bool, typer.Option("--check", help="Only look for what would go wrong; nothing is trained.")]
+ProbeOption = Annotated[
+    bool, typer.Option("--probe", help="Only say what the rewards would pay for; nothing is trained.")
+]
+PlanOption = Annotated[bool, typer.Option("--plan", help="Only estimate the memory of each GPU; nothing is trained.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+
+
+def example_list(*commands: str) -> str:
+    """The end of a command's help."""
+    return "Examples:\n" + "".join(f"- {command}\n" for command in commands)
 
 
 def extra_keys(context: typer.Context) -> dict[str, Any]:
@@ -31,7 +51,7 @@ def training_keys(context: typer.Context, config: Path, out: Path | None, model:
     return extra_keys(context) | texts({"output_dir": out, "model": model})
 
 
-def look_first(load: Any, config: Path, keys: dict[str, Any], check: bool, plan: bool) -> int:
+def preflight(load: Any, config: Path, keys: dict[str, Any], check: bool, plan: bool) -> int:
     """--check and --plan of a training command; returns the exit code."""
     from train.preflight import run_preflight
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from configs.command_line import explain
 from configs.versions import install_command
 from reflection_v.cli import app
-from reflection_v.mistakes import explain
 
 TESTED = "is newer than what was tested, 0.1"
 
@@ -56,7 +56,7 @@ def test_json_stays_json(site: Any, tmp_path: Path) -> None:
 def test_a_package_that_is_missing_is_named_with_its_command(
     module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reflection_v.mistakes.is_installed", lambda name: False)
+    monkeypatch.setattr("configs.command_line.is_installed", lambda name: False)
     sentence, code = explain(ModuleNotFoundError(f"No module named '{module}'", name=module)) or ("", 0)
     assert code == 1 and sentence.startswith(f"The package {module.partition('.')[0]}")
     assert sentence.endswith(f"is not installed: {install_command(extra)}") and (f"'{extra}'" in sentence) == bool(
@@ -75,7 +75,7 @@ def test_a_package_of_another_release_is_named() -> None:
 def test_a_missing_module_of_our_own_is_a_bug(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert explain(ModuleNotFoundError(f"No module named '{module}'", name=module)) is None
     assert explain(ImportError("cannot import name 'gone'", name=module)) is None
-    monkeypatch.setattr("reflection_v.mistakes.is_installed", lambda name: False)
+    monkeypatch.setattr("configs.command_line.is_installed", lambda name: False)
     assert explain(ModuleNotFoundError(f"No module named '{module}'", name=module)) is None
 
 

@@ -1,12 +1,12 @@
-"""What a command says of a user's mistake: one sentence on standard error, and an exit code."""
+"""What the commands have in common: a user's mistake is one sentence on standard error and an exit code."""
 
 import errno
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand
 
 from configs.errors import UserError, memory_error
 from configs.folders import disk_full
@@ -14,27 +14,30 @@ from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 
 WITHOUT_MODELS = ("problems", "doctor")
-"""Commands that load no model, so that a start says nothing of versions."""
+"""Commands that load no model: they say nothing of versions."""
 WITHOUT_WORK = ("demo", "doctor")
-"""Commands that leave nothing unfinished behind: SIGTERM just ends them."""
+"""Commands that leave nothing unfinished: SIGTERM just ends them."""
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
+KeyName = Annotated[
+    str | None,
+    typer.Option(
+        "--api_key_env", "--api-key-env", help="Name of the environment variable that holds the server's key."
+    ),
+]
 
-class Guarded(TyperGroup):
-    """A command group in which a user's mistake ends as a sentence and an exit code.
 
-    Commands that load models say first which packages are newer or older than what was tested.
+class Guarded(TyperCommand):
+    """A command in which a user's mistake ends as a sentence and an exit code.
+
+    Commands that load models first name the packages that are newer or older than the tested ones.
     """
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, command, rest = super().resolve_command(ctx, args)
-        if command is not None and name not in WITHOUT_MODELS and not {"-h", "--help"} & {*rest}:
-            warn_outside_range()
-        if name not in WITHOUT_WORK:
-            watch_sigterm()
-        return name, command, rest
-
     def invoke(self, ctx: Any) -> Any:
+        if self.name not in WITHOUT_MODELS:
+            warn_outside_range()
+        if self.name not in WITHOUT_WORK:
+            watch_sigterm()
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
@@ -42,7 +45,7 @@ class Guarded(TyperGroup):
             if explained is None:
                 raise
             sentence, code = explained
-            print(f"reflection-v: {sentence}", file=sys.stderr)
+            print(f"{ctx.parent.command.name}: {sentence}" if ctx.parent else sentence, file=sys.stderr)
             raise typer.Exit(code) from None
 
 

@@ -1,0 +1,182 @@
+"""The commands that measure a model: ``reflection-v eval`` and ``reflection-v audit``."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from configs.api_key import hide_credentials
+from configs.errors import ConfigError
+from configs.folders import writing_to
+from reflection_v.options import JsonOption, extra_keys
+
+
+def evaluate_model(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL; or, to compare, the "
+            "folder of a finished evaluation."
+        ),
+    ],
+    problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of a problem set: mathvista, mathvision, mmmu, mmmu_pro_4, "
+            "mmmu_pro_10, mmmu_pro_vision, m3cot or hallusionbench; with --via, the tasks of that package."
+        ),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="A hub name or local folder of the benchmark's rows.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/eval"),
+    style: Annotated[
+        list[str] | None, typer.Option(help="think, direct or describe; of several, the better one counts.")
+    ] = None,
+    compare: Annotated[
+        str | None, typer.Option(metavar="A", help="Compare with A: a model, or the folder of a finished evaluation.")
+    ] = None,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Grade the saved answers again; generate nothing, load no model.")
+    ] = False,
+    backend: Annotated[
+        Literal["hf", "openai"] | None, typer.Option(help="How the model runs; by its name where not given.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="With --backend openai: the server, http://HOST:PORT/v1.")] = None,
+    via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Accuracy with intervals, and grounding: blank and swapped pictures, attention over the response.
+
+    Writes report.json and report.html. Answers are kept: the same command again generates nothing. Any key of
+    eval.harness.EvalConfig can be given as an option.
+    """
+    keys = extra_keys(context)
+    model = with_backend(model, backend, url)
+    if via is not None:
+        if benchmark is None:
+            raise ConfigError("--via lmms-eval needs --benchmark: the names of its tasks, with commas.")
+        from eval.lmms import run_lmms
+
+        return run_lmms(model, benchmark, out, keys.get("main"))
+    with writing_to(out):
+        if compare is not None and is_evaluation(compare) and is_evaluation(model):
+            from eval.compare import compare as compare_finished
+
+            report = compare_finished(compare, model, out)
+        else:
+            report = _evaluate_on(model, problems, benchmark, data, out, keys, style or ["think"], compare, rescore)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print_evaluation(report)
+    print(f"The report is {out / 'report.html'}, its figures {out / 'report.json'}")
+
+
+def _evaluate_on(
+    model: str,
+    problems: Path | None,
+    benchmark: str | None,
+    data: str | None,
+    out: Path,
+    keys: dict[str, Any],
+    styles: list[str],
+    against: str | None,
+    rescore: bool,
+) -> dict[str, Any]:
+    from configs.schema import parse_config
+    from eval.harness import EvalConfig, run_eval
+    from eval.runner import refuse_other_output
+
+    config = parse_config(EvalConfig, keys, "the command line")
+    refuse_other_output(out, "report", "evaluation")  # before anything is written there
+    if benchmark is not None:
+        from eval.benchmarks import prepare_benchmark
+
+        problems = out / "problems"
+        _, left_out = prepare_benchmark(benchmark, problems, data)
+        for why, count in left_out.items():
+            print(f"{count} rows left out: {why}", file=sys.stderr)
+    if problems is None:
+        raise ConfigError("There is nothing to evaluate on: give --problems DIR or --benchmark NAME.")
+    return run_eval(model, problems, out, styles=styles, config=config, rescore=rescore, against=against)
+
+
+def audit_model(
+    context: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
+    ] = "tiny",
+    problems: Annotated[
+        Path | None, typer.Option(help="Your own problem set; 300 problems of the bundled sources where none is given.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/audit"),
+    style: Annotated[str, typer.Option(help="think, direct, describe or none: what to do before answering.")] = "think",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Does this model really look? Grounding measures with intervals and verdicts, and one name for what it does.
+
+    A model folder is a white box; a served model is a black box, asked the measures that need only answers. Writes
+    audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
+    eval.audit.AuditConfig can be given as an option.
+    """
+    from configs.schema import parse_config
+    from data_construction.sources.audit_sets import audit_sets
+    from eval.audit import AuditConfig, run_audit, summary
+    from eval.audit import quick as with_fewer
+    from vlm.problem import read_problems
+
+    keys = extra_keys(context)
+    config = parse_config(AuditConfig, keys, "the command line")
+    with writing_to(out):
+        asked, shifts = (
+            (read_problems(problems), {}) if problems is not None else audit_sets(out / "problems", config.seed)
+        )
+        config = with_fewer(config, keys) if quick else config
+        report = run_audit(model, asked, out, style=style, config=config, shifts=shifts)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+        return
+    print("\n".join(summary(report)))
+    print(f"The report is {out / 'audit.html'}, its figures {out / 'audit.json'}")
+
+
+def with_backend(model: str, backend: str | None, url: str | None) -> str:
+    """The model's name with what ``--backend`` and ``--url`` say about it."""
+    served = model.startswith("openai:")
+    if backend == "hf" and served:
+        raise ConfigError(f"'{hide_credentials(model)}' is served: --backend hf takes a folder or a hub name.")
+    if backend == "openai" and not served:
+        if url is None:
+            raise ConfigError("--backend openai needs --url http://HOST:PORT/v1, or the model as openai:NAME@URL.")
+        return f"openai:{model}@{url}"
+    if url is not None and backend != "openai":
+        raise ConfigError("--url goes with --backend openai.")
+    return model
+
+
+def is_evaluation(folder: str) -> bool:
+    """Whether a folder holds a finished evaluation."""
+    return (Path(folder) / "report.json").is_file() and (Path(folder) / "answers").is_dir()
+
+
+def print_evaluation(report: dict[str, Any]) -> None:
+    """Accuracies, and differences of two models."""
+    for name, figures in report["models"].items():
+        for title, one in {"accuracy": figures["accuracy"], **figures.get("benchmark", {})}.items():
+            if one["ci95"]:
+                low, high = one["ci95"]
+                print(f"{name}: {title} {one['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {one['n']}")
+        if figures["errors"]["n"]:
+            print(
+                f"{name}: {figures['errors']['n']} problems could not be asked or graded; they are not counted as wrong"
+            )
+    for name, one in report["paired"].items():
+        if one["ci95"]:
+            low, high = one["ci95"]
+            print(
+                f"{name}: {one['value']:+.3f}, 95% {low:+.3f} to {high:+.3f}, McNemar p {one['mcnemar_p']:.4f}, n {one['n']}"
+            )

@@ -1,0 +1,163 @@
+"""Ask a model about images, from Python: ``answer_question`` and what it stands on."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+from configs.errors import ConfigError
+from vlm.chat import question_messages
+from vlm.images import Source, open_image
+from vlm.reasoning import (
+    Effort,
+    Thought,
+    count_votes,
+    find_effort,
+    think_batch,
+    think_served,
+    think_stream,
+    vote_seeds,
+    vote_temperature,
+    with_style,
+)
+from vlm.response import count_looks, parse_response
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+    from vlm.backends import Backend
+    from vlm.load import VLM
+    from vlm.sentence_attention import ResponseAttention
+
+Model = Union["VLM", "Backend"]
+
+
+def answer_question(
+    model: Model,
+    images: Sequence[Source],
+    question: str,
+    *,
+    effort: str = "medium",
+    style: str = "think",
+    votes: int = 1,
+    stream: Callable[[str], Any] | None = None,
+    choices: Sequence[str] | None = None,
+    temperature: float | None = None,
+    seed: int = 0,
+    look: bool = False,
+) -> dict[str, Any]:
+    """Ask one question about pictures.
+
+    Args:
+        model: from ``vlm.load.load_vlm``, or a backend.
+        images: paths, file contents or PIL images.
+        effort: a key of ``vlm.reasoning.EFFORTS``.
+        style: a key of ``vlm.chat.INSTRUCTIONS``; ``think`` takes the one that the effort brings.
+        votes: responses to be sampled; the most common answer counts.
+        stream: called with every piece of text as it is written, if there is one vote only.
+        temperature: 0 takes the likeliest token; by default 0 for one vote, ``VOTE_TEMPERATURE`` for several.
+        look: also measure where the model looked (with ``VLM`` only; takes one forward more).
+
+    Returns:
+        ``answer`` (str or None), ``trace`` (the thought), ``text`` (all that was written), ``tokens`` (of all votes),
+        ``seconds``, ``looks`` (how many times the trace goes back to the picture), ``finished`` (False: the budget ran
+        out), ``relooks`` and ``closed`` (see ``vlm.reasoning.Thought``), ``votes`` (``k``, ``agreement``, ``counts``), and
+        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``attention``, a
+        ``vlm.sentence_attention.ResponseAttention``.
+
+    Raises:
+        UserError: a bad picture, question, effort, style or number of votes; a server without a usable reply.
+    """
+    how, seeds = with_style(find_effort(effort), style), vote_seeds(seed, votes)
+    pictures = [open_image(image) for image in images]
+    messages = question_messages(question, len(pictures), how.style, choices)
+    temperature = vote_temperature(votes, temperature)
+    started = time.perf_counter()
+    if is_local(model):
+        if votes == 1:
+            pieces = think_stream(model, messages, pictures, how, temperature=temperature, seed=seed)
+            try:
+                for piece in pieces:
+                    if stream is not None:
+                        stream(piece)
+            finally:
+                pieces.close()  # after Ctrl-C the model must not go on writing
+            assert pieces.thought is not None  # the stream ended by itself
+            thoughts = [pieces.thought]
+        else:
+            thoughts = think_batch(
+                model, [messages] * votes, [pictures] * votes, how, temperature=temperature, seeds=seeds
+            )
+    else:
+        thoughts = asyncio.run(_ask_server(model, messages, pictures, how, temperature, seeds))
+        if stream is not None and votes == 1:
+            stream(thoughts[0].text)
+    result = summarize(thoughts) | {"seconds": round(time.perf_counter() - started, 3)}
+    if look:
+        if not is_local(model):
+            raise ConfigError("A server does not show where its model looks: load the model from its folder for that.")
+        from vlm.sentence_attention import attention_by_sentence
+
+        attention = attention_by_sentence(model, messages, pictures, result["text"])
+        result |= {"sentences": sentence_rows(attention), "attention": attention}
+    return result
+
+
+async def _ask_server(
+    backend: "Backend", messages: list[Any], pictures: list[Any], effort: Effort, temperature: float, seeds: list[int]
+) -> list[Thought]:
+    try:
+        asked = [
+            think_served(backend, messages, pictures, effort, temperature=temperature, seed=seed) for seed in seeds
+        ]
+        return list(await asyncio.gather(*asked))
+    finally:
+        await backend.aclose()
+
+
+def is_local(model: Model) -> "TypeIs[VLM]":
+    """Whether the model runs in this process, where it can be stopped, continued and watched."""
+    return not hasattr(model, "complete")
+
+
+def summarize(thoughts: Sequence[Thought]) -> dict[str, Any]:
+    """What K responses to one question come to; see ``answer_question``."""
+    parsed = [parse_response(thought.text) for thought in thoughts]
+    votes = count_votes([response.answer for response in parsed])
+    response, chosen = parsed[votes.winner], thoughts[votes.winner]
+    return {
+        "answer": response.answer,
+        "trace": response.thought,
+        "text": chosen.text,
+        "tokens": sum(thought.tokens for thought in thoughts),
+        "looks": count_looks(response.thought or chosen.text),
+        "finished": chosen.finished,
+        "relooks": chosen.relooks,
+        "closed": chosen.closed,
+        "votes": {"k": len(thoughts), "agreement": round(votes.agreement, 4), "counts": votes.counts},
+    }
+
+
+def sentence_rows(attention: "ResponseAttention") -> list[dict[str, Any]]:
+    """The sentences as they stand in JSON."""
+    return [
+        {
+            "text": sentence.text,
+            "start": sentence.start,
+            "end": sentence.end,
+            "mass": round(sentence.mass, 5),
+            "lift": round(sentence.lift, 4),
+        }
+        for sentence in attention.sentences
+    ]
+
+
+def load_for_asking(name: str, api_key_env: str | None = None) -> Model:
+    """``tiny``, a folder or a hub name as a ``VLM``; ``openai:NAME@URL`` as a backend. Errors as in ``vlm.backends``."""
+    if name.startswith("openai:"):
+        from vlm.backends import make_backend
+
+        return make_backend(name, api_key_env=api_key_env)
+    from vlm.load import load_vlm
+
+    return load_vlm(name, dtype="auto")  # one question at a time needs no more than the weights were stored with
