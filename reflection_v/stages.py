@@ -27,7 +27,7 @@ from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_conf
 from configs.schema import check_keys, parse_config
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
-from reward.files import REWARD_FILES, changed_files, reward_files
+from reward.user import REWARD_FILES, changed_files, reward_files
 from train.precision import comparable
 from vlm.identity import SCHEME, model_folder, model_identity
 
@@ -197,7 +197,7 @@ class Pipeline:
         names = [str(name) for name in rewards if ".py:" in str(name)] if isinstance(rewards, dict) else []
         if not names:
             return {}
-        from reward.terms import source_of
+        from reward.aggregate import source_of
 
         folder = self.keys["grpo"].get("reward_folder") or self.keys["grpo"].folder
         with contextlib.suppress(ConfigError, OSError):

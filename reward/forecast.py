@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from reward import group
-from reward.batch import combine, lengths, ungated
-from reward.terms import Term, gate_of, source_of, terms_of
+from reward.aggregate import Term, combine, gate_of, lengths, source_of, terms_of, ungated
 
 NOTABLE = 0.3
 """A correlation of this size, with an interval that leaves out 0, is named."""
@@ -77,7 +76,7 @@ def forecast(
     normalize_first: bool = False,
     drop_in_constant_groups: bool = False,
 ) -> dict[str, Any]:
-    """Figures and warnings about a batch of rows (``reward.batch.row_of``), ordered by group, ``size`` rows each.
+    """Figures and warnings about a batch of rows (``reward.aggregate.row_of``), ordered by group, ``size`` rows each.
 
     Returns:
         ``terms``: name -> ``weight``, ``advantage_share`` (its sum of squares over that of all terms; they add up to 1),
@@ -137,7 +136,7 @@ def _sure(found: dict[str, Any], sign: float) -> bool:
     return min(end * sign for end in found["ci95"]) > 0
 
 
-def _said(found: dict[str, Any]) -> str:
+def _interval_in_words(found: dict[str, Any]) -> str:
     low, high = found["ci95"]
     return f"{found['value']:+.2f} ({low:+.2f} to {high:+.2f}, n {found['n']})"
 
@@ -157,16 +156,16 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
         way = f"has {share:.0%} of the advantage, and"
         for direction, word in ((sign, "longer"), (-sign, "shorter")):
             if source_of(name) != "length" and _sure(figures["length"], direction):
-                why = f"within a group its correlation with length is {_said(figures['length'])}"
+                why = f"within a group its correlation with length is {_interval_in_words(figures['length'])}"
                 warn(name, "length", f"'{name}' {way} {why}: expect {word} text, whether or not it looks more.")
         unseen = not _sure(figures["second_half"], sign)
         if unseen and (_sure(figures["flatness"], sign) or _sure(figures["first_half"], -sign)):
             by = "flatness" if _sure(figures["flatness"], sign) else "first_half"
             what = "an even curve" if by == "flatness" else "the mass of the first half"
-            why = f"it goes with {what} ({_said(figures[by])}) and not with the mass of the second half"
+            why = f"it goes with {what} ({_interval_in_words(figures[by])}) and not with the mass of the second half"
             warn(name, "flatness", f"'{name}' {way} {why}: expect the curve to be flattened by looking away early.")
         if _sure(figures["right"], -sign):
-            why = f"before its gate it goes against being right: {_said(figures['right'])}"
+            why = f"before its gate it goes against being right: {_interval_in_words(figures['right'])}"
             warn(name, "against_right", f"'{name}' {way} {why}.")
         if share > max(0.5, share_of_accuracy):
             warn(

@@ -8,42 +8,42 @@ import torch
 from torch import Tensor
 
 
-def fill_unjudged(values: Tensor, right: Tensor, size: int) -> Tensor:
+def fill_unjudged(values: Tensor, correct: Tensor, size: int) -> Tensor:
     """Give an unjudged row what an average row of its correctness has, so that it gains nothing by not being judged.
 
-    A right row that cannot be judged takes the mean of its group's right, judged rows (0 where there is none); a wrong
-    one takes 0, like every wrong row of a gated term. Left as NaN it would count as 0 in the trainer's sum, a fine for
-    a right answer; given any other constant it could be sought.
+    A correct row that cannot be judged takes the mean of its group's correct, judged rows (0 where there is none); an incorrect
+    one takes 0, like every incorrect row of a gated term. Left as NaN it would count as 0 in the trainer's sum, a fine for
+    a correct answer; given any other constant it could be sought.
     """
-    grouped, rows = values.view(-1, size), right.view(-1, size).bool()
+    grouped, rows = values.view(-1, size), correct.view(-1, size).bool()
     usable = rows & ~grouped.isnan()
     mean = torch.where(usable, grouped, 0.0).sum(1, keepdim=True) / usable.sum(1, keepdim=True).clamp(min=1)
     filled = torch.where(rows, mean.expand_as(grouped), torch.zeros_like(grouped))
     return torch.where(grouped.isnan(), filled, grouped).view(-1)
 
 
-def shuffled(values: Tensor, right: Tensor, size: int, seed: int) -> Tensor:
-    """Permute the values among the right, judged rows of each group: a control of the same size without the sense.
+def shuffled(values: Tensor, correct: Tensor, size: int, seed: int) -> Tensor:
+    """Permute the values among the correct, judged rows of each group: a control of the same size without the sense.
 
-    Wrong rows keep theirs: a permutation over all rows would pay wrong answers out of a gated term. The same ``seed``
+    Incorrect rows keep theirs: a permutation over all rows would pay incorrect answers out of a gated term. The same ``seed``
     gives the same permutation on every process.
     """
     generator = torch.Generator().manual_seed(seed)
     result = values.clone()
     for start in range(0, len(values), size):
         rows = torch.arange(start, start + size, device=values.device)
-        rows = rows[right[start : start + size].bool() & ~values[start : start + size].isnan()]
+        rows = rows[correct[start : start + size].bool() & ~values[start : start + size].isnan()]
         result[rows] = values[rows[torch.randperm(len(rows), generator=generator).to(values.device)]]
     return result
 
 
-def overlong(length: Tensor, right: Tensor, finished: Tensor, size: int) -> Tensor:
-    """Overthinking: minus the tokens beyond what the group's shortest right, finished answer needed, over that need.
+def overlong(length: Tensor, correct: Tensor, finished: Tensor, size: int) -> Tensor:
+    """Overthinking: minus the tokens beyond what the group's shortest correct, finished answer needed, over that need.
 
-    In [-1, 0] for right rows (-1 from twice the need on), 0 for wrong ones and in groups without a right, finished answer.
+    In [-1, 0] for correct rows (-1 from twice the need on), 0 for incorrect ones and in groups without a correct, finished answer.
     Below -1 nothing more is charged, so that one endless answer does not set the scale of its group.
     """
-    grouped, rows = length.view(-1, size).float(), right.view(-1, size).bool()
+    grouped, rows = length.view(-1, size).float(), correct.view(-1, size).bool()
     usable = rows & finished.view(-1, size).bool()
     need = torch.where(usable, grouped, torch.inf).min(1, keepdim=True).values
     excess = ((grouped - need) / need.clamp(min=1.0)).clamp(0.0, 1.0)
@@ -51,17 +51,17 @@ def overlong(length: Tensor, right: Tensor, finished: Tensor, size: int) -> Tens
 
 
 MAX_SCALE = 100.0
-"""A term that hardly differs between right rows is blown up by at most this much when it is matched."""
+"""A term that hardly differs between correct rows is blown up by at most this much when it is matched."""
 
 
-def match_std(values: Tensor, right: Tensor, paid: Tensor, size: int, std: float) -> Tensor:
-    """Centre a term on each group's right, judged, paid rows, and scale it so that its standard deviation among them is ``std``.
+def match_std(values: Tensor, correct: Tensor, paid: Tensor, size: int, std: float) -> Tensor:
+    """Centre a term on each group's correct, judged, paid rows, and scale it so that its standard deviation among them is ``std``.
 
     One factor for the batch: two terms matched to one ``std`` push equally hard, however different their units are. Centred,
-    because a gated term pays right rows its level as well: scaled up, that would be a further reward for being right,
+    because a gated term pays correct rows its level as well: scaled up, that would be a further reward for being correct,
     which grows as the term's spread shrinks. Rows that are not ``paid`` have 0; what cannot be judged stays NaN.
     """
-    kept = right.bool() & paid.bool() & ~values.isnan()
+    kept = correct.bool() & paid.bool() & ~values.isnan()
     grouped, rows = torch.where(kept, values, 0.0).view(-1, size), kept.view(-1, size)
     mean = grouped.sum(1, keepdim=True) / rows.sum(1, keepdim=True).clamp(min=1)
     freedom = (rows.sum(1) - 1).clamp(min=0).sum()
@@ -83,20 +83,20 @@ def drop_in_constant_groups(values: Tensor, accuracy: Tensor, size: int) -> Tens
     return torch.where(is_constant(accuracy, size), torch.zeros_like(values), values)
 
 
-def bounded_penalty(penalty: Tensor, others: Tensor, right: Tensor, size: int) -> Tensor:
-    """Charge a penalty to right rows without ever putting one below a wrong row of its group.
+def bounded_penalty(penalty: Tensor, others: Tensor, correct: Tensor, size: int) -> Tensor:
+    """Charge a penalty to correct rows without ever putting one below an incorrect row of its group.
 
     Args:
-        penalty: weighted penalty, at most 0 (wrong rows are not charged, whatever stands there).
+        penalty: weighted penalty, at most 0 (incorrect rows are not charged, whatever stands there).
         others: the weighted sum of all other terms.
 
     Returns:
-        The penalty to charge: at most half of the distance from a right row to the best wrong row of its group, and
+        The penalty to charge: at most half of the distance from a correct row to the best incorrect row of its group, and
         nothing where the other terms have put it below already. Half, so that the order of the two stays strict.
     """
-    totals, rows = others.view(-1, size), right.view(-1, size).bool()
-    best_wrong = torch.where(rows, -torch.inf, totals).max(1, keepdim=True).values
-    room = (totals - best_wrong).clamp(min=0.0) / 2  # infinite in a group without a wrong row
+    totals, rows = others.view(-1, size), correct.view(-1, size).bool()
+    best_incorrect = torch.where(rows, -torch.inf, totals).max(1, keepdim=True).values
+    room = (totals - best_incorrect).clamp(min=0.0) / 2  # infinite in a group without an incorrect row
     charged = torch.where(rows, -torch.minimum(-penalty.view(-1, size).clamp(max=0.0), room), 0.0)
     return charged.view(-1)
 

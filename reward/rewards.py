@@ -27,7 +27,7 @@ NGRAM = 6
 """Words in a row that count as repeated when they stand in a thought again: longer than any re-look cue."""
 
 INFORMATION_RANGE = 3.0
-"""Nats: what the picture adds to the log probability of one token is clipped to plus or minus this much."""
+"""Nats: what the image adds to the log probability of one token is clipped to plus or minus this much."""
 
 LIFT_FLOOR = 0.8
 """Share of the first-half lift that the second half must keep to go without a penalty."""
@@ -39,9 +39,9 @@ class Rollout:
 
     ``text`` is the response without its end-of-turn token, ``token_count`` its T tokens. ``mass`` and ``lift`` have
     shape (T,), one value a token, or are None where they were not recorded; so have ``information`` and
-    ``information_blank``: log p(token | picture) - log p(token | another picture, or a blank one) in nats. ``thought`` is
+    ``information_blank``: log p(token | image) - log p(token | another image, or a blank one) in nats. ``thought`` is
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
-    ``thinks`` for a prompt that asks for an answer without a thought. ``facts`` are what is known of the picture (place ->
+    ``thinks`` for a prompt that asks for an answer without a thought. ``facts`` are what is known of the image (place ->
     what is there), and ``seen`` what a responder said of the claims ``"key: value"`` that they do not cover.
     """
 
@@ -109,7 +109,7 @@ def halves(values: Tensor) -> tuple[float, float]:
 
 
 def _judgeable(rollout: Rollout) -> bool:
-    """Whether attention can be judged: finished, with a picture, a thought that is long enough, and a record."""
+    """Whether attention can be judged: finished, with an image, a thought that is long enough, and a record."""
     if not rollout.finished or rollout.n_images == 0 or rollout.mass is None or rollout.lift is None:
         return False
     if rollout.thought is None or rollout.thought[1] - rollout.thought[0] < MIN_THOUGHT:
@@ -123,7 +123,7 @@ def _inside(rollout: Rollout, values: Tensor | None) -> Tensor:
 
 
 def _gated(rollout: Rollout, term: float | None, parts: dict[str, float]) -> Score:
-    """The term where the answer is right, 0 where it is wrong, None where the term or the answer cannot be judged.
+    """The term where the answer is correct, 0 where it is incorrect, None where the term or the answer cannot be judged.
 
     The ungated term is kept as the part ``term``: its correlation with correctness says what the gate hides.
     """
@@ -137,7 +137,7 @@ def _ratio(first: float, second: float) -> float | None:
 
 
 def attention_ratio(rollout: Rollout) -> Score:
-    """Published form: mean mass of the second half of the completion over that of the first, if right; in [0, inf).
+    """Published form: mean mass of the second half of the completion over that of the first, if correct; in [0, inf).
 
     Means stand for the sums of the paper's formula and an odd middle token is dropped, so that the two halves weigh the
     same (r_v of section 3.3, arXiv 2509.12132, as transcribed).
@@ -150,7 +150,7 @@ def attention_ratio(rollout: Rollout) -> Score:
 
 
 def attention_ratio_clipped(rollout: Rollout) -> Score:
-    """min(ratio, 1) over the thought alone, if right; in [0, 1]. Nothing is gained by looking late more than early."""
+    """min(ratio, 1) over the thought alone, if correct; in [0, 1]. Nothing is gained by looking late more than early."""
     if not _judgeable(rollout):
         return Score(None)
     first, second = halves(_inside(rollout, rollout.mass))
@@ -159,7 +159,7 @@ def attention_ratio_clipped(rollout: Rollout) -> Score:
 
 
 def attention_late_mass(rollout: Rollout) -> Score:
-    """Mean mass of the thought's second half, if right; in [0, 1]. It cannot be raised by looking away early."""
+    """Mean mass of the thought's second half, if correct; in [0, 1]. It cannot be raised by looking away early."""
     if not _judgeable(rollout):
         return Score(None)
     _, second = halves(_inside(rollout, rollout.mass))
@@ -169,9 +169,9 @@ def attention_late_mass(rollout: Rollout) -> Score:
 def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
     """Ungrounded reasoning costs: 0 while the second-half lift keeps ``floor`` of the first half's, down to -1.
 
-    Lift, not mass: a longer text alone lowers the mass of later tokens, and must not cost anything. Right answers only;
-    how much of it is charged is bounded by the group (``reward.group.bounded_penalty``), so that a right answer never
-    falls below a wrong one.
+    Lift, not mass: a longer text alone lowers the mass of later tokens, and must not cost anything. Correct answers only;
+    how much of it is charged is bounded by the group (``reward.group.bounded_penalty``), so that a correct answer never
+    falls below an incorrect one.
     """
     if not _judgeable(rollout):
         return Score(None)
@@ -182,10 +182,10 @@ def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
 
 
 def image_information(rollout: Rollout) -> Score:
-    """What the picture does for the words: mean over the thought's second half of log p(token | picture) - log p(token |
-    another picture of equal size), each clipped to ``INFORMATION_RANGE``, if right; in nats a token.
+    """What the image does for the words: mean over the thought's second half of log p(token | image) - log p(token |
+    another image of equal size), each clipped to ``INFORMATION_RANGE``, if correct; in nats a token.
 
-    The text is the same both times, so it cannot be raised by writing about looking. A blank picture lies off the
+    The text is the same both times, so it cannot be raised by writing about looking. A blank image lies off the
     distribution of training; its difference is logged beside (part ``blank``) and not rewarded. After PAPO, arXiv 2507.06448.
     """
     values = rollout.information
@@ -201,7 +201,7 @@ def image_information(rollout: Rollout) -> Score:
 
 
 def process_claims(rollout: Rollout) -> Score:
-    """Share of the thought's claims about the picture that are true, in [0, 1]; None where none can be checked.
+    """Share of the thought's claims about the image that are true, in [0, 1]; None where none can be checked.
 
     Claims are ``key: value`` statements, of those with one key the last (``reward.claims``).
     """
@@ -241,4 +241,4 @@ GATED = (
     "grounding_penalty",
     "image_information",
 )
-"""The terms that measure looking: paid for right answers only, unjudged where there is nothing to read."""
+"""The terms that measure looking: paid for correct answers only, unjudged where there is nothing to read."""

@@ -24,7 +24,7 @@ def statements(text: str) -> list[Statement]:
         stripped = value.strip()
         if stripped:
             start = match.start(2) + value.index(stripped)
-            found.append(Statement(_plain(match.group(1)), _plain(stripped), start, start + len(stripped)))
+            found.append(Statement(_folded(match.group(1)), _folded(stripped), start, start + len(stripped)))
     return found
 
 
@@ -43,5 +43,5 @@ def final_statements(text: str) -> dict[str, str]:
     return {statement.key: statement.value for statement in statements(text)}
 
 
-def _plain(text: str) -> str:
+def _folded(text: str) -> str:
     return " ".join(text.lower().split())

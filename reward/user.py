@@ -1,22 +1,23 @@
-"""A user's own reward: a function in a file, named in the YAML as ``FILE.py:FUNCTION``.
+"""A user's own reward: a function in a file, named in the YAML as ``FILE.py:FUNCTION``; which files these are, and their checksums.
 
 It has the signature of the rewards of ``reward.rewards``, ``Rollout -> Score``; a number or None will do for a score. It runs
 in a child process with a deadline, since it reads what a model wrote: a regular expression of the user's may hang as well.
 """
 
+import hashlib
 import math
+import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from configs.errors import UserError
-from reward.files import find_reward, is_user_reward
-from reward.rewards import Rollout, Score
+from configs.errors import ConfigError, UserError
 from reward.worker import Pool
 
-__all__ = ["UserReward", "is_user_reward"]
+if TYPE_CHECKING:  # torch: the command line asks only for the files
+    from reward.rewards import Rollout, Score
 
 SECONDS = 10.0
 """Of the clock, for one response: a reward may well wait for a server."""
@@ -24,6 +25,51 @@ MAX_PARTS = 50
 MAX_SCORE = 1e6
 """Of a score, either sign. Advantages are float32: beyond this the other terms of the sum are rounded away, and from 1e19 on the
 standard deviation of a group overflows, all its advantages are 0, and the step teaches nothing."""
+
+
+REWARD_FILES = "reward_files"
+"""The key under which a run's ``settings.json`` and a stage's record hold the checksums of these files."""
+
+_NAME = re.compile(r"(?P<path>.+\.py):(?P<function>[A-Za-z_]\w*)")
+
+
+def is_user_reward(name: str) -> bool:
+    """Whether a reward's name is that of a function in a file."""
+    return _NAME.fullmatch(name) is not None
+
+
+def find_reward(name: str, folder: Path) -> tuple[Path, str]:
+    """The file and the function that ``FILE.py:FUNCTION`` names; the file in ``folder``, else where the command runs.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ConfigError(f"'{name}' does not name a reward in a file: write FILE.py:FUNCTION.")
+    places = [folder / match["path"], Path(match["path"])]
+    found = next((place.resolve() for place in places if place.is_file()), None)
+    if found is None:
+        raise ConfigError(f"The reward '{name}': there is no file {match['path']} in {folder} or in {Path.cwd()}.")
+    return found, match["function"]
+
+
+def reward_files(names: Iterable[str], folder: Path) -> dict[str, str]:
+    """File as it is named -> sha256, of those among ``names`` that are functions in a file.
+
+    Modules that such a file imports do not count.
+
+    Raises:
+        ConfigError: see ``find_reward``.
+    """
+    found = {name.rpartition(":")[0]: find_reward(name, folder)[0] for name in sorted(names) if is_user_reward(name)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
+
+
+def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the files whose checksums differ; of a run that began without checksums there is nothing to compare."""
+    old, new = before.get(REWARD_FILES) or {}, now.get(REWARD_FILES) or {}
+    return sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
 
 
 class UserReward:
@@ -51,9 +97,11 @@ class UserReward:
         """End its processes."""
         self._pool.close()
 
-    def __call__(self, rollout: Rollout) -> Score:
+    def __call__(self, rollout: "Rollout") -> "Score":
+        from reward.rewards import Score
+
         _ = rollout.grade  # found here, once, and sent along
-        said = self._pool.ask(_bare(rollout))
+        said = self._pool.ask(_detached(rollout))
         if said is None:
             return Score(None, {"timeout": 1.0})
         if "error" in said:
@@ -62,7 +110,7 @@ class UserReward:
         return Score(value, parts)
 
 
-def _bare(rollout: Rollout) -> Rollout:
+def _detached(rollout: "Rollout") -> "Rollout":
     """A copy whose tensors are no views of larger ones: a pickle holds the whole storage."""
     copies = {
         name: None if values is None else values.clone()
@@ -73,8 +121,10 @@ def _bare(rollout: Rollout) -> Rollout:
     return copy
 
 
-def as_reply(function: Callable[[Rollout], Any], rollout: Rollout) -> dict[str, Any]:
+def as_reply(function: "Callable[[Rollout], Any]", rollout: "Rollout") -> dict[str, Any]:
     """In the child: what the function says of a rollout, checked, or in one line what went wrong."""
+    from reward.rewards import Score
+
     try:
         said = function(rollout)
     except Exception as error:

@@ -30,9 +30,8 @@ from configs.jsonl import write_json_atomic
 from configs.model_name import check_model_name
 from configs.overrides import read_config
 from configs.schema import nearest
-from reward.batch import KNOWN
-from reward.files import is_user_reward, reward_files
-from reward.terms import LARGEST, SMALLEST, Term, in_range, source_of, terms_of
+from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, source_of, terms_of
+from reward.user import is_user_reward, reward_files
 from train.config import Stage, load_stage
 from train.data import reader_of
 from train.distributed import read_blank_pictures, whole_weights
@@ -111,11 +110,11 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
     for name, term in terms.items():
         if name not in known and not is_user_reward(source_of(name)):
             raise ConfigError(f"Unknown reward '{name}'" + (nearest(name, known) or f"; known: {known}."))
-        if term.weight != 0 and not in_range(term.weight):
+        if term.weight != 0 and not is_in_float_range(term.weight):
             raise ConfigError(
                 f"The weight of '{name}' must be 0, or from {SMALLEST:g} to {LARGEST:,.0f} with either sign, found {term.weight}."
             )
-        if term.std is not None and not (term.std > 0 and in_range(term.std)):
+        if term.std is not None and not (term.std > 0 and is_in_float_range(term.std)):
             raise ConfigError(f"The std of '{name}' must be from {SMALLEST:g} to {LARGEST:,.0f}, found {term.std}.")
         if source_of(name) in ("accuracy", "format") and (term.gate or term.std):
             raise ConfigError(f"'{name}' is what the others are gated by and matched beside: give it a weight alone.")

@@ -24,10 +24,9 @@ from transformers import BatchFeature
 from trl import GRPOTrainer
 
 from configs.errors import ConfigError, UserError
-from reward.batch import KNOWN, combine, metrics, row_of
+from reward.aggregate import KNOWN, Term, combine, metrics, row_of, source_of, terms_of
 from reward.claims import Question, ask_responder, claim_holds, claims
 from reward.rewards import Rollout
-from reward.terms import Term, source_of, terms_of
 from reward.user import UserReward, is_user_reward
 from reward.worker import map_in_threads
 from train.checkpoints import EpochSampler

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from reward.terms import Term
+from reward.aggregate import Term
 
 Style = Literal["think", "direct", "describe", "none"]
 
@@ -110,8 +110,8 @@ class GrpoOptions(ModelOptions):
 
     Attributes:
         problems: a problem set (folder or JSON Lines).
-        rewards: by name a weight, or weight, gate and std (``reward.terms.Term``). Names are those of
-            ``reward.batch.KNOWN``, ``shuffled(NAME)`` for the control of one, and ``FILE.py:FUNCTION`` for a reward of
+        rewards: by name a weight, or weight, gate and std (``reward.aggregate.Term``). Names are those of
+            ``reward.aggregate.KNOWN``, ``shuffled(NAME)`` for the control of one, and ``FILE.py:FUNCTION`` for a reward of
             one's own.
         reward_folder: where such files are looked for first; the config's folder where not given.
         reward_seconds: what such a reward may take for one response before it counts as a timeout.

@@ -20,7 +20,7 @@ from configs.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
 from configs.identity import data_sha256
 from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 from configs.provenance import provenance
-from reward.files import REWARD_FILES, changed_files
+from reward.user import REWARD_FILES, changed_files
 from train.checkpoints import last_checkpoint, trim_log
 from train.distributed import refused_by_all
 from train.precision import KEYS, default, device_type, stated
@@ -92,7 +92,7 @@ class RunFolder:
     Args:
         precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
         course: see ``train.resume``; kept beside the settings too.
-        files: the checksums of the user's own rewards (``reward.files.reward_files``); kept there too.
+        files: the checksums of the user's own rewards (``reward.user.reward_files``); kept there too.
 
     Raises:
         UserError: the folder cannot be written, holds what no training run wrote, or is the folder of the start model.

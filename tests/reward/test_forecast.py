@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from reward.batch import combine, row_of
+from reward.aggregate import Term, combine, row_of, terms_of
 from reward.forecast import contributions, forecast, in_words
 from reward.rewards import Rollout, Score
-from reward.terms import Term, terms_of
 
 SIZE, GROUPS = 8, 16
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from reward import group
-from reward.batch import combine, metrics
+from reward.aggregate import Term, combine, metrics
 from reward.rewards import REWARDS
-from reward.terms import Term
 
 NAN = math.nan
 

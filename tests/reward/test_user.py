@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from configs.errors import ConfigError, UserError
+from reward.aggregate import LARGEST
 from reward.rewards import Rollout, Score
-from reward.terms import LARGEST
 from reward.user import MAX_SCORE, UserReward, as_reply, is_user_reward
 
 FILE = '''

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from configs.errors import ConfigError, UserError
-from reward.terms import Term
+from reward.aggregate import Term
 from train.data import reader_of
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer

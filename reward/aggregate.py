@@ -1,4 +1,4 @@
-"""Rewards of a gathered batch: every row's scores become the reward columns and the metrics of a training step.
+"""How scores become rewards: what each term is paid for and how large it is made, then the reward columns and metrics of a step.
 
 Nothing here knows a trainer. ``row_of`` runs where a response was sampled; ``combine`` and ``metrics`` run on all rows, after
 they have been gathered, ordered by group.
@@ -6,15 +6,15 @@ they have been gathered, ordered by group.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from reward import group
 from reward.rewards import GATED, REWARDS, Reward, Rollout, Score, grounding_penalty, halves
-from reward.terms import Term, gate_of, source_of, terms_of
 from vlm.response import count_looks
 
 PENALTIES = ("grounding_penalty", "shuffled(grounding_penalty)")
@@ -22,6 +22,58 @@ GROUP_TERMS = ("length",)
 """Rewards of a row that its whole group decides (``group.overlong``)."""
 KNOWN = (*REWARDS, *GROUP_TERMS)
 _UNSHAPED = ("accuracy", "format")
+
+
+SMALLEST, LARGEST = 1e-12, 1e6
+"""Of a weight that is not 0 and of a std, in absolute value: times scores of ``reward.user.MAX_SCORE`` they stay within float32,
+whose squares must not overflow in the standard deviation of a group, nor vanish."""
+
+Gate = Literal["right", "format", "none"]
+GATES: tuple[str, ...] = get_args(Gate)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One line under ``rewards`` in the YAML.
+
+    Attributes:
+        weight: the factor in the sum.
+        gate: rows that are paid: those with a ``right`` answer, those whose ``format`` is whole, or all (``none``). Its own
+            where not given: ``right`` for the terms that measure looking and for ``length``, else none.
+        std: the standard deviation among correct rows (within groups) that the term is scaled to, before its weight; as it is
+            where not given.
+    """
+
+    weight: float = 0.0
+    gate: Gate | None = None
+    std: float | None = None
+
+
+def terms_of(rewards: Mapping[str, "float | Term | Mapping[str, object]"]) -> dict[str, Term]:
+    """The terms of a mapping in which a bare number is a weight."""
+    terms = {}
+    for name, value in rewards.items():
+        if isinstance(value, Mapping):
+            terms[name] = Term(**value)  # type: ignore[arg-type]
+        else:
+            terms[name] = value if isinstance(value, Term) else Term(float(value))
+    return terms
+
+
+def is_in_float_range(value: float) -> bool:
+    """Whether a weight or a std can be computed with."""
+    return SMALLEST <= abs(value) <= LARGEST
+
+
+def source_of(name: str) -> str:
+    """The reward behind a name: X of ``shuffled(X)``."""
+    return name.removeprefix("shuffled(").removesuffix(")") if name.startswith("shuffled(") else name
+
+
+def gate_of(name: str, term: Term) -> str | None:
+    """The gate that holds for a term; None for a reward that is taken as it is."""
+    own = "right" if source_of(name) in (*GATED, "length") else None
+    return term.gate or own
 
 
 def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None = None) -> dict[str, Any]:
@@ -89,21 +141,21 @@ def combine(
     """
     terms = terms_of(rewards)
     accuracy = _column(rows, "accuracy")
-    right = torch.tensor([row["right"] for row in rows])
-    paid_by = {"right": right, "format": _column(rows, "format") >= 1.0, "none": torch.ones_like(right)}
+    correct = torch.tensor([row["right"] for row in rows])
+    paid_by = {"right": correct, "format": _column(rows, "format") >= 1.0, "none": torch.ones_like(correct)}
     columns = {}
     for name in dict.fromkeys([*KNOWN, *terms]):
         term, source = terms.get(name, Term()), source_of(name)
         gate = gate_of(name, term)
         paid = paid_by[gate or "none"]
-        values = _term(rows, source, gate, right, size)
+        values = _term(rows, source, gate, correct, size)
         if source not in _UNSHAPED:
             if gate is not None:
                 values = torch.where(paid, values, 0.0)
             if name != source:
                 values = group.shuffled(values, paid, size, seed)
             if term.std is not None:
-                values = group.match_std(values, right, paid, size, term.std)
+                values = group.match_std(values, correct, paid, size, term.std)
             values = group.fill_unjudged(values, paid, size)
             if drop_in_constant_groups:
                 values = group.drop_in_constant_groups(values, accuracy, size)
@@ -114,24 +166,24 @@ def combine(
             total += terms[name].weight * values.nan_to_num(0.0)
     for name in PENALTIES:
         if name in terms and (weight := terms[name].weight):
-            charged = group.bounded_penalty(weight * columns[name], total, right, size)
+            charged = group.bounded_penalty(weight * columns[name], total, correct, size)
             total, columns[name] = total + charged, charged / weight
     return {name: values.masked_fill(accuracy.isnan(), math.nan) for name, values in columns.items()}
 
 
-def _term(rows: Sequence[dict[str, Any]], source: str, gate: str | None, right: Tensor, size: int) -> Tensor:
+def _term(rows: Sequence[dict[str, Any]], source: str, gate: str | None, correct: Tensor, size: int) -> Tensor:
     """(N,) of one reward, as far as it can be said without its gate."""
     if source == "length":
         finished = torch.tensor([row["finished"] for row in rows])
-        return group.overlong(lengths(rows), right if gate == "right" else torch.ones_like(right), finished, size)
+        return group.overlong(lengths(rows), correct if gate == "right" else torch.ones_like(correct), finished, size)
     return _column(rows, source) if gate == "right" else ungated(rows, source)
 
 
 def metrics(rows: Sequence[dict[str, Any]], size: int) -> dict[str, float]:
     """What is logged of a batch beside TRL's own, whatever the weights; NaN where there is nothing to average.
 
-    ``NAME/PART`` is the mean over the rows in which the part exists; ``NAME/unjudged`` the share of right rows that could
-    not be judged. ``correlation/NAME/length`` is taken among right rows (what the gated term can push), and
+    ``NAME/PART`` is the mean over the rows in which the part exists; ``NAME/unjudged`` the share of correct rows that could
+    not be judged. ``correlation/NAME/length`` is taken among correct rows (what the gated term can push), and
     ``correlation/NAME/right`` on the ungated term: both within groups.
     """
     logged: dict[str, float] = {}
@@ -139,13 +191,13 @@ def metrics(rows: Sequence[dict[str, Any]], size: int) -> dict[str, float]:
     for part in parts:
         values = [row["parts"][part] for row in rows if part in row["parts"]]
         logged[part] = sum(values) / len(values)
-    right = torch.tensor([row["right"] for row in rows])
+    correct = torch.tensor([row["right"] for row in rows])
     names = [name for name in rows[0]["scores"] if name not in _UNSHAPED]
     for name in names:
         column = _column(rows, name)
-        logged[f"{name}/unjudged"] = column[right].isnan().float().mean().item()
-        logged[f"correlation/{name}/length"] = group.within_group_correlation(column, lengths(rows), size, keep=right)
-        logged[f"correlation/{name}/right"] = group.within_group_correlation(ungated(rows, name), right.float(), size)
+        logged[f"{name}/unjudged"] = column[correct].isnan().float().mean().item()
+        logged[f"correlation/{name}/length"] = group.within_group_correlation(column, lengths(rows), size, keep=correct)
+        logged[f"correlation/{name}/right"] = group.within_group_correlation(ungated(rows, name), correct.float(), size)
     logged["timeout_share"] = sum("accuracy/timeout" in row["parts"] for row in rows) / len(rows)
     logged["constant_accuracy_share"] = group.is_constant(_column(rows, "accuracy"), size).float().mean().item()
     logged["looks/mean"] = sum(row["looks"] for row in rows) / len(rows)
