@@ -182,3 +182,13 @@ def test_modules_that_are_named_exist(page: Path) -> None:
     for dotted in named:
         if not dotted.endswith((".yaml", ".json", ".jsonl", ".html", ".png", ".log")):
             assert exists(dotted), f"{page.name} names {dotted}"
+
+
+def test_names_that_the_docs_take_from_the_code_are_those_of_the_code() -> None:
+    from demo.engine import TESTS
+    from eval.verdicts import PROFILES
+    from vlm.reasoning import CUE
+
+    audit, demo = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("audit", "demo"))
+    assert [name for name in PROFILES if f"| `{name}` |" not in audit] == []
+    assert [name for name in [*TESTS.values(), CUE] if f"`{name}`" not in demo] == []
