@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from eval.runner import Answer, open_pictures
-from eval.seeds import cross_effects
 from eval.stats import estimate_mean
 from reward.rewards import MIN_THOUGHT, halves
 from vlm.chat import question_messages
@@ -60,7 +59,7 @@ def cross(
 
     Returns:
         ``cells``: "TEXT by WEIGHTS" -> mean mass of the second half, over the problems that all four could read; and
-        ``effects``: ``total``, ``text``, ``weights``, ``interaction`` (``eval.seeds.cross_effects``), each an estimate over problems.
+        ``effects``: ``total``, ``text``, ``weights``, ``interaction`` (``cross_effects``), each an estimate over problems.
     """
     reference, arm = arms
     masses = {
@@ -80,3 +79,19 @@ def cross(
         "cells": cells,
         "effects": {name: estimate_mean([one[name] for one in split]) for name in names},
     }
+
+
+def cross_effects(cells: Mapping[tuple[str, str], float], arm: str, reference: str) -> dict[str, float]:
+    """The change of a measure from ``reference`` to ``arm``, split into text, weights and their interaction.
+
+    Args:
+        cells: (whose text, whose weights) -> the measure of that text read by those weights; all four of the two arms.
+
+    Returns:
+        ``total`` = ``text`` + ``weights`` + ``interaction``, each taken from the reference's cell: what its weights make of the
+        arm's text, what the arm's weights make of its text, and what only both together do.
+    """
+    base = cells[reference, reference]
+    text, weights = cells[arm, reference] - base, cells[reference, arm] - base
+    total = cells[arm, arm] - base
+    return {"total": total, "text": text, "weights": weights, "interaction": total - text - weights}

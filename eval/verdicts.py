@@ -7,13 +7,12 @@ that lies between, and whatever has fewer than ``MIN_CLUSTERS`` independent pict
 Many measures are judged at once, so p-values are Holm's, and the intervals behind *not grounded* are Bonferroni's.
 """
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any, Literal
 
-from eval.stats import Estimate, bootstrap_interval, insufficient, mcnemar_exact, smallest_detectable
+from eval.stats import Estimate, holm, insufficient, mcnemar_exact, paired_interval, smallest_detectable
 
 Verdict = Literal["grounded", "not grounded", "insufficient data"]
 GROUNDED: Verdict = "grounded"
@@ -59,7 +58,8 @@ def judge(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str, Estimate
         without data), ``p_holm``, ``margin``, ``smallest_detectable`` (of right-or-wrong pairs, at the disagreement seen) and ``verdict``.
     """
     found = {name: _measure(evidence, len(measures), seed) for name, evidence in measures.items()}
-    adjusted = holm({name: one["p"] for name, one in found.items() if one["p"] is not None})
+    tested = {name: one["p"] for name, one in found.items() if one["p"] is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     for name, one in found.items():
         one["p_holm"] = adjusted.get(name)
         widened = one.pop("widened")
@@ -76,36 +76,6 @@ def verdict(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: E
         return small
     # The sign test speaks of most problems and the interval of their mean: both must.
     return present if one["p_holm"] < ALPHA and one["ci95"][0] > evidence.null else INSUFFICIENT
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted for their number so that the chance of any false alarm stays below alpha. Source: Holm (1979)."""
-    adjusted, least = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, (len(p_values) - rank) * p))
-        adjusted[name] = least
-    return adjusted
-
-
-def paired_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """Interval of the mean of paired differences, in their units; honest where all pairs agree.
-
-    Differences of right-or-wrong (-1, 0, 1) get Agresti and Min's interval (half a pair added to each of the four
-    cells), other values the bootstrap. A bootstrap of pairs that all agree has no width: five agreeing pairs would
-    "prove" that nothing changes.
-
-    Source: Agresti and Min (2005), Simple improved confidence intervals for comparing matched proportions.
-    """
-    if len(values) < 2:
-        return None
-    if not set(values) <= {-1.0, 0.0, 1.0}:
-        return bootstrap_interval(values, confidence=confidence, seed=seed)
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    n = len(values) + 2
-    up, down = values.count(1.0) + 0.5, values.count(-1.0) + 0.5
-    centre = (up - down) / n
-    spread = z * math.sqrt(max(0.0, (up + down) - (up - down) ** 2 / n)) / n
-    return max(-1.0, centre - spread), min(1.0, centre + spread)
 
 
 def _measure(evidence: Evidence, n_measures: int, seed: int) -> Estimate:

@@ -10,10 +10,12 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from eval.stats import estimate_bounded_mean
 from reward.grade import grade
 from train.options import PromptSelection
 from vlm.chat import question_messages
@@ -151,21 +153,29 @@ def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -
             if sample["right"] is not None:
                 kinds[sample["looks"] > 0].append(float(sample["right"]))
                 tokens[sample["looks"] > 0].append(sample["tokens"])
-        looking += [_mean(kinds[True])] if kinds[True] else []
-        other += [_mean(kinds[False])] if kinds[False] else []
-        everything += [_mean(kinds[True] + kinds[False])] if kinds[True] or kinds[False] else []
+        looking += [fmean(kinds[True])] if kinds[True] else []
+        other += [fmean(kinds[False])] if kinds[False] else []
+        everything += [fmean(kinds[True] + kinds[False])] if kinds[True] or kinds[False] else []
         if kinds[True] and kinds[False]:
-            differences.append(_mean(kinds[True]) - _mean(kinds[False]))
+            differences.append(fmean(kinds[True]) - fmean(kinds[False]))
     n_samples = len(tokens[True]) + len(tokens[False])
-    difference = _interval(differences, low=-1.0)
+    difference = estimate_bounded_mean(differences, low=-1.0)
     return {
         "problems": len(rows),
         "samples": n_samples,
         "chosen": sum(is_chosen(row, selection) for row in rows),
-        "sampled_accuracy": _interval(everything),
+        "sampled_accuracy": estimate_bounded_mean(everything),
         "look_share": len(tokens[True]) / n_samples if n_samples else None,
-        "looking": {"accuracy": _interval(looking), "samples": len(tokens[True]), "tokens": _mean(tokens[True])},
-        "not_looking": {"accuracy": _interval(other), "samples": len(tokens[False]), "tokens": _mean(tokens[False])},
+        "looking": {
+            "accuracy": estimate_bounded_mean(looking),
+            "samples": len(tokens[True]),
+            "tokens": fmean(tokens[True]) if tokens[True] else None,
+        },
+        "not_looking": {
+            "accuracy": estimate_bounded_mean(other),
+            "samples": len(tokens[False]),
+            "tokens": fmean(tokens[False]) if tokens[False] else None,
+        },
         "difference": difference,
         "looking_pays": None if difference["ci95"] is None else difference["ci95"][0] > 0,
         "right_of_samples": {str(n): sum(row["right"] == n for row in rows) for n in range(selection.samples + 1)},
@@ -190,18 +200,3 @@ def _row(problem: Problem, written: Sequence[Generation]) -> dict[str, Any]:
 
 def _sample_seed(seed: int, problem: str, sample: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7], "big")
-
-
-def _mean(values: Sequence[float]) -> Any:
-    """The mean, or None of nothing."""
-    return sum(values) / len(values) if values else None
-
-
-def _interval(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
-    """Mean, 95% interval (None under two values; cut to what is possible) and n."""
-    mean = _mean(values)
-    if mean is None or len(values) < 2:
-        return {"value": mean, "ci95": None, "n": len(values)}
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
-    interval = [max(low, mean - 1.96 * spread), min(high, mean + 1.96 * spread)]
-    return {"value": mean, "ci95": interval, "n": len(values)}

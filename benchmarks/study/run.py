@@ -307,7 +307,7 @@ def finished(config: StudyConfig) -> list[dict[str, Any]]:
 
 def write_tables(config: StudyConfig) -> dict[str, Any]:
     """``units.csv`` and ``contrasts.json`` of the units that are finished; returns the latter."""
-    from eval.seeds import holm, paired_over_seeds
+    from eval.stats import holm, paired_over_seeds
 
     rows, out = finished(config), Path(config.out)
     columns = sorted({key for row in rows for key in row["figures"]})
@@ -342,7 +342,7 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     ``there`` is None until all seeds of the reference are finished. An untrained arm has one figure, which stands for every
     seed.
     """
-    from eval.seeds import paired_over_seeds
+    from eval.stats import paired_over_seeds
 
     untrained = [name for name, arm in config.arms.items() if not arm.train and arm.start == "cold"]
     before = next((row["figures"].get("accuracy") for row in rows if row["arm"] in untrained), None)

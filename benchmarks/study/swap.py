@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from eval.runner import read_answers
-from eval.seeds import paired_over_seeds
+from eval.stats import paired_over_seeds
 
 MIN_PAIRS = 5
 """Swapped problems of a family that each of two units must have for their difference to be taken."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study.swap import Swapped, compositions
-from eval.seeds import paired_over_seeds, smallest_effect
+from eval.stats import paired_over_seeds, smallest_effect
 
 Unit = dict[str, Any]
 

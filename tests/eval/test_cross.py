@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eval.cross import cross
+from eval.cross import cross, cross_effects
 from eval.runner import Answer
 from vlm.load import VLM, load_vlm
 from vlm.problem import Problem
@@ -67,3 +67,9 @@ def test_what_one_cannot_read_nobody_is_asked_about(tiny_vlm_dir: Path, problems
     short = answers(problems, SHORT) | answers(problems[:1], "red", tokens=2)
     found = cross({"before": (vlm, answers(problems, LONG)), "after": (vlm, short)}, problems)
     assert found["n"] == 2
+
+
+def test_a_change_is_text_plus_weights_plus_both() -> None:
+    cells = {("a", "a"): 0.5, ("a", "r"): 0.3, ("r", "a"): 0.25, ("r", "r"): 0.2}
+    split = cross_effects(cells, "a", "r")
+    assert split == pytest.approx({"total": 0.3, "text": 0.1, "weights": 0.05, "interaction": 0.15})

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from eval import stats
 
@@ -132,3 +133,57 @@ def test_majority_class_score_by_hand() -> None:
     assert stats.majority_class_score(["yes", "no", "Yes ", "3"])["value"] == 0.5
     families = ["claim", "claim", "claim", "count"]
     assert stats.majority_class_score(["yes", "no", "yes", "3"], families)["value"] == 0.75
+
+
+def test_interval_of_pairs_by_hand() -> None:
+    """Five agreeing pairs: n* = 7, b* = c* = 0.5, se = sqrt(1)/7, so 1.96/7."""
+    assert stats.paired_interval([0.0] * 5) == pytest.approx((-0.28, 0.28), abs=1e-3)
+    low, high = stats.paired_interval([1.0] * 30 + [0.0] * 70) or (0, 0)  # (30.5 - 0.5)/102 = 0.294
+    assert (low + high) / 2 == pytest.approx(30 / 102) and high - low == pytest.approx(2 * 1.96 * 0.0459, abs=2e-3)
+    assert stats.paired_interval([1.0]) is None
+
+
+def test_normal_interval_is_cut_to_what_is_possible() -> None:
+    assert stats.estimate_bounded_mean([]) == stats.insufficient()
+    assert stats.estimate_bounded_mean([0.5]) == {"value": 0.5, "ci95": None, "n": 1}
+    low, high = stats.estimate_bounded_mean([0.9, 1.0, 1.0, 1.0])["ci95"]
+    assert high == 1.0 and low == pytest.approx(0.975 - 1.96 * 0.05 / 2)
+    assert stats.estimate_bounded_mean([-1.0, -1.0, -0.9], low=-1.0)["ci95"][0] == -1.0
+
+
+def test_a_paired_t_by_hand() -> None:
+    # Differences 1, 2, 3, 4: mean 2.5, deviation 1.2910, t = 3.873 on 3 degrees of freedom.
+    found = stats.paired_over_seeds({0: 2.0, 1: 3.0, 2: 5.0, 3: 7.0, 9: 1.0}, {0: 1.0, 1: 1.0, 2: 2.0, 3: 3.0, 8: 4.0})
+    assert found["n"] == 4 and found["value"] == 2.5
+    assert found["deviation"] == pytest.approx(1.29099, abs=1e-4)
+    assert found["p"] == pytest.approx(0.03047, abs=1e-4)
+    assert found["interval"] == pytest.approx([0.4457, 4.5543], abs=1e-3)
+
+
+def test_too_few_seeds_say_nothing() -> None:
+    assert stats.paired_over_seeds({0: 1.0}, {0: 0.5})["interval"] is None
+    assert stats.paired_over_seeds({0: None, 1: 2.0}, {0: 1.0})["value"] is None
+    same = stats.paired_over_seeds({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0})
+    assert same["p"] == 1.0 and same["interval"] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("n", "alpha"), [(3, 0.05), (3, 0.05 / 4), (8, 0.05 / 2), (8, 0.05 / 4)])
+def test_what_a_number_of_seeds_can_see(n: int, alpha: float) -> None:
+    effect = stats.smallest_effect(n, alpha)
+    drawn = np.random.default_rng(0).normal(effect, 1.0, (20_000, n))
+    assert (ttest_1samp(drawn, 0.0, axis=1).pvalue < alpha).mean() == pytest.approx(0.8, abs=0.012)
+
+
+def test_more_seeds_see_more() -> None:
+    assert stats.smallest_effect(8) < stats.smallest_effect(5) < stats.smallest_effect(3)
+    assert stats.smallest_effect(8, 0.05 / 4) == pytest.approx(1.5, abs=0.05)
+    assert stats.paired_over_seeds({0: 1.0, 1: 2.0, 2: 4.0}, {0: 0.0, 1: 0.0, 2: 0.0})["smallest_detectable"] > 1.5
+
+
+def test_holm_by_hand() -> None:
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert stats.holm([0.04, 0.03]) == pytest.approx([0.06, 0.06])
+    assert stats.holm([0.04, None]) == [0.08, None]  # a contrast that was registered counts
+    assert stats.holm([]) == []
+    assert stats.holm([0.011, 0.01]) == pytest.approx([0.02, 0.02])  # at least the one before
+    assert stats.holm([0.8, 0.9]) == [1.0, 1.0]

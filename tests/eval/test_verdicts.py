@@ -2,27 +2,12 @@
 
 import pytest
 
-from eval.verdicts import Evidence, holm, judge, paired_interval, profile
+from eval.verdicts import Evidence, judge, profile
 
 
 def evidence(up: int, down: int, same: int, **options: object) -> Evidence:
     values = [1.0] * up + [-1.0] * down + [0.0] * same
     return Evidence({f"p{n}": value for n, value in enumerate(values)}, 0.1, **options)  # type: ignore[arg-type]
-
-
-def test_holm_by_hand() -> None:
-    """0.01 x 3, then 0.02 x 2, then 0.9, each at least the one before."""
-    assert holm({"a": 0.02, "b": 0.01, "c": 0.9}) == pytest.approx({"b": 0.03, "a": 0.04, "c": 0.9})
-    assert holm({"a": 0.011, "b": 0.01}) == pytest.approx({"b": 0.02, "a": 0.02})
-    assert holm({"a": 0.8, "b": 0.9}) == {"a": 1.0, "b": 1.0}
-
-
-def test_interval_of_pairs_by_hand() -> None:
-    """Five agreeing pairs: n* = 7, b* = c* = 0.5, se = sqrt(1)/7, so 1.96/7."""
-    assert paired_interval([0.0] * 5) == pytest.approx((-0.28, 0.28), abs=1e-3)
-    low, high = paired_interval([1.0] * 30 + [0.0] * 70) or (0, 0)  # (30.5 - 0.5)/102 = 0.294
-    assert (low + high) / 2 == pytest.approx(30 / 102) and high - low == pytest.approx(2 * 1.96 * 0.0459, abs=2e-3)
-    assert paired_interval([1.0]) is None
 
 
 def test_verdicts() -> None:
