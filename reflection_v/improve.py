@@ -188,8 +188,8 @@ def _usable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Pr
     Raises:
         UserError: none is left, or config and processor of the model cannot be read.
     """
+    from train.config import ModelOptions
     from train.filters import sift
-    from train.options import ModelOptions
     from train.reader import load_reader
     from vlm.chat import position_limit
 

@@ -16,7 +16,7 @@ from configs.run_config import load_run_config
 from configs.schema import check_keys, parse_config
 from data_construction.sources import problems
 from reflection_v.cli import app
-from train.options import GrpoOptions, SftOptions
+from train.config import GrpoOptions, SftOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

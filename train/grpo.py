@@ -3,26 +3,21 @@
     python train/grpo.py --config configs/tiny/grpo.yaml [--key value ...]
     deepspeed --num_gpus 8 train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml
 
-The YAML holds keys of TRL's ``GRPOConfig`` and of ``train.options.GrpoOptions``. Two parts, each of which goes on after a
+The YAML holds keys of TRL's ``GRPOConfig`` and of ``train.config.GrpoOptions``. Two parts, each of which goes on after a
 kill with the same command: first the prompts are chosen by the start checkpoint's pass rates (``train.selection``), then
 TRL's trainer runs (``train.grpo_trainer``).
 """
 
-import contextlib
-import json
-import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 if __package__ in (None, ""):  # run as a file: train/ stands first on the path, the project's root must
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
 from accelerate import PartialState
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import GRPOConfig
 
 from configs.errors import ConfigError, UserError
@@ -32,9 +27,9 @@ from configs.overrides import read_config
 from configs.schema import nearest
 from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, source_of, terms_of
 from reward.user import is_user_reward, reward_files
-from train.config import Stage, load_stage
+from train.config import GrpoOptions, Stage, load_stage
 from train.data import reader_of
-from train.distributed import read_blank_pictures, whole_weights
+from train.distributed import read_blank_pictures
 from train.filters import Sifted, read_loosely, sift
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
@@ -49,9 +44,8 @@ from train.launch import (
 )
 from train.lora import lora_config, say_coverage
 from train.mixing import check_domain_weights, easy_first, mix_domains, pass_rates
-from train.options import GrpoOptions, PromptSelection
 from train.run_folder import RunFolder
-from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
+from train.selection import measured_before, read_pass_rates, select_prompts, selection_key
 from train.tracking import StopAtGap
 from vlm.load import VLM
 from vlm.problem import Problem
@@ -75,7 +69,6 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     stage = load_stage(settings, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED)
     check_rewards(stage.options.rewards, stage.args)
     _find_user_rewards(stage, settings.folder)
-    check_selection(stage.options.prompt_selection)
     check_domain_weights(stage.options.domain_weights)
     check_model_name(stage.options.responder or "")
     _check_saving(stage.args)
@@ -90,12 +83,6 @@ def _find_user_rewards(stage: Stage, folder: Path) -> None:
     if names and options.reward_folder is None:
         options.reward_folder = stage.settings["reward_folder"] = str(folder)
     _reward_files(options)
-    if options.reward_seconds <= 0:
-        raise ConfigError(f"'reward_seconds' must be above 0, found {options.reward_seconds}.")
-    if not 0 < options.lift_floor < math.inf:
-        raise ConfigError(f"'lift_floor' must be a number above 0, found {options.lift_floor}.")
-    if options.probe_prompts < 2:
-        raise ConfigError(f"'probe_prompts' must be at least 2, found {options.probe_prompts}.")
 
 
 def _reward_files(options: GrpoOptions) -> dict[str, str]:
@@ -134,23 +121,6 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
             "'grounding_penalty' is bounded within the sum of the rewards, so that a right answer never falls below a wrong "
             "one: it needs multi_objective_aggregation: sum_then_normalize."
         )
-
-
-def check_selection(selection: PromptSelection | None) -> None:
-    """Ranges of the prompt selection."""
-    if selection is None:
-        return
-    if not 1 <= selection.samples <= 1024:
-        raise ConfigError(f"'prompt_selection.samples' must be 1 to 1024, found {selection.samples}.")
-    if not 0 <= selection.min_right <= selection.max_right <= selection.samples:
-        raise ConfigError(
-            f"'prompt_selection' must have 0 <= min_right <= max_right <= samples, found {selection.min_right}, "
-            f"{selection.max_right} and {selection.samples}."
-        )
-    for name in ("candidates", "prompts", "batch_size", "max_new_tokens"):
-        value = getattr(selection, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"'prompt_selection.{name}' must be at least 1, found {value}.")
 
 
 def _check_saving(args: Any) -> None:
@@ -208,7 +178,7 @@ def _train_grpo(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, 
     sifted = Sifted()
     problems, dropped = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
     checkpoint = run.begin()
-    chosen = _select(problems, vlm, args, options, run, state)
+    chosen = select_prompts(problems, vlm, args, options, run, state)
     if options.domain_weights is not None:
         chosen = mix_domains(chosen, options.domain_weights, args.seed)
     if options.curriculum == "easy_first":
@@ -236,7 +206,9 @@ def _train_grpo(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, 
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
-    return run.finish({**_grpo_summary(run.rows(), steps), **data, **_before(run), "precision": stage.precision.name})
+    return run.finish(
+        {**_grpo_summary(run.rows(), steps), **data, **measured_before(run.path), "precision": stage.precision.name}
+    )
 
 
 def usable(
@@ -250,91 +222,6 @@ def usable(
     if not sifted.kept:
         raise UserError(f"No problem of {options.problems} can be used: {sifted.dropped or 'the set is empty'}.")
     return sifted.kept, sifted.dropped
-
-
-def _select(
-    problems: list[Problem], vlm: VLM, args: Any, options: GrpoOptions, run: RunFolder, state: PartialState
-) -> list[Problem]:
-    selection = options.prompt_selection
-    if selection is None:
-        return problems
-    temperature, budget = _sampling(args, selection)
-    done = run.path / "choice.json"
-    if not done.exists():
-        with (
-            _whole_model(vlm, args, options, state) as sampler,
-            torch.autocast(state.device.type, torch.bfloat16, enabled=args.bf16),
-        ):
-            sample_pass_rates(
-                sampler,
-                problems,
-                selection,
-                style=options.style,
-                temperature=temperature,
-                max_new_tokens=budget,
-                seed=args.seed,
-                folder=run.path,
-                model_sha256=run.model_sha256,
-                rank=state.process_index,
-                world=state.num_processes,
-                say=(lambda text: print(text, flush=True)) if run.main else (lambda text: None),
-            )
-        state.wait_for_everyone()
-    rows = read_pass_rates(run.path, selection_key(args, options, run.model_sha256) or "")
-    chosen = choose(problems, rows, selection, args.seed)
-    if run.main and not done.exists():
-        choice = measure_choice(rows, selection)
-        write_json_atomic(done, choice)
-        print(f"before the first step: {_said(choice)}", flush=True)
-    return chosen
-
-
-def _sampling(args: Any, selection: PromptSelection) -> tuple[float, int]:
-    """(temperature, token budget) of the selection's samples."""
-    temperature = args.temperature if selection.temperature is None else selection.temperature
-    return temperature, selection.max_new_tokens or args.max_completion_length
-
-
-def selection_key(args: Any, options: GrpoOptions, model_sha256: str | None) -> str | None:
-    """Names the settings and the model that the pass rates of this run depend on; None without a selection."""
-    if options.prompt_selection is None:
-        return None
-    sampling = _sampling(args, options.prompt_selection)
-    return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed, model_sha256)
-
-
-def _said(choice: dict[str, Any]) -> str:
-    parts = [f"sampled accuracy {choice['sampled_accuracy']['value']:.3f}"]
-    for kind in ("looking", "not_looking"):
-        if choice[kind]["samples"]:
-            parts.append(
-                f"{kind.replace('_', ' ')} {choice[kind]['accuracy']['value']:.3f} (n {choice[kind]['samples']})"
-            )
-    return ", ".join(parts)
-
-
-@contextlib.contextmanager
-def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState) -> Iterator[VLM]:
-    """The start checkpoint, whole and on this process's device: under ZeRO-3 the one to train is in pieces already."""
-    if not is_deepspeed_zero3_enabled():
-        vlm.model.to(state.device)
-        yield vlm
-        return
-    with whole_weights(args):
-        whole = load_for_training(options)
-        whole.model.to(state.device)
-        yield whole
-        del whole
-
-
-def _before(run: RunFolder) -> dict[str, Any]:
-    """What the selection measured of the start checkpoint."""
-    file = run.path / "choice.json"
-    if not file.exists():
-        return {}
-    choice = json.loads(file.read_text(encoding="utf-8"))
-    before = {"sampled_accuracy_before": choice["sampled_accuracy"]["value"], "look_share_before": choice["look_share"]}
-    return {**before, "looking_pays": choice["looking_pays"]}
 
 
 def _grpo_summary(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:

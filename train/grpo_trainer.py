@@ -30,11 +30,11 @@ from reward.rewards import Rollout
 from reward.user import UserReward, is_user_reward
 from reward.worker import map_in_threads
 from train.checkpoints import EpochSampler
+from train.config import GrpoOptions
 from train.data import reader_of
 from train.distributed import drop_empty_pictures
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
-from train.options import GrpoOptions
 from train.prompts import image_token, one_token_a_picture, problem_messages
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend

@@ -22,11 +22,10 @@ from configs.processes import is_main_process, read_processes
 from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
-from train.config import Stage
+from train.config import ModelOptions, Stage
 from train.distributed import check_same_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
-from train.options import ModelOptions
 from train.precision import announce
 from train.reader import part_of
 from train.resume import begin_random_numbers, read_mark

@@ -23,7 +23,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from configs.errors import ConfigError, UserError
-from train.options import MERGER_NAMES, Lora
+from train.config import MERGER_NAMES, Lora
 from train.reader import part_of
 from vlm.finite import NotFinite, first_not_finite
 from vlm.load import VLM, load_vlm

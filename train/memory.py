@@ -30,8 +30,8 @@ from typing import Any
 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from train.config import GrpoOptions, ModelOptions
 from train.lora import target_names
-from train.options import GrpoOptions, ModelOptions
 from train.reader import count_weights, load_reader, skeleton
 
 GB = 1e9

@@ -24,14 +24,13 @@ from configs.errors import ConfigError, UserError
 from configs.overrides import read_config
 from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
-from train.config import Stage, as_if
+from train.config import GrpoOptions, ModelOptions, Stage, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
 from train.lora import check_lora
 from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
-from train.options import GrpoOptions, ModelOptions
 from train.precision import resolve, stated
 from train.reader import Reader, load_reader, skeleton
 from train.run_folder import check_output_folder

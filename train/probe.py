@@ -20,13 +20,13 @@ from accelerate import PartialState
 from configs.errors import UserError
 from configs.jsonl import write_json_atomic
 from reward.forecast import forecast, in_words
+from train.config import PromptSelection
 from train.distributed import read_blank_pictures
 from train.filters import Sifted, read_loosely
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import check_launch, command, load_for_training, prepare_stage, quiet
 from train.lora import lora_config
-from train.options import PromptSelection
 from train.run_folder import check_output_folder
 from train.selection import candidates
 

@@ -20,7 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 import configs
 from configs.api_key import redact_tokens
 from configs.errors import UserError
-from train.options import MERGER_NAMES, VISION_NAMES, ModelOptions
+from train.config import MERGER_NAMES, VISION_NAMES, ModelOptions
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.load import BUNDLED, VLM, bundled_model
 

@@ -4,26 +4,120 @@ Every candidate problem is answered ``samples`` times at training's temperature.
 as soon as a batch is done, so a killed selection goes on where it stood.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+from accelerate import PartialState
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
 from configs.errors import UserError
-from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 from eval.stats import estimate_bounded_mean
 from reward.grade import grade
-from train.options import PromptSelection
+from train.config import GrpoOptions, PromptSelection
+from train.distributed import whole_weights
+from train.launch import load_for_training
+from train.run_folder import RunFolder
 from vlm.chat import question_messages
 from vlm.generate import Generation, generate
 from vlm.images import open_image
 from vlm.load import VLM
 from vlm.problem import Problem
 from vlm.response import count_looks
+
+
+def select_prompts(
+    problems: list[Problem], vlm: VLM, args: Any, options: GrpoOptions, run: RunFolder, state: PartialState
+) -> list[Problem]:
+    """The prompts that a run trains on; all problems without a selection. What was sampled before is read, not sampled again."""
+    selection = options.prompt_selection
+    if selection is None:
+        return problems
+    temperature, budget = _sampling(args, selection)
+    done = run.path / "choice.json"
+    if not done.exists():
+        with (
+            _whole_model(vlm, args, options, state) as sampler,
+            torch.autocast(state.device.type, torch.bfloat16, enabled=args.bf16),
+        ):
+            sample_pass_rates(
+                sampler,
+                problems,
+                selection,
+                style=options.style,
+                temperature=temperature,
+                max_new_tokens=budget,
+                seed=args.seed,
+                folder=run.path,
+                model_sha256=run.model_sha256,
+                rank=state.process_index,
+                world=state.num_processes,
+                say=(lambda text: print(text, flush=True)) if run.main else (lambda text: None),
+            )
+        state.wait_for_everyone()
+    rows = read_pass_rates(run.path, selection_key(args, options, run.model_sha256) or "")
+    chosen = choose(problems, rows, selection, args.seed)
+    if run.main and not done.exists():
+        choice = measure_choice(rows, selection)
+        write_json_atomic(done, choice)
+        print(f"before the first step: {_describe_choice(choice)}", flush=True)
+    return chosen
+
+
+def _sampling(args: Any, selection: PromptSelection) -> tuple[float, int]:
+    """(temperature, token budget) of the selection's samples."""
+    temperature = args.temperature if selection.temperature is None else selection.temperature
+    return temperature, selection.max_new_tokens or args.max_completion_length
+
+
+def selection_key(args: Any, options: GrpoOptions, model_sha256: str | None) -> str | None:
+    """Names the settings and the model that the pass rates of this run depend on; None without a selection."""
+    if options.prompt_selection is None:
+        return None
+    sampling = _sampling(args, options.prompt_selection)
+    return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed, model_sha256)
+
+
+def _describe_choice(choice: dict[str, Any]) -> str:
+    parts = [f"sampled accuracy {choice['sampled_accuracy']['value']:.3f}"]
+    for kind in ("looking", "not_looking"):
+        if choice[kind]["samples"]:
+            parts.append(
+                f"{kind.replace('_', ' ')} {choice[kind]['accuracy']['value']:.3f} (n {choice[kind]['samples']})"
+            )
+    return ", ".join(parts)
+
+
+@contextlib.contextmanager
+def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState) -> Iterator[VLM]:
+    """The start checkpoint, whole and on this process's device: under ZeRO-3 the one to train is in pieces already."""
+    if not is_deepspeed_zero3_enabled():
+        vlm.model.to(state.device)
+        yield vlm
+        return
+    with whole_weights(args):
+        whole = load_for_training(options)
+        whole.model.to(state.device)
+        yield whole
+        del whole
+
+
+def measured_before(folder: Path) -> dict[str, Any]:
+    """What the selection measured of the start checkpoint, from the run's folder; nothing without a selection."""
+    file = folder / "choice.json"
+    if not file.exists():
+        return {}
+    choice = json.loads(file.read_text(encoding="utf-8"))
+    before = {"sampled_accuracy_before": choice["sampled_accuracy"]["value"], "look_share_before": choice["look_share"]}
+    return {**before, "looking_pays": choice["looking_pays"]}
 
 
 def sample_pass_rates(

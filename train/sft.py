@@ -3,7 +3,7 @@
     python train/sft.py --config configs/tiny/sft.yaml [--key value ...]
     deepspeed --num_gpus 8 train/sft.py --config configs/qwen2_5_vl_7b/sft.yaml
 
-The YAML holds keys of TRL's ``SFTConfig`` and of ``train.options.SftOptions``. The same command after a kill goes on from
+The YAML holds keys of TRL's ``SFTConfig`` and of ``train.config.SftOptions``. The same command after a kill goes on from
 the last complete checkpoint. What is not here on purpose: packing (a packed row would hold several pictures whose tokens
 attend to each other's text, and TRL refuses it for pictures) and truncation (the cut would part image tokens from their
 features); over-long rows are dropped and counted instead.
@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 from configs.jsonl import write_json_atomic
 from configs.processes import world_size
 from train.checkpoints import EpochSampler
-from train.config import Stage, load_stage
+from train.config import SftOptions, Stage, load_stage
 from train.data import FILLER, Collator, Row, read_rows
 from train.distributed import FilledSampler, fillers, read_blank_pictures
 from train.finite import FiniteTrainer, Numbered, shortened
@@ -39,7 +39,6 @@ from train.launch import (
     run_trainer,
 )
 from train.lora import lora_config, say_coverage
-from train.options import SftOptions
 from train.resume import rows_at_once
 from train.run_folder import RunFolder
 

@@ -26,7 +26,7 @@ class Start(StrictModel):
         build: config of the agent loop (beside the study's file) whose ``quality`` and ``mix`` make the rows.
         mix: keys of ``MixConfig`` on top, such as ``hollow_share``.
         sft: config of the cold start (beside the study's file).
-        prompts: keys of ``train.options.PromptSelection``.
+        prompts: keys of ``train.config.PromptSelection``.
         seed: of rows, training and choice; the arms' seeds are their own.
     """
 
@@ -82,7 +82,7 @@ def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
 
 
 def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
-    from train.options import PromptSelection
+    from train.config import PromptSelection
     from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
     from vlm.identity import model_identity
     from vlm.load import load_vlm

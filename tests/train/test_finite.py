@@ -17,8 +17,8 @@ from configs.errors import UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train import finite
 from train.checkpoints import last_checkpoint
+from train.config import Lora
 from train.lora import merge_adapter
-from train.options import Lora
 
 pytestmark = pytest.mark.seam
 

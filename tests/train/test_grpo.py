@@ -14,9 +14,9 @@ from transformers import AutoProcessor
 from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train import selection as selection_module
+from train.config import PromptSelection
 from train.grpo import load_grpo, main, run_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer, said_in, thought_span
-from train.options import PromptSelection
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
 from vlm.generate import Generation

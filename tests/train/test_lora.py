@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "vlm"))
 from tiny_families import FAMILIES
 
 from configs.errors import UserError
+from train.config import Lora
 from train.grpo import run_grpo
 from train.lora import LINEAR, check_lora, coverage, find_blocks, lora_config, target_names
 from train.memory import make_plan
-from train.options import Lora
 from train.preflight import check
 from train.sft import load_sft, run_sft
 from vlm.generate import generate

@@ -12,6 +12,7 @@ import train.distributed
 import train.grpo
 import train.launch
 import train.precision
+import train.selection
 import train.sft
 from configs.errors import ConfigError, UserError
 from configs.machine import Ratio
@@ -219,7 +220,7 @@ def test_prompts_are_chosen_in_the_precision_of_the_run(
     def sample(*_: Any, **__: Any) -> None:
         raise Enough(str(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else "torch.float32")
 
-    monkeypatch.setattr(train.grpo, "sample_pass_rates", sample)
+    monkeypatch.setattr(train.selection, "sample_pass_rates", sample)
     keys = {"model": str(tiny_vlm_dir), "problems": str(pictures), "output_dir": str(tmp_path), "use_cpu": True}
     with pytest.raises(Enough, match=f"torch.{name}"):
         run_grpo({**keys, "precision": name, "per_device_train_batch_size": 8})

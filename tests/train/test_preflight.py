@@ -22,13 +22,13 @@ from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.stages import EvalKeys
+from train.config import GrpoOptions, Lora, SftOptions
 from train.data import Collator, read_rows
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
 from train.grpo import load_grpo
 from train.grpo import main as grpo_main
 from train.lora import lora_config
 from train.memory import make_plan
-from train.options import GrpoOptions, Lora, SftOptions
 from train.preflight import check
 from train.reader import SHIPPED, count_weights, load_reader, skeleton
 from train.sft import load_sft

@@ -9,8 +9,8 @@ from trl import GRPOConfig, SFTConfig
 
 from configs.errors import ConfigError
 from configs.overrides import merge
+from train.config import GrpoOptions, Lora, PromptSelection
 from train.grpo import load_grpo
-from train.options import GrpoOptions, Lora, PromptSelection
 from train.sft import load_sft
 
 GRPO: dict[str, Any] = {"output_dir": "out", "problems": "set"}

@@ -11,7 +11,7 @@ import transformers
 from huggingface_hub import constants
 
 from configs.errors import UserError
-from train.options import SftOptions
+from train.config import SftOptions
 from train.reader import load_reader
 from vlm import hub
 from vlm.load import load_vlm
