@@ -88,7 +88,7 @@ ASK = """() => { window.asked = new Promise((done) => {
 }); }"""
 
 
-def ask(pages: list[Any]) -> list[list[float] | None]:
+def ask_pages(pages: list[Any]) -> list[list[float] | None]:
     """All ask at once: (first, done) in seconds for each, or None for an answer that failed."""
     for page in pages:
         page.evaluate(ASK)
@@ -134,14 +134,14 @@ def main() -> int:
             firsts = []
             for number in range(runs + 1):
                 pick(page, (number + 1) % 4)  # another question each time: the same answer twice would change nothing
-                firsts += [said[0] for said in ask([page]) if said is not None]
+                firsts += [said[0] for said in ask_pages([page]) if said is not None]
             at_start = resident_mb(server.pid, "VmRSS")
             pages = [arrive(browser, address, number % 4) for number in range(USERS)]
             said_at_once = []
             for turn in range(rounds):
                 for number, one in enumerate(pages):
                     pick(one, (number + turn + 1) % 4)
-                said_at_once += ask(pages)
+                said_at_once += ask_pages(pages)
             answered = [said for said in said_at_once if said is not None]
             figures = {
                 "first_token_seconds": statistics.median(firsts[1:]),

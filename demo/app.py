@@ -35,7 +35,7 @@ def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.
                 picture = gr.HTML(
                     "", html_template=_slot("Picture: choose, drop or paste a file", "slot"), js_on_load=slot
                 )
-                shown = gr.HTML(page.examples(pictures.examples), js_on_load=choose, elem_id="examples")
+                shown = gr.HTML(page.example_cards(pictures.examples), js_on_load=choose, elem_id="examples")
                 question = gr.Textbox(label="Question", lines=2, max_lines=6, max_length=20_000)
                 with gr.Row():
                     effort = gr.Dropdown(list(EFFORTS), value="medium", label="Effort", min_width=90, filterable=False)
@@ -96,7 +96,7 @@ class Handlers:
 
     def example(self, event: gr.EventData) -> tuple[Any, Any, Any]:
         """Put an example's picture, its counterpart and its question on the page."""
-        number = _number(event)
+        number = _event_number(event)
         if number is None or number >= len(self.pictures.examples):
             return gr.skip(), gr.skip(), gr.skip()
         example = self.pictures.examples[number]
@@ -154,7 +154,7 @@ class Handlers:
                     yield run
 
             def panels(run: Run) -> tuple[Any, ...]:
-                said = page.verdict(session.before, run) if session.before is not None else ""
+                said = page.describe_change(session.before, run) if session.before is not None else ""
                 return said, gr.skip(), gr.update(value=page.run_panel(run), visible=True)
 
             yield from self._show(runs, panels)
@@ -166,7 +166,7 @@ class Handlers:
 
         def handler(event: gr.EventData, request: gr.Request) -> Any:
             run: Run | None = getattr(self.sessions.of(request.session_hash), which)
-            number = _number(event)
+            number = _event_number(event)
             if run is None or not page.has_sentence(run, number):
                 return gr.skip()
             return page.run_panel(run, number)
@@ -195,7 +195,7 @@ class Handlers:
             yield page.status(str(full or said), "error"), gr.skip(), gr.skip(), gr.skip()
 
 
-def _number(event: gr.EventData) -> int | None:
+def _event_number(event: gr.EventData) -> int | None:
     """The ``n`` of an event from the page, if it is a natural number."""
     data = getattr(event, "_data", None)
     number = data.get("n") if isinstance(data, dict) else None

@@ -35,7 +35,7 @@ def waiting() -> str:
     return status("Waiting for the model …")
 
 
-def examples(found: Sequence[Example]) -> str:
+def example_cards(found: Sequence[Example]) -> str:
     """Buttons with the example pictures."""
     buttons = [
         Markup(
@@ -51,15 +51,15 @@ def examples(found: Sequence[Example]) -> str:
 
 def run_panel(run: Run, chosen: int | None = None) -> str:
     """A response: answer, sentences in the colour of their image mass, heat map and curve of the chosen one."""
-    parts = [Markup("<h2>{}</h2>").format(run.title), _answer(run), _trace(run, chosen)]
+    parts = [Markup("<h2>{}</h2>").format(run.title), _answer_block(run), _trace(run, chosen)]
     if run.attention is not None:
-        parts += [_figure(run, chosen), _curve(run, chosen)]
+        parts += [_figure(run, chosen), _mass_curve(run, chosen)]
     elif run.state != "thinking" and run.note:
         parts.append(Markup('<p class="note">{}</p>').format(run.note))
     return Markup('<section class="run" data-state="{}">{}</section>').format(run.state, Markup("").join(parts))
 
 
-def verdict(before: Run, after: Run) -> str:
+def describe_change(before: Run, after: Run) -> str:
     """What a test showed, in words that claim no more than it did."""
     if after.state != "done":
         return ""
@@ -84,7 +84,7 @@ def verdict(before: Run, after: Run) -> str:
     )
 
 
-def _answer(run: Run) -> Markup:
+def _answer_block(run: Run) -> Markup:
     if run.state == "thinking" and run.answer is None:
         return Markup("")
     answer = Markup('<p class="answer">Answer: <strong>{}</strong></p>').format(
@@ -154,7 +154,7 @@ def _heat_uri(picture: Image.Image, heat: torch.Tensor, most: float) -> str:
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def _curve(run: Run, chosen: int | None) -> Markup:
+def _mass_curve(run: Run, chosen: int | None) -> Markup:
     """Mass by token, with the chosen sentence, the first look back, and what looking everywhere alike would give."""
     assert run.attention is not None
     mass, lift = run.attention.mass, run.attention.lift

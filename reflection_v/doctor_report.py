@@ -78,7 +78,7 @@ def _choices(choices: Mapping[str, Any]) -> Iterator[Row]:
         yield "processes that read answers", str(choices["answer_workers"])
 
 
-def verdict(found: Mapping[str, Any]) -> list[str]:
+def closing_lines(found: Mapping[str, Any]) -> list[str]:
     """The lines at the end: what is in the way, what is worth knowing, and whether the tiny run can start."""
     lines = [f"warning: {line}" for line in found["warnings"]] + [f"error: {line}" for line in found["errors"]]
     can = "can run here" if found["ok"] else "cannot run here before what is named above is done"
@@ -94,7 +94,7 @@ def show(found: Mapping[str, Any]) -> None:
             print(f"{title}:")
             for name, text in rows:
                 print(f"  {name:<{width}}  {text}")
-    for line in verdict(found):
+    for line in closing_lines(found):
         print(line)
 
 

@@ -25,7 +25,6 @@ from data_construction.sources.render import (
 )
 
 GRID = "Grid of columns A to C, rows 1 to 3. "
-LETTERS = "ABCDE"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Tags(HTMLParser):
         page.run_panel(watched(EVIL, votes={EVIL: 2, "x": 1}), 0),
         page.status(EVIL, "error"),
         page.run_status(run(note=EVIL)),
-        page.verdict(run(answer=EVIL, state="done"), run(answer="x", state="done", title="Look again")),
+        page.describe_change(run(answer=EVIL, state="done"), run(answer="x", state="done", title="Look again")),
     ],
 )
 def test_html_in_a_text_is_text(html: str) -> None:
@@ -87,11 +87,11 @@ def test_what_a_given_sentence_looks_like() -> None:
 
 def test_verdicts_claim_no_more_than_was_shown() -> None:
     for title in TESTS.values():
-        same = page.verdict(run(answer="1", state="done"), run(answer="1", state="done", title=title))
-        other = page.verdict(run(answer="1", state="done"), run(answer="2", state="done", title=title))
+        same = page.describe_change(run(answer="1", state="done"), run(answer="1", state="done", title=title))
+        other = page.describe_change(run(answer="1", state="done"), run(answer="2", state="done", title=title))
         assert same != other and "→" in same
-    assert page.verdict(run(answer="1"), run(state="stopped", title="Look again")) == ""
-    assert "nothing can be compared" in page.verdict(run(answer="1"), run(state="done", title="Look again"))
+    assert page.describe_change(run(answer="1"), run(state="stopped", title="Look again")) == ""
+    assert "nothing can be compared" in page.describe_change(run(answer="1"), run(state="done", title="Look again"))
 
 
 @pytest.mark.parametrize("number", [-1, 3, True, None, "0", 0.0, [0]])

@@ -20,7 +20,7 @@ from configs.versions import install_command
 from reflection_v import doctor
 from reflection_v.cli import app
 from reflection_v.doctor import Examination
-from reflection_v.doctor_report import sections, verdict
+from reflection_v.doctor_report import closing_lines, sections
 from reward.worker import cores
 from train.precision import fastest
 from vlm.load import load_vlm
@@ -55,7 +55,7 @@ def test_it_says_what_the_stages_would_choose(monkeypatch: pytest.MonkeyPatch, t
     assert found["disk"]["folder"] == str(tmp_path / "runs") and not (tmp_path / "runs").exists()
     text = "\n".join(f"{title} {name} {words}" for title, rows in sections(found) for name, words in rows)
     assert "precision of grpo" in text and "bfloat16 takes" in text and "transformers" in text
-    assert verdict(found)[-1] == "The tiny run (make run) can run here."
+    assert closing_lines(found)[-1] == "The tiny run (make run) can run here."
 
 
 def test_the_probes_form_is_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
