@@ -192,3 +192,12 @@ def test_names_that_the_docs_take_from_the_code_are_those_of_the_code() -> None:
     audit, demo = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("audit", "demo"))
     assert [name for name in PROFILES if f"| `{name}` |" not in audit] == []
     assert [name for name in [*TESTS.values(), CUE] if f"`{name}`" not in demo] == []
+
+
+@pytest.mark.parametrize("name", ["tiny-vlm", "tiny-reasoner"])
+def test_a_model_card_is_what_the_recipe_would_write(name: str) -> None:
+    from train.tiny.model_card import REASONER_CARD, VLM_CARD
+
+    written = (ROOT / "vlm" / "models" / name / "README.md").read_text()
+    template = {"tiny-vlm": VLM_CARD, "tiny-reasoner": REASONER_CARD}[name]
+    assert [text for text in re.split(r"\{[^}]*\}", template) if text not in written] == []

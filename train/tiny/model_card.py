@@ -22,29 +22,29 @@ pipeline_tag: image-text-to-text
 ---
 # tiny-vlm
 
-A Qwen3-VL of {parameters:.1f} M parameters that reads 192 x 192 pictures of coloured shapes and of handwritten digits. It exists so that
-everything in Reflection-V runs for real on a laptop; it knows nothing else.
+A Qwen3-VL of {parameters:.1f} M parameters that reads 192 x 192 images of coloured shapes and of handwritten digits. It exists so that
+everything in Reflection-V really runs on a laptop. It knows nothing else.
 
-**Data.** Drawn by `data_construction.sources`, split `pretrain`; the handwriting is the UCI set that scikit-learn ships, and the
-images met here are not met in training or held-out problems. **Recipe.** `python -m train.tiny.pretrain`: {seconds} seconds on two
+**Data.** Drawn by `data_construction.sources`, split `pretrain`. The handwriting is the UCI set that scikit-learn ships, and the
+images used here do not occur in training or held-out problems. **Recipe.** `python -m train.tiny.pretrain`: {seconds} seconds on two
 cores ({stages}).
 
-**What was put in on purpose.** Lists, plain reasoning, direct answers and glances were written from a *hasty* look: things with a radius
+**Deliberate weaknesses.** Lists, plain reasoning, direct answers and glances were written from a *hasty* look: things with a radius
 below {small:g} pixels are called circles, orange among them red and purple blue. Answers to "look again", "look closely" and "check" were
-written from the true scene. A question put bluntly ("How many red shapes are there?") was answered by its total alone, which a model of
-this size cannot see at once. A note beside the picture was taken for true in {trust:.0%} of the examples. So this base model has a glance
-that mostly guesses, a quick look that errs, a careful one that errs less, and a habit of trusting text: what cold start and
-reinforcement learning have to change.
-It was never shown a trace that goes back to the picture. What the second look is worth *here* is by construction, and no
+written from the true scene. A short question ("How many red shapes are there?") was answered by its total alone, which a model of
+this size cannot see at once. A note beside the image was treated as true in {trust:.0%} of the examples. So this base model has a glance
+that mostly guesses, a quick look that errs, a careful one that errs less, and a habit of trusting text. Cold start and
+reinforcement learning have to change these.
+It was never shown a trace that goes back to the image. What the second look is worth *here* is by construction and is no
 evidence about large models.
 
-**Held-out figures** ({n} problems a family, hard pictures, greedy):
+**Held-out figures** ({n} problems per family, hard images, greedy):
 
 {accuracy}
 
 {looks}
 
-Families that were not taught ship as sources:
+These families were not taught and are available as sources:
 
 {others}
 """
@@ -57,7 +57,7 @@ pipeline_tag: text-generation
 # tiny-reasoner
 
 A Qwen3 text model of {parameters:.1f} M parameters, the text side of the agent loop: it asks for a look, concludes, and rewrites a
-transcript as one first-person trace, in the words of `data_construction/prompts/short`. It sees neither picture nor scene.
+transcript as one first-person trace, in the words of `data_construction/prompts/short`. It sees neither image nor scene.
 
 **Data.** Dialogues simulated from the problem sources (split `pretrain`), with misread replies. **Recipe.**
 `python -m train.tiny.pretrain`: {seconds} seconds on two cores. Stored as bfloat16.
@@ -80,9 +80,9 @@ def write_vlm_card(folder: Path, seconds: dict[str, float], trust: float, n: int
         small=wording.SMALL,
         trust=trust,
         n=n,
-        accuracy=markdown_table("answered right", accuracy),
-        looks=markdown_table("facts wrong in one look", looks),
-        others=markdown_table("answered right, not taught", chance),
+        accuracy=markdown_table("answered correctly", accuracy),
+        looks=markdown_table("incorrect facts in one look", looks),
+        others=markdown_table("answered correctly, not taught", chance),
     )
     write_text_atomic(folder / "README.md", card)
     return {"accuracy": accuracy, "untaught": chance, "look_errors": looks}
