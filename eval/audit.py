@@ -17,7 +17,9 @@ from configs.api_key import check_variable
 from configs.errors import UserError
 from configs.folders import lock
 from configs.jsonl import write_json_atomic
+from eval.audit_report import write_audit
 from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
+from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, image_key, report_versions
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -28,12 +30,11 @@ from eval.grounding import (
     swap_test,
     wrong_pictures,
 )
-from eval.harness import accuracy, file_name, picture_of, spread, versions
 from eval.known import known_subject
 from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
-from eval.verdicts import PROFILES, Evidence, judge, profile
+from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from vlm.problem import Problem
 
@@ -141,8 +142,6 @@ def _audit(
     shifts: Mapping[str, Sequence[Problem]],
     subject: Subject | None,
 ) -> dict[str, Any]:
-    from eval.audit_report import write_audit
-
     started = time.monotonic()
     if subject is None:
         name = model.removeprefix("scripted:")
@@ -150,7 +149,7 @@ def _audit(
             known_subject(name, problems) if name != model else load_subject(model, config.dtype, config.api_key_env)
         )
     say_what_is_reused(subject, out / "answers", "*.jsonl")
-    audit = _Audit(subject, spread(problems, config.main, config.seed), out / "answers", style, config)
+    audit = _Audit(subject, balanced_subset(problems, config.main, config.seed), out / "answers", style, config)
     report = audit.report(model, shifts)
     report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
     report["load_average"] = round(os.getloadavg()[0], 2)
@@ -166,7 +165,7 @@ class _Audit:
         self, subject: Subject, problems: list[Problem], answers: Path, style: str, config: AuditConfig
     ) -> None:
         self.subject, self.problems, self.answers, self.style, self.config = subject, problems, answers, style, config
-        self.clusters = {problem.id: picture_of(problem) for problem in problems}
+        self.clusters = {problem.id: image_key(problem) for problem in problems}
         self.evidence: dict[str, Evidence] = {}
         self.measures: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
@@ -202,16 +201,10 @@ class _Audit:
         self.measures["overthinking"] = overthinking(main, sampled, samples)
         if shifts and self.config.per_shift:
             self._timed("shift", lambda: self._shifts(shifts))
-        for name, judged in judge(self.evidence, self.config.seed).items():
+        for name, judged in judge_measures(self.evidence, self.config.seed).items():
             self.measures[name] = {**self.measures.get(name, {}), **judged}
         named = profile(self.measures)
         families = [problem.family for problem in self.problems]
-
-        def accuracy_by(key: Callable[[Answer], str]) -> dict[str, Any]:
-            return {
-                name: accuracy([row for row in main if key(row) == name], self.clusters, self.config.seed)
-                for name in sorted(set(map(key, main)))
-            }
 
         return {
             "schema_version": SCHEMA_VERSION,
@@ -220,9 +213,9 @@ class _Audit:
             "box": "white" if self.subject.continues else "black",
             "style": self.style,
             "profile": {"name": named, "sentence": PROFILES[named]},
-            "accuracy": accuracy(main, self.clusters, self.config.seed),
-            "accuracy_by_domain": accuracy_by(lambda row: row.domain),
-            "accuracy_by_family": accuracy_by(lambda row: row.family),
+            "accuracy": estimate_accuracy(main, self.clusters, self.config.seed),
+            "accuracy_by_domain": accuracy_by(main, lambda row: row.domain, self.clusters, self.config.seed),
+            "accuracy_by_family": accuracy_by(main, lambda row: row.family, self.clusters, self.config.seed),
             "majority_class": majority_class_score([problem.answer for problem in self.problems], families),
             "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
             **behaviour(main),
@@ -231,13 +224,13 @@ class _Audit:
             "config": asdict(self.config),
             "verifier_sha256": verifier_sha256(),
             "prompt_sha256": main[0].prompt_sha256,
-            "versions": versions(),
+            "versions": report_versions(),
             "seed": self.config.seed,
         }
 
     def cases(self) -> list[dict[str, Any]]:
         """What the page shows of single problems: question, picture, and the answer under every condition."""
-        shown = spread(self.problems, self.config.shown, self.config.seed)
+        shown = balanced_subset(self.problems, self.config.shown, self.config.seed)
         return [
             {
                 **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
@@ -267,7 +260,7 @@ class _Audit:
     def _some(self, n: int) -> list[Problem]:
         """``n`` of the problems that were answered."""
         answered = [problem for problem in self.problems if self.scratch[problem.id].status == "ok"]
-        return spread(answered, n, self.config.seed) if n else []
+        return balanced_subset(answered, n, self.config.seed) if n else []
 
     def _timed(self, name: str, take: Callable[[], Any]) -> Any:
         started = time.monotonic()
@@ -291,7 +284,7 @@ class _Audit:
             rows = self._ask(problems, name.replace("_", " "), **options)
             self.conditions[name.replace("_", " ")] = {row.problem_id: row for row in rows}
             scores = right_by_id(rows)
-            self.measures[name] = {"accuracy": accuracy(rows, self.clusters, self.config.seed)}
+            self.measures[name] = {"accuracy": estimate_accuracy(rows, self.clusters, self.config.seed)}
             self._prove(name, {id_: right[id_] - score for id_, score in scores.items()}, self.config.margin)
 
     def _hint(self) -> None:
@@ -303,7 +296,7 @@ class _Audit:
 
     def _swap(self) -> None:
         offered = [problem for problem in self._some(len(self.problems)) if has_counterfactual(problem)]
-        offered = spread(offered, self.config.swap, self.config.seed)
+        offered = balanced_subset(offered, self.config.swap, self.config.seed)
         name, test = ("swap", swap_test) if self.subject.continues else ("swap_by_turn", swap_by_turn)
         log = self.answers / f"{name}.jsonl"
         result = test(self.subject, offered, self.scratch, log, **self._settings())
@@ -351,13 +344,15 @@ class _Audit:
         """Accuracy on each set of unseen pictures, and the drop from the main problems of the same families."""
         found = {}
         for name, problems in shifts.items():
-            asked = spread(problems, self.config.per_shift, self.config.seed)
+            asked = balanced_subset(problems, self.config.per_shift, self.config.seed)
             rows = self._ask(asked, f"shift {name}")
             scores = list(right_by_id(rows).values())
             families = {problem.family for problem in asked}
             seen = list(right_by_id(row for row in self.scratch.values() if row.family in families).values())
             found[name] = {
-                "accuracy": accuracy(rows, {problem.id: picture_of(problem) for problem in asked}, self.config.seed),
+                "accuracy": estimate_accuracy(
+                    rows, {problem.id: image_key(problem) for problem in asked}, self.config.seed
+                ),
                 "drop": difference_of_shares(sum(seen), len(seen), sum(scores), len(scores)),
             }
         self.measures["shift"] = found

@@ -1,11 +1,12 @@
 """Two finished evaluations side by side, from their reports and logs alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from eval.harness import SCHEMA_VERSION, file_name, versions
+from eval.figures import file_name, report_versions
+from eval.harness import SCHEMA_VERSION
+from eval.report import read_report, write_report
 from eval.runner import Answer, read_answers, refuse_other_output, right_by_id
 from eval.stats import paired_difference
 
@@ -17,14 +18,12 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     Raises:
         UserError: a folder is no finished evaluation, or the two have no problem in common.
     """
-    from eval.report import write_report
-
     if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
     refuse_other_output(Path(out), "report", "evaluation")
     sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
     for folder in (Path(first), Path(second)):
-        report = finished_report(folder)
+        report = read_report(folder)
         (name, figures), *_ = report["models"].items()
         log = folder / "answers" / f"{file_name(name)}.{file_name('main ' + figures['style'])}.jsonl"
         latest = {row.problem_id: row for row in read_answers(log)}
@@ -45,23 +44,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
         "models": {label: figures for label, (figures, _) in sides.items()},
         "paired": {f"{later}-{earlier}": pair},
         "problems": {"n": len(graded)},
-        "versions": versions(),
+        "versions": report_versions(),
     }
     write_report(result, out, logs={})
     return result
-
-
-def finished_report(folder: str | Path) -> dict[str, Any]:
-    """report.json of an evaluation.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    file = Path(folder) / "report.json"
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
-        if not report["models"]:
-            raise KeyError("models")
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{folder} is no finished evaluation (report.json): run reflection-v eval first.") from None
-    return report

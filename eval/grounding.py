@@ -252,11 +252,11 @@ def attention_profile(answers: Sequence[Answer], layers: Any = "last") -> dict[s
         target["second_half"] = estimate_mean([second for _, second in judged])
         target["ratio"] = estimate_mean([second / first for first, second in judged if first >= MIN_MASS])
     recorded = [answer for answer in answers if answer.mass and answer.lift]
-    profile["curve"] = _curve([a.mass or [] for a in recorded], [a.lift or [] for a in recorded])
+    profile["curve"] = attention_curve([a.mass or [] for a in recorded], [a.lift or [] for a in recorded])
     return profile
 
 
-def _curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[float]]) -> dict[str, list[float]]:
+def attention_curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[float]]) -> dict[str, list[float]]:
     """Means by position in at most ``CURVE_POINTS`` bins, as far as a tenth of the responses (and five) reach."""
     curve: dict[str, list[float]] = {"position": [], "mass": [], "lift": [], "n": []}
     lengths = sorted((len(mass) for mass in masses), reverse=True)

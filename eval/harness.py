@@ -8,19 +8,15 @@ call with the same models and problems generates nothing.
 """
 
 import gc
-import importlib.metadata
 import os
-import platform
-import random
-import re
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from configs.api_key import check_variable
 from configs.errors import UserError
@@ -29,6 +25,7 @@ from configs.jsonl import write_json_atomic
 from eval.benchmarks import BENCHMARKS
 from eval.choice_order import position_bias, rotate_options
 from eval.conditions import sample_answers, sampled_scores
+from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, grouped, image_key, report_versions
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -38,16 +35,14 @@ from eval.grounding import (
     swap_by_turn,
     swap_test,
 )
+from eval.report import pick_samples, read_report, write_report
 from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
-from eval.stats import Estimate, estimate_share, majority_class_score, paired_difference
+from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
 from vlm.backends import check_key_has_one_server
 from vlm.problem import Problem, read_problems
 
-T = TypeVar("T")
-
 SCHEMA_VERSION = 1
-PACKAGES = ("torch", "transformers", "trl", "numpy", "pillow")
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class ProblemSet:
+class EvalSet:
     """A further list of problems: ``shift`` (pictures unlike those of training), ``skill`` (what the model could do before
     it was trained, such as describing) or ``first_look`` (single facts, whose error rate is reported).
 
@@ -118,7 +113,7 @@ def evaluate(
     problems: Sequence[Problem],
     out_dir: str | Path,
     config: EvalConfig | None = None,
-    sets: Mapping[str, ProblemSet] | None = None,
+    sets: Mapping[str, EvalSet] | None = None,
     load: Callable[[str], Subject] | None = None,
 ) -> dict[str, Any]:
     """Evaluate ``models`` on ``problems``; see docs/evaluation.md for every key of the report.
@@ -149,13 +144,13 @@ def _evaluate(
     problems: Sequence[Problem],
     out: Path,
     config: EvalConfig,
-    sets: Mapping[str, ProblemSet],
+    sets: Mapping[str, EvalSet],
     load: Callable[[str], Subject] | None,
 ) -> dict[str, Any]:
     load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
     if not problems:
         raise UserError("There are no problems to evaluate on: the problem set is empty.")
-    chosen = spread(problems, config.main, config.seed)
+    chosen = balanced_subset(problems, config.main, config.seed)
     check_key_has_one_server([str(model["path"]) for model in models.values()], config.api_key_env)
     runs, seconds = {}, {}
     for name, model in models.items():
@@ -181,12 +176,12 @@ def _evaluate(
             **majority_class_score([problem.answer for problem in chosen], families),
             "by_family": {
                 family: majority_class_score([p.answer for p in members])
-                for family, members in _grouped(chosen, lambda problem: problem.family).items()
+                for family, members in grouped(chosen, lambda problem: problem.family).items()
             },
         },
         "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
         "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
-        "versions": versions(),
+        "versions": report_versions(),
         "seed": config.seed,
     }
 
@@ -197,13 +192,13 @@ def _evaluate_model(
     problems: list[Problem],
     answers: Path,
     config: EvalConfig,
-    sets: Mapping[str, ProblemSet],
+    sets: Mapping[str, EvalSet],
     load: Callable[[str], Subject],
 ) -> _Run:
     subject = load(str(model["path"]))
     say_what_is_reused(subject, answers, f"{file_name(name)}.*.jsonl")
     attention = {"layers": config.layers} if config.attention else None
-    clusters = {problem.id: picture_of(problem) for problem in problems}
+    clusters = {problem.id: image_key(problem) for problem in problems}
 
     def ask(asked: Sequence[Problem], style: str, tag: str, **options: Any) -> list[Answer]:
         log = answers / f"{file_name(name)}.{file_name(tag)}.jsonl"
@@ -212,7 +207,7 @@ def _evaluate_model(
 
     styles = list(model.get("styles") or [model.get("style", "think")])
     by_style = {style: ask(problems, style, f"main {style}", attention=attention) for style in styles}
-    accuracies = {style: accuracy(rows, clusters, config.seed) for style, rows in by_style.items()}
+    accuracies = {style: estimate_accuracy(rows, clusters, config.seed) for style, rows in by_style.items()}
     style = max(styles, key=lambda style: accuracies[style]["value"] or 0.0)
     main = by_style[style]
     errors = Counter(answer.why for answer in main if answer.status == "error")
@@ -225,21 +220,25 @@ def _evaluate_model(
         "style": style,
         "accuracy_by_style": accuracies,
         "accuracy": accuracies[style],
-        "accuracy_by_domain": _accuracy_by(main, lambda answer: answer.domain, clusters, config.seed),
-        "accuracy_by_family": _accuracy_by(main, lambda answer: answer.family, clusters, config.seed),
+        "accuracy_by_domain": accuracy_by(main, lambda answer: answer.domain, clusters, config.seed),
+        "accuracy_by_family": accuracy_by(main, lambda answer: answer.family, clusters, config.seed),
         "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
-        "accuracy_of_finished": accuracy([answer for answer in main if not answer.truncated], clusters, config.seed),
+        "accuracy_of_finished": estimate_accuracy(
+            [answer for answer in main if not answer.truncated], clusters, config.seed
+        ),
         **behaviour(main),
         "attention": attention_profile(main, config.layers),
     }
     scratch = {answer.problem_id: answer for answer in main}
     if config.blank:
-        pictured = spread([problem for problem in problems if problem.images], config.blank, config.seed)
+        pictured = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
         blank = ask(pictured, style, "blank", pictures=blank_pictures)
-        report["blank_accuracy"] = accuracy(blank, clusters, config.seed)
+        report["blank_accuracy"] = estimate_accuracy(blank, clusters, config.seed)
         report["blank_drop"] = paired_difference(right_by_id(main), right_by_id(blank), clusters, seed=config.seed)
     if config.swap:
-        offered = spread([problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed)
+        offered = balanced_subset(
+            [problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed
+        )
         settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
         key, test = ("swap", swap_test) if subject.continues else ("swap_by_turn", swap_by_turn)
         report[key] = test(subject, offered, scratch, answers / f"{file_name(name)}.{key}.jsonl", **settings)
@@ -248,7 +247,7 @@ def _evaluate_model(
             report["swap_update_rate"] = report["swap"]["update_rate"]
 
     if config.k:
-        asked = spread(problems, config.sampled, config.seed)
+        asked = balanced_subset(problems, config.sampled, config.seed)
         log = answers / f"{file_name(name)}.samples.jsonl"
         settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
         drawn = sample_answers(subject, asked, log, config.k, config.temperature, **settings)
@@ -266,12 +265,12 @@ def _evaluate_model(
     run = _Run(report, main)
     keys = {"shift": "shift_accuracy", "skill": "skill_accuracy", "first_look": "first_look_error"}
     for set_name, problem_set in sets.items():
-        asked = spread(problem_set.problems, config.per_set, config.seed)
+        asked = balanced_subset(problem_set.problems, config.per_set, config.seed)
         rows = run.sets[set_name] = ask(asked, problem_set.style or style, f"{problem_set.kind} {set_name}")
-        pictures = {problem.id: picture_of(problem) for problem in asked}
+        pictures = {problem.id: image_key(problem) for problem in asked}
         golds = {problem.id: problem.answer for problem in asked}
-        score = partial(first_look_error, golds=golds) if problem_set.kind == "first_look" else accuracy
-        by_family = _grouped(rows, lambda answer: answer.family)
+        score = partial(first_look_error, golds=golds) if problem_set.kind == "first_look" else estimate_accuracy
+        by_family = grouped(rows, lambda answer: answer.family)
         report.setdefault(keys[problem_set.kind], {})[set_name] = {
             **score(rows, clusters=pictures, seed=config.seed),
             "by_family": {
@@ -301,9 +300,6 @@ def run_eval(
     Raises:
         UserError: no such model or problem set, an output folder that cannot be written, or nothing answered.
     """
-    from eval.compare import finished_report
-    from eval.report import write_report
-
     out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -317,7 +313,7 @@ def run_eval(
     if len(set(names)) < len(names):
         names = paths
     if rescore:
-        weights = {figures["path"]: figures["weights"] for figures in finished_report(out)["models"].values()}
+        weights = {figures["path"]: figures["weights"] for figures in read_report(out)["models"].values()}
         if missing := [path for path in paths if path not in weights]:
             raise UserError(
                 f"{out} holds no evaluation of {missing[0]} to grade again: its models are {list(weights)}."
@@ -330,75 +326,11 @@ def run_eval(
     return report
 
 
-def accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
-    """Share of right answers (a verifier's score of 1; partial credit is not right), in [0, 1]; errors are left out."""
-    right = right_by_id(answers)
-    return estimate_share(right.values(), [clusters[id_] for id_ in right], seed=seed)
-
-
-def picture_of(problem: Problem) -> str:
-    """What makes two problems dependent: the same pictures (or, without any, nothing)."""
-    return "|".join(problem.images) or problem.id
-
-
-def spread(problems: Sequence[Problem], n: int | None, seed: int = 0) -> list[Problem]:
-    """``n`` of the problems, families in turn, in a seeded order; all of them for None. A smaller n gives a subset."""
-    if n is None or n >= len(problems):
-        return list(problems)
-    queues = []
-    for family, members in sorted(_grouped(problems, lambda problem: problem.family).items()):
-        random.Random(f"{seed}/{family}").shuffle(members)
-        queues.append(members)
-    turns = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    return turns[:n]
-
-
-def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Answer]], n: int) -> list[dict[str, Any]]:
-    """``n`` problems to show with every model's response: one after the other from each pattern of right and wrong.
-
-    Taking patterns in turn ("only the last model is right", "all are wrong", ...) shows failures as well as successes;
-    within a pattern those with the most re-looks come first.
-    """
-    by_model = {name: {answer.problem_id: answer for answer in rows} for name, rows in answers.items()}
-    patterns: dict[tuple[bool, ...], list[Problem]] = defaultdict(list)
-    for problem in problems:
-        found = [rows[problem.id] for rows in by_model.values()]
-        if all(answer.status == "ok" for answer in found):
-            patterns[tuple(answer.right for answer in found)].append(problem)
-    last = list(by_model.values())[-1]
-    for members in patterns.values():
-        members.sort(key=lambda problem: -min(last[problem.id].looks, 3))  # stable: families stay in turn
-    queues = [patterns[key] for key in sorted(patterns, key=lambda key: key[::-1], reverse=True)]
-    picked = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
-    return [
-        {
-            **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
-            "family": problem.family,
-            "responses": {
-                name: {key: getattr(rows[problem.id], key) for key in ("text", "answer", "right", "truncated", "looks")}
-                for name, rows in by_model.items()
-            },
-        }
-        for problem in picked[:n]
-    ]
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a figure."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
-
-
-def _accuracy_by(
-    answers: Iterable[Answer], group: Callable[[Answer], str], clusters: Mapping[str, Any], seed: int
-) -> dict[str, Estimate]:
-    return {name: accuracy(rows, clusters, seed) for name, rows in sorted(_grouped(answers, group).items())}
-
-
 def _pairs(
     answers: Mapping[str, Sequence[Answer]], problems: Sequence[Problem], seed: int
 ) -> dict[str, dict[str, Any]]:
     """``later-earlier`` for every two models; ``models`` in it names the two again."""
-    clusters = {problem.id: picture_of(problem) for problem in problems}
+    clusters = {problem.id: image_key(problem) for problem in problems}
     right = {name: right_by_id(rows) for name, rows in answers.items()}
     return {
         f"{later}-{earlier}": {
@@ -407,14 +339,3 @@ def _pairs(
         }
         for earlier, later in combinations(right, 2)
     }
-
-
-def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
-    groups: dict[str, list[T]] = defaultdict(list)
-    for item in items:
-        groups[key(item)].append(item)
-    return dict(groups)
-
-
-def file_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text)

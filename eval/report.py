@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from configs.errors import ImageError
+from configs.errors import ImageError, UserError
 from configs.jsonl import read_log, write_json_atomic, write_text_atomic
 from eval import charts
+from eval.runner import Answer
 from vlm.images import open_image
+from vlm.problem import Problem
 from vlm.response import count_looks, split_sentences
 
 THUMBNAIL = 320  # pixels of the longer side
@@ -56,7 +59,7 @@ def write_report(
         report: of ``eval.harness.evaluate``; a run adds ``data``, ``grpo``, ``seconds`` and whatever else it knows, and all
             of it goes into the JSON. Every part may be missing: the page shows what is there.
         logs: stage (``sft``, ``grpo``) -> its ``log.jsonl``, one row a step; missing files are passed over.
-        samples: rows of ``eval.harness.pick_samples``, or the file that holds them.
+        samples: rows of ``pick_samples``, or the file that holds them.
 
     Returns:
         The two paths, JSON first.
@@ -67,6 +70,52 @@ def write_report(
     write_json_atomic(out / f"{name}.json", report)
     write_text_atomic(out / f"{name}.html", render(report, rows, shown))
     return out / f"{name}.json", out / f"{name}.html"
+
+
+def read_report(folder: str | Path) -> dict[str, Any]:
+    """report.json of an evaluation.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    file = Path(folder) / "report.json"
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if not report["models"]:
+            raise KeyError("models")
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is no finished evaluation (report.json): run reflection-v eval first.") from None
+    return report
+
+
+def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Answer]], n: int) -> list[dict[str, Any]]:
+    """``n`` problems to show with every model's response: one after the other from each pattern of correct and incorrect.
+
+    Taking patterns in turn ("only the last model is right", "all are wrong", ...) shows failures as well as successes;
+    within a pattern those with the most re-looks come first.
+    """
+    by_model = {name: {answer.problem_id: answer for answer in rows} for name, rows in answers.items()}
+    patterns: dict[tuple[bool, ...], list[Problem]] = defaultdict(list)
+    for problem in problems:
+        found = [rows[problem.id] for rows in by_model.values()]
+        if all(answer.status == "ok" for answer in found):
+            patterns[tuple(answer.right for answer in found)].append(problem)
+    last = list(by_model.values())[-1]
+    for members in patterns.values():
+        members.sort(key=lambda problem: -min(last[problem.id].looks, 3))  # stable: families stay in turn
+    queues = [patterns[key] for key in sorted(patterns, key=lambda key: key[::-1], reverse=True)]
+    picked = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    return [
+        {
+            **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
+            "family": problem.family,
+            "responses": {
+                name: {key: getattr(rows[problem.id], key) for key in ("text", "answer", "right", "truncated", "looks")}
+                for name, rows in by_model.items()
+            },
+        }
+        for problem in picked[:n]
+    ]
 
 
 def render(

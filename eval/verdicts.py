@@ -50,24 +50,24 @@ class Evidence:
         return [fmean(values) for values in grouped.values()]
 
 
-def judge(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str, Estimate]:
+def judge_measures(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str, Estimate]:
     """A verdict for every measure, corrected for their number.
 
     Returns:
         name -> an estimate of the mean (``value``, ``ci95``, ``n``) with ``clusters``, ``p`` (exact sign test, two-sided; None
         without data), ``p_holm``, ``margin``, ``smallest_detectable`` (of right-or-wrong pairs, at the disagreement seen) and ``verdict``.
     """
-    found = {name: _measure(evidence, len(measures), seed) for name, evidence in measures.items()}
+    found = {name: _measured(evidence, len(measures), seed) for name, evidence in measures.items()}
     tested = {name: one["p"] for name, one in found.items() if one["p"] is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     for name, one in found.items():
         one["p_holm"] = adjusted.get(name)
         widened = one.pop("widened")
-        one["verdict"] = verdict(one, widened, measures[name])
+        one["verdict"] = verdict_of(one, widened, measures[name])
     return found
 
 
-def verdict(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: Evidence) -> Verdict:
+def verdict_of(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: Evidence) -> Verdict:
     """See the module's head. ``widened`` is the interval at the level that holds over all measures."""
     if one["clusters"] < MIN_CLUSTERS or widened is None or one["p_holm"] is None:
         return INSUFFICIENT
@@ -78,7 +78,7 @@ def verdict(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: E
     return present if one["p_holm"] < ALPHA and one["ci95"][0] > evidence.null else INSUFFICIENT
 
 
-def _measure(evidence: Evidence, n_measures: int, seed: int) -> Estimate:
+def _measured(evidence: Evidence, n_measures: int, seed: int) -> Estimate:
     means = evidence.means
     empty = {"clusters": len(means), "p": None, "margin": evidence.margin, "smallest_detectable": None, "widened": None}
     if not means:

@@ -37,7 +37,7 @@ SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose 
 
 @dataclass
 class SetUse:
-    """What ``eval.yaml`` says about a problem set of the run config besides ``heldout`` (see ``eval.harness.ProblemSet``)."""
+    """What ``eval.yaml`` says about a problem set of the run config besides ``heldout`` (see ``eval.harness.EvalSet``)."""
 
     kind: Literal["shift", "skill", "first_look"]
     style: str | None = None
@@ -268,7 +268,7 @@ class Pipeline:
             "sft": {"path": str(self.out / "sft"), "style": own.style},
             "rl": {"path": str(self.out / "grpo"), "style": own.style},
         }
-        sets = {name: harness.ProblemSet(problems=read_problems(self.sets[name]), **use) for name, use in uses.items()}
+        sets = {name: harness.EvalSet(problems=read_problems(self.sets[name]), **use) for name, use in uses.items()}
         heldout = read_problems(self.sets["heldout"])
         report = harness.evaluate(models, heldout, self.out / "eval", harness.EvalConfig(**keys), sets)
         write_json_atomic(self.out / "eval" / "eval.json", report)

@@ -232,7 +232,7 @@ def _cross(
     config: StudyConfig, other: tuple[str, int], unit: tuple[str, int], heldout: "list[Problem]"
 ) -> dict[str, Any]:
     from eval.cross import cross
-    from eval.harness import spread
+    from eval.figures import balanced_subset
     from eval.runner import read_answers
     from vlm.load import load_vlm
 
@@ -242,7 +242,7 @@ def _cross(
 
     pair = {other[0]: load(*other), unit[0]: load(*unit)}
     shared = [problem for problem in heldout if all(problem.id in answers for _, answers in pair.values())]
-    return cross(pair, spread(shared, config.cross))
+    return cross(pair, balanced_subset(shared, config.cross))
 
 
 def model_of(config: StudyConfig, name: str, seed: int) -> str:

@@ -10,7 +10,8 @@ from scripted_subjects import always_looks, colour_problems, never_looks, script
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl
-from eval.harness import EvalConfig, ProblemSet, evaluate, run_eval, spread
+from eval.figures import balanced_subset
+from eval.harness import EvalConfig, EvalSet, evaluate, run_eval
 from eval.subjects import ScriptedSubject, Turn
 from vlm.problem import write_problems
 
@@ -35,9 +36,9 @@ def load(path: str) -> ScriptedSubject:
 def test_report_of_three_models_by_hand(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
     sets = {
-        "noise": ProblemSet("shift", problems[:6]),
-        "direct": ProblemSet("skill", problems[:6], "direct"),
-        "facts": ProblemSet("first_look", problems[:3], "direct"),
+        "noise": EvalSet("shift", problems[:6]),
+        "direct": EvalSet("skill", problems[:6], "direct"),
+        "facts": EvalSet("first_look", problems[:3], "direct"),
     }
     report = evaluate(MODELS, problems, tmp_path / "out", sets=sets, load=load)
     json.dumps(report, allow_nan=False)
@@ -113,7 +114,7 @@ def test_nothing_answered_is_an_error_with_its_reason(tmp_path: Path) -> None:
 def test_sizes_of_measures_are_respected_and_zero_leaves_one_out(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
     config = EvalConfig(main=8, blank=4, swap=0, per_set=2, samples=3)
-    sets = {"noise": ProblemSet("shift", problems)}
+    sets = {"noise": EvalSet("shift", problems)}
     report = evaluate({"rl": MODELS["rl"]}, problems, tmp_path / "out", config, sets, load=load)
     rl = report["models"]["rl"]
     assert rl["accuracy"]["n"] == 8 and rl["blank_accuracy"]["n"] == 4 and "swap" not in rl
@@ -123,11 +124,11 @@ def test_sizes_of_measures_are_respected_and_zero_leaves_one_out(tmp_path: Path)
 
 def test_spread_takes_families_in_turn_and_smaller_is_a_subset(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
-    ids = [problem.id for problem in spread(problems, 6, seed=1)]
+    ids = [problem.id for problem in balanced_subset(problems, 6, seed=1)]
     assert len({id_ for id_ in ids if int(id_[1:]) % 2}) == 3
-    assert ids[:4] == [problem.id for problem in spread(problems, 4, seed=1)]
-    assert ids != [problem.id for problem in spread(problems, 6, seed=2)]
-    assert spread(problems, None) == problems
+    assert ids[:4] == [problem.id for problem in balanced_subset(problems, 4, seed=1)]
+    assert ids != [problem.id for problem in balanced_subset(problems, 6, seed=2)]
+    assert balanced_subset(problems, None) == problems
 
 
 def test_samples_show_failures_too(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.verdicts import Evidence, judge, profile
+from eval.verdicts import Evidence, judge_measures, profile
 
 
 def evidence(up: int, down: int, same: int, **options: object) -> Evidence:
@@ -13,7 +13,7 @@ def evidence(up: int, down: int, same: int, **options: object) -> Evidence:
 def test_verdicts() -> None:
     verdicts = {
         name: one["verdict"]
-        for name, one in judge(
+        for name, one in judge_measures(
             {
                 "lost a lot": evidence(40, 2, 58),
                 "lost nothing": evidence(0, 0, 100),
@@ -42,7 +42,7 @@ def test_verdicts() -> None:
 
 def test_questions_about_one_picture_are_one_observation() -> None:
     values = {f"p{n}": 1.0 for n in range(100)}
-    one = judge({"m": Evidence(values, 0.1, clusters={id_: int(id_[1:]) // 10 for id_ in values})})["m"]
+    one = judge_measures({"m": Evidence(values, 0.1, clusters={id_: int(id_[1:]) // 10 for id_ in values})})["m"]
     assert one["n"] == 100 and one["clusters"] == 10 and one["verdict"] == "insufficient data"
     assert one["p"] == pytest.approx(2 / 2**10)
 
