@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from data_construction.records import Trace
-from data_construction.sources.render import COLOURS, PLACES, SHAPES
+from data_construction.sources import COUNTABLE, is_grid
 from reward import claims
 from reward.statements import Statement, final_statements, statements
 from vlm.problem import Problem
@@ -13,7 +13,7 @@ from vlm.problem import Problem
 
 def statement_holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
     """``reward.claims.claim_holds`` with the words of the bundled sources: also what is not in a scene can be counted there."""
-    return claims.claim_holds(key, value, facts, COLOURS + SHAPES)
+    return claims.claim_holds(key, value, facts, COUNTABLE)
 
 
 def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict
 def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     """One entry a fact that the statement makes; none where it is not about the scene."""
     row = [fact for place, fact in facts.items() if key == f"row {place[1:]}"]
-    if row and set(facts) == set(PLACES):
+    if row and is_grid(facts):
         words = value.split()
         return [index >= len(words) or not claims.fits(words[index], fact) for index, fact in enumerate(row)]
     verdict = statement_holds(key, value, facts)

@@ -90,11 +90,11 @@ def lines(title: str, series: Mapping[str, Line], x_label: str, *, colours: Mapp
     for tick in y_ticks:
         parts.append(f'<line class="grid" x1="{left}" y1="{y_of(tick):.1f}" x2="{right}" y2="{y_of(tick):.1f}"/>')
         parts.append(
-            f'<text class="tick" x="{left - 6}" y="{y_of(tick) + 4:.1f}" text-anchor="end">{_number(tick)}</text>'
+            f'<text class="tick" x="{left - 6}" y="{y_of(tick) + 4:.1f}" text-anchor="end">{_tick_text(tick)}</text>'
         )
     for tick in x_ticks:
         parts.append(
-            f'<text class="tick" x="{x_of(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_number(tick)}</text>'
+            f'<text class="tick" x="{x_of(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_tick_text(tick)}</text>'
         )
     parts.append(f'<text class="tick" x="{right}" y="{bottom + 34}" text-anchor="end">{escape(x_label)}</text>')
     for index, (name, (xs, ys)) in enumerate(drawn.items()):
@@ -168,7 +168,7 @@ def _ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[
     return ticks
 
 
-def _number(value: float) -> str:
+def _tick_text(value: float) -> str:
     return f"{value:.0f}" if value == int(value) and abs(value) < 1e5 else f"{value:.3g}"
 
 

@@ -79,7 +79,7 @@ def front_door(
         "reflection-v run my/run.yaml --model path/to/model --redo grpo",
     ),
 )
-def run_stages(
+def run_pipeline(
     config: Annotated[
         Path | None, typer.Argument(help="The run config; the bundled tiny one where none is given.")
     ] = None,

@@ -225,6 +225,8 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
     from vlm.asking import load_for_asking
 
     with exam.noted("The bundled model cannot be used"):
+        from vlm.attention_trial import try_attention
+
         model: Any = load_for_asking("tiny")
         found["device"] = str(model.device)
         found |= {"threads": torch.get_num_threads(), "data_workers_at_most": machine.cores_a_rank()}
@@ -255,35 +257,6 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
 
         precision["eval"] = f"{pipeline.check_eval().get('dtype', EvalConfig().dtype)} weights"
     return found
-
-
-def try_attention(vlm: Any) -> dict[str, Any]:
-    """Which attention kernel the model has, how the probe reads it, and whether it does: on one image.
-
-    Raises:
-        UserError: the probe refuses the model, or reads no attention mass.
-    """
-    import torch
-    from PIL import Image
-
-    from vlm.attention import AttentionMass
-    from vlm.attention_kernels import KernelTap
-    from vlm.chat import encode, question_messages
-
-    image = Image.new("RGB", (112, 112), "orange")
-    with torch.no_grad():
-        with KernelTap() as tap:  # text alone: the vision tower has a kernel of its own
-            vlm.model(**encode(vlm, [question_messages("Which colour?", 0)], [[]]))
-        with AttentionMass(vlm.model) as probe:
-            vlm.model(**encode(vlm, [question_messages("Which colour?", 1)], [[image]]))
-        mass = float(probe.mass[..., -1].mean())
-    if not 0 < mass <= 1:
-        raise UserError(
-            f"The attention probe reads no mass on an image ({mass}): install the tested releases by "
-            f"{versions.install_command()}"
-        )
-    form = "log-sum-exp of the kernel" if tap.call is not None else "a second call with the image's indicator"
-    return {"kernel": vlm.model.config.get_text_config()._attn_implementation, "probe": form}
 
 
 def look_at_speed(exam: Examination) -> dict[str, Any]:

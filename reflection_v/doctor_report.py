@@ -39,7 +39,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
             for name, one in (found.get("extras") or {}).items()
         ],
     )
-    yield "What the stages would choose", list(_choices(found.get("choices") or {}))
+    yield "What the stages would choose", list(_chosen(found.get("choices") or {}))
     rows = []
     if speed := found.get("speed"):
         times = f"float32 {speed['float32_ms']:g} ms, bfloat16 {speed['bfloat16_ms']:g} ms"
@@ -64,7 +64,7 @@ def _package(row: Mapping[str, Any]) -> str:
     )
 
 
-def _choices(choices: Mapping[str, Any]) -> Iterator[Row]:
+def _chosen(choices: Mapping[str, Any]) -> Iterator[Row]:
     if "device" in choices:
         yield "device", choices["device"]
     for stage, words in choices.get("precision", {}).items():

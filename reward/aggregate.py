@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ SMALLEST, LARGEST = 1e-12, 1e6
 whose squares must not overflow in the standard deviation of a group, nor vanish."""
 
 Gate = Literal["right", "format", "none"]
-GATES: tuple[str, ...] = get_args(Gate)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ disjoint handwriting.
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,20 @@ from configs.errors import ConfigError, UserError
 from configs.folders import refuse_foreign
 from configs.jsonl import iter_jsonl
 from data_construction.sources import digits, scenes
-from data_construction.sources.render import LOOKS
+from data_construction.sources.render import COLOURS, LOOKS, PLACES, SHAPES
 from data_construction.sources.scenes import Family
 from vlm.problem import Problem, write_problems
 
 SOURCES: dict[str, dict[str, Family]] = {"scenes": scenes.FAMILIES, "digits": digits.FAMILIES}
 LEARNED = ("count", "compare", "place", "digit_sum", "claims")  # the families that the bundled model was taught
 SPLITS = tuple(digits.SPLITS)
+COUNTABLE = COLOURS + SHAPES
+"""Words whose number can be stated of a scene, also of one that lacks them."""
+
+
+def is_grid(facts: Mapping[str, str]) -> bool:
+    """Whether the facts are those of a whole grid, so that its rows can be told apart."""
+    return set(facts) == set(PLACES)
 
 
 def families(source: str, names: list[str] | None = None) -> list[tuple[str, Family]]:

@@ -23,6 +23,7 @@ from reflection_v.doctor import Examination
 from reflection_v.doctor_report import closing_lines, sections
 from reward.worker import cores
 from train.precision import fastest
+from vlm.attention_trial import try_attention
 from vlm.load import load_vlm
 
 
@@ -60,12 +61,12 @@ def test_it_says_what_the_stages_would_choose(monkeypatch: pytest.MonkeyPatch, t
 
 def test_the_probes_form_is_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = load_vlm("tiny", device="cpu")
-    assert "log-sum-exp" in doctor.try_attention(vlm)["probe"]
+    assert "log-sum-exp" in try_attention(vlm)["probe"]
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # as on devices without torch's CPU kernel
-        assert "indicator" in doctor.try_attention(vlm)["probe"]
+        assert "indicator" in try_attention(vlm)["probe"]
     monkeypatch.setattr("vlm.attention.AttentionMass.mass", property(lambda self: torch.zeros(1, 1, 1)))
     with pytest.raises(UserError, match="reads no mass"):
-        doctor.try_attention(vlm)
+        try_attention(vlm)
 
 
 def in_the_way(name: str, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
