@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import psutil
 
-from benchmarks.kill_stages import ROOT, Stage, environment
+from benchmarks.kill_stages import ROOT, KilledStage, environment
 from configs.stopping import TERMINATED
 
 PATIENCE = 120.0
@@ -78,7 +78,7 @@ class Attempt:
 
     running: ClassVar[set["Attempt"]] = set()
 
-    def __init__(self, stage: Stage, folder: Path, log: Path) -> None:
+    def __init__(self, stage: KilledStage, folder: Path, log: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log, self.mark = log, uuid.uuid4().hex
@@ -162,7 +162,7 @@ class Attempt:
         return lines[-1][:200] if lines else "no output"
 
 
-def live(stage: Stage, folder: Path, log: Path) -> Life:
+def live(stage: KilledStage, folder: Path, log: Path) -> Life:
     """Run a stage uninterrupted and note when its rows came; SystemExit where it fails."""
     first = last = None
     rows = 0
@@ -195,7 +195,7 @@ def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
     )
 
 
-def strike(attempt: Attempt, kill: Kill, stage: Stage, folder: Path) -> list[str]:
+def strike(attempt: Attempt, kill: Kill, stage: KilledStage, folder: Path) -> list[str]:
     """Send the signal, wait for the end; what is wrong with the end."""
     number = getattr(signal, kill.signal)
     begun, caught = attempt.grown(), attempt.catches_sigterm()

@@ -30,7 +30,7 @@ OUT = "OUT"
 
 
 @dataclass(frozen=True)
-class Stage:
+class KilledStage:
     """A command that can be killed and given again.
 
     Attributes:
@@ -107,14 +107,14 @@ def write_inputs(folder: Path) -> Inputs:
     return inputs
 
 
-def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
+def make_stages(inputs: Inputs, model: Path) -> dict[str, KilledStage]:
     """The seven stages by name.
 
     Args:
         model: where the uninterrupted ``sft`` leaves its model, which ``grpo`` and ``improve`` start from.
     """
     stages = [
-        Stage(
+        KilledStage(
             "build",
             # batch_size 1: batches of the in-process model depend on timing, and their rounding on their size.
             _command("build", ROOT / "configs/tiny/build.yaml", problems=inputs.few, concurrency=3, batch_size=1),
@@ -123,7 +123,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             _build_result,
             _build_faults,
         ),
-        Stage(
+        KilledStage(
             "sft",
             _command(
                 *("sft", inputs.sft),
@@ -139,7 +139,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             _training_result,
             _training_faults,
         ),
-        Stage(
+        KilledStage(
             "grpo",
             _command(
                 "grpo",
@@ -160,7 +160,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             _training_faults,
             needs="sft",
         ),
-        Stage(
+        KilledStage(
             "improve",
             _command("improve", inputs.improve, model=model, problems=inputs.problems, heldout=inputs.heldout),
             ("round-*/samples.jsonl", "round-*/model/log.jsonl", "round-*/eval/answers/*.jsonl"),
@@ -169,7 +169,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             _improve_faults,
             needs="sft",
         ),
-        Stage(
+        KilledStage(
             "eval",
             _command(
                 *("eval", "tiny"),
@@ -185,7 +185,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             lambda folder: _answers_result(folder, "report.json", "samples.json"),
             _answers_faults,
         ),
-        Stage(
+        KilledStage(
             "audit",
             _command(
                 *("audit", "tiny"),
@@ -198,7 +198,7 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, Stage]:
             lambda folder: _answers_result(folder, "audit.json", "cases.json"),
             _answers_faults,
         ),
-        Stage(
+        KilledStage(
             "ask",
             _ask(inputs.questions),
             ("answers.jsonl",),

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.kill_attempts import Attempt, Kill, Life, live, strike, wait_for_moment  # noqa: E402
-from benchmarks.kill_stages import Stage, make_stages, write_inputs  # noqa: E402
+from benchmarks.kill_stages import KilledStage, make_stages, write_inputs  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import write_json_atomic  # noqa: E402
 from configs.stopping import INTERRUPTED, TERMINATED  # noqa: E402
@@ -54,7 +54,7 @@ def plan(kills: int, seed: int, name: str) -> list[Kill]:
     return [Kill(*ways[(first + n) % 4], PHASES[n % len(PHASES)], round(draw.random(), 3)) for n in range(kills)]
 
 
-def compare(stage: Stage, reference: Mapping[str, Any], folder: Path) -> list[str]:
+def compare(stage: KilledStage, reference: Mapping[str, Any], folder: Path) -> list[str]:
     """What a finished folder has otherwise than the uninterrupted run, and its faults."""
     try:
         found = differences(reference, stage.result(folder)) + stage.faults(folder)
@@ -73,7 +73,7 @@ class Benchmark:
         stages: in place of those of ``kill_stages``, which are made where none are given.
     """
 
-    def __init__(self, out: Path, kills: int, seed: int, stages: Mapping[str, Stage] | None = None) -> None:
+    def __init__(self, out: Path, kills: int, seed: int, stages: Mapping[str, KilledStage] | None = None) -> None:
         self.out, self.kills, self.seed = out.resolve(), kills, seed
         self.settings = {"kills": kills, "seed": seed, "code": code_sha256()}
         self._locks = {name: threading.Lock() for name in stages or NAMES}

@@ -116,7 +116,7 @@ def _check_value(value: Any, hint: Any, name: str, where: str | Path) -> Any:
         matched = _match(value, kind, name, where)
         if matched is not _NO_MATCH:
             return matched
-    known = [choice for kind in kinds for choice in _choices(kind)]
+    known = [choice for kind in kinds for choice in _choice_names(kind)]
     if known and isinstance(value, str):
         near = nearest(value, known) or f"; known are {', '.join(known)}."
         raise ConfigError(f"'{name}' in {where}: unknown value '{value}'{near}")
@@ -166,19 +166,28 @@ def _build(cls: Any, data: Mapping[str, Any], path: str, where: str | Path) -> A
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigError(_refusal(error.errors()[0], where)) from None
-    values = dict(data)
+            raise ConfigError(_problem_sentence(error.errors()[0], where)) from None
+    hints = fields_of(cls)
+    values = {key: _instances(value, hints[key], f"{path}{key}", where) for key, value in data.items()}
     for field in dataclasses.fields(cls):
         needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if needed and field.init and field.name not in values:
             raise ConfigError(f"The key '{path}{field.name}' is missing in {where}.")
-        for inner in _alternatives(fields_of(cls).get(field.name)):
-            if _is_config(inner) and isinstance(values.get(field.name), Mapping):
-                values[field.name] = _build(inner, values[field.name], f"{path}{field.name}.", where)
     return cls(**values)
 
 
-def _refusal(problem: Any, where: str | Path) -> str:
+def _instances(value: Any, hint: Any, name: str, where: str | Path) -> Any:
+    """A checked value with the configs in it as instances."""
+    for kind in _alternatives(hint):
+        if _is_config(kind) and isinstance(value, Mapping):
+            return _build(kind, value, f"{name}.", where)
+        if get_origin(kind) is dict and isinstance(value, Mapping):
+            inner = get_args(kind)[1]
+            return {key: _instances(item, inner, f"{name}.{key}", where) for key, item in value.items()}
+    return value
+
+
+def _problem_sentence(problem: Any, where: str | Path) -> str:
     """One problem of pydantic's as a sentence."""
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
@@ -196,7 +205,7 @@ def _wanted(hint: Any) -> str:
     said = []
     for kind in _alternatives(hint):
         origin, arguments = get_origin(kind) or kind, get_args(kind)
-        if choices := _choices(kind):
+        if choices := _choice_names(kind):
             said.append("one of " + ", ".join(choices))
         elif origin is list:
             said.append("a list" + (f" of {_wanted(arguments[0])}" if arguments else ""))
@@ -211,7 +220,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _choices(kind: Any) -> list[str]:
+def _choice_names(kind: Any) -> list[str]:
     if get_origin(kind) is Literal:
         return [str(choice) for choice in get_args(kind)]
     return [str(member.value) for member in kind] if _is(kind, Enum) else []

@@ -253,9 +253,8 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
         for name, load in (("sft", load_sft), ("grpo", load_grpo)):
             stage = load(getattr(pipeline.config, name), pipeline.own_keys[name])
             precision[name] = f"{stage.options.dtype} weights, {str(stage.precision).removeprefix('precision: ')}"
-        from eval.harness import EvalConfig
-
-        precision["eval"] = f"{pipeline.check_eval().get('dtype', EvalConfig().dtype)} weights"
+        _, measured = pipeline.check_eval()
+        precision["eval"] = f"{measured.dtype} weights"
     return found
 
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs import bundled_config
 from configs.api_key import refuse_passwords
@@ -24,12 +24,15 @@ from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
 from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_config
-from configs.schema import check_keys, parse_config
+from configs.schema import check_keys, fields_of, parse_config
 from reflection_v.run import Stage, differences, read_record, run_stages
 from reflection_v.terminal import terminal
 from reward.user import REWARD_FILES, changed_files, reward_files
 from train.precision import comparable
 from vlm.identity import SCHEME, model_folder, model_identity
+
+if TYPE_CHECKING:
+    from eval.harness import EvalConfig
 
 PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that say where, not what
 SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose values no record must hold
@@ -260,30 +263,34 @@ class Pipeline:
         from eval import harness
         from vlm.problem import read_problems
 
-        keys = self.check_eval()
-        uses = keys.pop("sets", {})
-        own = EvalKeys(**{key: keys.pop(key) for key in ("base_styles", "style") if key in keys})
+        own, measured = self.check_eval()
         models: dict[str, dict[str, Any]] = {
             "base": {"path": self.config.model, "styles": own.base_styles},
             "sft": {"path": str(self.out / "sft"), "style": own.style},
             "rl": {"path": str(self.out / "grpo"), "style": own.style},
         }
-        sets = {name: harness.EvalSet(problems=read_problems(self.sets[name]), **use) for name, use in uses.items()}
+        sets = {
+            name: harness.EvalSet(use.kind, read_problems(self.sets[name]), use.style) for name, use in own.sets.items()
+        }
         heldout = read_problems(self.sets["heldout"])
-        report = harness.evaluate(models, heldout, self.out / "eval", harness.EvalConfig(**keys), sets)
+        report = harness.evaluate(models, heldout, self.out / "eval", measured, sets)
         write_json_atomic(self.out / "eval" / "eval.json", report)
         return {f"accuracy of {name}": one["accuracy"]["value"] for name, one in report["models"].items()}
 
-    def check_eval(self) -> dict[str, Any]:
-        """The checked keys of ``eval.yaml``."""
+    def check_eval(self) -> tuple[EvalKeys, "EvalConfig"]:
+        """The checked keys of ``eval.yaml``: those of the run, and those of the evaluation."""
         from eval.harness import EvalConfig
 
         where = self.config.eval
         keys = check_keys(self.keys["eval"], EvalKeys, EvalConfig, where=where)
-        for name in keys.get("sets", {}):
+        own, measured = (
+            parse_config(cls, {key: value for key, value in keys.items() if key in fields_of(cls)}, where)
+            for cls in (EvalKeys, EvalConfig)
+        )
+        for name in own.sets:
             if name not in self.sets:
                 raise ConfigError(f"{where}: 'sets' names '{name}', which is no problem set of the run config.")
-        return keys
+        return own, measured
 
     def report(self) -> dict[str, Any]:
         """``report.json`` (docs/evaluation.md lists its keys) and ``report.html``."""

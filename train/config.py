@@ -215,7 +215,7 @@ def _for_processes(trl_class: type) -> type:
 
 
 @dataclass
-class Stage:
+class StageConfig:
     """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record).
 
     In ``settings`` the precision is the resolved one. ``course`` (``train.resume.course``) is that of ``args``, in which
@@ -238,7 +238,7 @@ def load_stage(
     defaults: Mapping[str, Any],
     refused: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
-) -> Stage:
+) -> StageConfig:
     """Read, check and build the config of a training stage.
 
     Args:
@@ -286,7 +286,7 @@ def load_stage(
         if resumed.refusal is not None:  # the likelier reason
             raise resumed.refusal from None
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
-    return Stage(args, options, settings, precision, course(vars(args), count), resumed)
+    return StageConfig(args, options, settings, precision, course(vars(args), count), resumed)
 
 
 def _deepspeed_file(name: str, where: str) -> str:

@@ -27,7 +27,7 @@ from configs.overrides import read_config
 from configs.schema import nearest
 from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, source_of, terms_of
 from reward.user import is_user_reward, reward_files
-from train.config import GrpoOptions, Stage, load_stage
+from train.config import GrpoOptions, StageConfig, load_stage
 from train.data import reader_of
 from train.distributed import read_blank_pictures
 from train.filters import Sifted, read_loosely, sift
@@ -63,7 +63,7 @@ REFUSED = {
 SHOWN = ("reward", "accuracy/right", "mass/second_half", "completions/mean_length", "entropy", "frac_reward_zero_std")
 
 
-def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Stage:
+def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> StageConfig:
     """The checked config of a GRPO run; ConfigError otherwise."""
     settings = read_config(source, overrides)
     stage = load_stage(settings, GrpoOptions, GRPOConfig, ("output_dir", "problems"), DEFAULTS, REFUSED)
@@ -76,7 +76,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     return stage
 
 
-def _find_user_rewards(stage: Stage, folder: Path) -> None:
+def _find_user_rewards(stage: StageConfig, folder: Path) -> None:
     """Where the files of a user's rewards are; they are not run here."""
     options = stage.options
     names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
@@ -170,7 +170,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
         return _train_grpo(stage, run, state) if summary is None else summary
 
 
-def _train_grpo(stage: Stage, run: RunFolder, state: PartialState) -> dict[str, Any]:
+def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict[str, Any]:
     args, options = stage.args, stage.options
     stage.resumption.confirm(run.main)
     prepare_stage(stage, run.main)

@@ -22,7 +22,7 @@ from configs.processes import is_main_process, read_processes
 from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
-from train.config import ModelOptions, Stage
+from train.config import ModelOptions, StageConfig
 from train.distributed import check_same_weights, join_deepspeed, keep_names, whole_weights, world_size
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
@@ -76,7 +76,7 @@ def check_launch(args: Any, script: str) -> None:
         raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
 
 
-def prepare_stage(stage: Stage, main: bool) -> None:
+def prepare_stage(stage: StageConfig, main: bool) -> None:
     """Say in which precision the stage computes, and give each process no more data workers than it has cores.
 
     Raises:

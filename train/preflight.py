@@ -24,7 +24,7 @@ from configs.errors import ConfigError, UserError
 from configs.overrides import read_config
 from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
-from train.config import GrpoOptions, ModelOptions, Stage, as_if
+from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
@@ -38,7 +38,7 @@ from vlm.attention import AttentionMass
 from vlm.problem import Problem
 
 Level = Literal["error", "dropped", "note"]
-Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], Stage]
+Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], StageConfig]
 
 ROW_REMEDIES = {
     **REMEDIES,
@@ -71,7 +71,7 @@ class Report:
         return not any(finding.level == "error" for finding in self.findings)
 
 
-def check(stage: Stage) -> Report:
+def check(stage: StageConfig) -> Report:
     """All checks of a stage's checked config, in seconds."""
     unset_hf_deepspeed_config()  # as in make_plan: the config's skeleton is made whole
     report, began = Report(), time.monotonic()
@@ -114,7 +114,7 @@ def check(stage: Stage) -> Report:
     return report
 
 
-def _resume(report: Report, stage: Stage, world: int) -> None:
+def _resume(report: Report, stage: StageConfig, world: int) -> None:
     """What a run in ``output_dir`` is resumed with; a launcher's number of processes is known only where it is stated."""
     known = stage.options.gpus or world > 1 or not stage.args.deepspeed
     if stage.resumption.refusal is not None:
@@ -219,7 +219,7 @@ def _check_batches(report: Report, args: Any, options: Any, world: int, rows: in
         )
 
 
-def _disk(report: Report, stage: Stage, world: int, level: Level) -> None:
+def _disk(report: Report, stage: StageConfig, world: int, level: Level) -> None:
     """A checkpoint holds weights, and 12 bytes (Adam and, under DeepSpeed, float32 weights) a trainable weight.
 
     With LoRA the weights of a checkpoint are those of the adapters; the whole model is written once, merged.

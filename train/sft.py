@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 from configs.jsonl import write_json_atomic
 from configs.processes import world_size
 from train.checkpoints import EpochSampler
-from train.config import SftOptions, Stage, load_stage
+from train.config import SftOptions, StageConfig, load_stage
 from train.data import FILLER, Collator, Row, read_rows
 from train.distributed import FilledSampler, fillers, read_blank_pictures
 from train.finite import FiniteTrainer, Numbered, shortened
@@ -90,7 +90,7 @@ class ColdStartTrainer(FiniteTrainer, SFTTrainer):
         """Left out: it would describe the run as TRL's example."""
 
 
-def load_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Stage:
+def load_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> StageConfig:
     """The checked config of a cold start; ConfigError otherwise."""
     required = ("output_dir", "dataset")
     return load_stage(source, SftOptions, SFTConfig, required, DEFAULTS, REFUSED, overrides)
@@ -123,7 +123,7 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
         return _train_sft(stage, run) if summary is None else summary
 
 
-def _train_sft(stage: Stage, run: RunFolder) -> dict[str, Any]:
+def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
     stage.resumption.confirm(run.main)
     prepare_stage(stage, run.main)

@@ -248,17 +248,17 @@ def _cross(
 def model_of(config: StudyConfig, name: str, seed: int) -> str:
     """What a unit leaves, or is if nothing is trained."""
     arm = config.arms[name]
-    return str(unit_folder(config, name, seed) / "grpo") if arm.train else _start(config, arm)
+    return str(unit_folder(config, name, seed) / "grpo") if arm.train else _start_of(config, arm)
 
 
-def _start(config: StudyConfig, arm: Arm) -> str:
+def _start_of(config: StudyConfig, arm: Arm) -> str:
     return str(Path(config.out) / "start" / "model") if arm.start == "cold" else config.base
 
 
 def _grpo_keys(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     arm = config.arms[name]
     prompts = Path(config.out) / "start" / "prompts"
-    own = {"model": _start(config, arm), "problems": str(prompts), "seed": seed, "precision": config.precision}
+    own = {"model": _start_of(config, arm), "problems": str(prompts), "seed": seed, "precision": config.precision}
     folder = str(unit_folder(config, name, seed) / "grpo")
     base = dict.fromkeys(read_config(config.grpo).get("rewards", {}), 0.0)  # an arm says all of its rewards
     return {**arm.keys, **own, "output_dir": folder, "rewards": {**base, **arm.rewards}}

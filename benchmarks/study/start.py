@@ -57,7 +57,7 @@ def prepare(
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     out.mkdir(parents=True, exist_ok=True)
-    rows = _rows(start, run, out / "sft.jsonl")
+    rows = _start_rows(start, run, out / "sft.jsonl")
     keys = {"model": base, "dataset": str(out / "sft.jsonl"), "output_dir": str(out / "model"), "seed": start.seed}
     trained = run_sft(start.sft, {**keys, "precision": precision})
     counts = {"rows": rows, "sft": trained, "prompts": _choose(start, run, grpo, out)}
@@ -65,7 +65,7 @@ def prepare(
     return counts
 
 
-def _rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
+def _start_rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
     from configs.overrides import read_config
     from data_construction.build import BuildConfig, judged_traces, problems_for_rows
     from data_construction.dataset import MixConfig, cold_start_rows

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import kill_attempts, kills
 from benchmarks.kill_attempts import Attempt, Kill
-from benchmarks.kill_stages import Stage
+from benchmarks.kill_stages import KilledStage
 from benchmarks.kills import Benchmark, plan, table
 from configs.jsonl import read_jsonl
 
@@ -47,8 +47,8 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return read_jsonl(folder / "rows.jsonl") if (folder / "rows.jsonl").exists() else []
 
 
-def toy(mode: str) -> Stage:
-    return Stage(
+def toy(mode: str) -> KilledStage:
+    return KilledStage(
         "toy",
         lambda folder: [sys.executable, "-c", TOY, str(folder), mode, str(ROWS)],
         ("rows.jsonl",),

@@ -132,7 +132,7 @@ def test_a_study_trains_its_start_in_its_precision(tmp_path: Path, monkeypatch: 
         return {}
 
     monkeypatch.setattr("train.sft.run_sft", run_sft)
-    monkeypatch.setattr(study_start, "_rows", lambda *_: {})
+    monkeypatch.setattr(study_start, "_start_rows", lambda *_: {})
     monkeypatch.setattr(study_start, "_choose", lambda *_: {})
     study_start.prepare(study_start.Start(), "tiny", tmp_path, {}, tmp_path / "start", "bfloat16")
     assert keys[0]["precision"] == "bfloat16"

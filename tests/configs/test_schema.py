@@ -114,6 +114,7 @@ class Needed:
 @dataclass
 class HoldsNeeded:
     one: Needed
+    many: dict[str, Needed] = field(default_factory=dict)
 
 
 class Limits(StrictModel):
@@ -134,6 +135,7 @@ class Limits(StrictModel):
     ("cls", "data", "sentence"),
     [
         (HoldsNeeded, {"one": {}}, "The key 'one.kind' is missing in c.yaml."),
+        (HoldsNeeded, {"one": {"kind": "a"}, "many": {"x": {}}}, "The key 'many.x.kind' is missing in c.yaml."),
         (Needed, {}, "The key 'kind' is missing in c.yaml."),
         (Limits, {}, "The key 'model' is missing in c.yaml."),
         (Limits, {"mdoel": "tiny"}, "Unknown key 'mdoel' in c.yaml; did you mean 'model'?"),
@@ -157,6 +159,10 @@ def test_several_classes_share_one_mapping() -> None:
     assert check_keys({"steps": 3, "model": "tiny"}, Inner, Limits) == {"steps": 3, "model": "tiny"}
     with pytest.raises(ConfigError, match="did you mean 'steps'"):
         check_keys({"stepz": 3}, Inner, Limits)
+
+
+def test_configs_in_a_mapping_become_instances() -> None:
+    assert parse_config(HoldsNeeded, {"one": {"kind": "a"}, "many": {"x": {"kind": "b"}}}).many == {"x": Needed("b")}
 
 
 def test_an_instance_stays_as_it_is() -> None:

@@ -138,6 +138,12 @@ def test_a_wrong_build_config_is_named_at_once(
         ("sft", "learning_rate:", "learning_rat:", "Unknown key 'learning_rat' in .*; did you mean 'learning_rate'"),
         ("sft", r"save_steps: \d+", "save_steps: [1, 2]", "'save_steps' in .*: wanted a number, found"),
         ("grpo", r"num_generations: \d+", "num_generations: 8.5", "'num_generations' in .* found 8.5"),
+        (
+            "eval",
+            r"noise: {kind: shift}",
+            "noise: {}",
+            r"The key 'sets\.unseen_noise\.kind' is missing in .*eval\.yaml",
+        ),
         ("eval", "blank:", "blanks:", r"Unknown key 'blanks' in .*eval\.yaml; did you mean 'blank'"),
         ("eval", "kind: skill", "kind: skil", r"unknown value 'skil'; did you mean 'skill'"),
         ("eval", "  describe:", "  descibe:", r"'sets' names 'descibe', which is no problem set"),
