@@ -261,7 +261,7 @@ def improve(
     With --student the kept answers train that model instead: distillation. Any key of the config can be given as an
     option.
     """
-    from reflection_v.improve import load_improve, run_improve
+    from train.improve import load_improve, run_improve
 
     given = {"problems": problems, "heldout": heldout, "out": out, "model": model}
     report = run_improve(load_improve(config, extra_keys(context) | texts(given)))

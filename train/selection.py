@@ -10,6 +10,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,14 +22,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
 from eval.stats import estimate_bounded_mean
-from reward.grade import grade
+from reward.sampling import Sample, sample_and_grade
 from train.config import GrpoOptions, PromptSelection
 from train.distributed import whole_weights
 from train.launch import load_for_training
 from train.run_folder import RunFolder
-from vlm.chat import question_messages
-from vlm.generate import Generation, generate
-from vlm.images import open_image
 from vlm.load import VLM
 from vlm.problem import Problem
 from vlm.response import count_looks
@@ -147,30 +145,26 @@ def sample_pass_rates(
     mine = candidates(problems, selection, seed)[rank::world]
     wanted = math.ceil(selection.prompts / world) if selection.prompts else math.inf
     found = sum(is_chosen(known[problem.id], selection) for problem in mine if problem.id in known)
-    todo = [problem for problem in mine if problem.id not in known]
-    at_once = max(1, selection.batch_size // selection.samples)
-    for start in range(0, len(todo), at_once):
-        if found >= wanted:
-            break
-        batch = todo[start : start + at_once]
-        copies = [problem for problem in batch for _ in range(selection.samples)]
-        pictures = {path: open_image(path) for problem in batch for path in problem.images}
-        written = generate(
-            vlm,
-            [question_messages(p.question, len(p.images), style=style, choices=p.choices) for p in copies],
-            [[pictures[path] for path in problem.images] for problem in copies],
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seeds=[_sample_seed(seed, p.id, index % selection.samples) for index, p in enumerate(copies)],
-            batch_size=selection.batch_size,
-        )
-        rows = []
-        for index, problem in enumerate(batch):
-            own = written[index * selection.samples : (index + 1) * selection.samples]
-            rows.append({**_row(problem, own), "key": key})
+    if found >= wanted:
+        return
+    batches = sample_and_grade(
+        vlm,
+        mine,
+        selection.samples,
+        style=style,
+        max_new_tokens=max_new_tokens,
+        batch_size=selection.batch_size,
+        temperature=temperature,
+        seed_name=str(seed),
+        known=dict.fromkeys(known, selection.samples),
+    )
+    for done, samples in batches:
+        rows = [{**_pass_rate(list(own)), "key": key} for _, own in groupby(samples, lambda one: one.problem.id)]
         append_jsonl(file, rows)
         found += sum(is_chosen(row, selection) for row in rows)
-        say(f"prompt selection: {start + len(batch)} of {len(todo)} candidates sampled, {found} chosen")
+        say(f"prompt selection: {done} of {len(mine)} candidates sampled, {found} chosen")
+        if found >= wanted:
+            break
 
 
 def candidates(problems: Sequence[Problem], selection: PromptSelection, seed: int) -> list[Problem]:
@@ -276,21 +270,17 @@ def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -
     }
 
 
-def _row(problem: Problem, written: Sequence[Generation]) -> dict[str, Any]:
-    samples = []
-    for generation in written:
-        found = grade(problem, generation.text, generation.finished)
-        samples.append(
-            {
-                "right": None if found.score is None else found.correct,
-                "looks": count_looks(generation.text),
-                "tokens": len(generation.token_ids),
-                "finished": generation.finished,
-            }
-        )
-    right = sum(sample["right"] is True for sample in samples)
-    return {"id": problem.id, "domain": problem.domain, "family": problem.family, "right": right, "samples": samples}
-
-
-def _sample_seed(seed: int, problem: str, sample: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{problem}/{sample}".encode()).digest()[:7], "big")
+def _pass_rate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """The row of one problem, from all of its samples."""
+    problem = samples[0].problem
+    rows = [
+        {
+            "right": None if grade.score is None else grade.correct,
+            "looks": count_looks(generation.text),
+            "tokens": len(generation.token_ids),
+            "finished": generation.finished,
+        }
+        for _, generation, grade in samples
+    ]
+    right = sum(row["right"] is True for row in rows)
+    return {"id": problem.id, "domain": problem.domain, "family": problem.family, "right": right, "samples": rows}

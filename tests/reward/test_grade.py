@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
+from configs.jsonl import read_jsonl
 from data_construction.difficulty import DifficultyConfig, measure
 from data_construction.reading import read_conclusion
 from eval.runner import answer_problems
 from eval.subjects import ScriptedSubject
-from reflection_v.improve import judge
 from reward.grade import Gold, Grade, grade, grade_answer
 from reward.rewards import REWARDS, Rollout
-from train import selection
+from reward.sampling import sample_and_grade
+from train.config import PromptSelection
+from train.improve import judge_sample
+from train.selection import sample_pass_rates
 from train.tiny import model_card
 from vlm.backends import Reply, ScriptedBackend
 from vlm.generate import Generation
@@ -57,18 +60,39 @@ SCORES = [score for *_, score in CASES]
 WRITTEN = [Generation(text, [1, 2, 3], finished, 10) for _, text, finished, _ in CASES]
 
 
+def write(vlm: Any, conversations: Any, images: Any, **_: Any) -> list[Generation]:
+    """Stands in for ``vlm.generate.generate``: knows a problem by its question."""
+    asked = [" ".join(part.get("text", "") for part in turns[-1]["content"]).split()[0] for turns in conversations]
+    return [WRITTEN[int(question.removeprefix("q"))] for question in asked]
+
+
 def by_reward(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
     rows = [Rollout(text, *gold, finished=finished) for gold, text, finished, _ in CASES]
     return [REWARDS["accuracy"](row).value for row in rows]
 
 
 def by_selection(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
-    rows = [selection._row(*pair) for pair in zip(PROBLEMS, [[one] for one in WRITTEN], strict=True)]
-    return [row["samples"][0]["right"] for row in rows]
+    patch.setattr("reward.sampling.generate", write)
+    selection = PromptSelection(samples=1, batch_size=5, min_right=0, max_right=1)
+    sample_pass_rates(
+        SimpleNamespace(name="m"),  # type: ignore[arg-type]
+        PROBLEMS,
+        selection,
+        style="think",
+        temperature=1.0,
+        max_new_tokens=8,
+        seed=0,
+        folder=tmp_path,
+    )
+    rows = {row["id"]: row["samples"] for row in read_jsonl(tmp_path / "pass_rates.jsonl")}
+    return [rows[problem.id][0]["right"] for problem in PROBLEMS]
 
 
 def by_improve(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
-    return [judge(problem, one, 0.0, 0)["right"] for problem, one in zip(PROBLEMS, WRITTEN, strict=True)]
+    patch.setattr("reward.sampling.generate", write)
+    limits = {"style": "think", "max_new_tokens": 8, "batch_size": 7, "seed_name": "0"}
+    batches = sample_and_grade(SimpleNamespace(), PROBLEMS, 1, **limits)  # type: ignore[arg-type]
+    return [judge_sample(sample, 0.0, 0)["right"] for _, samples in batches for sample in samples]
 
 
 def by_difficulty(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
@@ -96,7 +120,7 @@ def by_eval(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
 def by_model_card(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
     rows = [(problem.model_copy(update={"meta": {"family": problem.id}}), {}) for problem in PROBLEMS]
     patch.setattr(model_card, "problems", lambda *_, **__: iter(rows))
-    patch.setattr(model_card, "generate", lambda *_, **__: WRITTEN)
+    patch.setattr("reward.sampling.generate", write)
     found = model_card.accuracy_by_family(SimpleNamespace(), "think", [], 1)  # type: ignore[arg-type]
     return [found[problem.id] for problem in PROBLEMS]
 

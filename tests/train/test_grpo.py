@@ -13,7 +13,6 @@ from transformers import AutoProcessor
 
 from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
-from train import selection as selection_module
 from train.config import PromptSelection
 from train.grpo import load_grpo, main, run_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer, said_in, thought_span
@@ -398,7 +397,7 @@ def sampler(monkeypatch: pytest.MonkeyPatch, pictures: Path) -> Scripted:
     opened = [open_image(problem.images[0]) for problem in problems]
     fake.index = {(image.getpixel((0, 0)), image.size): number for number, image in enumerate(opened)}
     fake.answers = [problem.answer for problem in problems]
-    monkeypatch.setattr(selection_module, "generate", fake)
+    monkeypatch.setattr("reward.sampling.generate", fake)
     return fake
 
 

@@ -14,9 +14,9 @@ import train.grpo
 import train.probe
 import train.sft
 from configs.errors import UserError
-from reflection_v.improve import ImproveConfig, run_improve
 from train.distributed import check_same_weights, first_disagreement
 from train.grpo import run_grpo
+from train.improve import ImproveConfig, run_improve
 from train.probe import run_probe
 from train.run_folder import RunFolder, changed_settings
 from train.sft import run_sft

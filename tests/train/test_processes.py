@@ -18,9 +18,9 @@ from configs import processes
 from configs.errors import ConfigError, UserError
 from configs.processes import Processes, as_one_process, joining, read_processes, refuse_several, settle_processes
 from configs.provenance import provenance
-from reflection_v.improve import ImproveConfig, run_improve
 from reflection_v.stages import run_all
 from train import grpo, probe, sft
+from train.improve import ImproveConfig, run_improve
 
 WHOLE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 ONE = {**WHOLE, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}

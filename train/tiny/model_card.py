@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.jsonl import write_text_atomic
 from data_construction.sources import LEARNED, SOURCES, problems, wording
-from reward.grade import grade
+from reward.sampling import sample_and_grade
 from reward.statements import final_statements
 from vlm.chat import question_messages
 from vlm.generate import generate
@@ -116,17 +116,21 @@ def write_reasoner_card(folder: Path, rows: list[tuple[str, str, str]], seconds:
 def accuracy_by_family(vlm: VLM, style: str, names: list[str], n: int) -> dict[str, float]:
     """Share of ``n`` held-out problems of each family answered right, greedy."""
     drawn = list(problems("scenes,digits", n * len(names), SEED, "heldout", family_names=names))
-    written = generate(
+    shown = {problem.id: list(images.values()) for problem, images in drawn}
+    batches = sample_and_grade(
         vlm,
-        [question_messages(problem.question, 1, style=style) for problem, _ in drawn],
-        [list(pictures.values()) for _, pictures in drawn],
+        [problem for problem, _ in drawn],
+        1,
+        style=style,
         max_new_tokens=128,
         batch_size=64,
+        images=lambda problem: shown[problem.id],
     )
-    right = defaultdict(list)
-    for (problem, _), generation in zip(drawn, written, strict=True):
-        right[problem.family].append(grade(problem, generation.text, generation.finished).correct)
-    return {name: sum(hits) / len(hits) for name, hits in right.items()}
+    correct = defaultdict(list)
+    for _, samples in batches:
+        for problem, _, grade in samples:
+            correct[problem.family].append(grade.correct)
+    return {name: sum(hits) / len(hits) for name, hits in correct.items()}
 
 
 def look_errors(vlm: VLM, n: int, again: bool) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""``reflection-v improve CONFIG``: rounds of sampling, keeping what is right and grounded, and learning it (STaR, ReST).
+"""``reflection-v improve CONFIG``: rounds of sampling, keeping what is correct and grounded, and learning it (STaR, ReST).
 
 A round samples answers to the training problems with the model of the round before, keeps those that are right and whose
 attention to the picture in the second half holds up (by a threshold that rises from round to round), trains the start model on
@@ -15,14 +15,13 @@ the kept answers train that model instead: distillation.
 Killed, the same command goes on where it was.
 """
 
-import hashlib
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +36,9 @@ from configs.stopping import stop_if_asked
 from train.precision import KEYS, Precision, default, stated
 from vlm.identity import model_identity
 from vlm.problem import Problem, read_problems
+
+if TYPE_CHECKING:
+    from reward.sampling import Sample
 
 
 class ImproveConfig(StrictModel):
@@ -117,7 +119,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             raise UserError(
                 f"{len(shared)} problems ({min(shared)}, ...) are in both sets: held-out ones must not be trained on."
             )
-        problems, dropped = _usable(problems, config)
+        problems, dropped = _trainable(problems, config)
         start = config.student or config.model
         rounds = [{"round": 0, "model": start, **_accuracy(start, heldout, out / "round-0" / "eval", config)}]
         sampler = config.model
@@ -133,7 +135,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
                     ended = f"round {number}: none of {counts['samples']} answers was right and grounded enough"
                     print(ended, flush=True)
                     break
-                rows += _rows(folder, problems, config)
+                rows += _rows_to_learn(folder, problems, config)
                 if not rows:
                     raise UserError(
                         f"Of {counts['samples']} answers none was right and grounded enough: take easier problems, more samples, "
@@ -151,7 +153,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             else:
                 rows = read_jsonl(folder / "sft.jsonl")
             rounds.append(json.loads(done.read_text(encoding="utf-8")))
-            print(_said(rounds[-1]), flush=True)
+            print(_round_in_words(rounds[-1]), flush=True)
             best = max(one["accuracy"]["value"] for one in rounds[:-1])
             if rounds[-1]["accuracy"]["value"] <= best + config.min_gain:
                 ended = f"round {number}: the held-out accuracy did not rise"
@@ -182,7 +184,7 @@ def _is_improve(folder: Path) -> bool:
     return "lift_kept" in read_record(folder / "config.json")  # a folder of a model has a config.json too
 
 
-def _usable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Problem], dict[str, int]]:
+def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Problem], dict[str, int]]:
     """The problems that can be asked and graded, and how many were dropped by reason, before anything is sampled.
 
     Raises:
@@ -237,43 +239,30 @@ def _sample(
     model: str, problems: Sequence[Problem], folder: Path, number: int, config: ImproveConfig
 ) -> dict[str, int]:
     """Append ``samples`` answers to each problem to ``samples.jsonl``, a batch at a time; returns the round's counts."""
-    from vlm.chat import question_messages
-    from vlm.generate import generate
-    from vlm.images import open_image
+    from reward.sampling import sample_and_grade
     from vlm.load import load_vlm
 
     file = folder / "samples.jsonl"
     repair_jsonl(file)
     # A kill may cut a batch in the middle: the samples that a problem has are its first ones, and only the others are added.
     known = Counter(row["problem_id"] for row in read_log(file)) if file.exists() else Counter()
-    vlm = load_vlm(model, dtype=config.dtype) if any(known[p.id] < config.samples for p in problems) else None
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
-    at_once = max(1, config.batch_size // config.samples)
-    for start in range(
-        0, len(problems), at_once
-    ):  # batches do not depend on what is there, for rounding depends on them
-        batch = problems[start : start + at_once]
-        if all(known[problem.id] >= config.samples for problem in batch):
-            continue
-        copies = [(problem, sample) for problem in batch for sample in range(config.samples)]
-        assert vlm is not None
-        written = generate(
-            vlm,
-            [question_messages(p.question, len(p.images), style=config.style, choices=p.choices) for p, _ in copies],
-            [[open_image(path) for path in problem.images] for problem, _ in copies],
+    if any(known[problem.id] < config.samples for problem in problems):
+        batches = sample_and_grade(
+            load_vlm(model, dtype=config.dtype),
+            problems,
+            config.samples,
+            style=config.style,
             max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seeds=[_seed(config.seed, number, problem.id, sample) for problem, sample in copies],
             batch_size=config.batch_size,
+            temperature=config.temperature,
+            seed_name=f"improve/{config.seed}/{number}",
+            known=known,
             attention={},
         )
-        rows = [
-            judge(problem, one, floor, config.min_looks)
-            for (problem, sample), one in zip(copies, written, strict=True)
-            if sample >= known[problem.id]
-        ]
-        append_jsonl(file, rows)
-        print(f"round {number}: {start + len(batch)} of {len(problems)} problems sampled", flush=True)
+        for done, samples in batches:
+            append_jsonl(file, [judge_sample(sample, floor, config.min_looks) for sample in samples])
+            print(f"round {number}: {done} of {len(problems)} problems sampled", flush=True)
     rows = read_log(file)
     return {
         "samples": len(rows),
@@ -282,14 +271,13 @@ def _sample(
     }
 
 
-def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[str, Any]:
-    """One sample as a row: its text, whether it is right, how much of its lift it kept, and whether it is worth learning."""
-    from reward.grade import grade
+def judge_sample(sample: "Sample", floor: float, min_looks: int) -> dict[str, Any]:
+    """One sample as a row: its text, whether it is correct, how much of its lift it kept, and whether it is worth learning."""
     from reward.rewards import halves
     from vlm.response import count_looks, parse_response
 
+    problem, written, correct = sample.problem, sample.generation, sample.grade.correct
     response = parse_response(written.text)
-    correct = grade(problem, written.text, written.finished).correct
     looks, share = count_looks(written.text), None
     if problem.images and written.lift is not None:
         lift = written.lift.float().mean(dim=0)  # over layers
@@ -317,7 +305,7 @@ def judge(problem: Problem, written: Any, floor: float, min_looks: int) -> dict[
     }
 
 
-def _rows(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> list[dict[str, Any]]:
+def _rows_to_learn(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> list[dict[str, Any]]:
     """The kept answers as rows of ``train.sft``: of each problem the best grounded, no text twice."""
     from vlm.chat import question_messages
 
@@ -378,13 +366,9 @@ def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: Impr
     return {key: report[key] for key in ("accuracy", "accuracy_by_domain", "length_mean") if key in report}
 
 
-def _said(one: dict[str, Any]) -> str:
+def _round_in_words(one: dict[str, Any]) -> str:
     low, high = one["accuracy"]["ci95"]
     return (
         f"round {one['round']}: {one['kept']} of {one['samples']} answers kept, {one['rows']} rows, held-out accuracy "
         f"{one['accuracy']['value']:.3f} (95% {low:.3f} to {high:.3f}, n {one['accuracy']['n']})"
     )
-
-
-def _seed(seed: int, number: int, problem: str, sample: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"improve/{seed}/{number}/{problem}/{sample}".encode()).digest()[:7], "big")

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,16 +9,19 @@ import torch
 
 from configs.errors import ConfigError, UserError
 from data_construction.sources import write_set
-from reflection_v import improve
-from reflection_v.improve import ImproveConfig, judge, load_improve, run_improve
+from reward.grade import grade
+from reward.sampling import Sample
+from train import improve
+from train.improve import ImproveConfig, judge_sample, load_improve, run_improve
+from vlm.generate import Generation
 from vlm.problem import Problem, read_problems
 
 PROBLEM = Problem(id="a", source="test", domain="text", images=["a.png"], question="?", answer="red")
 
 
-def written(text: str, lift: list[float] | None, finished: bool = True) -> Any:
+def written(text: str, lift: list[float] | None, finished: bool = True) -> Sample:
     layers = None if lift is None else torch.tensor([lift, [2 * value for value in lift]])
-    return SimpleNamespace(text=text, token_ids=[1] * 4, finished=finished, lift=layers)
+    return Sample(PROBLEM, Generation(text, [1] * 4, finished, 10, lift=layers), grade(PROBLEM, text, finished))
 
 
 RIGHT = "<think> it is red . Let me look again . red . </think> \\boxed{red}"
@@ -39,10 +41,10 @@ RIGHT = "<think> it is red . Let me look again . red . </think> \\boxed{red}"
 def test_only_right_and_grounded_answers_are_kept(
     text: str, lift: list[float] | None, finished: bool, why: str | None
 ) -> None:
-    row = judge(PROBLEM, written(text, lift, finished), floor=0.8, min_looks=1)
+    row = judge_sample(written(text, lift, finished), floor=0.8, min_looks=1)
     assert row["why"] == why and row["kept"] == (why is None)
     if lift is None:
-        assert judge(PROBLEM, written(text, lift), floor=0.0, min_looks=1)["kept"]  # right answers only
+        assert judge_sample(written(text, lift), floor=0.0, min_looks=1)["kept"]  # right answers only
 
 
 @pytest.fixture
@@ -61,13 +63,13 @@ def config(tmp_path: Path, tiny_vlm_dir: Path) -> ImproveConfig:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random models are never right: every answer with a letter in it is kept, so that the rounds have something to learn."""
-    real = judge
+    real = judge_sample
 
-    def kind(problem: Problem, one: Any, floor: float, min_looks: int) -> dict[str, Any]:
-        row = real(problem, one, floor, min_looks)
-        return {**row, "right": True, "kept": bool(one.text.strip()), "why": None}
+    def kind(sample: Sample, floor: float, min_looks: int) -> dict[str, Any]:
+        row = real(sample, floor, min_looks)
+        return {**row, "right": True, "kept": bool(sample.generation.text.strip()), "why": None}
 
-    monkeypatch.setattr(improve, "judge", kind)
+    monkeypatch.setattr(improve, "judge_sample", kind)
 
 
 def rising(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> list[str]:
@@ -142,13 +144,13 @@ def test_a_round_that_keeps_nothing_ends_them(
     config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rising(monkeypatch, [0.2, 0.5, 0.6, 0.9])
-    kind = improve.judge
+    kind = improve.judge_sample
 
-    def strict(problem: Problem, one: Any, floor: float, min_looks: int) -> dict[str, Any]:
-        row = kind(problem, one, floor, min_looks)
+    def strict(sample: Sample, floor: float, min_looks: int) -> dict[str, Any]:
+        row = kind(sample, floor, min_looks)
         return row if floor == 0 else {**row, "kept": False, "why": "ungrounded"}
 
-    monkeypatch.setattr(improve, "judge", strict)
+    monkeypatch.setattr(improve, "judge_sample", strict)
     for _ in range(2):  # the second time it finds the samples there
         assert [one["round"] for one in run_improve(config)["rounds"]] == [0, 1]
         assert "round 2: none of 12 answers" in capsys.readouterr().out
