@@ -27,11 +27,12 @@ from transformers.masking_utils import sdpa_mask
 
 from configs.errors import UserError
 from vlm.attention_check import check_once
-from vlm.attention_kernels import KernelTap, Picks
+from vlm.attention_kernels import KernelTap, Positions
 from vlm.attention_parts import (
     attention_layers,
     choose_layers,
     hf_model,
+    image_token_mask,
     model_body,
     refuse_unsupported,
     text_configs,
@@ -44,30 +45,8 @@ __all__ = ["AttentionMass", "Recording", "image_token_mask", "response_mass"]
 # The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
 SUPPORTED = ("sdpa",)
 _NAME = "sdpa_attention_mass"
-# The config fields (after transformers' aliases) whose token has its embedding replaced by vision features.
-_TOKEN_FIELDS = ("image_token_id", "video_token_id")
 
 _PROBES: "weakref.WeakKeyDictionary[nn.Module, AttentionMass]" = weakref.WeakKeyDictionary()
-
-
-def image_token_mask(model_or_config: nn.Module | PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor:
-    """Where the embedding of a token is replaced by vision features: bool, shaped like ``input_ids``.
-
-    Row markers, line breaks and the fake tokens around an image have ids of their own and do not count. Raises UserError
-    if the model has no image token.
-    """
-    config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else hf_model(model_or_config).config
-    ids = [getattr(config, field, None) for field in _TOKEN_FIELDS]
-    ids = [token for token in ids if token is not None]
-    if not ids:
-        raise UserError(
-            f"{type(config).__name__} names no image token, so there is no attention to an image to measure; "
-            "use a vision-language model."
-        )
-    mask = torch.zeros_like(input_ids, dtype=torch.bool)
-    for token in ids:
-        mask |= input_ids == token
-    return mask
 
 
 class AttentionMass:
@@ -115,7 +94,7 @@ class AttentionMass:
         self._generating = 0  # calls of generate() under way
         self._generated_to = 0
         self._cache: Any = None
-        self._generation_images: tuple[torch.Tensor, Picks] | None = None
+        self._generation_images: tuple[torch.Tensor, Positions] | None = None
         self._forward: ForwardRecorder | None = None
         self._restore: list[tuple[PreTrainedConfig, str]] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -256,7 +235,7 @@ class AttentionMass:
         if past == 0:
             self._close_generation()
             image_mask = image_token_mask(self._model, ids)
-            images = (image_mask, Picks.of(image_mask))
+            images = (image_mask, Positions.of(image_mask))
             rows = self._choose_rows(batch, length, ids.device, last_only=cache is not None)
         else:
             if not self._steps or past != self._generated_to or self._generation_images is None:
@@ -270,7 +249,7 @@ class AttentionMass:
                     "assisted decoding or a chunked prefill."
                 )
             images = self._generation_images
-            rows = Picks.stretch(batch, 0, 1, ids.device)
+            rows = Positions.between(batch, 0, 1, ids.device)
         padding = None
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             # Positions of this forward only: with a cache the mask covers what came before, too.
@@ -281,18 +260,18 @@ class AttentionMass:
             vars(cache)["reorder_cache"] = _refuse_beams  # on this one object, until the generation is closed
         self._forward = ForwardRecorder(rows, *images, padding, sizes, length, is_step=cache is not None)
 
-    def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Picks:
+    def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Positions:
         if isinstance(self.rows, torch.Tensor):
             if self.rows.shape != (batch, length):
                 raise UserError(
                     f"rows has shape {tuple(self.rows.shape)}, but the forward's input_ids has {(batch, length)}; "
                     "give one bool for each of its tokens."
                 )
-            return Picks.of(self.rows.to(device))
+            return Positions.of(self.rows.to(device))
         n_rows = self.rows or (1 if last_only else length)
         if n_rows > length:
             raise UserError(f"rows={n_rows} is out of range: the forward has {length} tokens")
-        return Picks.stretch(batch, length - n_rows, length, device)
+        return Positions.between(batch, length - n_rows, length, device)
 
     def _after(self, body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         forward, self._forward = self._forward, None

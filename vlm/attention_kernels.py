@@ -53,11 +53,11 @@ class KernelTap(TorchDispatchMode):
 
 
 @dataclass
-class Picks:
+class Positions:
     """Positions along one axis, one list a sequence, padded to the longest.
 
-    ``index`` int64 (B, N); ``valid`` bool (B, N), false in the padding; ``span`` is set where every sequence picks the
-    same unbroken stretch, which is then read as a view instead of a copy.
+    ``index`` int64 (B, N); ``valid`` bool (B, N), false in the padding; ``span`` is set where every sequence has the
+    same unbroken span, which is then read as a view instead of a copy.
     """
 
     index: torch.Tensor
@@ -65,7 +65,7 @@ class Picks:
     span: slice | None
 
     @classmethod
-    def of(cls, mask: torch.Tensor) -> "Picks":
+    def of(cls, mask: torch.Tensor) -> "Positions":
         """The true positions of a bool (B, L) mask, in order."""
         counts = mask.sum(1)
         width = int(counts.max())
@@ -73,27 +73,27 @@ class Picks:
         index = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :width]
         valid = torch.arange(width, device=mask.device) < counts[:, None]
         first = int(index[0, 0]) if width else 0
-        stretch = torch.arange(first, first + width, device=mask.device)
-        together = bool((valid & (index == stretch)).all())
+        unbroken = torch.arange(first, first + width, device=mask.device)
+        together = bool((valid & (index == unbroken)).all())
         return cls(index.masked_fill(~valid, 0), valid, slice(first, first + width) if together else None)
 
     @classmethod
-    def stretch(cls, batch: int, start: int, stop: int, device: torch.device) -> "Picks":
+    def between(cls, batch: int, start: int, stop: int, device: torch.device) -> "Positions":
         """The positions start..stop (exclusive) of every sequence."""
         index = torch.arange(start, stop, device=device).expand(batch, -1)
         return cls(index, torch.ones_like(index, dtype=torch.bool), slice(start, stop))
 
-    def shifted(self, offset: int) -> "Picks":
+    def shifted(self, offset: int) -> "Positions":
         """The same positions counted from ``offset``; those before it are gone (a sliding window's cropped cache)."""
         if offset == 0:
             return self
         if self.span is not None and self.span.start >= offset:
-            return Picks(self.index - offset, self.valid, slice(self.span.start - offset, self.span.stop - offset))
+            return Positions(self.index - offset, self.valid, slice(self.span.start - offset, self.span.stop - offset))
         index = self.index - offset
-        return Picks(index.clamp(min=0), self.valid & (index >= 0), None)
+        return Positions(index.clamp(min=0), self.valid & (index >= 0), None)
 
     def take(self, states: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """The picked positions of (B, heads, length, ...), or a stretch of them: (B, heads, N or stop - start, ...)."""
+        """The states at these positions of (B, heads, length, ...), or at some of them in order: (B, heads, N or stop - start, ...)."""
         stop = self.index.shape[1] if stop is None else stop
         if self.span is not None:
             return states[:, :, self.span.start + start : self.span.start + stop]
@@ -120,8 +120,8 @@ class KeyView:
 
     def __init__(
         self,
-        rows: Picks,
-        images: Picks,
+        rows: Positions,
+        images: Positions,
         indicator: torch.Tensor,
         mask: torch.Tensor | None,
         is_causal: bool,
@@ -199,7 +199,7 @@ def as_kernel_sees(states: torch.Tensor) -> torch.Tensor:
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
-def _image_keys(key: torch.Tensor, images: Picks) -> torch.Tensor:
+def _image_keys(key: torch.Tensor, images: Positions) -> torch.Tensor:
     """(B, K, L, D) -> float32 (B * K, D, I), ready for a batched matmul."""
     picked = images.take(key)
     return picked.reshape(-1, *picked.shape[2:]).float().transpose(1, 2)

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from configs.errors import UserError
+
+# The config fields (after transformers' aliases) whose token has its embedding replaced by vision features.
+_TOKEN_FIELDS = ("image_token_id", "video_token_id")
 
 
 def hf_model(model: nn.Module) -> PreTrainedModel:
@@ -15,6 +19,26 @@ def hf_model(model: nn.Module) -> PreTrainedModel:
         if isinstance(module, PreTrainedModel):
             return module
     raise UserError(f"{type(model).__name__} holds no transformers model; the attention probe needs one.")
+
+
+def image_token_mask(model_or_config: nn.Module | PreTrainedConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """Where the embedding of a token is replaced by vision features: bool, shaped like ``input_ids``.
+
+    Row markers, line breaks and the fake tokens around an image have ids of their own and do not count. Raises UserError
+    if the model has no image token.
+    """
+    config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else hf_model(model_or_config).config
+    ids = [getattr(config, field, None) for field in _TOKEN_FIELDS]
+    ids = [token for token in ids if token is not None]
+    if not ids:
+        raise UserError(
+            f"{type(config).__name__} names no image token, so there is no attention to an image to measure; "
+            "use a vision-language model."
+        )
+    mask = torch.zeros_like(input_ids, dtype=torch.bool)
+    for token in ids:
+        mask |= input_ids == token
+    return mask
 
 
 def model_body(model: PreTrainedModel) -> nn.Module:

@@ -10,7 +10,7 @@ from configs.errors import UserError
 from vlm.attention_kernels import (
     KernelCall,
     KeyView,
-    Picks,
+    Positions,
     as_kernel_sees,
     mass_from_indicator,
     mass_from_logsumexp,
@@ -63,9 +63,9 @@ class ForwardRecorder:
 
     def __init__(
         self,
-        rows: Picks,
+        rows: Positions,
         image_mask: torch.Tensor,
-        images: Picks,
+        images: Positions,
         padding: torch.Tensor | None,
         sizes: dict[int, tuple[int, int]],
         n_queries: int,

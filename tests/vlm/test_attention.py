@@ -454,8 +454,8 @@ def test_refuses_a_paged_cache(family: Family) -> None:
     states = torch.zeros(1, 4, 3, 8)
     with AttentionMass(family.model) as probe:
         probe._forward = vlm.attention.ForwardRecorder(
-            *[vlm.attention_kernels.Picks.stretch(1, 0, 3, torch.device("cpu"))],
-            torch.zeros(1, 3, dtype=torch.bool), vlm.attention_kernels.Picks.stretch(1, 0, 0, torch.device("cpu")),
+            *[vlm.attention_kernels.Positions.between(1, 0, 3, torch.device("cpu"))],
+            torch.zeros(1, 3, dtype=torch.bool), vlm.attention_kernels.Positions.between(1, 0, 0, torch.device("cpu")),
             None, {2: (3, 0)}, 3, is_step=False,
         )  # fmt: skip
         with refused("continuous batching"):

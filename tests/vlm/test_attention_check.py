@@ -148,7 +148,7 @@ def test_rows_that_are_left_out_are_refused(family: Family) -> None:
     module = family.model.get_decoder().layers[-1].self_attn
     states = torch.zeros(1, 4, 2, 8)
     with AttentionMass(family.model) as probe:
-        span = vlm.attention_kernels.Picks.stretch(1, 0, 3, states.device)
+        span = vlm.attention_kernels.Positions.between(1, 0, 3, states.device)
         image = torch.zeros(1, 3, dtype=torch.bool)
         probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
         with pytest.raises(UserError, match="computes 2 of the 3 rows"):
@@ -249,7 +249,7 @@ def test_keys_that_are_not_the_texts_are_refused(family: Family) -> None:
     module = family.model.get_decoder().layers[-1].self_attn
     query, keys = torch.zeros(1, 4, 3, 8), torch.zeros(1, 2, 5, 8)
     with AttentionMass(family.model) as probe:
-        span = vlm.attention_kernels.Picks.stretch(1, 0, 3, query.device)
+        span = vlm.attention_kernels.Positions.between(1, 0, 3, query.device)
         image = torch.zeros(1, 3, dtype=torch.bool)
         probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
         with pytest.raises(UserError, match="attends to 5 keys where the text has 3"):
