@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from configs.errors import ConfigError, UserError
-from eval.grounding import GREY, cut_reasoning, reasoning_span
+from eval.grounding import cut_reasoning, reasoning_span
 from vlm.asking import Model, is_local, load_for_asking, summarize
 from vlm.backends import BackendError, check_key, check_key_has_one_server
 from vlm.chat import question_messages
+from vlm.images import blank
 from vlm.reasoning import (
     CUE,
     Effort,
@@ -150,7 +151,7 @@ class Engine:
         else:
             given = _interrupted(before.text)
             if kind == "blank":
-                picture = Image.new("RGB", before.picture.size, GREY)
+                picture = blank(before.picture)
             elif other is None:
                 raise UserError("Choose the other picture first: the one to swap in.")
             else:

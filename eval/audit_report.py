@@ -143,5 +143,5 @@ def _case(case: Mapping[str, Any]) -> dict[str, Any]:
         "pieces": highlight(text[:LONGEST_SHOWN]),
         "cut": max(0, len(text) - LONGEST_SHOWN),
         "pictures": [thumbnail(image) for image in case["images"]],
-        "heat": [thumbnail(image, heat) for image, heat in zip(case["images"], maps, strict=True) if heat is not None],
+        "heat": [thumbnail(image, own) for image, own in zip(case["images"], maps, strict=True) if own is not None],
     }

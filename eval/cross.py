@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.runner import Answer, open_pictures
+from eval.runner import Answer, can_be_read_again, open_pictures
 from eval.stats import estimate_mean
-from reward.rewards import MIN_THOUGHT, halves
+from reward.rewards import halves
 from vlm.chat import question_messages
 from vlm.problem import Problem
 from vlm.scoring import score_responses
@@ -28,15 +28,7 @@ def second_half_mass(
     batch_size: int = 16,
 ) -> dict[str, float]:
     """Problem id -> mean mass of the second half of its answer as ``vlm`` reads it (predicting rows); in [0, 1]."""
-    usable = [
-        problem
-        for problem in problems
-        if problem.images
-        and (row := answers.get(problem.id)) is not None
-        and row.status == "ok"
-        and not row.truncated
-        and row.tokens >= MIN_THOUGHT
-    ]
+    usable = [problem for problem in problems if can_be_read_again(problem, answers.get(problem.id))]
     found: dict[str, float] = {}
     for start in range(0, len(usable), batch_size):
         part = usable[start : start + batch_size]

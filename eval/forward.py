@@ -11,9 +11,9 @@ from PIL import Image
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
-from eval.runner import Answer, open_pictures
+from eval.runner import Answer, can_be_read_again, open_pictures
 from eval.stats import estimate_mean
-from reward.rewards import MIN_THOUGHT, halves
+from reward.rewards import halves
 from vlm.chat import prefix_ids, question_messages
 from vlm.images import fit_image
 from vlm.problem import Problem
@@ -40,18 +40,14 @@ def forward_measures(
 
     Args:
         answers: problem id -> its answer under ``style``; errors, truncated ones and those under ``MIN_THOUGHT`` tokens
-            cannot be judged and are passed over.
+            cannot be judged and are skipped.
         share: part of the picture's patches that is painted grey, in (0, 1].
 
     Returns:
         ``rows`` (one a response: ``vdm``, ``vdm_halves``, ``most_drop``, ``least_drop``, ``maps`` of attention on the
         pictures, or ``why`` it failed) and the figures of ``forward_figures``.
     """
-    usable = []
-    for problem in problems:
-        row = answers.get(problem.id)
-        if problem.images and row and row.status == "ok" and not row.truncated and row.tokens >= MIN_THOUGHT:
-            usable.append((problem, row))
+    usable = [(p, answers[p.id]) for p in problems if can_be_read_again(p, answers.get(p.id))]
     repair_jsonl(log_path)
     settings = [style, layers, share]
     saved = {row["key"]: row for row in read_log(log_path)} if log_path.exists() else {}

@@ -18,10 +18,10 @@ from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import facts_wrong, grade_answer
 from reward.rewards import MIN_MASS
+from vlm.images import blank
 from vlm.problem import Problem
 from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, split_sentences
 
-GREY = (127, 127, 127)
 FAINT = 4
 """Levels (of 255) by which faint noise moves a pixel at most."""
 CURVE_POINTS = 60
@@ -56,15 +56,15 @@ def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
     for problem in problems:
         if problem.images:
             circles.setdefault((problem.family, len(problem.images)), []).append(problem)
-    donors: dict[str, Problem] = {}
+    lenders: dict[str, Problem] = {}
     for (family, _), members in circles.items():
         order = sorted(members, key=lambda problem: problem.id)
         random.Random(f"{seed}/{family}").shuffle(order)
-        donors |= {problem.id: donor for problem, donor in zip(order, [*order[1:], order[0]], strict=True)}
+        lenders |= {problem.id: lender for problem, lender in zip(order, [*order[1:], order[0]], strict=True)}
     return [
-        problem.model_copy(update={"images": donors[problem.id].images})
+        problem.model_copy(update={"images": lenders[problem.id].images})
         for problem in problems
-        if problem.id in donors and donors[problem.id].images != problem.images
+        if problem.id in lenders and lenders[problem.id].images != problem.images
     ]
 
 
@@ -73,7 +73,7 @@ def blank_pictures(problem: Problem) -> list[Image.Image]:
 
     Source: the blank-image control of Hallucination-as-Cue, arXiv 2604.03179.
     """
-    return [Image.new("RGB", image.size, GREY) for image in open_pictures(problem)]
+    return [blank(image) for image in open_pictures(problem)]
 
 
 def reasoning_span(text: str) -> tuple[int, int]:
@@ -144,17 +144,7 @@ def swap_test(
         ``swap_rates`` of the pairs, ``change_rate_noise`` (no longer right under faint noise; not part of the difference),
         how many were ``offered`` and how they were lost on the way.
     """
-    offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
-    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
-    solved = [problem for problem in offered if problem.id in usable]
-    others = answer_problems(
-        subject,
-        [counterfactual(problem) for problem in solved],
-        log_path=logs,
-        tag="swap: other from scratch",
-        **settings,
-    )
-    both = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+    both, counts = _correct_on_both(subject, problems, scratch, logs, settings)
     cuts = {problem.id: cut for problem in both if (cut := cut_reasoning(scratch[problem.id].text))}
     pairs = [problem for problem in both if problem.id in cuts]
     prefixes = {id_: prefix for id_, (prefix, _) in cuts.items()}
@@ -168,9 +158,7 @@ def swap_test(
     return {
         **swap_rates(pairs, swapped, same),
         "change_rate_noise": estimate_share([float(not answer.right) for answer in noisy if answer.status == "ok"]),
-        "offered": len(offered),
-        "right_from_scratch": len(solved),
-        "both_right": len(both),
+        **counts,
         "cut_at_cue": sum(kind == "cue" for _, kind in cuts.values()),
     }
 
@@ -186,12 +174,7 @@ def swap_by_turn(
 
     Args and Returns: as ``swap_test``, without the cuts.
     """
-    offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
-    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
-    solved = [problem for problem in offered if problem.id in usable]
-    tag = "swap: other from scratch"
-    others = answer_problems(subject, [counterfactual(p) for p in solved], log_path=logs, tag=tag, **settings)
-    pairs = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+    pairs, counts = _correct_on_both(subject, problems, scratch, logs, settings)
 
     def ask(golds: list[Problem], shown: list[str], tag: str) -> list[Answer]:
         replies = {problem.id: (scratch[problem.id].text, file) for problem, file in zip(pairs, shown, strict=True)}
@@ -201,8 +184,20 @@ def swap_by_turn(
     golds = [problem.model_copy(update={"answer": counterfactual(problem).answer}) for problem in pairs]
     swapped = ask(golds, [problem.meta["counterfactual"]["image"] for problem in pairs], "turn: other picture")
     same = ask(pairs, [problem.images[0] for problem in pairs], "turn: same picture")
-    rates = swap_rates(pairs, swapped, same)
-    return {**rates, "offered": len(offered), "right_from_scratch": len(solved), "both_right": len(pairs)}
+    return {**swap_rates(pairs, swapped, same), **counts}
+
+
+def _correct_on_both(
+    subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, settings: dict[str, Any]
+) -> tuple[list[Problem], dict[str, int]]:
+    """The problems whose own and whose counterfactual image are answered correctly from scratch; and how many were lost."""
+    offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
+    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
+    solved = [problem for problem in offered if problem.id in usable]
+    tag = "swap: other from scratch"
+    others = answer_problems(subject, [counterfactual(p) for p in solved], log_path=logs, tag=tag, **settings)
+    both = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+    return both, {"offered": len(offered), "right_from_scratch": len(solved), "both_right": len(both)}
 
 
 def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequence[Answer]) -> dict[str, Any]:

@@ -253,19 +253,19 @@ def _show(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {**sample, "responses": responses, "pictures": [thumbnail(image) for image in sample["images"]]}
 
 
-def thumbnail(path: str, heat: list[list[float]] | None = None) -> str | None:
+def thumbnail(path: str, attention: list[list[float]] | None = None) -> str | None:
     """The picture as a data URI, under its map of attention where one is given; None where it can no longer be read."""
     try:
         image = open_image(path)
     except ImageError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
-    if heat is not None:
+    if attention is not None:
         import torch
 
         from vlm.heatmap import overlay
 
-        image = overlay(image, torch.tensor(heat))
+        image = overlay(image, torch.tensor(attention))
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

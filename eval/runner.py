@@ -83,6 +83,13 @@ def open_pictures(problem: Problem) -> list[Image.Image]:
     return [open_image(image) for image in problem.images]
 
 
+def can_be_read_again(problem: Problem, answer: Answer | None) -> bool:
+    """Whether a response can be judged by forwards over it: finished, about an image, at least ``MIN_THOUGHT`` tokens."""
+    return bool(
+        problem.images and answer and answer.status == "ok" and not answer.truncated and answer.tokens >= MIN_THOUGHT
+    )
+
+
 def answer_problems(
     subject: Subject,
     problems: Sequence[Problem],
