@@ -2,6 +2,9 @@
 
 Colours are CSS classes ``s0``, ``s1``, ... of the page (one a series, light and dark); each series also has a dash and a
 marker of its own, for readers who cannot tell the colours apart. Every text is escaped.
+
+Drawn here and not by matplotlib: its SVG is 34 kB and 0.15 s a chart where this is 4 to 13 kB and 1 ms (a report with 13 charts
+would double to 0.8 MB), and it knows neither the page's light and dark colours nor titles under the pointer.
 """
 
 import math

@@ -1,6 +1,5 @@
 """A file of questions answered row by row; what is answered already is reused, so an interrupted run is resumed."""
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -18,15 +17,12 @@ from typing import TYPE_CHECKING, Any
 from configs.errors import ConfigError, UserError
 from configs.folders import lock_beside
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl
-from vlm.asking import Model, is_local, load_for_asking, summarize
+from vlm.asking import Model, load_for_asking, summarize, think_all
 from vlm.chat import question_messages
 from vlm.identity import model_identity
 from vlm.questions import read_picture
 from vlm.reasoning import (
-    Thought,
     find_effort,
-    think_batch,
-    think_served,
     vote_seeds,
     vote_temperature,
     with_style,
@@ -225,9 +221,11 @@ def _answer_question(
             answers[number] = {"status": "error", "why": str(error)}
     if not asked:
         return answers
-    started = time.perf_counter()
+    started, seeds = time.perf_counter(), vote_seeds(options.seed, options.votes)
     try:
-        thoughts = _think(model, asked, effort, heat, vote_seeds(options.seed, options.votes))
+        conversations = [messages for _, messages, _ in asked for _ in seeds]  # those of one question side by side
+        images = [pictures for _, _, pictures in asked for _ in seeds]
+        thoughts = think_all(model, conversations, images, effort, heat, seeds * len(asked))
     except UserError as error:
         if len(rows) > 1:
             return [_answer_question(model, [row], options, folder)[0] for row in rows]
@@ -237,29 +235,6 @@ def _answer_question(
         votes = thoughts[place * options.votes : (place + 1) * options.votes]
         answers[number] = {"status": "ok", **summarize(votes), "seconds": seconds}
     return answers
-
-
-def _think(model: Model, asked: Sequence[Any], effort: Any, temperature: float, seeds: list[int]) -> list[Thought]:
-    """K thoughts a question, those of one question side by side."""
-    conversations = [messages for _, messages, _ in asked for _ in seeds]
-    images = [pictures for _, _, pictures in asked for _ in seeds]
-    every = seeds * len(asked)
-    if is_local(model):
-        return think_batch(
-            model, conversations, images, effort, temperature=temperature, seeds=every, batch_size=RESPONSES_AT_ONCE
-        )
-
-    async def ask_all() -> list[Thought]:
-        calls = [
-            think_served(model, messages, pictures, effort, temperature=temperature, seed=seed)
-            for messages, pictures, seed in zip(conversations, images, every, strict=True)
-        ]
-        try:
-            return list(await asyncio.gather(*calls))
-        finally:
-            await model.aclose()
-
-    return asyncio.run(ask_all())
 
 
 def _line_fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | None]:

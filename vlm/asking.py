@@ -73,24 +73,19 @@ def answer_question(
     messages = question_messages(question, len(pictures), how.style, choices)
     temperature = vote_temperature(votes, temperature)
     started = time.perf_counter()
-    if is_local(model):
-        if votes == 1:
-            pieces = think_stream(model, messages, pictures, how, temperature=temperature, seed=seed)
-            try:
-                for piece in pieces:
-                    if stream is not None:
-                        stream(piece)
-            finally:
-                pieces.close()  # after Ctrl-C the model must not go on writing
-            assert pieces.thought is not None  # the stream ended by itself
-            thoughts = [pieces.thought]
-        else:
-            thoughts = think_batch(
-                model, [messages] * votes, [pictures] * votes, how, temperature=temperature, seeds=seeds
-            )
+    if is_local(model) and votes == 1:
+        pieces = think_stream(model, messages, pictures, how, temperature=temperature, seed=seed)
+        try:
+            for piece in pieces:
+                if stream is not None:
+                    stream(piece)
+        finally:
+            pieces.close()  # after Ctrl-C the model must not go on writing
+        assert pieces.thought is not None  # the stream ended by itself
+        thoughts = [pieces.thought]
     else:
-        thoughts = asyncio.run(_ask_server(model, messages, pictures, how, temperature, seeds))
-        if stream is not None and votes == 1:
+        thoughts = think_all(model, [messages] * votes, [pictures] * votes, how, temperature, seeds)
+        if stream is not None and votes == 1:  # a server, which answers in one piece
             stream(thoughts[0].text)
     result = summarize(thoughts) | {"seconds": round(time.perf_counter() - started, 3)}
     if look:
@@ -103,16 +98,29 @@ def answer_question(
     return result
 
 
-async def _ask_server(
-    backend: "Backend", messages: list[Any], pictures: list[Any], effort: Effort, temperature: float, seeds: list[int]
+def think_all(
+    model: Model,
+    conversations: Sequence[list[Any]],
+    images: Sequence[list[Any]],
+    effort: Effort,
+    temperature: float,
+    seeds: Sequence[int],
 ) -> list[Thought]:
-    try:
+    """One response to each conversation: in batches by a local model, side by side by a server."""
+    if is_local(model):
+        return think_batch(model, conversations, images, effort, temperature=temperature, seeds=seeds)
+
+    async def ask_server() -> list[Thought]:
         asked = [
-            think_served(backend, messages, pictures, effort, temperature=temperature, seed=seed) for seed in seeds
+            think_served(model, messages, pictures, effort, temperature=temperature, seed=seed)
+            for messages, pictures, seed in zip(conversations, images, seeds, strict=True)
         ]
-        return list(await asyncio.gather(*asked))
-    finally:
-        await backend.aclose()
+        try:
+            return list(await asyncio.gather(*asked))
+        finally:
+            await model.aclose()
+
+    return asyncio.run(ask_server())
 
 
 def is_local(model: Model) -> "TypeIs[VLM]":
