@@ -175,7 +175,7 @@ async def bare(bodies: list[bytes], url: str, at_once: int) -> float:
         return len(bodies) / (time.perf_counter() - began)
 
 
-def served_model() -> tuple[subprocess.Popen[str], str, str]:
+def start_served_model() -> tuple[subprocess.Popen[str], str, str]:
     """``transformers serve`` on the tiny VLM: process, URL, model name."""
     import socket
 
@@ -206,7 +206,7 @@ def wait_for(url: str, process: subprocess.Popen[str], seconds: float = 180) -> 
 
 
 def measure_served(folder: Path, pairs: int, episodes: int, at_once: int = 8) -> dict[str, Any]:
-    process, url, model = served_model()
+    process, url, model = start_served_model()
     try:
         wait_for(url, process)
         write_set(folder / "served", episodes)
