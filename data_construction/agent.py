@@ -17,7 +17,7 @@ from pydantic import Field
 from configs.errors import ImageError
 from configs.schema import StrictModel
 from data_construction.cohesion import first_person
-from data_construction.reading import FAULTS, read_conclusion, read_look, read_request, without_thought
+from data_construction.reading import FAULTS, read_conclusion, read_look, read_request
 from data_construction.records import Call, Role, Round, Status, Trace
 from data_construction.reply_log import ReplyLog
 from data_construction.roles import Roles
@@ -26,7 +26,7 @@ from reward.statements import corrected_spans
 from vlm.images import SharedImages
 from vlm.problem import Problem
 from vlm.protocol import BackendError, Request
-from vlm.response import count_looks
+from vlm.response import after_reasoning, count_looks
 
 
 class Tokens(StrictModel):
@@ -166,7 +166,7 @@ class Episode:
     async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
-        return "" if finish in ("too_long", "length") else without_thought(text)  # half a text is none
+        return "" if finish in ("too_long", "length") else after_reasoning(text)  # half a text is none
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)
@@ -179,7 +179,7 @@ class Episode:
             question += "".join(
                 f"\n({letter}) {text}" for letter, text in zip(letters, self.problem.choices, strict=False)
             )
-        return [_said("user", self.roles.prompts.render(name, question=question, rounds=shown))]
+        return [_text_message("user", self.roles.prompts.render(name, question=question, rounds=shown))]
 
     def _repair(self, messages: list[dict[str, Any]], text: str, fault: str, task: str) -> list[dict[str, Any]]:
         """The conversation with which the next attempt is asked for; it never holds more than one unusable reply."""
@@ -187,8 +187,8 @@ class Episode:
         if "repair" not in self.roles.prompts.texts:
             return messages  # sampled anew: the seed goes with the attempt
         told = self.roles.prompts.render("repair", fault=FAULTS[fault], task=task)
-        unusable = without_thought(text).strip()[:500] or "(nothing)"
-        return [messages[0], _said("assistant", unusable), _said("user", told)]
+        unusable = after_reasoning(text).strip()[:500] or "(nothing)"
+        return [messages[0], _text_message("assistant", unusable), _text_message("user", told)]
 
     async def _call(
         self, role: Role, messages: list[dict[str, Any]], pictures: list[Image.Image], temperature: float, number: int,
@@ -269,5 +269,5 @@ LIMITS: dict[Role, str] = {
 """Which of ``Tokens`` bounds a role."""
 
 
-def _said(role: str, text: str) -> dict[str, Any]:
+def _text_message(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}

@@ -7,7 +7,7 @@ import re
 import zlib
 
 from reward.grade import read_answer
-from vlm.response import split_sentences
+from vlm.response import ANSWER_PHRASE, after_reasoning, find_reasoning, split_sentences
 
 FAULTS = {
     "empty": "it is empty",
@@ -27,7 +27,6 @@ FAULTS = {
 MAX_REQUEST = 400
 MAX_LOOK = 20_000
 MAX_CONCLUSION = 50_000
-_THINK, _THOUGHT = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
 _FENCE = re.compile(r"^\s{0,8}(?:```|~~~)[\w-]{0,20}\s*$", re.MULTILINE)
 
 
@@ -36,13 +35,13 @@ def read_request(text: str, finish_reason: str) -> tuple[str, str]:
 
     Of several lines the last one labelled as the question is it, else the last that asks, else the last.
     """
-    said, fault = _said(text, finish_reason)
+    said, fault = _usable_text(text, finish_reason)
     if fault:
         return "", fault
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     labelled = [line for line in lines if _LABEL.match(line) and _LABEL.sub("", line)]
     asking = [line for line in lines if line.rstrip("*_`\"'”」)").endswith(("?", "？"))]
-    line = _plain((labelled or asking or lines)[-1])
+    line = _undecorated((labelled or asking or lines)[-1])
     if len(line) > MAX_REQUEST:  # a paragraph: its last question
         sentences = [line[start:end] for start, end in split_sentences(line[-10_000:])]
         line = next((one for one in reversed(sentences) if one.endswith(("?", "？"))), line)
@@ -53,7 +52,7 @@ def read_request(text: str, finish_reason: str) -> tuple[str, str]:
 
 def read_look(text: str, finish_reason: str) -> tuple[str, str]:
     """(what was seen, on one line, "") or ("", fault)."""
-    said, fault = _said(text, finish_reason, MAX_LOOK)
+    said, fault = _usable_text(text, finish_reason, MAX_LOOK)
     look = " ".join(said.split()).replace("’", "'")
     if fault or not look:
         return "", fault or "empty"
@@ -68,7 +67,7 @@ def read_look(text: str, finish_reason: str) -> tuple[str, str]:
 
 def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str]:
     """(the reasoning without its box, the answer, "") or (the reasoning or "", None, fault)."""
-    said, fault = _said(text, finish_reason, MAX_CONCLUSION)
+    said, fault = _usable_text(text, finish_reason, MAX_CONCLUSION)
     if fault:
         return "", None, fault
     before, boxed, after = said.partition("\\boxed")
@@ -86,7 +85,7 @@ def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str
 
 def stated_answer(text: str) -> str | None:
     """The answer that a trace itself states last, as a box or in words; None where it states none."""
-    return read_answer(text, True) if "\\boxed" in text or _PHRASE.search(text) else None
+    return read_answer(text, True) if "\\boxed" in text or ANSWER_PHRASE.search(text) else None
 
 
 def repeats(text: str) -> bool:
@@ -94,19 +93,14 @@ def repeats(text: str) -> bool:
     return len(text) >= 600 and len(text.encode()) > 12 * len(zlib.compress(text.encode(), 6))
 
 
-def without_thought(text: str) -> str:
-    """What follows the thought; the whole text where there is none, nothing where it was never closed."""
-    *_, said = _THOUGHT.split(text)
-    return "" if _THINK.search(said) else said
-
-
-def _said(text: str, finish_reason: str, most: int = MAX_CONCLUSION) -> tuple[str, str]:
+def _usable_text(text: str, finish_reason: str, most: int = MAX_CONCLUSION) -> tuple[str, str]:
     """(the reply without thought and code fences, fault)."""
     if finish_reason == "too_long" or len(text) > 4 * MAX_CONCLUSION:
         return "", "too_long"
-    said = without_thought(text)
+    said = after_reasoning(text)
     if not said.strip():
-        unclosed = _THINK.search(text) and not _THOUGHT.search(text)
+        reasoning = find_reasoning(text)
+        unclosed = reasoning.opened and not reasoning.closed
         return "", "endless" if finish_reason == "length" or unclosed else "empty"
     if repeats(said):
         return "", "repeating"
@@ -116,7 +110,7 @@ def _said(text: str, finish_reason: str, most: int = MAX_CONCLUSION) -> tuple[st
     return said.strip(), "" if said.strip() else "empty"
 
 
-def _plain(line: str) -> str:
+def _undecorated(line: str) -> str:
     """A line without list marks, label, and the emphasis or quotes around it."""
     line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s{1,4}", "", line).strip("*_`\"'“”「」 ")
     return _LABEL.sub("", line).strip("*_`\"'“”「」 ")
@@ -129,7 +123,6 @@ _CONCLUDES = re.compile(
     r"\\boxed|^(?:so |thus |therefore,? )?the (?:final )?answer is\b|^(?:final )?answer\s?:", re.IGNORECASE
 )
 _BOX = re.compile(r"\\boxed\s{0,4}\{([^{}]{1,200})\}")
-_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])", re.IGNORECASE)
 _PICTURE = r"(?:image|picture|photo|figure)s?"
 _REFUSAL = re.compile(
     r"\b(?:sorry|apologi[sz]e)\b[^.!?\n]{0,60}\b(?:can(?:no|')t|can not|unable|not able)\b"

@@ -20,7 +20,7 @@ from reward.grade import facts_wrong, grade_answer
 from reward.rewards import MIN_MASS
 from vlm.images import blank
 from vlm.problem import Problem
-from vlm.response import LOOK_CUES, RELOOK_CUES, first_relook, parse_response, split_sentences
+from vlm.response import LOOK_CUES, RELOOK_CUES, find_reasoning, first_relook, split_sentences
 
 FAINT = 4
 """Levels (of 255) by which faint noise moves a pixel at most."""
@@ -81,11 +81,8 @@ def reasoning_span(text: str) -> tuple[int, int]:
 
     Empty where there is neither: a text in which reasoning and answer cannot be told apart.
     """
-    if parse_response(text).closed:
-        close = text.lower().index("</think>")
-        start = text.lower().rfind("<think>", 0, close)
-        return (start + len("<think>") if start >= 0 else 0), close
-    return 0, max(0, text.rfind("\\boxed"))
+    reasoning = find_reasoning(text)
+    return (reasoning.start, reasoning.end) if reasoning.closed else (0, max(0, text.rfind("\\boxed")))
 
 
 def cut_reasoning(text: str) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reward.claims import claim_holds, claims
 from reward.grade import Gold, Grade, grade
-from vlm.response import parse_response
+from vlm.response import parse_response, repeats_tags
 
 MIN_THOUGHT = 8
 """Thoughts under this many tokens are not judged: the halves of so short a text are noise."""
@@ -92,11 +92,10 @@ def accuracy_reward(rollout: Rollout) -> Score:
 def response_format(rollout: Rollout) -> Score:
     """1 for a finished response with a marked answer behind one closed thought (if the prompt asks for one), else 0."""
     response = parse_response(rollout.text)
-    once = rollout.text.count("<think>") <= 1 and rollout.text.count("</think>") <= 1
     parts = {
         "closed": float(response.closed or not rollout.thinks),
         "boxed": float(response.boxed),
-        "once": float(once),
+        "once": float(not repeats_tags(rollout.text)),
         "finished": float(rollout.finished),
     }
     return Score(float(all(parts.values())), parts)

@@ -43,6 +43,7 @@ from vlm.generate import picture_tokens
 from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
+from vlm.response import find_reasoning
 
 
 class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
@@ -355,13 +356,12 @@ def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
     A prompt may have opened the thought already: it then begins at token 0.
     """
     text = _decode(tokenizer, ids)
-    end = text.find("</think>")
-    if end < 0:
+    reasoning = find_reasoning(text)
+    if not reasoning.closed:
         return None
-    opened = text.find("<think>", 0, end)
-    start = 0 if opened < 0 else _tokens_until(tokenizer, ids, opened + len("<think>"))
+    start = _tokens_until(tokenizer, ids, reasoning.start)
     # A token that holds the end of the thought and the tag's begin is not strictly inside.
-    inside = _tokens_until(tokenizer, ids, end + 1) - 1
+    inside = _tokens_until(tokenizer, ids, reasoning.end + 1) - 1
     return (start, max(start, inside))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, UserError
-from vlm.response import count_looks
+from vlm.response import count_looks, find_reasoning
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -273,7 +273,8 @@ class _Course:
             self.relooks += 1
             self.budget = self.thinking_left
             return
-        opened = "<think>" in text.lower() and "</think>" not in text.lower()
+        reasoning = find_reasoning(text)
+        opened = reasoning.opened and not reasoning.closed
         if written.finished and (not opened or "\\boxed" in text):
             self.done = True
             return
@@ -303,12 +304,10 @@ class _Course:
 
 def thought_end(text: str) -> int | None:
     """Character at which the thought ends: ``</think>``, or the last ``\\boxed`` of a text without tags; None while it lasts."""
-    lower = text.lower()
-    if (close := lower.find("</think>")) >= 0:
-        return close
-    if "<think>" in lower or (box := text.rfind("\\boxed")) < 0:
-        return None
-    return box
+    reasoning, box = find_reasoning(text), text.rfind("\\boxed")
+    if reasoning.closed:
+        return reasoning.end
+    return None if reasoning.opened or box < 0 else box
 
 
 def _settled(prefix: str, written: str) -> int:

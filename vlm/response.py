@@ -5,6 +5,7 @@ Pure Python. Model output is untrusted: every pattern here runs in linear time, 
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_READ = 200_000
 """Characters that are read: the answer in the last ones, looks in the first ones."""
@@ -40,8 +41,11 @@ def parse_response(text: str, finished: bool = True) -> Response:
     Args:
         finished: False for a response that was cut off. It has no last line, so only an answer that it has boxed counts.
     """
-    thought, tail, opened, closed = _split_thought(text)
-    unfinished = opened and not closed
+    reasoning = find_reasoning(text)
+    unfinished = reasoning.opened and not reasoning.closed
+    thought, tail = text[reasoning.start : reasoning.end], text[reasoning.end :]
+    if reasoning.closed:
+        tail = tail[len("</think>") :]
     answer = None if unfinished else _boxed(tail)
     boxed = answer is not None
     if answer is None and not unfinished:
@@ -53,22 +57,48 @@ def parse_response(text: str, finished: bool = True) -> Response:
         answer = _tagged(thought)
     if not (finished or boxed):
         answer = None
-    return Response(thought.strip(), answer, closed, boxed)
+    return Response(thought.strip(), answer, reasoning.closed, boxed)
 
 
 _OPEN, _CLOSE = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
+_TAG = re.compile(r"</?think>|</?answer>", re.IGNORECASE)
 
 
-def _split_thought(text: str) -> tuple[str, str, bool, bool]:
-    """(thought, what follows it, was it opened, was it closed). A prompt may already have opened the thought."""
+class Reasoning(NamedTuple):
+    """Where a response reasons: characters [start, end) strictly inside its first ``<think> ... </think>``.
+
+    A prompt may have opened the tag already: then ``opened`` is False and the span begins at 0. Of a text that was never closed
+    it goes on to the end, and of a text without tags it is empty.
+    """
+
+    start: int
+    end: int
+    opened: bool
+    closed: bool
+
+
+def find_reasoning(text: str) -> Reasoning:
+    """The one reader of thinking tags, in whatever case they are written."""
     close = _CLOSE.search(text)
     start = _OPEN.search(text, 0, close.start() if close else len(text))
-    begin = start.end() if start else 0
-    if close:
-        return text[begin : close.start()], text[close.end() :], True, True
-    if start:
-        return text[begin:], "", True, False
-    return "", text, False, False
+    end = close.start() if close else len(text) if start else 0
+    return Reasoning(start.end() if start else 0, end, start is not None, close is not None)
+
+
+def after_reasoning(text: str) -> str:
+    """What follows the last ``</think>``; the whole text where there is none, nothing where another thought stays open."""
+    *_, rest = _CLOSE.split(text)
+    return "" if _OPEN.search(rest) else rest
+
+
+def repeats_tags(text: str) -> bool:
+    """Whether a thinking tag occurs more than once."""
+    return any(len(pattern.findall(text)) > 1 for pattern in (_OPEN, _CLOSE))
+
+
+def without_tags(text: str) -> str:
+    """The text with a line end for each character of a tag, so that offsets stay and no sentence goes across one."""
+    return _TAG.sub(lambda match: "\n" * len(match[0]), text)
 
 
 _BRACES = re.compile(r"\\\s?boxed\s{0,8}\{|\\[\\{}]|[{}]")
@@ -106,22 +136,22 @@ def _tagged(text: str) -> str | None:
     return _bounded(found)
 
 
-_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
+ANSWER_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
 _STOP = re.compile(r"\n|[.!?](?=\s)|[.!?]$")
 
 
 def _phrased(text: str) -> str | None:
     text = text[-MAX_READ:]
-    last = max(_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
+    last = max(ANSWER_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
     if last is None:
         return None
     said = text[last.end() : last.end() + MAX_ANSWER + 1]
     stop = _STOP.search(said)
-    return _bare(said[: stop.start()] if stop else said)
+    return _undressed(said[: stop.start()] if stop else said)
 
 
 def _last_line(text: str) -> str | None:
-    return _bare(text.strip()[-MAX_READ:].rsplit("\n", 1)[-1])
+    return _undressed(text.strip()[-MAX_READ:].rsplit("\n", 1)[-1])
 
 
 def _bounded(answer: str) -> str | None:
@@ -129,7 +159,7 @@ def _bounded(answer: str) -> str | None:
     return answer if 0 < len(answer) <= MAX_ANSWER else None
 
 
-def _bare(answer: str) -> str | None:
+def _undressed(answer: str) -> str | None:
     """An answer in prose without the markdown emphasis, quotes and full stop around it."""
     answer = answer.strip().strip("*_`\"'")
     if answer.endswith(".") and not answer.endswith(".."):

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from configs.errors import UserError
-from vlm.response import MAX_READ, split_sentences
+from vlm.response import MAX_READ, split_sentences, without_tags
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vlm.chat import Message
     from vlm.load import VLM
 
-_TAG = re.compile(r"</?think>|</?answer>", re.IGNORECASE)
 _CLAUSE = re.compile(r";(?=\s)|\s*(?=\\boxed)")
 
 
@@ -59,7 +58,7 @@ def sentence_spans(text: str, breaks: Sequence[int] = ()) -> list[tuple[int, int
 
     No span goes across one of the characters ``breaks``.
     """
-    blank = _TAG.sub(lambda match: "\n" * len(match[0]), text)
+    blank = without_tags(text)
     spans = []
     for start, end in split_sentences(blank):
         cuts = {start, *(match.end() for match in _CLAUSE.finditer(blank, start, end)), end}

@@ -1,12 +1,25 @@
 """Reading what models write: answers in any format, sentences, looks; and bounded time on hostile text."""
 
 import random
+import re
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from vlm.response import MAX_ANSWER, count_looks, first_relook, parse_response, split_sentences
+from benchmarks.layout import PACKAGES
+from vlm.response import (
+    MAX_ANSWER,
+    after_reasoning,
+    count_looks,
+    find_reasoning,
+    first_relook,
+    parse_response,
+    repeats_tags,
+    split_sentences,
+    without_tags,
+)
 
 
 @pytest.mark.parametrize(
@@ -192,3 +205,32 @@ def test_each_sentence_counts_once() -> None:
     )
     assert count_looks(text) == 2
     assert first_relook(text) == text.index("Let me look")
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "rest", "repeated"),
+    [
+        ("<think> a </think> b", " a ", " b", False),
+        ("a </THINK> b", "a ", " b", False),  # the prompt had opened it
+        ("<think> a", " a", "", False),
+        ("a", "", "a", False),
+        ("<think> a <think> b </think> c", " a <think> b ", " c", True),
+        ("<think>a</think> b <think>c</think> d", "a", " d", True),
+        ("<think>a</think> b <think>c", "a", "", True),
+    ],
+)
+def test_where_a_response_reasons(text: str, thought: str, rest: str, repeated: bool) -> None:
+    found = find_reasoning(text)
+    assert text[found.start : found.end] == thought and parse_response(text).thought == thought.strip()
+    assert after_reasoning(text) == rest and repeats_tags(text) == repeated
+    assert len(without_tags(text)) == len(text) and "think>" not in without_tags(text).lower()
+
+
+def test_no_other_module_reads_thinking_tags() -> None:
+    root = Path(__file__).parents[2]
+    reads = re.compile(
+        r"(?:compile|find|index|search|split|sub|count|partition)\([^)]*think>|think>\\?[\"'] (?:not )?in "
+    )
+    files = [file for package in PACKAGES for file in (root / package).rglob("*.py")]
+    found = {str(file.relative_to(root)) for file in files if reads.search(file.read_text(encoding="utf-8"))}
+    assert found == {"vlm/response.py"}
