@@ -47,7 +47,7 @@ def cutoff(
 
     Args:
         at: where to cut: up to 1 a share of the response, above 1 a number of tokens.
-        scratch: problem id -> its answer with the picture; truncated ones and errors are passed over.
+        scratch: problem id -> its answer with the picture; truncated ones and errors are skipped.
 
     Returns:
         ``curve``: rows ``{at, accuracy, n}``, then ``full``; ``area``: mean accuracy over the shares 0 to 1 by the

@@ -133,7 +133,7 @@ def swap_test(
     Source: VisualSwap, arXiv 2605.15864; the control and the prior-answer rate answer "Recompute or Reuse", 2608.01930.
 
     Args:
-        problems: those without a counterfactual are passed over.
+        problems: those without a counterfactual are skipped.
         scratch: problem id -> its answer from scratch, under the same style.
         settings: of ``answer_problems`` (style, max_new_tokens, batch_size).
 

@@ -58,7 +58,7 @@ def write_report(
     Args:
         report: of ``eval.harness.evaluate``; a run adds ``data``, ``grpo``, ``seconds`` and whatever else it knows, and all
             of it goes into the JSON. Every part may be missing: the page shows what is there.
-        logs: stage (``sft``, ``grpo``) -> its ``log.jsonl``, one row a step; missing files are passed over.
+        logs: stage (``sft``, ``grpo``) -> its ``log.jsonl``, one row a step; missing files are skipped.
         samples: rows of ``pick_samples``, or the file that holds them.
 
     Returns:

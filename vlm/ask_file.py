@@ -209,7 +209,7 @@ def _answer_question(
 ) -> list[dict[str, Any]]:
     """One answer a row. Where several are refused together, each is asked alone, so that one bad row costs one answer."""
     effort = with_style(find_effort(options.effort), options.style)
-    heat = vote_temperature(options.votes, options.temperature)
+    temperature = vote_temperature(options.votes, options.temperature)
     asked: list[tuple[int, list[Any], list[Image.Image]]] = []
     answers: list[dict[str, Any]] = [{} for _ in rows]
     for number, row in enumerate(rows):
@@ -225,7 +225,7 @@ def _answer_question(
     try:
         conversations = [messages for _, messages, _ in asked for _ in seeds]  # those of one question side by side
         images = [pictures for _, _, pictures in asked for _ in seeds]
-        thoughts = think_all(model, conversations, images, effort, heat, seeds * len(asked))
+        thoughts = think_all(model, conversations, images, effort, temperature, seeds * len(asked))
     except UserError as error:
         if len(rows) > 1:
             return [_answer_question(model, [row], options, folder)[0] for row in rows]

@@ -1,6 +1,7 @@
 """Teacher-forced forwards against direct computation."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,3 +61,11 @@ def test_masking_the_most_and_the_least_attended_patches() -> None:
     assert least.getpixel((0, 0)) == (127, 127, 127) and least.getpixel((4, 0)) == (255, 0, 0)
     two = mask_patches([image, image], [attention, attention / 10], 0.5, most=True)
     assert two[1].getcolors() == [(32, (255, 0, 0))] and two[0].getcolors() == [(32, (127, 127, 127))]
+
+
+def test_no_other_module_reads_responses_again() -> None:
+    """A second forward of that kind would bring its own mode, its own rows and its own rounding."""
+    root = Path(__file__).parents[2]
+    folders = ("vlm", "reward", "data_construction", "eval", "train", "demo")
+    files = [file for folder in folders for file in (root / folder).rglob("*.py")]
+    assert [file.name for file in files if "logits_to_keep=" in file.read_text(encoding="utf-8")] == ["scoring.py"]
