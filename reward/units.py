@@ -52,28 +52,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "°C": ("celsius", "1", "°C"),
     "°F": ("fahrenheit", "1", "°F"),
 }
-_PREFIXED = [
-    "m",
-    "g",
-    "s",
-    "A",
-    "K",
-    "mol",
-    "Hz",
-    "N",
-    "J",
-    "W",
-    "Pa",
-    "V",
-    "C",
-    "F",
-    "Ω",
-    "T",
-    "L",
-    "eV",
-    "cal",
-    "bar",
-]
+_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L eV cal bar".split()
 
 
 @dataclass(frozen=True)
