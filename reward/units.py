@@ -52,7 +52,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "°C": ("celsius", "1", "°C"),
     "°F": ("fahrenheit", "1", "°F"),
 }
-_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L eV cal bar".split()
+_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L eV cal bar"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _known() -> dict[str, tuple[Fraction, dict[str, int]]]:
         meaning = Fraction(factor), _powers(base)
         for name in (symbol, *names.split()):
             known[name] = meaning
-    for symbol in _PREFIXED:
+    for symbol in _PREFIXED.split():
         value, powers = known[symbol]
         long_names = _TABLE[symbol][0].split()
         letters = [symbol, "l"] if symbol == "L" else [symbol]

@@ -113,12 +113,11 @@ def think_stream(
     effort: Effort,
     *,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
     prefix: str = "",
 ) -> ThoughtStream:
     """One conversation, piece by piece; arguments as ``vlm.generate.generate_stream``. No piece is ever taken back."""
-    return ThoughtStream(_pieces(vlm, messages, images, effort, temperature, top_p, seed, prefix))
+    return ThoughtStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
 
 
 def _pieces(
@@ -127,7 +126,6 @@ def _pieces(
     images: "Sequence[Image.Image]",
     effort: Effort,
     temperature: float,
-    top_p: float,
     seed: int,
     prefix: str,
 ) -> Generator[str, None, Thought]:
@@ -141,7 +139,6 @@ def _pieces(
             images,
             max_new_tokens=course.budget,
             temperature=temperature,
-            top_p=top_p,
             seed=seed + course.rounds,
             prefix=course.prefix,
         )
@@ -171,7 +168,6 @@ def think_batch(
     effort: Effort,
     *,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seeds: Sequence[int] | None = None,
     prefixes: Sequence[str] | None = None,
     batch_size: int = 32,
@@ -188,7 +184,6 @@ def think_batch(
             [images[number] for number in active],
             max_new_tokens=[courses[number].budget for number in active],
             temperature=temperature,
-            top_p=top_p,
             seeds=[seeds[number] + courses[number].rounds for number in active],
             prefixes=[courses[number].prefix for number in active],
             batch_size=batch_size,
@@ -205,13 +200,12 @@ async def think_served(
     effort: Effort,
     *,
     temperature: float = 0.0,
-    top_p: float = 1.0,
     seed: int = 0,
 ) -> Thought:
     """The same from a backend. A server continues no text of ours, so of an effort only budget and instruction apply."""
     from vlm.backends import Request
 
-    request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, top_p, seed)
+    request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, seed=seed)
     reply = await backend.complete(request)
     return Thought(reply.text, reply.completion_tokens, reply.finish_reason != "length")
 
