@@ -37,8 +37,8 @@ from benchmarks.kill_attempts import Attempt, Kill, Life, live, strike, wait_for
 from benchmarks.kill_stages import KilledStage, make_stages, write_inputs  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import write_json_atomic  # noqa: E402
+from configs.run_dir import changes  # noqa: E402
 from configs.stopping import INTERRUPTED, TERMINATED  # noqa: E402
-from reflection_v.run import differences  # noqa: E402
 
 NAMES = ("build", "sft", "grpo", "improve", "eval", "audit", "ask")
 MUST_HOLD = {"differences": lambda found: not found, "orphans": lambda found: not found}
@@ -57,7 +57,8 @@ def plan(kills: int, seed: int, name: str) -> list[Kill]:
 def compare(stage: KilledStage, reference: Mapping[str, Any], folder: Path) -> list[str]:
     """What a finished folder has otherwise than the uninterrupted run, and its faults."""
     try:
-        found = differences(reference, stage.result(folder)) + stage.faults(folder)
+        changed = changes(reference, stage.result(folder))
+        found = [f"{place}: {how}" for place, how in changed.items()] + stage.faults(folder)
     except Exception as error:  # whatever a kill has left unreadable is a difference
         found = [f"the result cannot be read: {type(error).__name__}: {error}"]
     kinds: dict[str, list[str]] = {}

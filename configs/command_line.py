@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand
 
 from configs.errors import UserError, memory_error
-from configs.folders import disk_full
+from configs.run_dir import disk_full
 from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 

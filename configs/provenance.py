@@ -14,7 +14,18 @@ from configs.processes import world_size
 COMPLETE = "complete"
 """The file that marks a checkpoint as whole."""
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "peft", "vllm", "reflection-v")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "peft",
+    "vllm",
+    "numpy",
+    "pillow",
+    "reflection-v",
+)
 
 
 def versions() -> dict[str, str]:

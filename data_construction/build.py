@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from configs.errors import ConfigError, UserError
-from configs.folders import lock, read_record, refuse_foreign
-from configs.jsonl import iter_log, write_json_atomic, write_text_atomic
+from configs.errors import UserError
+from configs.jsonl import iter_log, write_text_atomic
+from configs.run_dir import RunDir, changes, read_record
 from configs.schema import ModelName, StrictModel
 from data_construction.agent import LoopConfig
 from data_construction.check import check_traces
@@ -30,7 +30,7 @@ from vlm.backends import make_backend
 from vlm.identity import model_identity
 from vlm.problem import Problem, read_problems
 
-WRITES = (
+BUILD_WRITES = (
     *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", "sft.jsonl"),
     *("config.json", "build.json", "stats.json", "stats.png", "hf"),
 )
@@ -93,16 +93,15 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
     if not config.problems or not config.out:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
     every = read_problems(config.problems)
-    out = Path(config.out)
-    refuse_foreign(out, WRITES, _is_build, "build")
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
-        _same_build(config, out)
+    run = build_dir(config.out)
+    out = run.path
+    with run.held():
+        _same_build(config, run)
         done, tries = progress(out / "traces.jsonl")
         problems, dropped = _usable(every, done, config)
         # Unusable replies are asked for again by the run after a complete one, not when a killed one goes on: what a
         # kill leaves behind is then what an uninterrupted run would have left.
-        runs = finished_runs(out)
+        runs = finished_runs(run)
         done |= {problem for problem, times in tries.items() if times > runs}
         todo = [problem for problem in problems.values() if problem.id not in done]
         chosen = todo
@@ -118,7 +117,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         tally = _played(chosen, config, out, tries, roles) if chosen else None
         if dry_run is not None:
             return projection(tally, config, left) | {"dropped": dropped.counts}
-        return _finish(problems, dropped, config, out, runs + (tally is not None))
+        return _finish(problems, dropped, config, run, runs + (tally is not None))
 
 
 def _usable(every: list[Problem], done: set[str], config: BuildConfig) -> tuple[dict[str, Problem], DroppedProblems]:
@@ -132,6 +131,11 @@ def _usable(every: list[Problem], done: set[str], config: BuildConfig) -> tuple[
     return {problem.id: problem for problem in kept}, dropped
 
 
+def build_dir(out: str | Path) -> RunDir:
+    """The folder of a build."""
+    return RunDir(Path(out), "build", BUILD_WRITES, _is_build, result="build.json")
+
+
 def _is_build(folder: Path) -> bool:
     config = folder / "config.json"
     if config.exists():  # a folder of a model has one too
@@ -139,13 +143,12 @@ def _is_build(folder: Path) -> bool:
     return (folder / "replies.jsonl").exists()  # a build of an earlier version
 
 
-def _same_build(config: BuildConfig, out: Path) -> None:
+def _same_build(config: BuildConfig, run: RunDir) -> None:
     """A finished episode is known by its problem: traces of other models or seeds must not pass for this build's.
 
     A server may come back at another address, so only its model's name counts, and of a local model the content of its files;
     filters, mix and limits may change.
     """
-    file = out / "config.json"
     said = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
     models = {role: config.roles.of(role).model for role in ROLES}
     said |= {f"roles.{role}.model": model and model.split("@http")[0] for role, model in models.items()}
@@ -159,16 +162,15 @@ def _same_build(config: BuildConfig, out: Path) -> None:
         }
     named = {"model": config.model, "reasoner": config.reasoner} | {f"roles.{r}.model": m for r, m in models.items()}
     said |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    changed = sorted(key for key in before.keys() & said.keys() if before[key] != said[key])
-    changed = [key for key in changed if key.removesuffix("_sha256") not in changed or not key.endswith("_sha256")]
-    changed = [f"content of {key.removesuffix('_sha256')}" if key.endswith("_sha256") else key for key in changed]
-    if "loop" in changed:
-        print(f"The episodes in {out} were begun with another 'loop': finished ones stay as they are.", flush=True)
-        changed.remove("loop")
-    if changed:
-        raise ConfigError(f"The traces in {out} were begun with another {', '.join(changed)}: choose another --out.")
-    write_json_atomic(file, before | said)
+    # Of what only one of the two states (an earlier version, problems measured later) no episode depends.
+    before = run.known() or {}
+    shared = before.keys() & said.keys()
+    changed = changes({key: before[key] for key in shared}, {key: said[key] for key in shared})
+    loop = [key for key in changed if key.startswith("loop.")]
+    if loop:
+        print(f"The episodes in {run.path} were begun with another 'loop': finished ones stay as they are.", flush=True)
+    run.refuse(sorted(changed.keys() - loop))
+    run.write(before | said)
 
 
 def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:
@@ -227,8 +229,9 @@ def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Tra
 
 def export(config: BuildConfig) -> Path:
     """Write the kept traces as a Hugging Face data set; returns its folder. Raises as ``export_hf`` does."""
-    problems = problems_for_rows(config.problems)
-    return export_hf(judged_traces(problems, config), problems, Path(config.out))
+    with build_dir(config.out).held():
+        problems = problems_for_rows(config.problems)
+        return export_hf(judged_traces(problems, config), problems, Path(config.out))
 
 
 def problems_for_rows(path: str | Path) -> dict[str, Problem]:
@@ -238,16 +241,17 @@ def problems_for_rows(path: str | Path) -> dict[str, Problem]:
     return {problem.id: problem for problem in kept}
 
 
-def finished_runs(out: Path) -> int:
+def finished_runs(run: RunDir) -> int:
     """How often a build in this folder played all that there was to play."""
-    file = out / "build.json"
-    return int(json.loads(file.read_text(encoding="utf-8")).get("runs", 1)) if file.exists() else 0
+    counts = run.finished()
+    return 0 if counts is None else int(counts.get("runs", 1))
 
 
 def _finish(
-    problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, out: Path, runs: int
+    problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int
 ) -> dict[str, Any]:
     """Everything that is derived from the traces; made anew each time."""
+    out = run.path
     traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
     write_text_atomic(out / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
@@ -276,8 +280,7 @@ def _finish(
         rates = read_difficulty(out / "difficulty.jsonl")
         played = sum(is_in_ranges(rates.get(problem), config.difficulty) for problem in problems)
         counts["difficulty"] = {"measured": len(rates), "in_range": played}
-    write_json_atomic(out / "build.json", counts)
-    return counts
+    return run.finish(counts)
 
 
 def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> dict[str, int]:

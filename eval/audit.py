@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from configs.api_key import check_variable
 from configs.errors import UserError
-from configs.folders import lock
 from configs.jsonl import write_json_atomic
+from configs.provenance import versions
 from eval.audit_report import write_audit
 from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
-from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, image_key, report_versions
+from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, image_key
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -31,14 +31,12 @@ from eval.grounding import (
     wrong_pictures,
 )
 from eval.known import known_subject
-from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
+from eval.runner import Answer, answer_problems, answers_dir, right_by_id
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from vlm.problem import Problem
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,7 @@ def run_audit(
     config, out = config or AuditConfig(), Path(out)
     if not problems:
         raise UserError("There are no problems to audit on: the problem set is empty.")
-    refuse_other_output(out, "audit", "audit")
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
+    with answers_dir(out, "audit").held():
         return _audit(model, problems, out, style, config, shifts or {}, subject)
 
 
@@ -207,7 +203,7 @@ class _Audit:
         families = [problem.family for problem in self.problems]
 
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 1,
             "model": model,
             "weights": self.subject.fingerprint,
             "box": "white" if self.subject.continues else "black",
@@ -224,7 +220,7 @@ class _Audit:
             "config": asdict(self.config),
             "verifier_sha256": verifier_sha256(),
             "prompt_sha256": main[0].prompt_sha256,
-            "versions": report_versions(),
+            "versions": versions(),
             "seed": self.config.seed,
         }
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from configs.api_key import redact_tokens
 from configs.errors import ConfigError, ImageError, UserError
-from configs.folders import refuse_foreign
 from configs.jsonl import write_json_atomic
+from configs.run_dir import RunDir
 from eval.runner import Answer
 from eval.stats import Estimate, estimate_share
 from reward.grade import is_quantity
@@ -202,7 +202,7 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
     if name not in BENCHMARKS:
         raise ConfigError(f"Unknown benchmark '{name}': choose from {', '.join(BENCHMARKS)}.")
     folder, problems, left_out, seen = Path(out), [], [], set()
-    refuse_foreign(folder, ("problems.jsonl",), _is_of_benchmarks, "benchmark")
+    RunDir(folder, "benchmark", ("problems.jsonl",), _is_of_benchmarks).refuse_foreign()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(load_rows(BENCHMARKS[name], data)):
         try:

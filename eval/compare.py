@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from eval.figures import file_name, report_versions
-from eval.harness import SCHEMA_VERSION
+from configs.provenance import versions
+from eval.figures import file_name
+from eval.harness import REPORT_SCHEMA
 from eval.report import read_report, write_report
-from eval.runner import Answer, read_answers, refuse_other_output, right_by_id
+from eval.runner import Answer, answers_dir, read_answers, right_by_id
 from eval.stats import paired_difference
 
 
@@ -20,7 +21,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     """
     if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
-    refuse_other_output(Path(out), "report", "evaluation")
+    answers_dir(out).refuse_foreign()
     sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
     for folder in (Path(first), Path(second)):
         report = read_report(folder)
@@ -40,11 +41,11 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     earlier, later = right
     pair = {"models": [later, earlier], **paired_difference(right[later], right[earlier])}
     result = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": REPORT_SCHEMA,
         "models": {label: figures for label, (figures, _) in sides.items()},
         "paired": {f"{later}-{earlier}": pair},
         "problems": {"n": len(graded)},
-        "versions": report_versions(),
+        "versions": versions(),
     }
     write_report(result, out, logs={})
     return result

@@ -1,7 +1,5 @@
 """What every evaluation and audit needs: accuracy of answers, subsets of problems, and what makes two problems dependent."""
 
-import importlib.metadata
-import platform
 import random
 import re
 from collections import defaultdict
@@ -13,8 +11,6 @@ from eval.stats import Estimate, estimate_share
 from vlm.problem import Problem
 
 Item = TypeVar("Item")
-
-REPORTED = ("torch", "transformers", "trl", "numpy", "pillow")
 
 
 def estimate_accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
@@ -53,11 +49,6 @@ def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list
     for item in items:
         groups[key(item)].append(item)
     return dict(groups)
-
-
-def report_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a figure."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in REPORTED}}
 
 
 def file_name(text: str) -> str:

@@ -20,12 +20,13 @@ from typing import Any, Literal
 
 from configs.api_key import check_variable
 from configs.errors import UserError
-from configs.folders import lock
 from configs.jsonl import write_json_atomic
+from configs.provenance import versions
+from configs.run_dir import RunDir
 from eval.benchmarks import BENCHMARKS
 from eval.choice_order import position_bias, rotate_options
 from eval.conditions import sample_answers, sampled_scores
-from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, grouped, image_key, report_versions
+from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, grouped, image_key
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -36,13 +37,13 @@ from eval.grounding import (
     swap_test,
 )
 from eval.report import pick_samples, read_report, write_report
-from eval.runner import Answer, answer_problems, refuse_other_output, right_by_id
+from eval.runner import Answer, answer_problems, answers_dir, right_by_id
 from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
 from vlm.backends import check_key_has_one_server
 from vlm.problem import Problem, read_problems
 
-SCHEMA_VERSION = 1
+REPORT_SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def evaluate(
             writes into.
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out):
+    with RunDir(out, "evaluation").held():  # the rounds of improve write their model's answers beside other files
         return _evaluate(models, problems, out, config, sets, load)
 
 
@@ -163,7 +163,7 @@ def _evaluate(
     )
     families = [problem.family for problem in chosen]
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": REPORT_SCHEMA,
         "models": {name: run.report for name, run in runs.items()},
         "paired": _pairs({name: run.main for name, run in runs.items()}, chosen, config.seed),
         "paired_sets": {
@@ -181,7 +181,7 @@ def _evaluate(
         },
         "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
         "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
-        "versions": report_versions(),
+        "versions": versions(),
         "seed": config.seed,
     }
 
@@ -301,13 +301,6 @@ def run_eval(
         UserError: no such model or problem set, an output folder that cannot be written, or nothing answered.
     """
     out = Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"The output folder {out} cannot be written ({error.strerror}): choose another with --out."
-        ) from None
-    refuse_other_output(out, "report", "evaluation")
     paths = [path for path in (against, model) if path]
     names = [Path(path).name or path if "://" not in path else path.split("@")[0] for path in paths]
     if len(set(names)) < len(names):
@@ -320,9 +313,10 @@ def run_eval(
             )
         load = lambda path: RecordedSubject(path, weights[path])  # noqa: E731
     models = {name: {"path": path, "styles": list(styles)} for name, path in zip(names, paths, strict=True)}
-    report = evaluate(models, read_problems(problems), out, config, load=load)
-    report["seconds"] = {"eval": sum(report["evaluation"]["seconds"].values())}
-    write_report(report, out, logs={}, samples=out / "samples.json")
+    with answers_dir(out).held():
+        report = evaluate(models, read_problems(problems), out, config, load=load)
+        report["seconds"] = {"eval": sum(report["evaluation"]["seconds"].values())}
+        write_report(report, out, logs={}, samples=out / "samples.json")
     return report
 
 

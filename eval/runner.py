@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.errors import ConfigError, UserError
-from configs.folders import read_record, refuse_foreign
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from configs.run_dir import RunDir, read_record
 from eval.subjects import Subject, Turn
 from reward.grade import grade, grading_sha256
 from reward.rewards import MIN_THOUGHT, halves
@@ -178,15 +178,8 @@ def read_answers(log_path: str | Path) -> list[Answer]:
         raise UserError(f"{log_path} is not a log of answers ({error}): move it away and evaluate again.") from None
 
 
-def refuse_other_output(out: Path, report: str, stage: str) -> None:
-    """Refuse an output folder in which something else stands where an evaluation or an audit writes.
-
-    Args:
-        report: the name of the report's files, without their ending.
-
-    Raises:
-        UserError: names what was found.
-    """
+def answers_dir(out: str | Path, report: Literal["report", "audit"] = "report") -> RunDir:
+    """The folder of an evaluation or, by its ``report``, of an audit. What it is known by stands in each answer's key."""
 
     def is_ours(folder: Path) -> bool:
         if (folder / "stages").is_dir():  # of a whole run, whose report is another one
@@ -198,7 +191,9 @@ def refuse_other_output(out: Path, report: str, stage: str) -> None:
         return bool(begun) and all(map(_is_answer_log, logs))
 
     cases = {"report": "samples.json", "audit": "cases.json"}[report]
-    refuse_foreign(out, (f"{report}.json", f"{report}.html", cases, "answers"), is_ours, stage)
+    stage = {"report": "evaluation", "audit": "audit"}[report]
+    writes = (f"{report}.json", f"{report}.html", cases, "answers")
+    return RunDir(Path(out), stage, writes, is_ours, result=f"{report}.json")
 
 
 def _is_answer_log(path: Path) -> bool:

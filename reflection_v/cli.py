@@ -13,7 +13,6 @@ import typer
 
 from configs.command_line import Guarded, KeyName
 from configs.errors import ConfigError
-from configs.folders import writing_to
 from reflection_v.measure import audit_model, evaluate_model
 from reflection_v.options import (
     ANY_KEY,
@@ -129,8 +128,7 @@ def write_problem_set(
     from data_construction.sources import write_set
 
     knobs = {"family_names": family, "difficulty": difficulty, "counterfactual": counterfactual}
-    with writing_to(out):
-        file = write_set(source, n, seed, split, out, **knobs)
+    file = write_set(source, n, seed, split, out, **knobs)
     print(f"{n} problems in {file}")
 
 
@@ -179,10 +177,9 @@ def build_traces(
     from data_construction import build as work
 
     values = parse_config(work.BuildConfig, settings, config)
-    with writing_to(values.out or None):
-        print_counts(work.run_build(values, dry_run=dry_run))
-        if export is not None and dry_run is None:
-            print(f"The data set is {work.export(values)}")
+    print_counts(work.run_build(values, dry_run=dry_run))
+    if export is not None and dry_run is None:
+        print(f"The data set is {work.export(values)}")
 
 
 @with_keys(

@@ -9,7 +9,6 @@ import typer
 
 from configs.api_key import hide_credentials
 from configs.errors import ConfigError
-from configs.folders import writing_to
 from reflection_v.options import JsonOption, extra_keys
 
 
@@ -61,7 +60,9 @@ def evaluate_model(
         from eval.lmms import run_lmms
 
         return run_lmms(model, benchmark, out, keys.get("main"))
-    with writing_to(out):
+    from eval.runner import answers_dir
+
+    with answers_dir(out).held():  # before anything is written there
         if compare is not None and is_evaluation(compare) and is_evaluation(model):
             from eval.compare import compare as compare_finished
 
@@ -88,10 +89,8 @@ def _evaluate_on(
 ) -> dict[str, Any]:
     from configs.schema import parse_config
     from eval.harness import EvalConfig, run_eval
-    from eval.runner import refuse_other_output
 
     config = parse_config(EvalConfig, keys, "the command line")
-    refuse_other_output(out, "report", "evaluation")  # before anything is written there
     if benchmark is not None:
         from eval.benchmarks import prepare_benchmark
 
@@ -127,11 +126,12 @@ def audit_model(
     from data_construction.sources.audit_sets import audit_sets
     from eval.audit import AuditConfig, run_audit, summary
     from eval.audit import quick as with_fewer
+    from eval.runner import answers_dir
     from vlm.problem import read_problems
 
     keys = extra_keys(context)
     config = parse_config(AuditConfig, keys, "the command line")
-    with writing_to(out):
+    with answers_dir(out, "audit").held():
         asked, shifts = (
             (read_problems(problems), {}) if problems is not None else audit_sets(out / "problems", config.seed)
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from configs.folders import make_folder
+from configs.run_dir import make_folder
 
 ANY_KEY = {"allow_extra_args": True, "ignore_unknown_options": True}
 """Context settings of a command that takes any key of its config as an option."""

@@ -27,12 +27,11 @@ from typing import Any
 from rich.console import Console
 
 from configs.errors import ConfigError, UserError
-from configs.folders import disk_full, lock, make_folder
-from configs.jsonl import temporary_beside, write_json_atomic
+from configs.jsonl import temporary_beside
+from configs.run_dir import RunDir, changes, disk_full, shorten
 from configs.stopping import Stopped, stop_if_asked
 from reflection_v.terminal import duration, heartbeat, printing_to
 
-SCHEMA_VERSION = 1
 PLAIN: Any = {"highlight": False, "soft_wrap": True}  # lines for a person, not for a pretty printer
 
 
@@ -47,8 +46,8 @@ class Stage:
         needs: stages whose output it reads.
         outputs: what it writes, relative to the run's folder. ``--redo`` removes these, and nothing else.
         check: raises a UserError for what the stage would refuse; all are asked before the first stage runs.
-        differs: what differs between the config of a record and this one; a stage that leaves choices to the machine has a
-            rule of its own.
+        differs: what differs between the config of a record and this one, by key; a stage that leaves choices to the machine has
+            a rule of its own.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     check: Callable[[], object] | None = None
-    differs: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None
+    differs: Callable[[dict[str, Any], dict[str, Any]], dict[str, str]] = changes
 
 
 def run_stages(
@@ -78,9 +77,8 @@ def run_stages(
     for option, name in (("--only", only), ("--redo", redo)):
         if name is not None and name not in names:
             raise ConfigError(f"{option} {name}: no such stage; choose from {', '.join(names)}.")
-    make_folder(out)
-    with lock(out):
-        _refuse_foreign(stages, out)
+    outputs = tuple(output for stage in stages for output in stage.outputs)
+    with RunDir(out, "run", outputs, lambda folder: (folder / "stages").is_dir()).held():
         _clear_leftovers(out)
         forgotten = [] if redo is None else _dependents(stages, redo)
         chosen = [stage for stage in stages if only in (None, stage.name)]
@@ -88,18 +86,23 @@ def run_stages(
             if stage.name not in forgotten:
                 _refuse_other_config(stage, stages, out)
         for stage in chosen:
-            if stage.check is not None and (stage.name in forgotten or read_record(out, stage.name) is None):
+            if stage.check is not None and (stage.name in forgotten or stage_record(out, stage.name) is None):
                 stage.check()
         _forget([stage for stage in stages if stage.name in forgotten], out)  # only now: a refusal must cost nothing
         ran = [stage.name for stage in chosen if _skip_or_run(stage, out, console)]
         if not ran:
             console.print("Nothing to do: " + ("every stage is" if only is None else "it was") + " finished before.")
-        return {name: record for name in names if (record := read_record(out, name)) is not None}
+        return {name: record for name in names if (record := stage_record(out, name)) is not None}
 
 
-def read_record(out: Path, name: str) -> dict[str, Any] | None:
+def stage_dir(out: Path, name: str) -> RunDir:
+    """The records of one stage, which share the run's folder with those of the others."""
+    return RunDir(out, name, record=f"stages/{name}.running.json", result=f"stages/{name}.json")
+
+
+def stage_record(out: Path, name: str) -> dict[str, Any] | None:
     """The record of a finished stage, or None."""
-    return _read(out / "stages" / f"{name}.json")
+    return stage_dir(out, name).finished()
 
 
 def _clear_leftovers(out: Path) -> None:
@@ -110,44 +113,34 @@ def _clear_leftovers(out: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _refuse_foreign(stages: list[Stage], out: Path) -> None:
-    """A folder in which something else lies where a stage would write is not ours to go on with, or to clear."""
-    if (out / "stages").is_dir():
-        return
-    for output in (output for stage in stages for output in stage.outputs):
-        if (out / output).exists():
-            raise UserError(f"{out / output} was not written by a run: choose an empty folder as --out.")
-
-
 def _refuse_other_config(stage: Stage, stages: list[Stage], out: Path) -> None:
-    for state, record in (("finished", read_record(out, stage.name)), ("begun", _read(_running(out, stage.name)))):
-        if record is None:
-            continue
-        changes = (stage.differs or differences)(record["config"], _as_json(stage.config))
-        if changes:
-            later = [name for name in _dependents(stages, stage.name) if name != stage.name]
-            also = f" and what follows from it ({', '.join(later)})" if later else ""
-            raise ConfigError(
-                f"Stage '{stage.name}' in {out} was {state} with another config ({'; '.join(changes[:3])}). "
-                f"Give another --out, or --redo {stage.name} to do it{also} again."
-            )
-        if state == "finished":  # its outputs must still be there, or the next stage fails in a less clear way
-            for output in stage.outputs:
-                if not (out / output).exists():
-                    raise UserError(
-                        f"Stage '{stage.name}' was finished, but {out / output} is gone: give --redo {stage.name}."
-                    )
-            return
+    records = stage_dir(out, stage.name)
+    finished = records.finished()
+    record = finished or records.known()
+    if record is None:
+        return
+    changed = [f"{key}: {how}" for key, how in stage.differs(record["config"], _as_json(stage.config)).items()]
+    if changed:
+        later = _dependents(stages, stage.name)[1:]
+        also = f" and what follows from it ({', '.join(later)})" if later else ""
+        raise ConfigError(
+            f"Stage '{stage.name}' in {out} was {'finished' if finished else 'begun'} with another config "
+            f"({'; '.join(changed[:3])}). Give another --out, or --redo {stage.name} to do it{also} again."
+        )
+    # The outputs of a finished stage must still be there, or the next stage fails in a less clear way.
+    for output in stage.outputs if finished else ():
+        if not (out / output).exists():
+            raise UserError(f"Stage '{stage.name}' was finished, but {out / output} is gone: give --redo {stage.name}.")
 
 
 def _skip_or_run(stage: Stage, out: Path, console: Console) -> bool:
     """Whether the stage had to be run."""
-    record = read_record(out, stage.name)
+    record = stage_record(out, stage.name)
     if record is not None:
         console.print(f"{stage.name:<9} finished before, in {duration(record['seconds'])}", **PLAIN)
         return False
     for need in stage.needs:
-        if read_record(out, need) is None:
+        if stage_record(out, need) is None:
             raise UserError(f"Stage '{stage.name}' needs '{need}', which is not finished: run that first.")
     stop_if_asked()
     _run(stage, out, console)
@@ -155,25 +148,29 @@ def _skip_or_run(stage: Stage, out: Path, console: Console) -> bool:
 
 
 def _run(stage: Stage, out: Path, console: Console) -> None:
-    config = _as_json(stage.config)
-    before = _read(_running(out, stage.name)) or {"seconds": 0.0, "attempts": 0}
+    config, records = _as_json(stage.config), stage_dir(out, stage.name)
+    before = records.known() or {"seconds": 0.0, "attempts": 0}
     load, began = os.getloadavg()[0], time.monotonic()
 
     def running() -> dict[str, Any]:
         seconds = before["seconds"] + time.monotonic() - began
         return {"stage": stage.name, "config": config, "seconds": seconds, "attempts": before["attempts"] + 1}
 
+    def note() -> None:
+        """Write the record of progress; on a full disk the older one stays, and the stage itself reports the disk."""
+        with contextlib.suppress(OSError):
+            records.write(running())
+
     log = out / "logs" / f"{stage.name}.log"
     try:
         log.parent.mkdir(exist_ok=True)
-        write_json_atomic(_running(out, stage.name), running())
-        with printing_to(log), heartbeat(stage.name, log, console, lambda: _note(_running(out, stage.name), running())):
+        records.write(running())
+        with printing_to(log), heartbeat(stage.name, log, console, note):
             result = stage.work()
         state = running()
-        write_json_atomic(
-            out / "stages" / f"{stage.name}.json",
+        records.finish(
             {
-                "schema_version": SCHEMA_VERSION,
+                "schema_version": 1,
                 "stage": stage.name,
                 "config_sha256": digest(config),
                 "config": config,
@@ -185,15 +182,15 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
-        _running(out, stage.name).unlink(missing_ok=True)
+        (out / records.record).unlink(missing_ok=True)
     except (KeyboardInterrupt, Stopped) as stop:
-        _note(_running(out, stage.name), running())
+        note()
         raise Stopped(
             f"Stopped in stage '{stage.name}'. Give the same command again to resume; what is complete in {out} is kept.",
             stop.exit_code if isinstance(stop, Stopped) else None,
         ) from None
     except Exception as error:
-        _note(_running(out, stage.name), running())
+        note()
         console.print(f"{stage.name:<9} failed; what it printed is in {log}", style="red", **PLAIN)
         if disk_full(error):
             raise UserError(
@@ -201,7 +198,7 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
                 "some space and give the same command again."
             ) from None
         raise
-    counts = [f"{key} {_short(value)}" for key, value in result.items() if isinstance(value, int | float | str)]
+    counts = [f"{key} {shorten(value)}" for key, value in result.items() if isinstance(value, int | float | str)]
     console.print(f"{stage.name:<9} done in {duration(state['seconds'])}  {', '.join(counts)}", **PLAIN)
 
 
@@ -214,14 +211,14 @@ def _forget(stages: list[Stage], out: Path) -> None:
     with temporary_beside(out / "redo") as trash:
         trash.mkdir()
         for stage in reversed(stages):
-            begun = read_record(out, stage.name) or _read(_running(out, stage.name))
-            if begun is None:
+            records = stage_dir(out, stage.name)
+            if not (records.finished() or records.known()):
                 continue
             for number, output in enumerate(stage.outputs):
                 if (out / output).exists():
                     (out / output).rename(trash / f"{stage.name}-{number}")
-            (out / "stages" / f"{stage.name}.json").unlink(missing_ok=True)
-            _running(out, stage.name).unlink(missing_ok=True)
+            for file in (records.result, records.record):
+                (out / file).unlink(missing_ok=True)
 
 
 def _dependents(stages: list[Stage], name: str) -> list[str]:
@@ -233,47 +230,14 @@ def _dependents(stages: list[Stage], name: str) -> list[str]:
     return found
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What differs between two JSON values, each as ``place: old, now new``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        pairs = [(key, old.get(key, "not given"), new.get(key, "not given")) for key in keys]
-        return [line for key, *pair in pairs for line in differences(pair[0], pair[1], f"{where}.{key}".lstrip("."))]
-    return [] if old == new else [f"{where}: {_short(old)}, now {_short(new)}"]
-
-
 def digest(value: Any) -> str:
     """sha256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _note(path: Path, value: dict[str, Any]) -> None:
-    """Write a record of progress; on a full disk the older one stays, and the stage itself reports the disk."""
-    with contextlib.suppress(OSError):
-        write_json_atomic(path, value)
-
-
-def _running(out: Path, name: str) -> Path:
-    return out / "stages" / f"{name}.running.json"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UserError(f"{path} is damaged: remove it to do that stage again.") from None
-
-
 def _as_json(value: Any) -> Any:
     """As it will be read back from a record: tuples become lists, keys text."""
     return json.loads(json.dumps(value))
-
-
-def _short(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def _peak_memory_gb() -> float:

@@ -24,10 +24,11 @@ from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
 from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_config
+from configs.run_dir import changes
 from configs.schema import check_keys, fields_of, parse_config
-from reflection_v.run import Stage, differences, read_record, run_stages
+from reflection_v.run import Stage, run_stages, stage_record
 from reflection_v.terminal import terminal
-from reward.user import REWARD_FILES, changed_files, reward_files
+from reward.user import REWARD_FILES, reward_files, with_digests
 from train.precision import comparable
 from vlm.identity import SCHEME, model_folder, model_identity
 
@@ -174,7 +175,7 @@ class Pipeline:
             Stage("report", self.report, {}, ("eval",), ("report.html", "report.json")),
         ]
 
-    def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
         """What differs in the config of a stage, which need not be recorded as this version would record it.
 
         A training stage keeps its precision whatever ``auto`` is on this machine.
@@ -182,9 +183,7 @@ class Pipeline:
         before, now = placeless(self._with_identities(before)), placeless(now)
         if name in ("sft", "grpo"):
             before, now = comparable(before, now, self.out / name)
-        files = [f"the file {file} was edited" for file in changed_files(before, now)]
-        before, now = ({key: value for key, value in one.items() if key != REWARD_FILES} for one in (before, now))
-        return differences(before, now) + files
+        return changes(with_digests(before), with_digests(now))
 
     def _with_identities(self, before: dict[str, Any]) -> dict[str, Any]:
         """A recorded config in which models that earlier versions fingerprinted in their way have today's identity."""
@@ -296,7 +295,7 @@ class Pipeline:
         """``report.json`` (docs/evaluation.md lists its keys) and ``report.html``."""
         from eval.report import write_report
 
-        records = {stage: read_record(self.out, stage) or {} for stage in ("problems", "build", "sft", "grpo", "eval")}
+        records = {stage: stage_record(self.out, stage) or {} for stage in ("problems", "build", "sft", "grpo", "eval")}
         report = json.loads((self.out / "eval" / "eval.json").read_text(encoding="utf-8"))
         report |= {
             "data": records["build"]["result"],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, UserError
+from configs.run_dir import SHA256
 from reward.worker import Pool
 
 if TYPE_CHECKING:  # torch: the command line asks only for the files
@@ -66,10 +67,11 @@ def reward_files(names: Iterable[str], folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in found.items()}
 
 
-def changed_files(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the files whose checksums differ; of a run that began without checksums there is nothing to compare."""
-    old, new = before.get(REWARD_FILES) or {}, now.get(REWARD_FILES) or {}
-    return sorted(name for name in old.keys() & new.keys() if old[name] != new[name])
+def with_digests(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with the checksums of these files where ``configs.run_dir.changes`` looks for digests."""
+    files = record.get(REWARD_FILES) or {}
+    known = {key: value for key, value in record.items() if key != REWARD_FILES}
+    return {**known, **{name + SHA256: digest for name, digest in files.items()}}
 
 
 class UserReward:

@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configs.errors import UserError
-from configs.folders import read_record
 from configs.jsonl import read_log, write_json_atomic, write_text_atomic
 from configs.provenance import COMPLETE
+from configs.run_dir import read_record
 from configs.stopping import sigterm_received
 
 TRAINING_ONLY = (

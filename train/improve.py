@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from configs.errors import ConfigError, UserError
-from configs.folders import lock, make_folder, read_record, refuse_foreign
+from configs.identity import data_sha256
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
 from configs.overrides import read_config
 from configs.processes import refuse_several
 from configs.provenance import begun
+from configs.run_dir import SHA256, RunDir, changes, read_record
 from configs.schema import StrictModel, parse_config
 from configs.stopping import stop_if_asked
 from train.precision import KEYS, Precision, default, stated
@@ -108,11 +109,9 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     """
     refuse_several("improve")
     out = Path(config.out)
-    refuse_foreign(out, ("config.json", "improve.json", "round-*"), _is_improve, "improve run")
-    make_folder(out)
-    precision = _check_training(config, out)
-    with lock(out):
-        precision = _same_config(config, out, precision)
+    run = RunDir(out, "improve run", ("config.json", "improve.json", "round-*"), _is_improve, result="improve.json")
+    with run.held():
+        precision = _same_config(config, run, _check_training(config, out))
         problems, heldout = read_problems(config.problems), read_problems(config.heldout)
         shared = {problem.id for problem in problems} & {problem.id for problem in heldout}
         if shared:
@@ -166,8 +165,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             "best": max(rounds, key=lambda one: one["accuracy"]["value"])["round"],
             "seed": config.seed,
         }
-        write_json_atomic(out / "improve.json", report)
-    return report
+        return run.finish(report)
 
 
 def _check_training(config: ImproveConfig, out: Path) -> Precision:
@@ -208,30 +206,25 @@ def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list
     return found.kept, found.dropped
 
 
-def _same_config(config: ImproveConfig, out: Path, precision: Precision) -> Precision:
-    """Refuse rounds of another config; returns the precision of all rounds, which is that of the first one."""
-    file, said = out / "config.json", json.loads(config.model_dump_json(exclude={"out", "rounds"}))
+def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Precision:
+    """Refuse rounds of another config, models or sets; returns the precision of all rounds, which is that of the first one."""
+    now = json.loads(config.model_dump_json(exclude={"out", "rounds"}))
     sft = read_config(config.sft)
-    said["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
-    identities = {f"{key}_sha256": model_identity(said[key]) for key in ("model", "student") if said[key]}
-    if file.exists():
-        before = {"dtype": "float32", **json.loads(file.read_text(encoding="utf-8"))}  # rounds from before the key
+    now["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
+    now |= {f"{key}_sha256": model_identity(now[key]) for key in ("model", "student") if now[key]}
+    now |= {f"{key}_sha256": data_sha256(now[key]) for key in ("problems", "heldout") if Path(now[key]).exists()}
+    before = run.known()
+    if before is not None:
+        before = {"dtype": "float32", **before}  # rounds from before the key
         held = before.get("precision") or stated(before["sft"]) or default(precision.device)
-        if precision.source != "config" and any(begun(folder) for folder in out.glob("round-*/model")):
-            precision = replace(precision, name=held, run=str(out))
+        if precision.source != "config" and any(begun(folder) for folder in run.path.glob("round-*/model")):
+            precision = replace(precision, name=held, run=str(run.path))
         before["sft"] = {key: value for key, value in before["sft"].items() if key not in KEYS}
-        said["precision"] = precision.name
         before["precision"] = held if precision.source == "config" else precision.name
-        identities = {
-            key: value for key, value in identities.items() if key in before
-        }  # else the rounds of an earlier version
-        said |= identities
-        changed = sorted(key for key in {*before, *said} if before.get(key) != said.get(key))
-        if changed:
-            raise ConfigError(
-                f"The rounds in {out} were begun with another config ({', '.join(changed)}): choose another out."
-            )
-    write_json_atomic(file, {**said, **identities, "precision": precision.name})
+        run.refuse(changes(before, {**now, "precision": precision.name}))
+        # Rounds of an earlier version know models and sets by their names, to their end.
+        now = {key: value for key, value in now.items() if key in before or not key.endswith(SHA256)}
+    run.write({**now, "precision": precision.name})
     return precision
 
 

@@ -17,8 +17,8 @@ if __package__ in (None, ""):  # run as a file: train/ stands first on the path,
 
 from accelerate import PartialState
 
-from configs.errors import UserError
 from configs.jsonl import write_json_atomic
+from configs.run_dir import make_folder
 from reward.forecast import forecast, in_words
 from train.config import PromptSelection
 from train.distributed import read_blank_pictures
@@ -44,12 +44,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     state = PartialState()
     folder = Path(args.output_dir)
     check_output_folder(folder, options.model)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
-        ) from None
+    make_folder(folder)
     prepare_stage(stage, state.is_main_process)
     vlm = load_for_training(options)
     sifted = Sifted()

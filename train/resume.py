@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.folders import read_record
 from configs.provenance import COMPLETE
+from configs.run_dir import changes, read_record
 from train.checkpoints import is_final, last_checkpoint
 
 CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size")
@@ -102,14 +102,13 @@ def deepspeed_config(given: Any) -> dict[str, Any] | None:
         return None
 
 
-def changed_deepspeed(before: Any, now: Any, where: str = "deepspeed") -> list[str]:
+def changed_deepspeed(before: Any, now: Any) -> list[str]:
     """The keys in which two DeepSpeed configs differ, without those that a resume may change."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = sorted(
-            key for key in {*before, *now} if key not in DEEPSPEED_FREE and not key.endswith(DEEPSPEED_FREE_ENDS)
-        )
-        return [line for key in keys for line in changed_deepspeed(before.get(key), now.get(key), f"{where}.{key}")]
-    return [] if before == now else [where]
+    changed = changes({"deepspeed": before}, {"deepspeed": now})
+    names = {place: place.rpartition(".")[2] for place in changed}
+    return [
+        place for place, name in names.items() if name not in DEEPSPEED_FREE and not name.endswith(DEEPSPEED_FREE_ENDS)
+    ]
 
 
 def read_course(known: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:

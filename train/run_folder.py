@@ -16,11 +16,11 @@ from typing import Any
 from transformers import TrainerCallback
 
 from configs.errors import UserError
-from configs.folders import TOKENIZER_FILES, lock, read_record, refuse_foreign
 from configs.identity import data_sha256
-from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
+from configs.jsonl import append_jsonl, read_log, repair_jsonl
 from configs.provenance import provenance
-from reward.user import REWARD_FILES, changed_files
+from configs.run_dir import SHA256, RunDir, changes, make_folder, read_record
+from reward.user import REWARD_FILES, with_digests
 from train.checkpoints import last_checkpoint, trim_log
 from train.distributed import refused_by_all
 from train.precision import KEYS, default, device_type, stated
@@ -35,18 +35,10 @@ FREE = {
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint", "reward_folder"),
 }
-WRITES = (
-    *(
-        "checkpoint-*",
-        "adapter*",
-        "completions",
-        "*.json",
-        "log.jsonl",
-        "pass_rates*.jsonl",
-        "wandb_run.txt",
-        "README.md",
-    ),
-    *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.model", "*.tiktoken", "*.jinja", *TOKENIZER_FILES),
+TRAINING_WRITES = (
+    *("checkpoint-*", "adapter*", "completions", "*.json", "log.jsonl", "pass_rates*.jsonl", "wandb_run.txt"),
+    *("README.md", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.model", "*.tiktoken", "*.jinja"),
+    *("vocab.txt", "merges.txt"),  # of tokenizers; other files that end like this are notes of a person
 )
 """What a run writes into its folder, and transformers, TRL and peft for it; of their names only the endings are known."""
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
@@ -109,6 +101,7 @@ class RunFolder:
         course: Mapping[str, Any] | None = None,
         files: Mapping[str, str] | None = None,
     ) -> None:
+        self.dir = training_dir(folder)
         self.path, self.main, self.data, self.precision_source = Path(folder), main_process, data, precision_source
         self.settings = json.loads(json.dumps(settings, default=str))
         self.course = dict(course) if course is not None else course_of(self.settings, 1)
@@ -119,27 +112,19 @@ class RunFolder:
         with refused_by_all():
             if main_process:  # another node may have a folder of its own, in which only checkpoints are written
                 check_output_folder(self.path, model)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.main:
-                (self.path / ".writable").touch()
-                (self.path / ".writable").unlink()
-        except OSError as error:
-            raise UserError(
-                f"The output folder {folder} cannot be written ({error.strerror}): choose another output_dir."
-            ) from None
-        self.before = read_record(self.path / "settings.json")
+        make_folder(self.path)
+        self.before = self.dir.known() or {}
         # An earlier version knew the start model by its name: its run stays so, or what it sampled would not be found again.
         named_only = bool(self.before) and self.before.get("model_sha256") is None
         self.model_sha256 = None if named_only else model_identity(model)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for the main process; see ``configs.folders.lock`` for the error, which all processes raise."""
+        """Hold the folder for the main process; see ``configs.run_dir.RunDir.held`` for the errors, which all processes raise."""
         with contextlib.ExitStack() as held:
             with refused_by_all():
                 if self.main:
-                    held.enter_context(lock(self.path))
+                    held.enter_context(self.dir.held())
             yield
 
     def finished(self) -> dict[str, Any] | None:
@@ -148,29 +133,16 @@ class RunFolder:
         Raises:
             UserError: what is here has other settings, began from another model, or was trained on other data.
         """
-        summary = self.path / "summary.json"
-        ended, checkpoint = summary.exists(), last_checkpoint(self.path, remove_torn=False)
-        if not ended and checkpoint is None and not (self.path / "choice.json").exists():
+        ended, checkpoint = self.dir.finished(), last_checkpoint(self.path, remove_torn=False)
+        if ended is None and checkpoint is None and not (self.path / "choice.json").exists():
             return None
-        known, changed = self.before, []
-        if known or ended:
-            before = read_course(known, checkpoint[0] if checkpoint else None)
-            changed = changed_settings(known.get("settings", {}), self.settings, before, self.course)
-        changed += [f"the file {name}" for name in changed_files(known, self.files)]
-        if (began_from := known.get("model_sha256")) is not None:  # a model may have been moved, but not changed
-            changed = [key for key in changed if key != "model"]
-            changed += [] if began_from == self.model_sha256 else [f"the files of {self.model}"]
-        with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
-            same = known.get("data_sha256") == data_sha256(self.data)
-            if "data_sha256" in known:  # a set may have been moved, but not changed
-                changed = [key for key in changed if key not in ("dataset", "problems")]
-                changed += [] if same else [f"the rows of {self.data}"]
-        if changed:
-            raise UserError(
-                f"{self.path} holds a {'finished' if ended else 'killed'} run with other settings ({', '.join(changed)}): choose "
-                "another output_dir, or remove the folder to train again."
-            )
-        return json.loads(summary.read_text(encoding="utf-8")) if ended else None
+        if self.before or ended is not None:
+            now = {"settings": self.settings, "model_sha256": self.model_sha256, **self.files}
+            with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
+                now["data_sha256"] = data_sha256(self.data)
+            before = read_course(self.before, checkpoint[0] if checkpoint else None)
+            self.dir.refuse(changed_settings(_comparable(self.before), _comparable(now), before, self.course))
+        return ended
 
     def begin(self) -> tuple[Path, int] | None:
         """Write ``settings.json`` and find the checkpoint to resume from (path, step), with the log cut back to it.
@@ -192,7 +164,7 @@ class RunFolder:
                 "course": self.course,
                 **self.files,
             }
-            write_json_atomic(self.path / "settings.json", self.known)
+            self.dir.write(self.known)
         return checkpoint
 
     @property
@@ -206,9 +178,14 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write ``summary.json``."""
-        if self.main:
-            write_json_atomic(self.path / "summary.json", summary)
-        return summary
+        return self.dir.finish(summary) if self.main else summary
+
+
+def training_dir(folder: str | Path) -> RunDir:
+    """The folder of a training run, or of a probe before it."""
+    return RunDir(
+        Path(folder), "training run", TRAINING_WRITES, _is_training_run, record="settings.json", result="summary.json"
+    )
 
 
 def check_output_folder(folder: Path, model: str) -> None:
@@ -220,7 +197,7 @@ def check_output_folder(folder: Path, model: str) -> None:
     start = model_folder(model)
     if start is not None and start.resolve().is_relative_to(folder.resolve()) and not _began_from(folder, start, model):
         raise UserError(f"The start model {model} lies in the output folder {folder}: choose another output_dir.")
-    refuse_foreign(folder, WRITES, _is_training_run, "training run")
+    training_dir(folder).refuse_foreign()
 
 
 def _began_from(folder: Path, start: Path, model: str) -> bool:
@@ -230,8 +207,17 @@ def _began_from(folder: Path, start: Path, model: str) -> bool:
 
 
 def _is_training_run(folder: Path) -> bool:
-    found = {path.name for pattern in WRITES for path in folder.glob(pattern)}
+    found = {path.name for pattern in TRAINING_WRITES for path in folder.glob(pattern)}
     return found == {"probe.json"} or isinstance(read_record(folder / "settings.json").get("settings"), dict)
+
+
+def _comparable(known: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in a run's record, with the digests of model, data set and rewards where ``changes`` looks for them."""
+    settings = known.get("settings", {})
+    data = "problems" if settings.get("problems") else "dataset"
+    digests = {f"model{SHA256}": known.get("model_sha256"), data + SHA256: known.get("data_sha256")}
+    files = {REWARD_FILES: known.get(REWARD_FILES)}
+    return with_digests({**settings, **digests, **files})
 
 
 def changed_settings(
@@ -245,15 +231,20 @@ def changed_settings(
     Args:
         course_before, course_now: see ``train.resume.course``; those of one process where not given.
     """
-    free = {*FREE, *KEYS}
-    keys = {key for key in {*before, *now} - free if key.startswith(DECIDING) or not key.startswith(FREE_KINDS)}
-    changed = [key for key in keys if before.get(key) != now.get(key)]
+    old, new = ({key: value for key, value in one.items() if not _is_free(key)} for one in (before, now))
+    changed = list(changes(old, new))
     courses = [course_before or course_of(before, 1), course_now or course_of(now, 1)]
     rows = [(one["rows_a_step"], one.get("rows_a_generation") or one["rows_a_step"]) for one in courses]
     if rows[0] == rows[1]:
         changed = [key for key in changed if key not in CUT]
     if all(one.get("deepspeed") for one in courses):  # what the file says counts, not where it lies
-        changed = [key for key in changed if key != "deepspeed"]
+        changed = [key for key in changed if key.partition(".")[0] != "deepspeed"]
         changed += changed_deepspeed(courses[0]["deepspeed"], courses[1]["deepspeed"])
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
     return sorted(changed + ["precision"] * (precisions[0] != precisions[1]))
+
+
+def _is_free(key: str) -> bool:
+    if key.startswith(DECIDING) or key.endswith(SHA256):
+        return False
+    return key in FREE or key in KEYS or key.startswith(FREE_KINDS)

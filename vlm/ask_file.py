@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import ConfigError, UserError
-from configs.folders import lock_beside
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl
+from configs.locks import lock_beside
 from vlm.asking import Model, load_for_asking, summarize, think_all
 from vlm.chat import question_messages
 from vlm.identity import model_identity

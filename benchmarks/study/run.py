@@ -28,13 +28,14 @@ from pydantic import Field
 
 from benchmarks.study.start import Start, prepare
 from configs.errors import ConfigError, UserError
-from configs.folders import lock, make_folder, read_record, refuse_foreign
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
 from configs.overrides import parse_arguments, read_config
 from configs.processes import refuse_several
+from configs.run_dir import RunDir, changes, read_record
 from configs.schema import StrictModel, parse_config
 from configs.stopping import stopped_code, watch_sigterm
+from vlm.identity import model_identity
 
 if TYPE_CHECKING:
     from eval.runner import Answer
@@ -147,10 +148,12 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
     if only is not None and only not in config.arms:
         raise ConfigError(f"There is no arm '{only}'; there are {', '.join(config.arms)}.")
     out, began = Path(config.out), time.monotonic()
-    refuse_foreign(out, ("study.json", "units*", "contrasts.json"), _is_study, "study")
-    make_folder(out)
-    with lock(out):
-        _same_study(config, out)
+    writes = ("study.json", "units*", "contrasts.json")
+    study = RunDir(
+        out, "study", writes, lambda folder: "arms" in read_record(folder / "study.json"), record="study.json"
+    )
+    with study.held():
+        _same_study(config, study)
         prepare(config.start, config.base, Path(config.run), _settings(config), out / "start", config.precision)
         todo = units(config, only)
         for number, (name, seed) in enumerate(todo, start=1):
@@ -358,19 +361,14 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"there": there, "gain": gain, "lowest_entropy": entropy, "entropy_floor": config.entropy_floor}
 
 
-def _is_study(folder: Path) -> bool:
-    return "arms" in read_record(folder / "study.json")
-
-
-def _same_study(config: StudyConfig, out: Path) -> None:
+def _same_study(config: StudyConfig, study: RunDir) -> None:
     """Arms and seeds may be added to a study; what was registered and run must not change under its name."""
     from data_construction.build import BuildConfig
 
-    file = out / "study.json"
     parse_config(
         BuildConfig, read_config(config.start.build), config.start.build
     )  # a key must not be copied into the study
-    now = config.model_dump(exclude={"out", "run"})
+    now = config.model_dump(exclude={"out", "run"}) | {"base_sha256": model_identity(config.base)}
     now["grpo"] = read_config(config.grpo)  # what the files say, not where they lie
     now["start"] |= {key: read_config(getattr(config.start, key)) for key in ("build", "sft")}
     inputs = ("problems/train", "problems/rl", "problems/heldout", "build/traces.jsonl")
@@ -378,18 +376,14 @@ def _same_study(config: StudyConfig, out: Path) -> None:
         name: fingerprint(Path(config.run) / name) for name in inputs if (Path(config.run) / name).exists()
     }
     now = json.loads(json.dumps(now))
-    if file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in now if key != "arms" and before.get(key) != now[key]]
+    if (before := study.known()) is not None:
+        changed = [*changes({**before, "arms": {}}, {**now, "arms": {}})]
         for name, arm in before["arms"].items():
             other = now["arms"].get(name, {"seeds": 0})
-            if {**arm, "seeds": 0} != {**other, "seeds": 0} or other["seeds"] < arm["seeds"]:
-                changed.append(f"arms.{name}")
-        if changed:
-            raise UserError(
-                f"{out} holds another study ({', '.join(changed)} differ): give another --out, or remove the folder."
-            )
-    write_json_atomic(file, now)
+            changed += changes({name: {**arm, "seeds": 0}}, {name: {**other, "seeds": 0}}, "arms.")
+            changed += [f"arms.{name}.seeds"] * (other["seeds"] < arm["seeds"])
+        study.refuse(changed)
+    study.write(now)
 
 
 def main(argv: list[str] | None = None) -> int:

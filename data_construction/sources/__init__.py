@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image
 
 from configs.errors import ConfigError, UserError
-from configs.folders import refuse_foreign
 from configs.jsonl import iter_jsonl
+from configs.run_dir import RunDir
 from data_construction.sources import digits, scenes
 from data_construction.sources.render import COLOURS, LOOKS, PLACES, SHAPES
 from data_construction.sources.scenes import Family
@@ -153,17 +153,17 @@ def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **kno
         The path of ``problems.jsonl``: where it exists the set is complete.
 
     Raises:
-        UserError: the folder holds a set of other problems.
+        UserError: the folder holds a set of other problems, or see ``configs.run_dir.RunDir.held``.
     """
     from rich.progress import track
 
     folder = Path(out)
-    refuse_foreign(folder, ("problems.jsonl",), _is_drawn, "problem source")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    rows = []
-    drawn = problems(source, n, seed, split, **knobs)
-    for problem, pictures in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
-        for file, picture in pictures.items():
-            picture.save(folder / file, compress_level=1)  # noise hardly compresses, so do not try for long
-        rows.append(problem)
-    return write_problems(rows, folder)
+    with RunDir(folder, "problem source", ("problems.jsonl",), _is_drawn).held():
+        (folder / "images").mkdir(exist_ok=True)
+        rows = []
+        drawn = problems(source, n, seed, split, **knobs)
+        for problem, pictures in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
+            for file, picture in pictures.items():
+                picture.save(folder / file, compress_level=1)  # noise hardly compresses, so do not try for long
+            rows.append(problem)
+        return write_problems(rows, folder)

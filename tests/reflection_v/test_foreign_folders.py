@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from configs import bundled_config
 from configs.errors import UserError
-from configs.folders import lock
+from configs.locks import lock
 from data_construction.sources import write_set
 from eval.benchmarks import prepare_benchmark
 from reflection_v.cli import app

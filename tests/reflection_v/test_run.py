@@ -17,9 +17,9 @@ import pytest
 from rich.console import Console
 
 from configs.errors import ConfigError, UserError
-from configs.folders import disk_full
+from configs.run_dir import changes, disk_full
 from configs.stopping import Stopped
-from reflection_v.run import Stage, differences, digest, read_record, run_stages
+from reflection_v.run import Stage, digest, run_stages, stage_record
 from reflection_v.terminal import duration
 
 
@@ -61,7 +61,7 @@ def test_stages_run_in_order_and_leave_records(run: Run) -> None:
     printed = run.go()
     assert run.calls == ["draw", "train", "report"]
     assert "done in" in printed and "written 1" in printed
-    record = read_record(run.out, "train")
+    record = stage_record(run.out, "train")
     assert record is not None
     assert record["result"] == {"written": 1}
     assert record["attempts"] == 1
@@ -89,11 +89,11 @@ def test_an_exception_leaves_the_stage_to_be_gone_on_with(run: Run) -> None:
     run.change("train", work=broken)
     with pytest.raises(RuntimeError, match="a bug"):  # unexpected: shown with its traceback
         run.go()
-    assert read_record(run.out, "draw") is not None and read_record(run.out, "train") is None
+    assert stage_record(run.out, "draw") is not None and stage_record(run.out, "train") is None
     run.change("train", work=healthy)
     run.go()
     assert run.calls == ["draw", "train", "report"]
-    record = read_record(run.out, "train")
+    record = stage_record(run.out, "train")
     assert record is not None and record["attempts"] == 2
     assert record["seconds"] >= 0.05  # both attempts count
 
@@ -136,7 +136,7 @@ def test_redo_forgets_a_stage_and_what_follows(run: Run) -> None:
     assert run.calls == ["draw", "train", "report", "train", "report"]
     assert (run.out / "mine.txt").exists()
     assert not list(run.out.glob(".redo*"))
-    record = read_record(run.out, "train")
+    record = stage_record(run.out, "train")
     assert record is not None and record["config"] == {"lr": 0.2}
 
 
@@ -148,7 +148,7 @@ def test_redo_starts_from_an_empty_place(run: Run) -> None:
 
     run.change("train", work=resumable, outputs=("train.txt",))
     run.go(redo="train", only="train")
-    record = read_record(run.out, "train")
+    record = stage_record(run.out, "train")
     assert record is not None and record["result"] == {"found": False}
 
 
@@ -157,7 +157,7 @@ def test_a_redo_that_is_refused_costs_nothing(run: Run) -> None:
     run.change("draw", config={"n": 4})
     with pytest.raises(ConfigError, match=r"'draw' .*n: 3, now 4"):
         run.go(redo="train")
-    assert (run.out / "train.txt").exists() and read_record(run.out, "train") is not None
+    assert (run.out / "train.txt").exists() and stage_record(run.out, "train") is not None
 
 
 def test_only_runs_one_stage_and_wants_those_before(run: Run) -> None:
@@ -184,7 +184,7 @@ def test_a_finished_stage_whose_output_is_gone_is_not_taken_over(run: Run) -> No
 def test_a_folder_that_holds_something_else_is_left_alone(run: Run) -> None:
     run.out.mkdir()
     (run.out / "train.txt").write_text("somebody's")
-    with pytest.raises(UserError, match=r"train\.txt was not written by a run"):
+    with pytest.raises(UserError, match=r"holds train\.txt, which no run wrote"):
         run.go()
     assert (run.out / "train.txt").read_text() == "somebody's"
 
@@ -219,7 +219,7 @@ def test_a_full_disk_is_a_sentence_with_the_folder(run: Run, work: Callable[[], 
     with pytest.raises(UserError, match=r"The disk is full: stage 'train' .*out") as caught:
         run.go()
     assert caught.value.exit_code == 1
-    assert read_record(run.out, "draw") is not None
+    assert stage_record(run.out, "draw") is not None
 
 
 def test_other_errors_are_no_full_disk() -> None:
@@ -242,14 +242,14 @@ def test_ctrl_c_says_how_to_go_on(run: Run) -> None:
     assert caught.value.exit_code == 130
 
 
-def test_differences_name_the_place() -> None:
-    old = {"lr": 0.1, "rewards": {"accuracy": 1.0, "format": 0.2}, "gone": 1}
+def test_changes_name_the_place() -> None:
+    old = {"lr": 0.1, "rewards": {"accuracy": 1.0, "format": 0.2}, "gone": 1, "null": None}
     new = {"lr": 0.1, "rewards": {"accuracy": 1.0, "format": 0.5}, "new": [1]}
-    assert differences(old, new) == [
-        "rewards.format: 0.2, now 0.5",
-        "gone: 1, now not given",
-        "new: not given, now [1]",
-    ]
+    assert changes(old, new) == {
+        "rewards.format": "0.2, now 0.5",
+        "gone": "1, now not given",
+        "new": "not given, now [1]",
+    }
 
 
 @pytest.mark.parametrize(

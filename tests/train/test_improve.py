@@ -232,5 +232,5 @@ def test_rounds_keep_the_precision_of_the_first(
         settings = json.loads((out / f"round-{number}" / "model" / "settings.json").read_text())["settings"]
         assert settings["precision"] == "bfloat16"
     sft.write_text(keys + "precision: float32\n")
-    with pytest.raises(ConfigError, match=r"another config \(precision\)"):
+    with pytest.raises(ConfigError, match=r"other settings \(precision\)"):
         run_improve(config)

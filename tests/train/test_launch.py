@@ -93,11 +93,11 @@ def killed(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"learning_rate": 1e-5}, r"killed run with other settings \(learning_rate\)"),
+        ({"learning_rate": 1e-5}, r"interrupted run with other settings \(learning_rate\)"),
         ({"max_steps": 3, "seed": 7}, r"\(max_steps, seed\)"),
         ({"model": "tiny"}, r"\(the files of tiny\)"),
         ({"gradient_accumulation_steps": 2}, r"\(gradient_accumulation_steps\)"),
-        ({"dataset": "other"}, r"\(the rows of .*other.jsonl\)"),
+        ({"dataset": "other"}, r"\(the files of .*other.jsonl\)"),
     ],
 )
 def test_a_killed_run_is_not_gone_on_with_under_other_settings(
@@ -181,7 +181,7 @@ def test_a_run_is_not_gone_on_with_under_an_edited_reward(
     run_settings = json.loads((out / "settings.json").read_text())
     reward.write_text(code.replace("1.0", "2.0"))
     with pytest.raises(
-        UserError, match=r"run with other settings \(the file mine/words\.py\): choose another output_dir"
+        UserError, match=r"run with other settings \(the file mine/words\.py\): choose another output folder"
     ):
         run_grpo(config)
     assert list(run_settings.pop("reward_files")) == ["mine/words.py"]

@@ -172,7 +172,7 @@ def test_a_run_of_the_version_before_is_resumed_in_what_it_began_with(
         old["settings"]["bf16"] = True
     file.write_text(json.dumps(old))
     fast(False)
-    with pytest.raises(UserError, match=r"killed run with other settings \(precision\)"):
+    with pytest.raises(UserError, match=r"interrupted run with other settings \(precision\)"):
         run_sft({**keys, "precision": "float32" if bf16 else "bfloat16"})
     run_sft({**keys, "precision": "auto"} if bf16 else keys)
     assert same(Path(keys["output_dir"]), finished[name], runs)
@@ -182,7 +182,7 @@ def test_an_explicit_change_is_refused(killed: Any, fast: Any) -> None:
     keys = killed("float32")
     fast(False)
     for change in ({"precision": "bfloat16"}, {"bf16": True}, {"precision": "auto", "bf16": True}):
-        with pytest.raises(UserError, match=r"killed run with other settings \(precision\)"):
+        with pytest.raises(UserError, match=r"interrupted run with other settings \(precision\)"):
             run_sft({**keys, **change})
     for same_choice in ({"precision": "float32"}, {"bf16": False}, {"precision": "auto"}, {}):
         assert load_sft({**keys, **same_choice}).precision.name == "float32"

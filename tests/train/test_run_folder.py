@@ -15,7 +15,7 @@ import torch
 
 import configs.stopping
 from configs.errors import UserError
-from configs.folders import lock
+from configs.locks import lock
 from configs.stopping import Stopped
 from train.checkpoints import StopOnSigterm
 from train.grpo import run_grpo
@@ -175,7 +175,7 @@ def test_a_start_model_that_was_trained_in_place_is_another(
 
 
 def test_a_folder_in_use_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
-    code = "import sys\nfrom configs.folders import lock\nwith lock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
+    code = "import sys\nfrom configs.locks import lock\nwith lock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.read()"
     (tmp_path / "out").mkdir()
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "out")], stdin=-1, stdout=-1, text=True, cwd=ROOT

@@ -1,0 +1,92 @@
+"""Locks: one process at a time writes into a folder or a file."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from configs.errors import UserError
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+_held: dict[Path, int] = {}  # lock files that this process holds, and how often
+
+
+@contextlib.contextmanager
+def lock(folder: str | Path) -> Iterator[None]:
+    """Hold a folder for this process until the block ends; the kernel frees it when the process ends, however it ends.
+
+    A process may enter a folder that it holds already: a stage locks its folder, and so does the command that runs it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with lock_file(Path(folder) / ".lock", folder):
+        yield
+
+
+@contextlib.contextmanager
+def lock_beside(file: Path) -> Iterator[None]:
+    """``lock`` of a single file: holds ``.NAME.lock`` beside it, which is removed afterwards."""
+    place = file.with_name(f".{file.name}.lock")
+    with lock_file(place, file):
+        try:
+            yield
+        finally:
+            place.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
+    """Hold ``path``, made where it does not exist, in the name of ``held_for``, which the error names; see ``lock``.
+
+    A POSIX record lock, not flock: a worker that was forked off and outlives a killed run would keep an flock held. A
+    process loses such a lock when it closes the file anywhere, so a lock within a lock opens nothing.
+    """
+    path = path.resolve()
+    if path in _held:
+        _held[path] += 1
+        try:
+            yield
+        finally:
+            _held[path] -= 1
+        return
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below
+    except PermissionError:
+        raise UserError(
+            f"{held_for} cannot be held, since {path} belongs to another user: remove that file, or choose another output folder."
+        ) from None
+    with file:
+        _acquire(file, held_for)
+        if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
+            # Its last holder removed it between the two lines above: another process may hold a new file of that name.
+            raise UserError(f"{held_for} was in use until now by another run: give the same command again.")
+        _held[path] = 1
+        try:
+            yield
+        finally:
+            del _held[path]
+
+
+def _acquire(file: IO[str], held_for: str | Path) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            print(f"{held_for} is on a file system without locks: start one command at a time there.", file=sys.stderr)
+            return
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            raise
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        raise UserError(
+            f"{held_for} is in use by another run (process {owner}): wait until it has ended, or choose another output folder."
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()

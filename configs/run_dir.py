@@ -1,0 +1,214 @@
+"""The output folder of a stage: who may write into it, what the run in it is known by, whether it may be resumed.
+
+Every stage and command that leaves a folder has a ``RunDir``:
+
+    run = RunDir(Path(out), "build", WRITES, is_build, record="config.json", result="build.json")
+    with run.held():
+        run.refuse(run.changed(now))
+        run.write(now)
+        ...
+        run.finish(counts)
+
+A run is known by its record, a JSON object: the keys of its config, and beside the name of each model and data set, say
+``model``, the digest of its content as ``model_sha256``. Content decides: what was moved or copied is the same, and what was
+changed in place is another. Training adds rules of its own (``train.run_folder``).
+"""
+
+import contextlib
+import errno
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError, UserError
+from configs.jsonl import write_json_atomic
+from configs.locks import lock
+
+SHA256 = "_sha256"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder that one stage writes.
+
+    Attributes:
+        path: the folder.
+        stage: what sentences call the stage.
+        writes: patterns of the names that it writes. Other files, such as a job's log, may lie there.
+        is_ours: whether what lies there was written by this stage.
+        record: the file of what the run is known by; result: the file that is written last.
+    """
+
+    path: Path
+    stage: str
+    writes: Sequence[str] = ()
+    is_ours: Callable[[Path], bool] = lambda folder: True
+    record: str = "config.json"
+    result: str = "report.json"
+
+    def refuse_foreign(self) -> None:
+        """Refuse a folder that holds files where the stage would write, unless the stage itself wrote them.
+
+        Raises:
+            UserError: names what was found.
+        """
+        found = sorted({path.name for pattern in self.writes for path in self.path.glob(pattern)})
+        if not found or self.is_ours(self.path):
+            return
+        names = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        raise UserError(
+            f"{self.path} holds {names}, which no {self.stage} wrote: choose an empty folder for the output."
+        )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make and hold the folder, and name it when the disk fills up: a failed write often names no file.
+
+        Raises:
+            UserError: the folder holds files of others, cannot be written, is in use by another process, or the disk is full.
+        """
+        self.refuse_foreign()
+        make_folder(self.path)
+        try:
+            with lock(self.path):
+                yield
+        except UserError:
+            raise
+        except Exception as error:
+            if disk_full(error):
+                sentence = (
+                    f"The disk is full: {self.path} could not be written. Free some space, then give the same command."
+                )
+                raise UserError(sentence) from None
+            raise
+
+    def known(self) -> dict[str, Any] | None:
+        """The record of the run that was begun here; None where there is none. Errors as ``finished``."""
+        return _read_own(self.path / self.record)
+
+    def finished(self) -> dict[str, Any] | None:
+        """What ``finish`` wrote; None if the run here has not ended.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        return _read_own(self.path / self.result)
+
+    def changed(self, now: Mapping[str, Any]) -> list[str]:
+        """The keys under which ``now`` is another run than the one that was begun here; none where there is no record."""
+        before = self.known()
+        return [] if before is None else list(changes(before, now))
+
+    def refuse(self, changed: Iterable[str]) -> None:
+        """Refuse a run that would take another course than the one here.
+
+        Raises:
+            ConfigError: ``changed`` is not empty; names what it holds.
+        """
+        if names := ", ".join(changed):
+            state = "a finished" if (self.path / self.result).exists() else "an interrupted"
+            raise ConfigError(
+                f"{self.path} holds {state} run with other settings ({names}): choose another output folder, or remove this one "
+                "to begin again."
+            )
+
+    def write(self, known: Mapping[str, Any]) -> None:
+        """Write the record."""
+        write_json_atomic(self.path / self.record, known)
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the file that says that all else is there; returns ``result``."""
+        write_json_atomic(self.path / self.result, result)
+        return result
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> dict[str, str]:
+    """What differs between two records, by dotted key, as ``old, now new``. A key that is not given equals null.
+
+    Where both have the digest of a model or a data set, that decides, else its name: of a served model there is no digest, and
+    earlier versions recorded fewer of them.
+    """
+    found: dict[str, str] = {}
+    for key in {**before, **now}:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= changes(old, new, f"{where}{key}.")
+        elif (
+            old == new
+            or (before.get(key + SHA256) and now.get(key + SHA256))
+            or (key.endswith(SHA256) and not (old and new))
+        ):
+            continue
+        else:
+            found[_content_name(key, now) if key.endswith(SHA256) else where + key] = (
+                f"{shorten(old)}, now {shorten(new)}"
+            )
+    return found
+
+
+def _content_name(key: str, now: Mapping[str, Any]) -> str:
+    """What a sentence calls the content that a digest is of."""
+    thing = key.removesuffix(SHA256)
+    return f"the files of {now[thing]}" if now.get(thing) else f"the file {thing}"
+
+
+def shorten(value: Any) -> str:
+    """A value in at most 40 characters."""
+    text = "not given" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be a record of a stage, or anything else; {} where there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _read_own(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is damaged: remove it to do again what it is of.") from None
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make ``folder`` and prove that it can be written.
+
+    Raises:
+        UserError: it cannot; says why.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be written: {error.strerror}. Choose another --out.") from None
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an exception, or one that it came from, says that the disk or the quota is used up.
+
+    The writers of tensors are not Python: they raise their own types with the system's words in the text.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()  # an exception raised out of its group has the group as its context: a circle
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(one).lower() for words in ("no space left on device", "disk quota exceeded")):
+            return True
+        waiting += [one.__cause__ or one.__context__, *getattr(one, "exceptions", ())]
+    return False
