@@ -159,7 +159,7 @@ def draw(units: list[Unit], study: Path, out: Path) -> None:
         save("cross.svg")
 
 
-def write_report(study: Path, out: Path) -> None:
+def write_study_report(study: Path, out: Path) -> None:
     """Everything that the module's docstring names. Raises UserError where no unit is finished."""
     units = read_units(study)
     out.mkdir(parents=True, exist_ok=True)
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, required=True, metavar="DIR", help="where the files go")
     args = parser.parse_args(argv)
     try:
-        write_report(args.study, args.write)
+        write_study_report(args.study, args.write)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -22,18 +22,17 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from benchmarks.study.start import Start, prepare
+from benchmarks.study.config import Arm, StudyConfig
+from benchmarks.study.start import prepare
 from configs.errors import ConfigError, UserError
 from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic, write_text_atomic
 from configs.overrides import parse_arguments, read_config
 from configs.processes import refuse_several
 from configs.run_dir import RunDir, changes, read_record
-from configs.schema import StrictModel, parse_config
+from configs.schema import parse_config
 from configs.stopping import stopped_code, watch_sigterm
 from vlm.identity import model_identity
 
@@ -41,64 +40,6 @@ if TYPE_CHECKING:
     from eval.runner import Answer
     from vlm.load import VLM
     from vlm.problem import Problem
-
-
-class Arm(StrictModel):
-    """One arm.
-
-    Attributes:
-        rewards: of its GRPO run (docs/rewards.md).
-        seeds: how many.
-        start: what it is trained from: the study's cold start (``cold``), or its ``base`` (no cold start).
-        train: False evaluates the start checkpoint as it is.
-        keys: further keys of the GRPO config, such as ``drop_in_constant_groups`` or ``blank_pictures``.
-    """
-
-    rewards: dict[str, Any] = Field(default_factory=dict)
-    seeds: int = Field(default=3, ge=1, le=100)
-    start: Literal["cold", "base"] = "cold"
-    train: bool = True
-    keys: dict[str, Any] = Field(default_factory=dict)
-
-
-class Contrast(StrictModel):
-    """``first`` minus ``second`` on one figure of a unit (a column of ``units.csv``)."""
-
-    first: str
-    second: str
-    figure: str
-
-
-class StudyConfig(StrictModel):
-    """The keys of a study.
-
-    Attributes:
-        base: the model before any training.
-        run: a finished ``reflection-v run``: its traces, and its sets train, rl and heldout.
-        start: see ``benchmarks.study.start.Start``.
-        grpo: a GRPO config beside this file; model, problems, output_dir, seed, rewards and precision are set here.
-        precision: of every training of the study, its start's too (``train.precision``). No ``auto``: units are compared with
-            each other, and may come from several machines.
-        audit: keys of ``eval.audit.AuditConfig``.
-        cross: held-out problems whose responses are crossed; 0 leaves the crosses out.
-        arms: by name.
-        reference: the arm that must have learned for the study to say anything.
-        contrasts: pre-registered; their p-values are corrected together (Holm).
-        entropy_floor: nats a token; below it the reference has nothing left to choose from.
-    """
-
-    base: str = "tiny"
-    run: str = ""
-    out: str = ""
-    start: Start = Start()
-    grpo: str = "grpo.yaml"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    audit: dict[str, Any] = Field(default_factory=dict)
-    cross: int = Field(default=100, ge=0)
-    arms: dict[str, Arm]
-    reference: str = "accuracy"
-    contrasts: list[Contrast] = Field(default_factory=list)
-    entropy_floor: float = Field(default=0.05, ge=0)
 
 
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:

@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks.study import run as study
 from benchmarks.study import start as study_start
-from benchmarks.study.run import StudyConfig, flat, load_study, run_study, units
+from benchmarks.study.config import StudyConfig
+from benchmarks.study.run import flat, load_study, run_study, units
 from configs import bundled_config
 from configs.errors import ConfigError, UserError
 
@@ -103,6 +104,18 @@ def test_what_was_run_cannot_change_under_its_name(config: StudyConfig, ran: lis
     Path(config.grpo).write_text(Path(config.grpo).read_text().replace('"max_steps": 1', '"max_steps": 2'))
     with pytest.raises(UserError, match="grpo"):  # what a file says counts, not its name
         run_study(config.model_copy(update={"arms": more}))
+
+
+def test_a_base_model_that_was_trained_in_place_is_another_study(
+    config: StudyConfig, ran: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    config = config.model_copy(update={"base": str(tmp_path / "base")})
+    run_study(config)
+    (tmp_path / "base" / "model.safetensors").write_text("trained")
+    with pytest.raises(UserError, match=r"other settings \(the files of .*base\)"):
+        run_study(config)
 
 
 def test_a_study_is_of_one_precision(

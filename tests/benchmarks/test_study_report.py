@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.study.config import Arm, Contrast, StudyConfig
 from benchmarks.study.report import curve_rows, main, read_units
-from benchmarks.study.run import Arm, Contrast, StudyConfig, write_tables
+from benchmarks.study.run import write_tables
 from benchmarks.study.swap import Swapped
 from benchmarks.study.tables import by_arm, mean_and_interval, results
 

@@ -1,6 +1,7 @@
 """Self-improvement rounds on tiny random models: what is kept, when it stops, and that a kill loses nothing."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from configs.errors import ConfigError, UserError
+from configs.run_dir import RunDir
 from data_construction.sources import write_set
 from reward.grade import grade
 from reward.sampling import Sample
 from train import improve
-from train.improve import ImproveConfig, judge_sample, load_improve, run_improve
+from train.improve import ImproveConfig, _same_config, judge_sample, load_improve, run_improve
+from train.precision import Precision
 from vlm.generate import Generation
 from vlm.problem import Problem, read_problems
 
@@ -234,3 +237,27 @@ def test_rounds_keep_the_precision_of_the_first(
     sft.write_text(keys + "precision: float32\n")
     with pytest.raises(ConfigError, match=r"other settings \(precision\)"):
         run_improve(config)
+
+
+def test_rounds_know_models_and_sets_by_their_content(config: ImproveConfig) -> None:
+    """A moved set is the same, an edited one another; rounds of an earlier version know sets by their names, to their end."""
+    out, (train, moved) = Path(config.out), (Path(config.problems), Path(config.problems).with_name("moved"))
+    out.mkdir()
+    run, precision = RunDir(out, "improve run", result="improve.json"), Precision("float32", "config", "cpu")
+    _same_config(config, run, precision)
+    record = json.loads((out / "config.json").read_text())
+    assert {"model_sha256", "problems_sha256", "heldout_sha256"} <= record.keys()
+    shutil.copytree(train, moved)
+    other = config.model_copy(update={"problems": str(moved)})
+    _same_config(other, run, precision)
+    rows = (moved / "problems.jsonl").read_text()
+    (moved / "problems.jsonl").write_text(rows.partition("\n")[0] + "\n")
+    with pytest.raises(ConfigError, match=r"other settings \(the files of .*moved\)"):
+        _same_config(other, run, precision)
+    old = {key: value for key, value in record.items() if key not in ("problems_sha256", "heldout_sha256")}
+    (out / "config.json").write_text(json.dumps(old))
+    for _ in range(2):
+        _same_config(config, run, precision)
+        assert "problems_sha256" not in json.loads((out / "config.json").read_text())
+    with pytest.raises(ConfigError, match=r"other settings \(problems\)"):
+        _same_config(other, run, precision)
