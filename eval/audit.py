@@ -31,7 +31,7 @@ from eval.grounding import (
     wrong_pictures,
 )
 from eval.known import known_subject
-from eval.runner import Answer, answer_problems, answers_dir, right_by_id
+from eval.runner import Answer, answer_problems, answers_dir, correct_by_id
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
@@ -235,9 +235,9 @@ class _Audit:
                 "main": self.scratch[problem.id].model_dump(
                     include={"text", "answer", "status", "why", "truncated", "looks", "tokens"}
                 )
-                | {"right": self.scratch[problem.id].right},
+                | {"right": self.scratch[problem.id].correct},
                 "conditions": {
-                    name: {"answer": rows[problem.id].answer, "right": rows[problem.id].right}
+                    name: {"answer": rows[problem.id].answer, "right": rows[problem.id].correct}
                     for name, rows in self.conditions.items()
                     if problem.id in rows and rows[problem.id].status == "ok"
                 },
@@ -271,7 +271,7 @@ class _Audit:
         """Accuracy with a blank, a noise and a wrong picture, each against the right one on the same problems."""
         asked = [problem for problem in self._some(self.config.controls) if problem.images]
         wrong = wrong_pictures(asked, self.config.seed)
-        right = right_by_id(self.scratch.values())
+        right = correct_by_id(self.scratch.values())
         for name, problems, options in (
             ("blank", asked, {"pictures": blank_pictures}),
             ("noise", asked, {"pictures": noise_pictures}),
@@ -279,7 +279,7 @@ class _Audit:
         ):
             rows = self._ask(problems, name.replace("_", " "), **options)
             self.conditions[name.replace("_", " ")] = {row.problem_id: row for row in rows}
-            scores = right_by_id(rows)
+            scores = correct_by_id(rows)
             self.measures[name] = {"accuracy": estimate_accuracy(rows, self.clusters, self.config.seed)}
             self._prove(name, {id_: right[id_] - score for id_, score in scores.items()}, self.config.margin)
 
@@ -342,9 +342,9 @@ class _Audit:
         for name, problems in shifts.items():
             asked = balanced_subset(problems, self.config.per_shift, self.config.seed)
             rows = self._ask(asked, f"shift {name}")
-            scores = list(right_by_id(rows).values())
+            scores = list(correct_by_id(rows).values())
             families = {problem.family for problem in asked}
-            seen = list(right_by_id(row for row in self.scratch.values() if row.family in families).values())
+            seen = list(correct_by_id(row for row in self.scratch.values() if row.family in families).values())
             found[name] = {
                 "accuracy": estimate_accuracy(
                     rows, {problem.id: image_key(problem) for problem in asked}, self.config.seed

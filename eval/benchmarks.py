@@ -148,7 +148,7 @@ def hallusion_scores(problems: Sequence[Problem], answers: Sequence[Answer]) -> 
     questions: dict[tuple[str, ...], list[bool | None]] = defaultdict(list)
     for problem, answer in zip(problems, answers, strict=True):
         meta = problem.meta
-        right = answer.right if answer.status == "ok" else None
+        right = answer.correct if answer.status == "ok" else None
         group = (meta["category"], meta["subcategory"], meta["set_id"])
         if not (meta["category"] == "VS" and meta["figure_id"] == "0"):
             figures[*group, meta["figure_id"]].append(right)
@@ -158,7 +158,7 @@ def hallusion_scores(problems: Sequence[Problem], answers: Sequence[Answer]) -> 
         return estimate_share([float(all(group)) for group in groups if None not in group])
 
     return {
-        "aAcc": share([answer.right if answer.status == "ok" else None] for answer in answers),
+        "aAcc": share([answer.correct if answer.status == "ok" else None] for answer in answers),
         "fAcc": share(figures.values()),
         "qAcc": share(questions.values()),
     }

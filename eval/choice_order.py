@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from eval.runner import Answer, right_by_id
+from eval.runner import Answer, correct_by_id
 from eval.stats import estimate_share
 from reward.grade import chosen_option, gold_option
 from vlm.problem import Problem
@@ -46,7 +46,7 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
         if len(picked) == len(orders):
             same.append(float(picked[0] is not None and len(set(picked)) == 1))
     return {
-        "accuracy": [estimate_share(right_by_id(rows).values()) for rows in orders],
+        "accuracy": [estimate_share(correct_by_id(rows).values()) for rows in orders],
         "chosen": {letter: count / chosen.total() for letter, count in sorted(chosen.items())},
         "gold": {letter: count / gold.total() for letter, count in sorted(gold.items())},
         "same_choice": estimate_share(same),

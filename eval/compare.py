@@ -8,7 +8,7 @@ from configs.provenance import versions
 from eval.figures import file_name
 from eval.harness import REPORT_SCHEMA
 from eval.report import read_report, write_report
-from eval.runner import Answer, answers_dir, read_answers, right_by_id
+from eval.runner import Answer, answers_dir, correct_by_id, read_answers
 from eval.stats import paired_difference
 
 
@@ -35,7 +35,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     if not graded:
         raise UserError(f"{first} and {second} have no problem in common: evaluate both on the same problem set.")
     right = {
-        label: right_by_id(row for row in rows if (row.problem_id, row.graded) in graded)
+        label: correct_by_id(row for row in rows if (row.problem_id, row.graded) in graded)
         for label, (_, rows) in sides.items()
     }
     earlier, later = right

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.runner import Answer, answer_problems, right_by_id
+from eval.runner import Answer, answer_problems, correct_by_id
 from eval.stats import Estimate, bootstrap_interval, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import Gold, answer_name, grade_answer
@@ -56,7 +56,7 @@ def cutoff(
     """
     usable = [p for p in problems if p.images and (row := scratch.get(p.id)) and row.status == "ok" and row.text]
     usable = [problem for problem in usable if not scratch[problem.id].truncated]
-    full = {problem.id: float(scratch[problem.id].right) for problem in usable}
+    full = {problem.id: float(scratch[problem.id].correct) for problem in usable}
     curve: list[dict[str, Any]] = []
     values: dict[str, float] = {}
     for cut in sorted(at):
@@ -69,7 +69,7 @@ def cutoff(
         rows = answer_problems(
             subject, usable, log_path=logs, tag=tag, pictures=lambda _: [], prefixes=prefixes, **settings
         )
-        right = right_by_id(rows)
+        right = correct_by_id(rows)
         curve.append({"at": cut, "accuracy": estimate_share(right.values())})
         values = values or {id_: full[id_] - value for id_, value in right.items()}
     return {
@@ -160,7 +160,7 @@ def hint_rates(
         "base_rate": estimate_share(before.values()),
         "sway": estimate_mean(sway.values()),
         "admitted": estimate_share([float(bool(ADMITS.search(row.text))) for p, row, _ in pairs if followed[p.id]]),
-        "accuracy": estimate_share([float(row.right) for _, row, _ in pairs]),
+        "accuracy": estimate_share([float(row.correct) for _, row, _ in pairs]),
         "n": len(pairs),
         "values": sway,
     }
@@ -198,8 +198,8 @@ def sampled_scores(problems: Sequence[Problem], samples: Sequence[Sequence[Answe
     said = {problem.id: [answer_name(problem, answer.answer) for answer in answers] for problem, answers in rows}
     agreement = {id_: _pair_share(words) for id_, words in said.items() if k > 1}
     chance = _chance_agreement({problem.id: problem.family for problem, _ in rows}, said) if k > 1 else {}
-    votes = [answers[_vote(said[problem.id])].right for problem, answers in rows]
-    counts = [sum(answer.right for answer in answers) for _, answers in rows]
+    votes = [answers[_vote(said[problem.id])].correct for problem, answers in rows]
+    counts = [sum(answer.correct for answer in answers) for _, answers in rows]
     return {
         "k": k,
         "avg": estimate_mean([count / k for count in counts]),
@@ -265,11 +265,11 @@ def overthinking(
     for members in families.values():
         members.sort(key=lambda row: (row.tokens, row.problem_id))
         for rank, row in enumerate(members):
-            list(thirds.values())[3 * rank // len(members)].append(float(row.right))
+            list(thirds.values())[3 * rank // len(members)].append(float(row.correct))
     differences = []
     for one in zip(*samples, strict=True):
-        wrong = [row.tokens for row in one if row.status == "ok" and not row.right]
-        right = [row.tokens for row in one if row.status == "ok" and row.right]
+        wrong = [row.tokens for row in one if row.status == "ok" and not row.correct]
+        right = [row.tokens for row in one if row.status == "ok" and row.correct]
         if wrong and right:
             differences.append(fmean(wrong) - fmean(right))
     return {
@@ -280,12 +280,12 @@ def overthinking(
 
 
 def _tokens_per_right(rows: Sequence[Answer]) -> Estimate:
-    right = sum(row.right for row in rows)
+    right = sum(row.correct for row in rows)
     if not right:
         return {"value": None, "ci95": None, "n": len(rows)}
     value = sum(row.tokens for row in rows) / right
     # The delta method's residuals: their mean's spread is that of the ratio.
     share = right / len(rows)
-    residuals = [value + (row.tokens - value * row.right) / share for row in rows]
+    residuals = [value + (row.tokens - value * row.correct) / share for row in rows]
     interval = bootstrap_interval(residuals)
     return {"value": value, "ci95": list(interval) if interval else None, "n": len(rows)}

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from eval.runner import Answer, right_by_id
+from eval.runner import Answer, correct_by_id
 from eval.stats import Estimate, estimate_share
 from vlm.problem import Problem
 
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 def estimate_accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
     """Share of correct answers (a verifier's score of 1; partial credit is not correct), in [0, 1]; errors are left out."""
-    right = right_by_id(answers)
+    right = correct_by_id(answers)
     return estimate_share(right.values(), [clusters[id_] for id_ in right], seed=seed)
 
 

@@ -154,7 +154,7 @@ def swap_test(
     noisy = finish(pairs, "swap: faint noise", pictures=faintly_noisy_pictures)
     return {
         **swap_rates(pairs, swapped, same),
-        "change_rate_noise": estimate_share([float(not answer.right) for answer in noisy if answer.status == "ok"]),
+        "change_rate_noise": estimate_share([float(not answer.correct) for answer in noisy if answer.status == "ok"]),
         **counts,
         "cut_at_cue": sum(kind == "cue" for _, kind in cuts.values()),
     }
@@ -189,11 +189,11 @@ def _correct_on_both(
 ) -> tuple[list[Problem], dict[str, int]]:
     """The problems whose own and whose counterfactual image are answered correctly from scratch; and how many were lost."""
     offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
-    usable = {id_ for id_, answer in scratch.items() if answer.right and not answer.truncated}
+    usable = {id_ for id_, answer in scratch.items() if answer.correct and not answer.truncated}
     solved = [problem for problem in offered if problem.id in usable]
     tag = "swap: other from scratch"
     others = answer_problems(subject, [counterfactual(p) for p in solved], log_path=logs, tag=tag, **settings)
-    both = [problem for problem, other in zip(solved, others, strict=True) if other.right and not other.truncated]
+    both = [problem for problem, other in zip(solved, others, strict=True) if other.correct and not other.truncated]
     return both, {"offered": len(offered), "right_from_scratch": len(solved), "both_right": len(both)}
 
 
@@ -210,8 +210,8 @@ def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequen
         for problem, new, old in zip(pairs, swapped, same, strict=True)
         if new.status == old.status == "ok"
     ]
-    update = [float(new.right) for _, new, _ in rows]
-    change = [float(not old.right) for _, _, old in rows]
+    update = [float(new.correct) for _, new, _ in rows]
+    change = [float(not old.correct) for _, _, old in rows]
     prior = [float(grade_answer(p, new.answer).correct) for p, new, _ in rows]
     return {
         "update_rate": estimate_share(update),
@@ -286,7 +286,7 @@ def first_look_error(
     ``row 1: red none blue`` states three facts of row 1; an answer without such statements is one fact.
     """
     wrong = {
-        answer.problem_id: facts_wrong(answer.answer, golds[answer.problem_id], answer.right)
+        answer.problem_id: facts_wrong(answer.answer, golds[answer.problem_id], answer.correct)
         for answer in answers
         if answer.status == "ok"
     }

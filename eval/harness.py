@@ -37,7 +37,7 @@ from eval.grounding import (
     swap_test,
 )
 from eval.report import pick_samples, read_report, write_report
-from eval.runner import Answer, answer_problems, answers_dir, right_by_id
+from eval.runner import Answer, answer_problems, answers_dir, correct_by_id
 from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
 from vlm.backends import check_key_has_one_server
@@ -234,7 +234,7 @@ def _evaluate_model(
         pictured = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
         blank = ask(pictured, style, "blank", pictures=blank_pictures)
         report["blank_accuracy"] = estimate_accuracy(blank, clusters, config.seed)
-        report["blank_drop"] = paired_difference(right_by_id(main), right_by_id(blank), clusters, seed=config.seed)
+        report["blank_drop"] = paired_difference(correct_by_id(main), correct_by_id(blank), clusters, seed=config.seed)
     if config.swap:
         offered = balanced_subset(
             [problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed
@@ -325,7 +325,7 @@ def _pairs(
 ) -> dict[str, dict[str, Any]]:
     """``later-earlier`` for every two models; ``models`` in it names the two again."""
     clusters = {problem.id: image_key(problem) for problem in problems}
-    right = {name: right_by_id(rows) for name, rows in answers.items()}
+    right = {name: correct_by_id(rows) for name, rows in answers.items()}
     return {
         f"{later}-{earlier}": {
             "models": [later, earlier],

@@ -99,7 +99,7 @@ def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Ans
     for problem in problems:
         found = [rows[problem.id] for rows in by_model.values()]
         if all(answer.status == "ok" for answer in found):
-            patterns[tuple(answer.right for answer in found)].append(problem)
+            patterns[tuple(answer.correct for answer in found)].append(problem)
     last = list(by_model.values())[-1]
     for members in patterns.values():
         members.sort(key=lambda problem: -min(last[problem.id].looks, 3))  # stable: families stay in turn
@@ -110,7 +110,10 @@ def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Ans
             **problem.model_dump(include={"id", "question", "choices", "answer", "images"}),
             "family": problem.family,
             "responses": {
-                name: {key: getattr(rows[problem.id], key) for key in ("text", "answer", "right", "truncated", "looks")}
+                name: {
+                    key: getattr(rows[problem.id], "correct" if key == "right" else key)
+                    for key in ("text", "answer", "right", "truncated", "looks")
+                }
                 for name, rows in by_model.items()
             },
         }

@@ -74,7 +74,7 @@ class Answer(BaseModel):
     lift_halves: tuple[float, float] | None = None
 
     @property
-    def right(self) -> bool:
+    def correct(self) -> bool:
         return self.score is not None and self.score >= 1.0
 
 
@@ -208,9 +208,9 @@ def _is_answer_log(path: Path) -> bool:
         return False
 
 
-def right_by_id(answers: Iterable[Answer]) -> dict[str, float]:
-    """Problem id -> 1.0 for right, 0.0 for wrong; errors are left out."""
-    return {answer.problem_id: float(answer.right) for answer in answers if answer.status == "ok"}
+def correct_by_id(answers: Iterable[Answer]) -> dict[str, float]:
+    """Problem id -> 1.0 for correct, 0.0 for incorrect; errors are left out."""
+    return {answer.problem_id: float(answer.correct) for answer in answers if answer.status == "ok"}
 
 
 @dataclass

@@ -39,7 +39,7 @@ def swapped_problems(study: Path, units: Iterable[dict[str, Any]]) -> list[Swapp
         for (tag, problem), new in latest.items():
             old = latest.get(("swap: same picture", problem))
             if tag == "swap: other picture" and old is not None and new.status == old.status == "ok":
-                value = float(new.right) - float(not old.right)
+                value = float(new.correct) - float(not old.correct)
                 found.append(Swapped(unit["arm"], unit["seed"], problem, new.family, value))
     return found
 

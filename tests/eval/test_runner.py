@@ -10,7 +10,7 @@ from scripted_subjects import always_looks, colour_problems, never_looks, script
 
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
-from eval.runner import Answer, answer_problems, read_answers, right_by_id
+from eval.runner import Answer, answer_problems, correct_by_id, read_answers
 from eval.subjects import ScriptedSubject, Turn
 from vlm.generate import Generation
 from vlm.problem import Problem
@@ -45,9 +45,9 @@ def test_answers_come_in_the_order_of_the_problems_and_name_what_was_said(tmp_pa
     assert [answer.problem_id for answer in answers] == [problem.id for problem in problems]
     assert [answer.answer for answer in answers] == [problem.answer for problem in problems]
     first = answers[0]
-    assert first.right and first.score == 1 and first.looks == 1 and not first.truncated
+    assert first.correct and first.score == 1 and first.looks == 1 and not first.truncated
     assert first.tokens == len(first.text.split(" ")) and first.mass is None
-    assert right_by_id(ask(scripted(never_looks), problems, tmp_path / "log.jsonl"))["p1"] == 0
+    assert correct_by_id(ask(scripted(never_looks), problems, tmp_path / "log.jsonl"))["p1"] == 0
 
 
 def test_a_killed_run_goes_on_and_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -109,11 +109,11 @@ def test_a_changed_gold_answer_is_graded_again_and_not_written_again(tmp_path: P
     problems = colour_problems(tmp_path, 3)
     log = tmp_path / "log.jsonl"
     first = ask(scripted(always_looks), problems, log)
-    assert [answer.right for answer in first] == [True] * 3
+    assert [answer.correct for answer in first] == [True] * 3
     problems[0].answer = "green"
     subject = Counting()
     second = ask(ScriptedSubject(subject.function, "always_looks"), problems, log)
-    assert [answer.right for answer in second] == [False, True, True] and second[0].text == first[0].text
+    assert [answer.correct for answer in second] == [False, True, True] and second[0].text == first[0].text
     assert second[0].graded != first[0].graded and second[1] == first[1]
     assert len(read_jsonl(log)) == 4  # the new grade is in the log, once
     assert ask(scripted(always_looks), problems, log) == second and len(read_jsonl(log)) == 4
@@ -140,11 +140,11 @@ def test_broken_pictures_are_counted_apart_and_tried_again(tmp_path: Path) -> No
     broken = [answer for answer in answers if answer.status == "error"]
     assert [answer.problem_id for answer in broken] == ["p0", "p5"]
     assert all(answer.score is None and Path(problems[0].images[0]).parent.name in answer.why for answer in broken)
-    assert len(right_by_id(answers)) == 10 and set(right_by_id(answers).values()) == {1.0}
+    assert len(correct_by_id(answers)) == 10 and set(correct_by_id(answers).values()) == {1.0}
     assert ask(scripted(always_looks), problems, log) == answers
     assert len(read_jsonl(log)) == 12  # the same failure is not written twice
     Path(problems[0].images[0]).write_bytes(good)
-    assert ask(scripted(always_looks), problems, log)[0].right
+    assert ask(scripted(always_looks), problems, log)[0].correct
 
 
 def test_one_question_that_is_refused_costs_one_row(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_truncated_answer_counts_only_if_boxed(tmp_path: Path) -> None:
 
     answers = ask(scripted(rambles), problems, tmp_path / "log.jsonl", max_new_tokens=3)
     assert [answer.truncated for answer in answers] == [True, True]
-    assert [answer.right for answer in answers] == [True, False]
+    assert [answer.correct for answer in answers] == [True, False]
     assert answers[1].answer is None and answers[1].status == "ok"
 
 
