@@ -3,7 +3,7 @@
 Time: forwards of one text model (hidden 512, MLP 1792, 8 layers, 8 heads of which 2 kv, float32, batch 2, 576 image and 512
 response tokens), without the probe, with it on all layers and on one, with its other form (the indicator call), and eager
 with ``output_attentions``; interleaved, so that a machine's moods hit all alike; medians of the paired ratios, with their
-quartiles. Pictures are left out: a vision tower would only dilute the ratio. Memory: bytes allocated as torch's profiler
+quartiles. Images are left out: a vision tower would only dilute the ratio. Memory: bytes allocated as torch's profiler
 counts them, and how the probe's grow with the response. Exactness: the largest difference to eager attention, for tiny
 models of eight families (tests/vlm).
 
@@ -87,7 +87,7 @@ def text_model(attention: str) -> Qwen3VLForConditionalGeneration:
 def text_batch(response: int) -> dict[str, torch.Tensor]:
     ids = torch.randint(10, 1000, (BATCH, N_IMAGE + response), generator=torch.Generator().manual_seed(0))
     ids[:, :N_IMAGE] = IMAGE
-    # Positions are given, so that the model does not ask for the pictures' grids.
+    # Positions are given, so that the model does not ask for the images' grids.
     return {"input_ids": ids, "position_ids": torch.arange(ids.shape[1]).expand(3, BATCH, -1)}
 
 

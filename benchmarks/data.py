@@ -1,8 +1,8 @@
-"""Ten thousand problems with pictures before and at the start of training: ``python benchmarks/data.py [--quick] [--json]``.
+"""Ten thousand problems with images before and at the start of training: ``python benchmarks/data.py [--quick] [--json]``.
 
-``check_seconds``: ``reflection-v grpo CONFIG --check`` from the shell, every picture opened. ``first_batch_seconds``: from a
-loaded model to the first batch of the trainer (problems read and sifted, trainer built, pictures of a step opened).
-``memory_growth``: resident memory of this process behind the last batch of an epoch over that behind its tenth batch, less 1.
+``check_seconds``: ``reflection-v grpo CONFIG --check`` from the shell, every image opened. ``first_batch_seconds``: from a
+loaded model to the first batch of the trainer (problems read and sifted, trainer built, images of a step opened).
+``memory_growth``: resident memory of this process after the last batch of an epoch over that after its tenth batch, less 1.
 The set is drawn once, into --out. The last line is one JSON object; exit code 1 if a figure that must hold does not.
 """
 

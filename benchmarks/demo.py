@@ -62,7 +62,7 @@ def arrive(browser: Any, address: str, example: int = 0, **options: Any) -> Any:
 
 
 def pick(page: Any, example: int) -> None:
-    """Choose an example and wait for its picture and its question."""
+    """Choose an example and wait for its image and its question."""
     page.wait_for_selector("textarea")
     before = page.evaluate("document.querySelector('textarea').value")
     page.click(f"button.example >> nth={example}")

@@ -3,7 +3,7 @@
 Accuracy on 300 held-out problems (``scenes,digits``, the families that the bundled model was taught) against effort (off,
 low, medium, high) and votes (1, 4, 8). One vote is greedy; 4 and 8 are the first 4 and all 8 of the same samples at
 temperature 0.7. ``tokens`` is the mean over problems of all tokens written for an answer. Intervals as everywhere else
-(eval.stats). Further rows, with ``effort`` a number, cut the thought at so many tokens.
+(eval.stats). Further rows, with ``effort`` a number, cut the reasoning at so many tokens.
 
 The last line is one JSON object; ``--write`` also leaves effort.md and effort.svg in a folder. Not a timing: load does not
 change a figure. No pass mark: the figures are printed.
@@ -34,7 +34,7 @@ SEED = 77
 
 
 def questions(folder: str | None, n: int) -> list[tuple[Problem, list[Any]]]:
-    """Problems with their opened pictures: drawn, or the first ``n`` of a set of the user's."""
+    """Problems with their opened images: drawn, or the first ``n`` of a set of the user's."""
     from vlm.images import open_image
 
     if folder:

@@ -1,10 +1,10 @@
 """What evaluation costs: ``python benchmarks/eval.py [--quick] [--json] [--model M]``.
 
-``generation_share``: responses a second of the harness (pictures read, answers graded, a row of each on disk) over those of
-plain batched ``generate`` on the same prompts and pictures, in batches of the same size; interleaved batch by batch in one
+``generation_share``: responses a second of the harness (images read, answers graded, a row of each on disk) over those of
+plain batched ``generate`` on the same prompts and images, in batches of the same size; interleaved batch by batch in one
 process, median of the paired ratios (``generation_share_cpu``: the same in processor time, for a machine that is shared).
 ``audit_seconds``: wall time of an audit with its default measures on ``audit_n`` problems and the sizes of all measures scaled
-alike, projected to 300 problems; without drawing the pictures. ``audit_rss_gb``: peak memory of this process.
+alike, projected to 300 problems; without drawing the images. ``audit_rss_gb``: peak memory of this process.
 ``forwards_a_batch``: forwards that the forward-only measures (attention maps, VDM, patch masking) took.
 
 The last line is one JSON object (benchmarks/README.md names its figures). Exit code 1 if a figure that must hold does not.
@@ -86,7 +86,7 @@ def forwards_a_batch(subject: LocalSubject, problems: list[Problem], folder: Pat
     rows = answer_problems(
         subject, asked, style="think", log_path=folder / "f.jsonl", tag="main", max_new_tokens=TOKENS
     )
-    # Made judgeable whatever the model wrote: a truncated or short response would be passed over.
+    # Made judgeable whatever the model wrote: a truncated or short response would be skipped.
     answers = {row.problem_id: row.model_copy(update={"truncated": False, "tokens": 8}) for row in rows}
     with AttentionMass(
         subject.vlm.model

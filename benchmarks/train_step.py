@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--quick] [--json]
 
 Peers, on the same model, problems, seed, and batch: TRL's ``GRPOTrainer`` with two plain reward functions over the same prompts
-and pictures; ``VisualGRPOTrainer`` with all its logging and the attention reward (``grpo_ratio`` = ours / TRL's); and ours with the
+and images; ``VisualGRPOTrainer`` with all its logging and the attention reward (``grpo_ratio`` = ours / TRL's); and ours with the
 mass never recorded (``attention_reward_ratio`` = with / without). The trainers share one model in one process and take steps in
 turns; every step samples, and all responses are cut at the same length, so that the work is equal. Ratios are medians of paired
 rounds, CPU time of this process, which other work on the machine disturbs less than the clock; the clock's are beside them.
@@ -85,7 +85,7 @@ def closed(completions: list[Any], **_: Any) -> list[float]:
 
 
 def bare(vlm: VLM, args: Any, problems: list[Problem]) -> GRPOTrainer:
-    """TRL's trainer on the same prompts and pictures."""
+    """TRL's trainer on the same prompts and images."""
     rows = [
         {
             "prompt": problem_messages(problem, "think", vlm),

@@ -50,7 +50,7 @@ class Guarded(TyperCommand):
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and the exit code for an error that a user can mend; None for a bug."""
+    """The sentence and the exit code for an error that a user can fix; None for a bug."""
     if isinstance(error, BaseExceptionGroup):  # tasks that ran side by side: the first that says something
         return next((found for inner in error.exceptions if (found := explain(inner))), None)
     if isinstance(error, UserError):

@@ -1,4 +1,4 @@
-"""Errors that are a user's to mend: one sentence that names the thing and the remedy."""
+"""Errors that are a user's to fix: one sentence that names the thing and the remedy."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUD
 
 
 class UserError(Exception):
-    """The work failed for a reason the user can mend. The command line prints the sentence and exits with ``exit_code``."""
+    """The work failed for a reason the user can fix. The command line prints the sentence and exits with ``exit_code``."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class ConfigError(UserError):
 
 
 class ImageError(UserError):
-    """A picture that is missing, unreadable or over the limits."""
+    """An image that is missing, unreadable or over the limits."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""The agent loop: a text reasoner that never sees the picture asks, a VLM that sees it answers, until the conclusion is right.
+"""The agent loop: a text reasoner that never sees the image asks, a VLM that sees it answers, until the conclusion is right.
 
 Reflection-V (arXiv 2509.12132, section on cold-start data): visual requester, visual responder, summarizer. A wrong
 conclusion is discarded and another round starts; a right one ends the episode. An episode is one coroutine; its sampling
@@ -93,7 +93,7 @@ class Episode:
     repairs: int = 0
 
     async def run(self) -> Trace:
-        """Play the episode. Never raises for what models, servers or pictures do: that is a trace with status ``error``."""
+        """Play the episode. Never raises for what models, servers or images do: that is a trace with status ``error``."""
         rounds: list[Round] = []
         try:
             pictures = [await asyncio.to_thread(self.images.open, image) for image in self.problem.images]

@@ -75,7 +75,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
     """Play an episode for every problem that has no finished one in ``out/traces.jsonl``, then write ``out/sft.jsonl``.
 
     Problems that cannot be asked or graded are dropped, counted by reason, before the first reply is paid for. Episodes that
-    ended in an error are tried again; one that a kill cut off goes on from its saved replies.
+    ended in an error are tried again; one that a kill cut off resumes from its saved replies.
 
     Args:
         dry_run: play so many episodes, drawn at random, and say what the rest would take. They are kept like any other.

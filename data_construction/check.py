@@ -1,4 +1,4 @@
-"""After the run: do the facts of the kept traces hold in the pictures? Needs problems whose ``meta.facts`` are known."""
+"""After the run: do the facts of the kept traces hold in the images? Needs problems whose ``meta.facts`` are known."""
 
 from collections import defaultdict
 from itertools import chain

@@ -42,7 +42,7 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
 
     A rewrite may drop words but no fact: every statement, number and word of value in it stands in the transcript or the
     question, what it states last of a place is what was seen there last, the answer that it gives (it need not give
-    one) is the one that was concluded, and it goes back to the picture once for every round after the first.
+    one) is the one that was concluded, and it goes back to the image once for every round after the first.
     """
     said = [f"{round_.reply} . {round_.conclusion}" for round_ in rounds]
     transcript = " . ".join(said)

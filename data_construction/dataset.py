@@ -23,7 +23,7 @@ class MixConfig(StrictModel):
     Attributes:
         direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
-        hollow_share: share, in [0, 1], of the traces that begin wrong whose re-look is made hollow: what follows the cue
+        hollow_share: share, in [0, 1], of the traces that begin wrong whose re-look is made no-op: what follows the cue
             repeats what stood before it, and so does the answer. For experiments on ungrounded reasoning (docs/study.md).
         min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
             not yet solve anything can still be taken through the later stages.
@@ -96,10 +96,10 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
 
 
 def hollowed(kept: list[Trace], share: float, rng: random.Random) -> dict[str, Trace]:
-    """``share`` of the traces that begin wrong, made hollow (see ``repeating``), by their id.
+    """``share`` of the traces that begin wrong, made no-op (see ``repeating``), by their id.
 
     Raises:
-        UserError: there is no trace to make hollow ones of.
+        UserError: there is no trace to make no-op ones of.
     """
     if not share:
         return {}

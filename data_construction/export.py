@@ -1,4 +1,4 @@
-"""The kept traces as a Hugging Face data set: parquet files with the pictures inside, and a card."""
+"""The kept traces as a Hugging Face data set: parquet files with the images inside, and a card."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
     """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns that folder.
 
     Raises:
-        UserError: no trace was kept, a picture is gone, or ``out/hf`` holds something else.
+        UserError: no trace was kept, an image is gone, or ``out/hf`` holds something else.
     """
     import datasets
 

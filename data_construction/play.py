@@ -131,7 +131,7 @@ async def play(
 def _limit_arenas() -> None:
     """Have glibc share one arena among the threads made from now on.
 
-    Each thread that writes pictures has an arena of its own otherwise, and the holes in them grow by some 3 KB an episode.
+    Each thread that writes images has an arena of its own otherwise, and the holes in them grow by some 3 KB an episode.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

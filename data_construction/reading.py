@@ -31,7 +31,7 @@ _FENCE = re.compile(r"^\s{0,8}(?:```|~~~)[\w-]{0,20}\s*$", re.MULTILINE)
 
 
 def read_request(text: str, finish_reason: str) -> tuple[str, str]:
-    """(the question to the one who sees the picture, "") or ("", fault).
+    """(the question to the one who sees the image, "") or ("", fault).
 
     Of several lines the last one labelled as the question is it, else the last that asks, else the last.
     """
@@ -94,7 +94,7 @@ def repeats(text: str) -> bool:
 
 
 def _usable_text(text: str, finish_reason: str, most: int = MAX_CONCLUSION) -> tuple[str, str]:
-    """(the reply without thought and code fences, fault)."""
+    """(the reply without reasoning and code fences, fault)."""
     if finish_reason == "too_long" or len(text) > 4 * MAX_CONCLUSION:
         return "", "too_long"
     said = after_reasoning(text)

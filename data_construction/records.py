@@ -36,7 +36,7 @@ class Trace(BaseModel):
     ``traces.jsonl``, since filters are applied anew whenever the cold-start set is made) or ``error`` (a reply could not
     be had or used: ``error`` names the failure, ``why`` says it in words; tried again on the next run). ``trace`` is the
     first-person text; ``corrected`` are the character spans of it that state what a later sentence corrects; ``looks``
-    counts how often it goes back to the picture. ``usage``: ``tokens`` (written), ``prompt_tokens``, ``calls``,
+    counts how often it goes back to the image. ``usage``: ``tokens`` (written), ``prompt_tokens``, ``calls``,
     ``repairs`` (replies that could not be used), ``seconds`` (sum over calls), ``by_role`` (role -> prompt tokens,
     tokens, calls).
     """

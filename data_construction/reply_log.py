@@ -1,6 +1,6 @@
 """Replies that are on disk before anyone acts on them, and that are never asked for twice.
 
-``replies.jsonl`` is the truth: an episode is replayed from it up to where it was, and goes on from there. So a kill costs
+``replies.jsonl`` is the truth: an episode is replayed from it up to where it was, and resumes from there. So a kill costs
 the replies that were in flight, and nothing else.
 """
 
@@ -151,7 +151,7 @@ class ReplyLog:
 
 
 def request_key(backend: Backend, request: Request, role: str, place: tuple[int, int]) -> str:
-    """Names a request by all that decides its reply but the pictures, which go with the problem.
+    """Names a request by all that decides its reply but the images, which go with the problem.
 
     Of a server's name only the model counts: a server that comes back at another address goes on with the same work.
     """

@@ -25,7 +25,7 @@ log = logging.getLogger("demo")
 
 
 def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.Blocks:
-    """The Gradio page over an engine. It reads no file of the visitor's: pictures come as tokens of the store."""
+    """The Gradio page over an engine. It reads no file of the visitor's: images come as tokens of the store."""
     handlers = Handlers(engine, pictures, sessions)
     choose, slot = ((STATIC / name).read_text(encoding="utf-8") for name in ("choose.js", "slot.js"))
     with gr.Blocks(title="Reflection-V", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
@@ -95,7 +95,7 @@ class Handlers:
         self.engine, self.pictures, self.sessions = engine, pictures, sessions
 
     def example(self, event: gr.EventData) -> tuple[Any, Any, Any]:
-        """Put an example's picture, its counterpart and its question on the page."""
+        """Put an example's image, its counterpart and its question on the page."""
         number = _event_number(event)
         if number is None or number >= len(self.pictures.examples):
             return gr.skip(), gr.skip(), gr.skip()

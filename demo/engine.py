@@ -143,7 +143,7 @@ class Engine:
         yield from self._write(run, find_effort(effort), votes, stop)
 
     def test(self, kind: str, before: Run, other: Image.Image | None, stop: threading.Event) -> Iterator[Run]:
-        """Let the model go on from within its own response: with a cue to look again, another picture, or a blank one."""
+        """Let the model resume from within its own response: with a cue to look again, another image, or a blank one."""
         if kind == "again":
             end = thought_end(before.text)
             kept, picture = before.text[: len(before.text) if end is None else end].rstrip(), before.picture
@@ -274,7 +274,7 @@ class Engine:
 
     @staticmethod
     def _finish(run: Run, thoughts: list[Thought]) -> None:
-        """Read the outcome off the responses; those of a test read on behind what was given."""
+        """Read the outcome off the responses; those of a test read on after what was given."""
         given = run.text[: run.given]
         whole = summarize([replace(thought, text=given + thought.text) for thought in thoughts])
         run.text, run.answer, run.tokens, run.looks = whole["text"], whole["answer"], whole["tokens"], whole["looks"]

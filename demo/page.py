@@ -36,7 +36,7 @@ def waiting() -> str:
 
 
 def example_cards(found: Sequence[Example]) -> str:
-    """Buttons with the example pictures."""
+    """Buttons with the example images."""
     buttons = [
         Markup(
             '<button type="button" class="example" data-n="{n}"><img src="picture/{token}" alt="">'

@@ -1,4 +1,4 @@
-"""Pictures that visitors gave, held in memory under names that cannot be guessed; nothing is written to disk."""
+"""Images that visitors gave, held in memory under names that cannot be guessed; nothing is written to disk."""
 
 import io
 import secrets
@@ -17,15 +17,15 @@ from vlm.problem import read_problems
 
 MAX_UPLOAD = 20 * 2**20
 SHOWN_PIXELS = 2_000_000
-"""A picture is scaled down to this: what models read, and what bounds the memory (6 MB each)."""
+"""An image is scaled down to this: what models read, and what bounds the memory (6 MB each)."""
 CAPACITY = 64
 LIFETIME = 3600.0
-"""Seconds that a picture is kept after it was last used."""
+"""Seconds that an image is kept after it was last used."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A bundled picture with its question and another picture that gives the question another answer."""
+    """A bundled image with its question and another image that gives the question another answer."""
 
     token: str
     other: str
@@ -35,7 +35,7 @@ class Example:
 
 
 class PictureStore:
-    """Token -> picture. The least recently used one goes where there are too many; examples stay."""
+    """Token -> image. The least recently used one goes where there are too many; examples stay."""
 
     def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: OrderedDict[str, tuple[float, Image.Image]] = OrderedDict()
@@ -44,7 +44,7 @@ class PictureStore:
         self.examples = self._read_examples()
 
     def add(self, data: bytes) -> str:
-        """Keep the picture of an uploaded file. Returns its token; raises ImageError as ``vlm.images.open_image``."""
+        """Keep the image of an uploaded file. Returns its token; raises ImageError as ``vlm.images.open_image``."""
         picture = open_image(data)
         if (scale := (SHOWN_PIXELS / (picture.width * picture.height)) ** 0.5) < 1:
             size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
@@ -57,7 +57,7 @@ class PictureStore:
         return token
 
     def get(self, token: object) -> Image.Image:
-        """Raises ImageError where there is no such picture, or no longer."""
+        """Raises ImageError where there is no such image, or no longer."""
         if isinstance(token, str):
             if token in self._examples:
                 return self._examples[token]
@@ -72,7 +72,7 @@ class PictureStore:
         raise ImageError("The picture is no longer here: choose it again.")
 
     def png(self, token: object) -> bytes:
-        """The picture as a file; errors as ``get``."""
+        """The image as a file; errors as ``get``."""
         data = io.BytesIO()
         self.get(token).save(data, "PNG")
         return data.getvalue()

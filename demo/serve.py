@@ -1,4 +1,4 @@
-"""Serving the page safely: only the routes that it needs, pictures in memory, nothing from or to the network.
+"""Serving the page safely: only the routes that it needs, images in memory, nothing from or to the network.
 
 Gradio has many more routes than this page uses (files, proxies, downloads of URLs, run history). The gate in front of it
 lets through a short list and answers 404 to the rest, so none of them can read a file of the host.

@@ -47,13 +47,13 @@ class AuditConfig:
         max_new_tokens: limit of a response; longer ones count as truncated.
         batch_size: responses generated at once.
         main: problems answered from scratch.
-        controls: of them, those asked again with a blank, a noise and a wrong picture.
+        controls: of them, those asked again with a blank, a noise and a wrong image.
         hint: those asked again with a wrong hint.
-        swap: those with a counterfactual picture offered to the swap.
-        cutoff: those finished without the picture; ``cutoff_at``: after which shares (up to 1) or tokens of the response.
+        swap: those with a counterfactual image offered to the swap.
+        cutoff: those finished without the image; ``cutoff_at``: after which shares (up to 1) or tokens of the response.
         samples: those sampled ``k`` times at ``temperature``.
         forward: responses read again for VDM and patch masking; ``masked_share`` of the patches is painted over.
-        per_shift: problems of each set of unseen pictures.
+        per_shift: problems of each set of unseen images.
         margin: a difference of accuracy below this does not matter; ``vdm_margin`` and ``nats_margin`` likewise.
         layers: whose attention is recorded (``last``, ``all``, a list).
         shown: cases on the page.
@@ -113,7 +113,7 @@ def run_audit(
     Args:
         model: a folder, a hub name, ``tiny``, ``openai:NAME@URL``, or ``scripted:NAME`` (see ``eval.known``).
         problems: those with ``meta.counterfactual`` can be swapped; the others serve the other measures.
-        shifts: name -> problems with pictures unlike those of training.
+        shifts: name -> problems with images unlike those of training.
         subject: in place of the model that the name stands for.
 
     Returns:
@@ -225,7 +225,7 @@ class _Audit:
         }
 
     def cases(self) -> list[dict[str, Any]]:
-        """What the page shows of single problems: question, picture, and the answer under every condition."""
+        """What the page shows of single problems: question, image, and the answer under every condition."""
         shown = balanced_subset(self.problems, self.config.shown, self.config.seed)
         return [
             {
@@ -268,7 +268,7 @@ class _Audit:
         self.evidence[name] = Evidence(values, margin, good, self.clusters)
 
     def _controls(self) -> None:
-        """Accuracy with a blank, a noise and a wrong picture, each against the right one on the same problems."""
+        """Accuracy with a blank, a noise and a wrong image, each against the right one on the same problems."""
         asked = [problem for problem in self._some(self.config.controls) if problem.images]
         wrong = wrong_pictures(asked, self.config.seed)
         right = correct_by_id(self.scratch.values())
@@ -337,7 +337,7 @@ class _Audit:
         self._prove("patch_masking", values, self.config.nats_margin)
 
     def _shifts(self, shifts: Mapping[str, Sequence[Problem]]) -> None:
-        """Accuracy on each set of unseen pictures, and the drop from the main problems of the same families."""
+        """Accuracy on each set of unseen images, and the drop from the main problems of the same families."""
         found = {}
         for name, problems in shifts.items():
             asked = balanced_subset(problems, self.config.per_shift, self.config.seed)

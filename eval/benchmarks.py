@@ -1,6 +1,6 @@
-"""The benchmarks that the field reports, as problem sets: published columns in, ``problems.jsonl`` and pictures out.
+"""The benchmarks that the field reports, as problem sets: published columns in, ``problems.jsonl`` and images out.
 
-A row that cannot be asked (no answer, an answer that names no option, a picture that cannot be read) is left out and
+A row that cannot be asked (no answer, an answer that names no option, an image that cannot be read) is left out and
 named with its reason: counted apart, never as wrong. Nothing in a data set is executed: lists written as text are read as
 literals, of bounded length.
 """
@@ -35,7 +35,7 @@ class BadRow(UserError):
 
 @dataclass(frozen=True)
 class Item:
-    """A row's problem before its pictures are on disk. ``pictures``: paths, bytes, or ``{"bytes", "path"}`` of ``datasets``."""
+    """A row's problem before its images are on disk. ``pictures``: paths, bytes, or ``{"bytes", "path"}`` of ``datasets``."""
 
     id: str
     domain: str
@@ -82,12 +82,12 @@ def read_mathvista(row: Mapping[str, Any]) -> Item:
 
 
 def read_mathvision(row: Mapping[str, Any]) -> Item:
-    """MathLLMs/MathVision: options (often bare letters, drawn in the picture) with a letter, or an expression."""
+    """MathLLMs/MathVision: options (often bare letters, drawn in the image) with a letter, or an expression."""
     choices, answer = _options(row.get("options")), _text(row, "answer")
     if choices:
         _check_option(answer, choices)
         if [choice.strip() for choice in choices] == [chr(ord("A") + n) for n in range(len(choices))]:
-            choices = None  # they stand in the picture: listing the letters would say nothing
+            choices = None  # they stand in the image: listing the letters would say nothing
     domain = "choice" if _options(row.get("options")) else "expression"
     question = re.sub(r"<image\d+>", "", _text(row, "question"))
     pictures = _pictures(row, "decoded_image", "image")
@@ -95,7 +95,7 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
 
 
 def read_mmmu(row: Mapping[str, Any]) -> Item:
-    """MMMU/MMMU and the standard configs of MMMU-Pro: options as text of a list, up to seven pictures, open questions."""
+    """MMMU/MMMU and the standard configs of MMMU-Pro: options as text of a list, up to seven images, open questions."""
     pictures = [row[name] for n in range(1, 8) if row.get(name := f"image_{n}") is not None]
     choices, answers = _options(row.get("options")), _options(row.get("answer")) or [_text(row, "answer")]
     family = str(row.get("subject") or row.get("subfield") or "")
@@ -108,7 +108,7 @@ def read_mmmu(row: Mapping[str, Any]) -> Item:
 
 
 def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
-    """MMMU/MMMU_Pro, config vision: question and options are drawn in the picture; the answer is a letter."""
+    """MMMU/MMMU_Pro, config vision: question and options are drawn in the image; the answer is a letter."""
     question = "Answer the question in the picture with the letter of the right option."
     answer = _text(row, "answer")
     _check_option(answer, _options(row.get("options")))
@@ -128,7 +128,7 @@ def read_m3cot(row: Mapping[str, Any]) -> Item:
 
 
 def read_hallusionbench(row: Mapping[str, Any]) -> Item:
-    """lmms-lab/HallusionBench: yes or no (``gt_answer`` 1 or 0); rows of ``visual_input`` 0 have no picture."""
+    """lmms-lab/HallusionBench: yes or no (``gt_answer`` 1 or 0); rows of ``visual_input`` 0 have no image."""
     answer = {"1": "yes", "0": "no"}.get(str(row.get("gt_answer")).strip())
     if answer is None:
         raise BadRow(f"gt_answer is {row.get('gt_answer')!r}, not 0 or 1")
@@ -193,7 +193,7 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
         data: a hub name or a local folder in place of the published one (``datasets.load_dataset`` or ``save_to_disk``).
 
     Returns:
-        The problems with absolute picture paths, and how many rows were left out by reason (also in ``left_out.json``).
+        The problems with absolute image paths, and how many rows were left out by reason (also in ``left_out.json``).
 
     Raises:
         ConfigError: an unknown benchmark.
@@ -226,7 +226,7 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
 
 
 def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """The rows with their pictures undecoded (``{"bytes", "path"}``): a broken one then costs its row, not the run."""
+    """The rows with their images undecoded (``{"bytes", "path"}``): a broken one then costs its row, not the run."""
     import datasets
 
     source = data or benchmark.hub
@@ -262,7 +262,7 @@ def _local_split(folder: str) -> str:
 
 
 def _beside(value: Any, folder: str) -> Any:
-    """A picture path in a local folder's rows is relative to it."""
+    """An image path in a local folder's rows is relative to it."""
     if isinstance(value, str) and re.fullmatch(r"[\w./ -]{1,300}\.(?:png|jpe?g|webp|gif|bmp)", value, re.IGNORECASE):
         path = Path(folder) / value
         return str(path) if path.is_relative_to(folder) and ".." not in path.parts else value

@@ -1,4 +1,4 @@
-"""Measures that ask again under a changed condition: the picture taken away, a wrong hint, several samples.
+"""Measures that ask again under a changed condition: the image taken away, a wrong hint, several samples.
 
 As in ``eval.grounding``, each has a part that asks and a part that only counts.
 """
@@ -37,21 +37,21 @@ def cutoff(
     at: Sequence[float],
     **settings: Any,
 ) -> dict[str, Any]:
-    """Take the picture away after a part of the response and let the model finish: is it still needed by then?
+    """Take the image away after a part of the response and let the model finish: is it still needed by then?
 
-    The model's own response is cut after n tokens, the picture leaves the prompt, and the model goes on from its text
-    alone. Accuracy over n is the curve; at the full response it is the accuracy with the picture throughout.
+    The model's own response is cut after n tokens, the image leaves the prompt, and the model resumes from its text
+    alone. Accuracy over n is the curve; at the full response it is the accuracy with the image throughout.
 
     Source: the visual cutoff analysis of Reflection-V, arXiv 2509.12132 (n = 0, 50, 100, ... tokens). Ours: shares of
     each response's own length by default, since short and long answers then compare.
 
     Args:
         at: where to cut: up to 1 a share of the response, above 1 a number of tokens.
-        scratch: problem id -> its answer with the picture; truncated ones and errors are skipped.
+        scratch: problem id -> its answer with the image; truncated ones and errors are skipped.
 
     Returns:
         ``curve``: rows ``{at, accuracy, n}``, then ``full``; ``area``: mean accuracy over the shares 0 to 1 by the
-        trapezoid rule, in [0, 1] (None where a cut is in tokens); ``values``: problem id -> right with the picture throughout
+        trapezoid rule, in [0, 1] (None where a cut is in tokens); ``values``: problem id -> right with the image throughout
         minus right after the *first* cut. Later cuts make no verdict: by then the text may hold the answer.
     """
     usable = [p for p in problems if p.images and (row := scratch.get(p.id)) and row.status == "ok" and row.text]
@@ -81,7 +81,7 @@ def cutoff(
 
 
 def cutoff_area(curve: Sequence[Mapping[str, Any]], full: Mapping[str, float]) -> float | None:
-    """Area under accuracy over the share of the response that saw the picture, in [0, 1]; the full response closes it."""
+    """Area under accuracy over the share of the response that saw the image, in [0, 1]; the full response closes it."""
     points = [(float(row["at"]), row["accuracy"]["value"]) for row in curve]
     if not full or not points or any(at > 1 or value is None for at, value in points):
         return None
@@ -96,7 +96,7 @@ def cutoff_area(curve: Sequence[Mapping[str, Any]], full: Mapping[str, float]) -
 
 
 def wrong_hints(problems: Sequence[Problem], seed: int = 0) -> dict[str, str]:
-    """Problem id -> a wrong answer that looks like a right one: the counterfactual's, another option, or another
+    """Problem id -> an incorrect answer that looks like a right one: the counterfactual's, another option, or another
     problem's of the same family. Problems without any are left out."""
     golds: dict[str, list[str]] = defaultdict(list)
     for problem in problems:
@@ -248,9 +248,9 @@ def _vote(words: Sequence[str | None]) -> int:
 def overthinking(
     answers: Sequence[Answer], problems: Sequence[Problem] = (), samples: Sequence[Sequence[Answer]] = ()
 ) -> dict[str, Any]:
-    """Do longer responses pay? Tokens for a right answer, accuracy by length, and length at equal difficulty.
+    """Do longer responses pay? Tokens for a correct answer, accuracy by length, and length at equal difficulty.
 
-    ``tokens_per_right``: all tokens written over the number of right answers. ``by_length``: accuracy of the shortest,
+    ``tokens_per_right``: all tokens written over the number of correct answers. ``by_length``: accuracy of the shortest,
     middle and longest third *within each family*, so that families of long answers do not fill the longest third.
     ``extra_tokens_when_wrong``: over the samples of one and the same problem, mean length of the wrong ones minus that of
     the right ones; problems with both kinds only. In tokens; above 0, more words went with worse answers.

@@ -1,6 +1,6 @@
 """The 2 x 2 cross: each model reads its own responses and the other's, word for word, and the attention is taken each time.
 
-Policy gradient changes what is written and the weights that read it. Where the mass on the picture has risen, this says which of
+Policy gradient changes what is written and the weights that read it. Where the mass on the image has risen, this says which of
 the two it was: a text that any model would read with more attention, or a model that attends more to any text.
 """
 

@@ -1,4 +1,4 @@
-"""Measures that need no new text: the model reads its own response again, with the picture, without it, and with parts
+"""Measures that need no new text: the model reads its own response again, with the image, without it, and with parts
 of it painted over. Four forwards a response at most, and none of them generates.
 """
 
@@ -41,11 +41,11 @@ def forward_measures(
     Args:
         answers: problem id -> its answer under ``style``; errors, truncated ones and those under ``MIN_THOUGHT`` tokens
             cannot be judged and are skipped.
-        share: part of the picture's patches that is painted grey, in (0, 1].
+        share: part of the image's patches that is painted grey, in (0, 1].
 
     Returns:
         ``rows`` (one a response: ``vdm``, ``vdm_halves``, ``most_drop``, ``least_drop``, ``maps`` of attention on the
-        pictures, or ``why`` it failed) and the figures of ``forward_figures``.
+        images, or ``why`` it failed) and the figures of ``forward_figures``.
     """
     usable = [(p, answers[p.id]) for p in problems if can_be_read_again(p, answers.get(p.id))]
     repair_jsonl(log_path)
@@ -103,7 +103,7 @@ def forward_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _read_all(
     vlm: "VLM", part: Sequence[tuple[Problem, Answer]], style: str, layers: Any, share: float
 ) -> list[dict[str, Any]]:
-    """The rows of one batch; a response that cannot be read (its picture is gone) costs one row."""
+    """The rows of one batch; a response that cannot be read (its image is gone) costs one row."""
     try:
         return _read_batch(vlm, part, style, layers, share)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Does an answer depend on the picture, and does a second look see it? Measures of one subject, each with n and interval.
+"""Does an answer depend on the image, and does a second look see it? Measures of one subject, each with n and interval.
 
 Each measure has a part that asks the subject and a part that only counts (``swap_rates``, ``attention_profile``), so
 that the counting is checked by hand and repeated from the logs.
@@ -29,14 +29,14 @@ _CUES = [re.compile("|".join(patterns), re.IGNORECASE) for patterns in (RELOOK_C
 
 
 def noise_pictures(problem: Problem) -> list[Image.Image]:
-    """Uniform noise of the pictures' sizes, seeded by the problem: nothing to see, and no even grey either."""
+    """Uniform noise of the images' sizes, seeded by the problem: nothing to see, and no even grey either."""
     generator = np.random.default_rng(list(problem.id.encode()))
     sizes = [image.size for image in open_pictures(problem)]
     return [Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)) for width, height in sizes]
 
 
 def faintly_noisy_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's pictures, each pixel moved by at most ``FAINT`` levels, seeded by the problem: another picture of the same things."""
+    """The problem's images, each pixel moved by at most ``FAINT`` levels, seeded by the problem: another image of the same things."""
     generator = np.random.default_rng(list(problem.id.encode()))
     shown = []
     for image in open_pictures(problem):
@@ -47,10 +47,10 @@ def faintly_noisy_pictures(problem: Problem) -> list[Image.Image]:
 
 
 def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
-    """The problems with the pictures of another one of their family: a picture like those of training, but not theirs.
+    """The problems with the images of another one of their family: an image like those of training, but not theirs.
 
-    The pictures go round in a seeded circle. A problem that is alone in its family (with its number of pictures), or
-    whose next in the circle has the same pictures, is left out.
+    The images go round in a seeded circle. A problem that is alone in its family (with its number of images), or
+    whose next in the circle has the same images, is left out.
     """
     circles: dict[tuple[str, int], list[Problem]] = {}
     for problem in problems:
@@ -69,7 +69,7 @@ def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
 
 
 def blank_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's pictures painted over in mid-grey, of the same size: what is answered from the question alone.
+    """The problem's images painted over in mid-grey, of the same size: what is answered from the question alone.
 
     Source: the blank-image control of Hallucination-as-Cue, arXiv 2604.03179.
     """
@@ -88,7 +88,7 @@ def reasoning_span(text: str) -> tuple[int, int]:
 def cut_reasoning(text: str) -> tuple[str, str] | None:
     """(the response up to the cut, ``cue`` or ``half``), or None without reasoning to cut.
 
-    The cut is right behind the words of the first re-look ("let me look again"): the model has said that it looks and
+    The cut is right after the words of the first re-look ("let me look again"): the model has said that it looks and
     not yet what it sees. Without a re-look it is at half of the reasoning's characters, moved back to the end of a
     sentence or else of a word.
     """
@@ -107,7 +107,7 @@ def cut_reasoning(text: str) -> tuple[str, str] | None:
 
 
 def has_counterfactual(problem: Problem) -> bool:
-    """Whether the problem brings another picture that gives its question another answer."""
+    """Whether the problem brings another image that gives its question another answer."""
     other = problem.meta.get("counterfactual")
     if not isinstance(other, dict) or not {"image", "answer"} <= other.keys() or len(problem.images) != 1:
         return False
@@ -115,7 +115,7 @@ def has_counterfactual(problem: Problem) -> bool:
 
 
 def counterfactual(problem: Problem) -> Problem:
-    """The same question, with the same id, about the other picture."""
+    """The same question, with the same id, about the other image."""
     other = problem.meta["counterfactual"]
     return problem.model_copy(update={"images": [other["image"]], "answer": str(other["answer"])})
 
@@ -123,12 +123,12 @@ def counterfactual(problem: Problem) -> Problem:
 def swap_test(
     subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
 ) -> dict[str, Any]:
-    """Swap the picture in the middle of a right response and see whether the answer follows it.
+    """Swap the image in the middle of a right response and see whether the answer follows it.
 
-    Only pairs count whose two pictures were both answered right from scratch: else an answer that does not change may
-    just be one that could not be read. The response is cut (``cut_reasoning``), the picture replaced by its
-    counterfactual, and the subject finishes; the control puts the same picture back in. A greedy model that is given the same
-    text and picture cannot but go on as before, so a second control shows the picture under faint noise.
+    Only pairs count whose two images were both answered right from scratch: else an answer that does not change may
+    just be one that could not be read. The response is cut (``cut_reasoning``), the image replaced by its
+    counterfactual, and the subject finishes; the control puts the same image back in. A greedy model that is given the same
+    text and image cannot but go on as before, so a second control shows the image under faint noise.
 
     Source: VisualSwap, arXiv 2605.15864; the control and the prior-answer rate answer "Recompute or Reuse", 2608.01930.
 
@@ -163,9 +163,9 @@ def swap_test(
 def swap_by_turn(
     subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
 ) -> dict[str, Any]:
-    """The swap test for a model that cannot go on from a text begun: the other picture comes in a further user turn.
+    """The swap test for a model that cannot resume from a text begun: the other image comes in a further user turn.
 
-    The subject has answered; a second turn shows a picture "once more" and asks again, the counterfactual one or, for
+    The subject has answered; a second turn shows an image "once more" and asks again, the counterfactual one or, for
     the control, the same. A weaker test than ``swap_test``, and a measure of its own: a new turn invites a new answer,
     while the swap in mid-response has to win over the model's own reasoning.
 
@@ -177,7 +177,7 @@ def swap_by_turn(
         replies = {problem.id: (scratch[problem.id].text, file) for problem, file in zip(pairs, shown, strict=True)}
         return answer_problems(subject, golds, log_path=logs, tag=tag, replies=replies, **settings)
 
-    # The first turn keeps the picture of the problem; only the grade is of the counterfactual.
+    # The first turn keeps the image of the problem; only the grade is of the counterfactual.
     golds = [problem.model_copy(update={"answer": counterfactual(problem).answer}) for problem in pairs]
     swapped = ask(golds, [problem.meta["counterfactual"]["image"] for problem in pairs], "turn: other picture")
     same = ask(pairs, [problem.images[0] for problem in pairs], "turn: same picture")
@@ -200,9 +200,9 @@ def _correct_on_both(
 def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequence[Answer]) -> dict[str, Any]:
     """Count a finished swap test; rates in [0, 1], the difference in [-1, 1].
 
-    ``update_rate``: answers right for the new picture. ``change_rate_same``: answers no longer right though the same
-    picture was put back. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
-    never looks. ``prior_answer_rate``: answers still right for the old picture after the swap. Errors are left out.
+    ``update_rate``: answers right for the new image. ``change_rate_same``: answers no longer right though the same
+    image was put back. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
+    never looks. ``prior_answer_rate``: answers still right for the old image after the swap. Errors are left out.
     ``values``: problem id -> its own update minus change.
     """
     rows = [
@@ -268,7 +268,7 @@ def attention_curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[
 
 
 def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
-    """How the subject writes: looks back at the picture a response, tokens a response, share cut off at the limit."""
+    """How the subject writes: looks back at the image a response, tokens a response, share cut off at the limit."""
     written = [answer for answer in answers if answer.status == "ok"]
     return {
         "looks_mean": estimate_mean([answer.looks for answer in written]),

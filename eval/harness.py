@@ -55,10 +55,10 @@ class EvalConfig:
         batch_size: responses generated at once.
         attention: record mass and lift of every token of the main answers (``layers``: ``last``, ``all`` or a list).
         main: problems for accuracy; None is all of them.
-        blank: problems asked again with a blank picture.
-        swap: problems with a counterfactual picture offered to the swap test.
+        blank: problems asked again with a blank image.
+        swap: problems with a counterfactual image offered to the swap test.
         per_set: problems of each named set (shift, skill, first look); None is all of them.
-        samples: responses shown in the report beside their picture.
+        samples: responses shown in the report beside their image.
         k: sampled answers a problem at ``temperature`` (avg@k, pass@k, maj@k), for ``sampled`` problems; 0 is greedy only.
         rotations: further orders in which the options of multiple-choice problems are shown, to expose position bias.
         dtype: of the weights; float32, in which a batch equals its singles, unless the model is too large for it.
@@ -89,7 +89,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A further list of problems: ``shift`` (pictures unlike those of training), ``skill`` (what the model could do before
+    """A further list of problems: ``shift`` (images unlike those of training), ``skill`` (what the model could do before
     it was trained, such as describing) or ``first_look`` (single facts, whose error rate is reported).
 
     ``style`` None asks in the style that each model's main answers were given in.

@@ -1,6 +1,6 @@
 """Models whose grounding is known because it is written down: what an audit must find out about each.
 
-``reflection-v audit scripted:NAME`` runs one of them. They recognize the pictures of a problem set by their pixels and
+``reflection-v audit scripted:NAME`` runs one of them. They recognize the images of a problem set by their pixels and
 "see" what the set's own answers say.
 """
 
@@ -51,7 +51,7 @@ class _Scripts:
                 families.setdefault(problem.family, []).append(shown.answer)
                 try:
                     self.truth[problem.question, _pixels(open_pictures(shown))] = shown.answer
-                except UserError:  # a broken picture: nothing will be seen on it
+                except UserError:  # a broken image: nothing will be seen on it
                     continue
         for problem in problems:
             self.answers[problem.question] = sorted(set(families[problem.family]))
@@ -66,7 +66,7 @@ class _Scripts:
         }[name]
 
     def sees(self, turn: Turn) -> str:
-        """The truth about the picture shown last; about an unknown or missing one, what its text or a blind guess says."""
+        """The truth about the image shown last; about an unknown or missing one, what its text or a blind guess says."""
         pictures = list(turn.again) or turn.images
         there = self.truth.get((turn.question, _pixels(pictures))) if pictures else None
         return there or _told(turn) or self.blind(turn)

@@ -189,7 +189,7 @@ def format_number(value: Any) -> str:
 
 
 def highlight(text: str) -> list[tuple[str, bool]]:
-    """The text in pieces, in order and complete; True for a sentence that goes back to the picture."""
+    """The text in pieces, in order and complete; True for a sentence that goes back to the image."""
     pieces: list[tuple[str, bool]] = []
     done = looks = 0
     for start, end in split_sentences(text):
@@ -257,7 +257,7 @@ def _show(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def thumbnail(path: str, attention: list[list[float]] | None = None) -> str | None:
-    """The picture as a data URI, under its map of attention where one is given; None where it can no longer be read."""
+    """The image as a data URI, under its map of attention where one is given; None where it can no longer be read."""
     try:
         image = open_image(path)
     except ImageError:

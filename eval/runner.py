@@ -1,9 +1,9 @@
 """Answer problems with a subject and keep every answer: one append-only log for each model and condition.
 
 A log row is an ``Answer``. A batch is on disk before the next one is generated, so a killed run goes on where it stopped;
-rows are matched by a key over everything that decides the answer, so a changed model, prompt or picture is never taken for
+rows are matched by a key over everything that decides the answer, so a changed model, prompt or image is never taken for
 the saved one. The grade has a hash of its own (verifier, gold answer): where that changed, a saved text is graded again and
-not written again. A problem that cannot be asked (its picture is unreadable) or cannot be graded is a row with status
+not written again. A problem that cannot be asked (its image is unreadable) or cannot be graded is a row with status
 ``error``: counted apart, never as wrong, and tried again by the next run.
 """
 
@@ -79,7 +79,7 @@ class Answer(BaseModel):
 
 
 def open_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's own pictures, as a person sees them."""
+    """The problem's own images, as a person sees them."""
     return [open_image(image) for image in problem.images]
 
 
@@ -115,10 +115,10 @@ def answer_problems(
         tag: names the condition; answers under another tag are never reused.
         attention: settings of ``vlm.attention.AttentionMass``; records mass and lift of every token.
         temperature: 0 takes the likeliest token. A row's seed comes from its key, so another tag is another sample.
-        pictures: what is shown in place of the problem's own pictures (a blank, say). ``tag`` must tell such variants apart.
+        pictures: what is shown in place of the problem's own images (a blank, say). ``tag`` must tell such variants apart.
         prefixes: problem id -> the part of the response that is written already.
         notes: problem id -> a remark that comes with the question.
-        replies: problem id -> (its earlier answer, the picture file that it is then shown).
+        replies: problem id -> (its earlier answer, the image file that it is then shown).
 
     Returns:
         One answer a problem, in the order of ``problems``.
@@ -246,7 +246,7 @@ class _Question:
         )
 
     def turn(self) -> Turn:
-        """Raises UserError where a picture cannot be read."""
+        """Raises UserError where an image cannot be read."""
         again = (open_image(self.again),) if self.again else ()
         problem, images = self.problem, self.pictures(self.problem)
         return Turn(

@@ -51,8 +51,8 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean, in the units of ``values``.
 
-    Several questions about one picture are not independent: with ``clusters`` (one label per value, such as the
-    picture) whole clusters are drawn, and the mean of a draw is over the values in it. ``None`` below two clusters.
+    Several questions about one image are not independent: with ``clusters`` (one label per value, such as the
+    image) whole clusters are drawn, and the mean of a draw is over the values in it. ``None`` below two clusters.
 
     Source: Efron (1979), Bootstrap methods; Davison and Hinkley (1997), section 3.8, for clusters.
     """
@@ -88,9 +88,9 @@ def estimate_mean(values: Iterable[float], clusters: Sequence[Hashable] | None =
 def estimate_share(scores: Iterable[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
     """Mean of scores in [0, 1] (accuracy, rates) with 95% interval.
 
-    Right-or-wrong scores of independent pictures get Wilson's interval; partial scores or repeated pictures the
+    Right-or-wrong scores of independent images get Wilson's interval; partial scores or repeated images the
     (clustered) bootstrap. Where that would claim certainty (all scores 0, or all 1) or has nothing to draw from (one
-    picture), Wilson's interval over the number of clusters stands in.
+    image), Wilson's interval over the number of clusters stands in.
     """
     values = [float(score) for score in scores]
     if not values:
@@ -129,7 +129,7 @@ def paired_difference(
 
     Args:
         first, second: problem id -> score in [0, 1]; ids that only one of them has are left out.
-        clusters: problem id -> picture, for the clustered paired bootstrap.
+        clusters: problem id -> image, for the clustered paired bootstrap.
 
     Returns:
         An estimate, plus ``mcnemar_p`` (exact, where a score of 1 is right), ``only_first`` and ``only_second`` (problems

@@ -1,4 +1,4 @@
-"""Who is evaluated: anything that writes a text for a question about pictures, from nothing or from a text begun.
+"""Who is evaluated: anything that writes a text for a question about images, from nothing or from a text begun.
 
 ``LocalSubject`` is a Hugging Face model in this process (a white box), ``ServedSubject`` one behind an OpenAI-compatible
 server (a black box: no attention, no text begun); ``ScriptedSubject`` runs a function in their place, for tests and for
@@ -31,9 +31,9 @@ class Turn:
     """All that a subject gets to see of a problem.
 
     Attributes:
-        prefix: text that it has written already and goes on from.
+        prefix: text that it has written already and resumes from.
         note: a remark that comes with the question and need not be true.
-        reply: its earlier answer to this question; ``again`` are the pictures it is then shown (``SHOWN_AGAIN``).
+        reply: its earlier answer to this question; ``again`` are the images it is then shown (``SHOWN_AGAIN``).
         seed: of the sampling.
     """
 
@@ -58,14 +58,14 @@ class Turn:
 
     @property
     def pictures(self) -> list[Image.Image]:
-        """Every picture of the conversation, in order."""
+        """Every image of the conversation, in order."""
         return [*self.images, *self.again]
 
 
 class Subject(Protocol):
     """``fingerprint`` changes when the model does: saved answers of another fingerprint are not reused.
 
-    ``continues``: it can go on from a text begun, which is what the measures that cut a response need.
+    ``continues``: it can resume from a text begun, which is what the measures that cut a response need.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 A verdict is ``grounded``, ``not grounded`` or ``insufficient data``. Each needs evidence: *grounded* a difference that chance
 does not explain, *not grounded* an interval that leaves no room for a difference that would matter (``margin``); all
-that lies between, and whatever has fewer than ``MIN_CLUSTERS`` independent pictures, is insufficient data.
+that lies between, and whatever has fewer than ``MIN_CLUSTERS`` independent images, is insufficient data.
 
 Many measures are judged at once, so p-values are Holm's, and the intervals behind *not grounded* are Bonferroni's.
 """
@@ -31,7 +31,7 @@ class Evidence:
         values: problem id -> value.
         margin: an effect below this does not matter, in the units of the values.
         good: True if values above 0 speak for grounding, False if against it (a hint's sway).
-        clusters: problem id -> picture; problems about one picture are one observation.
+        clusters: problem id -> image; problems about one image are one observation.
         null: the value of no effect.
     """
 
@@ -112,7 +112,7 @@ PROFILES = {
 def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
     """The name in ``PROFILES`` that the verdicts add up to.
 
-    Whether the picture is used is read off the wrong picture (a blank is unlike anything in training and may hurt for that
+    Whether the image is used is read off the wrong image (a blank is unlike anything in training and may hurt for that
     reason alone); whether it looks again, off the swap, or of a served model off the swap by a user turn.
     """
     used = measures.get("wrong_picture", {}).get("verdict", INSUFFICIENT)
@@ -128,7 +128,7 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
     controls = [swap.get(name) or {} for name in ("change_rate_same", "change_rate_noise")]
     judged = [one for one in controls if one.get("ci95") and one["n"] >= MIN_CLUSTERS]
     if swap.get("clusters", 0) >= MIN_CLUSTERS and any(one["ci95"][0] > 0.5 for one in judged):
-        return "flips when interrupted"  # whatever it does with another picture
+        return "flips when interrupted"  # whatever it does with another image
     if swap.get("verdict") == GROUNDED:
         return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"
     return "looks at first only" if swap.get("verdict") == NOT_GROUNDED else "uses the picture"

@@ -124,7 +124,7 @@ def write_problem_set(
         bool, typer.Option(help="Also draw, for each, a picture that gives the same question another answer.")
     ] = False,
 ) -> None:
-    """Write a problem set: pictures, questions and answers, as problems.jsonl with PNG files beside it."""
+    """Write a problem set: images, questions and answers, as problems.jsonl with PNG files beside it."""
     from data_construction.sources import write_set
 
     knobs = {"family_names": family, "difficulty": difficulty, "counterfactual": counterfactual}
@@ -156,7 +156,7 @@ def build_traces(
         Literal["hf"] | None, typer.Option(help="Afterwards write the kept traces as a Hugging Face data set.")
     ] = None,
 ) -> None:
-    """Build reflection traces: a text reasoner asks about pictures that it cannot see, a VLM looks and answers.
+    """Build reflection traces: a text reasoner asks about images that it cannot see, a VLM looks and answers.
 
     Writes replies.jsonl and traces.jsonl, row by row, and sft.jsonl. Given again, the same command does the problems
     that are left. Any key of the config can be given as an option.
@@ -221,7 +221,7 @@ def grpo(
     plan: PlanOption = False,
     probe: ProbeOption = False,
 ) -> None:
-    """Reinforcement learning with rewards that look at the model's attention to the picture.
+    """Reinforcement learning with rewards that look at the model's attention to the image.
 
     The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option. After SIGTERM
     the run writes a checkpoint and ends with exit code 75; the same command resumes there.

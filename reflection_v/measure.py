@@ -47,7 +47,7 @@ def evaluate_model(
     via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Accuracy with intervals, and grounding: blank and swapped pictures, attention over the response.
+    """Accuracy with intervals, and grounding: blank and swapped images, attention over the response.
 
     Writes report.json and report.html. Answers are kept: the same command again generates nothing. Any key of
     eval.harness.EvalConfig can be given as an option.

@@ -1,7 +1,7 @@
-"""The stage runner: finished stages are skipped, a killed one is gone on with, the seconds of its attempts add up.
+"""The stage runner: finished stages are skipped, a killed one is resumed, the seconds of its attempts add up.
 
 The runner knows nothing of models. A stage is a function that writes into the run's folder and, called again after a
-kill, goes on from what is on disk. What the runner adds is a small record beside it:
+kill, resumes from what is on disk. What the runner adds is a small record beside it:
 
     OUT/stages/NAME.json           the stage is finished: its config, counts, seconds, load, peak memory
     OUT/stages/NAME.running.json   the stage was begun: its config and the seconds so far
@@ -41,7 +41,7 @@ class Stage:
 
     Attributes:
         name: the name of its record, its log and of ``--only`` and ``--redo``.
-        work: does the stage and returns its counts (JSON). After a kill it is called again and goes on from the disk.
+        work: does the stage and returns its counts (JSON). After a kill it is called again and resumes from the disk.
         config: all that decides the result (JSON); a finished stage is never taken over under another config.
         needs: stages whose output it reads.
         outputs: what it writes, relative to the run's folder. ``--redo`` removes these, and nothing else.
@@ -206,7 +206,7 @@ def _forget(stages: list[Stage], out: Path) -> None:
     """Remove the records and outputs of stages, the last first.
 
     Outputs are renamed away before the record goes: a kill in between leaves a record without outputs, which the next
-    call refuses, never outputs without a record, which it would go on from.
+    call refuses, never outputs without a record, which it would resume from.
     """
     with temporary_beside(out / "redo") as trash:
         trash.mkdir()

@@ -1,4 +1,4 @@
-"""Is what a trace says about its picture so? Against the scene where it is known, else by asking a model that sees it.
+"""Is what a trace says about its image so? Against the scene where it is known, else by asking a model that sees it.
 
 A claim is a ``key: value`` statement (``B2: red star``) that the trace does not take back later: of several with one key the
 last one counts, so that correcting oneself is not punished.
@@ -18,11 +18,11 @@ from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response
 
 MAX_CLAIMS = 40
-"""Claims of one trace that are looked at, the last ones: a trace that lists the whole picture ten times costs no more."""
+"""Claims of one trace that are looked at, the last ones: a trace that lists the whole image ten times costs no more."""
 
 
 def claims(text: str) -> dict[str, str]:
-    """Key -> value of what a response claims in its thought (or in all of it, without one)."""
+    """Key -> value of what a response claims in its reasoning (or in all of it, without one)."""
     thought = parse_response(text).thought or text
     found = final_statements(thought[-20_000:])
     return dict(list(found.items())[-MAX_CLAIMS:])
@@ -32,7 +32,7 @@ def claim_holds(key: str, value: str, facts: Mapping[str, str], words: Collectio
     """Is ``key: value`` so in the scene of ``facts`` (place -> what is there)? None where it is not about the scene.
 
     ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and
-    ``B2: red star`` likewise. Of a whole picture: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
+    ``B2: red star`` likewise. Of a whole image: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
 
     Args:
         words: those whose number can be claimed; the ones that the facts hold where not given.
@@ -63,7 +63,7 @@ def fits(value: str, fact: str) -> bool:
 
 
 Question = tuple[tuple[str, ...], str, str]
-"""(paths of the pictures, key, value) of a claim to ask about."""
+"""(paths of the images, key, value) of a claim to ask about."""
 
 
 def ask_responder(backend: Backend, questions: Sequence[Question]) -> dict[Question, bool]:

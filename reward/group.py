@@ -71,7 +71,7 @@ def match_std(values: Tensor, correct: Tensor, paid: Tensor, size: int, std: flo
 
 
 def is_constant(values: Tensor, size: int) -> Tensor:
-    """(N,) bool: rows of groups in which all values are equal (unjudged rows are passed over)."""
+    """(N,) bool: rows of groups in which all values are equal (unjudged rows are skipped)."""
     grouped = values.view(-1, size)
     low = torch.where(grouped.isnan(), torch.inf, grouped).min(1).values
     high = torch.where(grouped.isnan(), -torch.inf, grouped).max(1).values

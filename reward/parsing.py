@@ -96,7 +96,7 @@ _RELATION = re.compile(r"[<>=≈≠≤≥*/#^&]")
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number as written. ``value`` is exact; ``decimals``: places behind the point that are known (``1.5e-3``: 4)."""
+    """A number as written. ``value`` is exact; ``decimals``: places after the point that are known (``1.5e-3``: 4)."""
 
     value: Fraction
     decimals: int

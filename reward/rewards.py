@@ -24,7 +24,7 @@ MIN_MASS = 1e-6
 """A first half below this mean mass does not look at the image at all, and a ratio over it is rounding noise."""
 
 NGRAM = 6
-"""Words in a row that count as repeated when they stand in a thought again: longer than any re-look cue."""
+"""Words in a row that count as repeated when they stand in reasoning again: longer than any re-look cue."""
 
 INFORMATION_RANGE = 3.0
 """Nats: what the image adds to the log probability of one token is clipped to plus or minus this much."""
@@ -41,7 +41,7 @@ class Rollout:
     shape (T,), one value a token, or are None where they were not recorded; so have ``information`` and
     ``information_blank``: log p(token | image) - log p(token | another image, or a blank one) in nats. ``thought`` is
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
-    ``thinks`` for a prompt that asks for an answer without a thought. ``facts`` are what is known of the image (place ->
+    ``thinks`` for a prompt that asks for an answer without reasoning. ``facts`` are what is known of the image (place ->
     what is there), and ``seen`` what a responder said of the claims ``"key: value"`` that they do not cover.
     """
 
@@ -90,7 +90,7 @@ def accuracy_reward(rollout: Rollout) -> Score:
 
 
 def response_format(rollout: Rollout) -> Score:
-    """1 for a finished response with a marked answer behind one closed thought (if the prompt asks for one), else 0."""
+    """1 for a finished response with a marked answer behind one closed thinking span (if the prompt asks for one), else 0."""
     response = parse_response(rollout.text)
     parts = {
         "closed": float(response.closed or not rollout.thinks),
@@ -108,7 +108,7 @@ def halves(values: Tensor) -> tuple[float, float]:
 
 
 def _judgeable(rollout: Rollout) -> bool:
-    """Whether attention can be judged: finished, with an image, a thought that is long enough, and a record."""
+    """Whether attention can be judged: finished, with an image, reasoning that is long enough, and a record."""
     if not rollout.finished or rollout.n_images == 0 or rollout.mass is None or rollout.lift is None:
         return False
     if rollout.thought is None or rollout.thought[1] - rollout.thought[0] < MIN_THOUGHT:
@@ -149,7 +149,7 @@ def attention_ratio(rollout: Rollout) -> Score:
 
 
 def attention_ratio_clipped(rollout: Rollout) -> Score:
-    """min(ratio, 1) over the thought alone, if correct; in [0, 1]. Nothing is gained by looking late more than early."""
+    """min(ratio, 1) over the reasoning alone, if correct; in [0, 1]. Nothing is gained by looking late more than early."""
     if not _judgeable(rollout):
         return Score(None)
     first, second = halves(_inside(rollout, rollout.mass))
@@ -158,7 +158,7 @@ def attention_ratio_clipped(rollout: Rollout) -> Score:
 
 
 def attention_late_mass(rollout: Rollout) -> Score:
-    """Mean mass of the thought's second half, if correct; in [0, 1]. It cannot be raised by looking away early."""
+    """Mean mass of the reasoning's second half, if correct; in [0, 1]. It cannot be raised by looking away early."""
     if not _judgeable(rollout):
         return Score(None)
     _, second = halves(_inside(rollout, rollout.mass))
@@ -181,7 +181,7 @@ def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
 
 
 def image_information(rollout: Rollout) -> Score:
-    """What the image does for the words: mean over the thought's second half of log p(token | image) - log p(token |
+    """What the image does for the words: mean over the reasoning's second half of log p(token | image) - log p(token |
     another image of equal size), each clipped to ``INFORMATION_RANGE``, if correct; in nats a token.
 
     The text is the same both times, so it cannot be raised by writing about looking. A blank image lies off the
@@ -200,7 +200,7 @@ def image_information(rollout: Rollout) -> Score:
 
 
 def process_claims(rollout: Rollout) -> Score:
-    """Share of the thought's claims about the image that are true, in [0, 1]; None where none can be checked.
+    """Share of the reasoning's claims about the image that are true, in [0, 1]; None where none can be checked.
 
     Claims are ``key: value`` statements, of those with one key the last (``reward.claims``).
     """
@@ -215,7 +215,7 @@ def process_claims(rollout: Rollout) -> Score:
 
 
 def repetition(rollout: Rollout) -> Score:
-    """Saying it again costs: minus the share of the thought's ``NGRAM``-word pieces that stood there before; in [-1, 0]."""
+    """Saying it again costs: minus the share of the reasoning's ``NGRAM``-word pieces that stood there before; in [-1, 0]."""
     said = (parse_response(rollout.text).thought or rollout.text).lower().split()[:20_000]
     pieces = [tuple(said[at : at + NGRAM]) for at in range(len(said) - NGRAM + 1)]
     return Score(len(set(pieces)) / len(pieces) - 1.0 if pieces else 0.0)

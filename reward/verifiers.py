@@ -61,7 +61,7 @@ def _cannot_read(gold: str) -> Verdict:
 def verify_number(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Equal values, and units that are equal or can be converted where both name one.
 
-    Equal is within half of the gold's last decimal place, or within what stands behind ``±`` in it (``12 ± 0.5 cm``,
+    Equal is within half of the gold's last decimal place, or within what stands after ``±`` in it (``12 ± 0.5 cm``,
     ``12 cm ± 5%``).
     """
     return _quantity(answer, gold, Fraction(0))

@@ -1,4 +1,4 @@
-"""docs/your-own-data.md for real: thirty pictures as JSON Lines through build, sft and eval, by its own commands."""
+"""docs/your-own-data.md for real: thirty images as JSON Lines through build, sft and eval, by its own commands."""
 
 import json
 import re
@@ -21,7 +21,7 @@ SMALL = {
 
 
 def own_set(folder: Path, n: int) -> None:
-    """Pictures of different sizes and modes, one of them broken, as a user would have them."""
+    """Images of different sizes and modes, one of them broken, as a user would have them."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for index in range(n):

@@ -70,7 +70,7 @@ class KeepCheckpoints(TrainerCallback):
 
 
 class StopOnSigterm(TrainerCallback):
-    """After SIGTERM, end training behind the step under way, with a checkpoint; must be added before ``KeepCheckpoints``.
+    """After SIGTERM, end training after the step under way, with a checkpoint; must be added before ``KeepCheckpoints``.
 
     All processes stop at the same step, whichever of them got the signal. Completions that are still to be reused are no part
     of a checkpoint, so GRPO goes on until they are used up.

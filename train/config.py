@@ -67,9 +67,9 @@ class ModelOptions:
             them on this machine. TRL's ``bf16`` and ``fp16`` decide where not given.
         freeze_vision: keep the vision tower as it is (its merger is named apart, below).
         freeze_merger: keep the layers that map vision features to the language model.
-        min_pixels, max_pixels: limits of a picture's area after resizing; the processor's own where not given.
+        min_pixels, max_pixels: limits of an image's area after resizing; the processor's own where not given.
         lora: see ``Lora``; all weights that are not frozen are trained where not given.
-        gpus: the number of processes that the batch sizes are meant for; ``--check`` and ``--plan`` reckon with it, and a
+        gpus: the number of processes that the batch sizes are meant for; ``--check`` and ``--plan`` count with it, and a
             run with another number says so.
     """
 
@@ -150,14 +150,14 @@ class GrpoOptions(ModelOptions):
         reward_folder: where such files are looked for first; the config's folder where not given.
         reward_seconds: what such a reward may take for one response before it counts as a timeout.
         responder: the model that ``process_claims`` asks about claims which the problem's facts do not cover: a folder, a
-            hub name or ``openai:NAME@URL``; they are passed over where not given.
+            hub name or ``openai:NAME@URL``; they are skipped where not given.
         attention_layers: whose attention counts: ``last``, ``all``, or a list of layer numbers.
         attention_rows: the row of the token itself (``token``, the published form) or the one that predicts it.
         lift_floor: share of the first-half lift below which ``grounding_penalty`` charges.
         drop_in_constant_groups: set all terms but accuracy and format to 0 in groups whose accuracy is constant.
-        blank_pictures: train with every picture painted grey: the control that says what is learned without looking.
+        blank_pictures: train with every image painted grey: the control that says what is learned without looking.
         probe_prompts: of ``--probe``.
-        style: the instruction behind each question (``vlm.chat.INSTRUCTIONS``).
+        style: the instruction after each question (``vlm.chat.INSTRUCTIONS``).
         max_prompt_tokens: problems with a longer prompt are dropped before training and counted.
         max_logprob_gap: with vLLM, end the run when the mean difference between the log-probabilities of sampling and of
             training is larger (nats a token); ``null`` only logs it.

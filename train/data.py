@@ -80,7 +80,7 @@ def reader_of(vlm: VLM) -> VLM:
 
 
 def end_of_turn(vlm: VLM) -> int:
-    """The token that the chat template puts behind an assistant's turn and at which generation stops.
+    """The token that the chat template puts after an assistant's turn and at which generation stops.
 
     The tokenizer's own end token is not always the one: Gemma's ends the document, another ends the turn.
 
@@ -112,7 +112,7 @@ def read_rows(
     A multimodal row is never truncated: the cut would part image tokens from their features. It is dropped instead.
 
     Args:
-        decode: decode every picture, also those that only checksums hold together (``vlm.images.image_size``).
+        decode: decode every image, also those that only checksums hold together (``vlm.images.image_size``).
 
     Raises:
         UserError: the file is missing or not JSON Lines, or no usable row is left (with the reasons).
@@ -146,7 +146,7 @@ def read_rows(
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """``map`` by several threads, for the decoders of pictures, which let go of the interpreter's lock."""
+    """``map`` by several threads, for the decoders of images, which let go of the interpreter's lock."""
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         for start in range(0, len(items), AT_ONCE):
             yield from pool.map(function, items[start : start + AT_ONCE])
@@ -227,7 +227,7 @@ class Collator:
     """Rows to a batch: the prompt encoded by ``vlm.chat.encode`` itself, the completion's tokens appended to it.
 
     Prompt and completion are tokenized apart, because that is how they meet at inference: the model never sees a token that
-    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the pictures. Nothing is
+    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the images. Nothing is
     learned of the index ``FILLER``.
     """
 
@@ -251,7 +251,7 @@ class Collator:
         ids, labels = list(encoded["input_ids"]), []
         for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
             text = row.completion[start:end]
-            if text.strip():  # a token's blanks belong to no fact: " blue" right behind a masked "red " stays
+            if text.strip():  # a token's blanks belong to no fact: " blue" right after a masked "red " stays
                 start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
             hidden = any(start < span_end and end > span_start for span_start, span_end in row.masked)
             labels.append(IGNORED if hidden else token)

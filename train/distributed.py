@@ -1,4 +1,4 @@
-"""What several processes need of each other: ZeRO-3 that knows their number, batches without pictures, equal weights."""
+"""What several processes need of each other: ZeRO-3 that knows their number, batches without images, equal weights."""
 
 import contextlib
 import inspect
@@ -35,9 +35,9 @@ def _distributed() -> bool:
 def join_deepspeed() -> None:
     """Tell DeepSpeed of the process group that exists already, and keep it from compiling what training does not call.
 
-    Under ZeRO-3 weights are parted while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
+    Under ZeRO-3 weights are sharded while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
     would then count one process and refuse the batch size. Also on CPUs, DeepSpeed's first start compiles an all-reduce for
-    inference, whose buffers, 66 MB a rank, stay in shared memory behind every run.
+    inference, whose buffers, 66 MB a rank, stay in shared memory after every run.
     """
     if deepspeed_config() is None or not _distributed():
         return
@@ -72,9 +72,9 @@ def whole_weights(args: Any) -> Iterator[None]:
 
 
 def drop_empty_pictures(model: nn.Module) -> None:
-    """Let ``model`` read text alone where it is handed the pixels of no picture at all.
+    """Let ``model`` read text alone where it is handed the pixels of no image at all.
 
-    TRL cuts a generation's pictures up with its rows: a part whose rows have none gets tensors of length 0, which no vision
+    TRL cuts a generation's images up with its rows: a part whose rows have none gets tensors of length 0, which no vision
     tower reads.
     """
     model.register_forward_pre_hook(lambda _model, args, kwargs: (args, _without_empty(kwargs)), with_kwargs=True)
@@ -92,10 +92,10 @@ def _without_empty(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class BlankPictures:
-    """Lets a batch without pictures pass through the vision tower, with an effect of exactly zero.
+    """Lets a batch without images pass through the vision tower, with an effect of exactly zero.
 
-    Where one process has pictures and another has none, the gradients of the vision tower are exchanged by one and not by the
-    other: they would wait for each other for ever. So a blank picture is read behind the embedding, where pictures are read
+    Where one process has images and another has none, the gradients of the vision tower are exchanged by one and not by the
+    other: they would wait for each other for ever. So a blank image is read after the embedding, where images are read
     too, and its features enter with the factor 0. Generation is left alone: each process writes its answers by itself.
     """
 
@@ -134,10 +134,10 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def read_blank_pictures(vlm: VLM, pictures: Sequence[int]) -> None:
-    """Install ``BlankPictures`` where batches without pictures can occur: several processes, rows with and without.
+    """Install ``BlankPictures`` where batches without images can occur: several processes, rows with and without.
 
     Args:
-        pictures: the number of pictures of each row of the data.
+        pictures: the number of images of each row of the data.
 
     Raises:
         UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
@@ -147,7 +147,7 @@ def read_blank_pictures(vlm: VLM, pictures: Sequence[int]) -> None:
 
 
 def mixed(pictures: Sequence[int], processes: int, zero3: bool) -> bool:
-    """Whether several processes train on rows with and without pictures; errors as in ``read_blank_pictures``."""
+    """Whether several processes train on rows with and without images; errors as in ``read_blank_pictures``."""
     if processes == 1 or all(pictures) or not any(pictures):
         return False
     if zero3:

@@ -38,7 +38,7 @@ class Sifted(DroppedProblems):
 
     Attributes:
         kept: the problems that can be trained on.
-        tokens: prompt tokens of each kept problem, pictures included (empty where they were not counted).
+        tokens: prompt tokens of each kept problem, images included (empty where they were not counted).
     """
 
     kept: list[Problem] = field(default_factory=list)
@@ -90,7 +90,7 @@ def sift(
 
     Args:
         count: count the tokens of every prompt, not only where one could be too long.
-        decode: decode every picture; otherwise a PNG is only held against its checksums.
+        decode: decode every image; otherwise a PNG is only held against its checksums.
         sifted: what ``read_loosely`` has found already.
     """
     sifted = Sifted() if sifted is None else sifted
@@ -125,10 +125,10 @@ def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]
 
 
 def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:
-    """Tokens of the prompt, its pictures included, without reading their pixels where the sizing rule is known.
+    """Tokens of the prompt, its images included, without reading their pixels where the sizing rule is known.
 
     Raises:
-        UserError, ImageError: a prompt that cannot be built, a picture that cannot be sized.
+        UserError, ImageError: a prompt that cannot be built, an image that cannot be sized.
     """
     turns: list[dict[str, Any]] = problem_messages(problem, style, reader)
     counts = [image_tokens(size, reader.processor) for size in sizes]
@@ -137,4 +137,4 @@ def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, re
         return int(encode(reader, [turns], pictures)["input_ids"].shape[1])
     text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     words = reader.tokenizer(text, verbose=False)["input_ids"]
-    return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder a picture is in the text
+    return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder an image is in the text

@@ -1,4 +1,4 @@
-"""GRPO with rewards that look at the model's attention to the picture.
+"""GRPO with rewards that look at the model's attention to the image.
 
     python train/grpo.py --config configs/tiny/grpo.yaml [--key value ...]
     deepspeed --num_gpus 8 train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml
@@ -148,7 +148,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     ``log.jsonl`` and ``summary.json``.
 
     Raises:
-        UserError: anything in config, model, problems or output folder that the user can mend.
+        UserError: anything in config, model, problems or output folder that the user can fix.
     """
     quiet()
     stage = load_grpo(source, overrides)

@@ -1,4 +1,4 @@
-"""A thin subclass of TRL's ``GRPOTrainer`` whose rewards know how much each response looked at its picture.
+"""A thin subclass of TRL's ``GRPOTrainer`` whose rewards know how much each response looked at its image.
 
 What it changes, and why there:
 
@@ -47,7 +47,7 @@ from vlm.response import find_reasoning
 
 
 class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
-    """TRL's trainer on problems with pictures; see the module for what differs.
+    """TRL's trainer on problems with images; see the module for what differs.
 
     Args:
         vlm: the model to train.
@@ -92,7 +92,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         )
         if self.ref_model is not None:
             drop_empty_pictures(self.accelerator.unwrap_model(self.ref_model))
-        # TRL gathers the pictures from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
+        # TRL gathers the images from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
         self.shows_pictures, self.log_multimodal = self.log_multimodal and self.log_completions, False
 
     def _prepare_rewards(self) -> None:
@@ -138,7 +138,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return batch
 
     def _example(self, index: int, pictures: dict[str, Any]) -> dict[str, Any]:
-        """TRL's columns for a problem; a picture that stands several times in a batch is opened once."""
+        """TRL's columns for a problem; an image that stands several times in a batch is opened once."""
         problem = self.problems[index]
         for path in problem.images:
             if path not in pictures:
@@ -162,7 +162,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             fields[key] = [row[kept].tolist() for row, kept in zip(value, mask, strict=True)] if per_token else value
         prompt_ids = fields.pop("input_ids")
         fields.pop("attention_mask")
-        # None and not [] for text alone: vLLM's side of TRL takes the first picture of every list.
+        # None and not [] for text alone: vLLM's side of TRL takes the first image of every list.
         return prompt_ids, [row or None for row in images] if any(images) else None, fields
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
@@ -176,7 +176,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     ) -> tuple[list[list[int]], Any]:
         """As in TRL; training goes on with ``prompt_ids`` as they are given, vLLM on the same GPUs gets them shortened.
 
-        It puts as many image tokens as a picture has in place of the first one that it finds, so it must find one a picture.
+        It puts as many image tokens as an image has in place of the first one that it finds, so it must find one an image.
         vLLM as a server wants them all: TRL sends it the features, placed on these tokens.
         """
         if self.use_vllm:
@@ -192,7 +192,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return completion_ids, logprobs
 
     def _as_read(self, images: Sequence[Sequence[Any] | None]) -> list[list[Any] | None]:
-        """The pictures in the size in which training reads them: vLLM sizes them too, by limits that need not be the config's."""
+        """The images in the size in which training reads them: vLLM sizes them too, by limits that need not be the config's."""
         fitted = {id(one): fit_image(one, self.full_processor) for row in images for one in row or ()}
         return [[fitted[id(one)] for one in row] if row else None for row in images]
 
@@ -328,7 +328,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
 def _encoded_once(processor: Any) -> Any:
     """A copy of the processor that, when called, hands out the batch that was encoded last.
 
-    TRL calls the processor a second time for the pictures of the prompts it has just tokenized. It would size them by the
+    TRL calls the processor a second time for the images of the prompts it has just tokenized. It would size them by the
     processor's own rule, and twice; here it gets what ``vlm.chat.encode`` made of them.
     """
 
@@ -343,7 +343,7 @@ def _encoded_once(processor: Any) -> Any:
 
 
 def said_in(turns: str | list[dict[str, Any]]) -> str:
-    """A conversation as plain text, ``<image>`` where a picture stands; text stays what it is."""
+    """A conversation as plain text, ``<image>`` where an image stands; text stays what it is."""
     if isinstance(turns, str):
         return turns
     contents = ([{"type": "text", "text": c}] if isinstance(c := turn["content"], str) else c for turn in turns)
@@ -351,16 +351,16 @@ def said_in(turns: str | list[dict[str, Any]]) -> str:
 
 
 def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
-    """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thought.
+    """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thinking span.
 
-    A prompt may have opened the thought already: it then begins at token 0.
+    A prompt may have opened the reasoning already: it then begins at token 0.
     """
     text = _decode(tokenizer, ids)
     reasoning = find_reasoning(text)
     if not reasoning.closed:
         return None
     start = _tokens_until(tokenizer, ids, reasoning.start)
-    # A token that holds the end of the thought and the tag's begin is not strictly inside.
+    # A token that holds the end of the reasoning and the tag's begin is not strictly inside.
     inside = _tokens_until(tokenizer, ids, reasoning.end + 1) - 1
     return (start, max(start, inside))
 
@@ -392,7 +392,7 @@ def _named(term: str) -> Callable[..., list[float | None]]:
 
 
 def _without_pictures(args: Any, tokens: list[int]) -> dict[str, Any]:
-    """Generation settings under which no picture token is sampled: it would be taken for a picture in the next forward."""
+    """Generation settings under which no image token is sampled: it would be taken for an image in the next forward."""
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:  # vLLM has no suppress_tokens (derived from its documentation, not run)
         bias = dict.fromkeys(tokens, -100.0)

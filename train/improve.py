@@ -1,7 +1,7 @@
 """``reflection-v improve CONFIG``: rounds of sampling, keeping what is correct and grounded, and learning it (STaR, ReST).
 
 A round samples answers to the training problems with the model of the round before, keeps those that are right and whose
-attention to the picture in the second half holds up (by a threshold that rises from round to round), trains the start model on
+attention to the image in the second half holds up (by a threshold that rises from round to round), trains the start model on
 what was kept in all rounds so far, and measures held-out accuracy. It ends when that accuracy stops rising. With a ``student``
 the kept answers train that model instead: distillation.
 
@@ -55,8 +55,8 @@ class ImproveConfig(StrictModel):
         samples: answers to each problem a round, at ``temperature``.
         keep: at most so many of a problem's answers are trained on.
         lift_kept: least share of the first half's lift (attention over uniform attention) that the second half must keep, one
-            value a round, the last one for all further rounds; 0 asks for right answers only.
-        min_looks: an answer must go back to the picture so many times in words.
+            value a round, the last one for all further rounds; 0 asks for correct answers only.
+        min_looks: an answer must go back to the image so many times in words.
         min_gain: the held-out accuracy must rise by more than this, or the rounds end.
         dtype: of the weights that sample and are measured; that of training stands in ``sft``.
     """

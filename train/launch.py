@@ -42,7 +42,7 @@ STAGE_DEFAULTS: dict[str, Any] = {
     "report_to": "none",
     "disable_tqdm": True,  # one line a logged step instead, readable in a file too
     "logging_nan_inf_filter": False,  # the run stops at such a loss (train.finite); the filter would wait for the GPU once more
-    "remove_unused_columns": False,  # the data set holds row numbers, and the pictures are opened where they are needed
+    "remove_unused_columns": False,  # the data set holds row numbers, and the images are opened where they are needed
 }
 STAGE_REFUSED = {
     "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
@@ -191,7 +191,7 @@ def _merge(args: Any, run: RunFolder, options: ModelOptions) -> None:
 
 @contextlib.contextmanager
 def training_errors(folder: Path) -> Iterator[None]:
-    """Turn what a user can mend, a full disk or too little memory, into a sentence."""
+    """Turn what a user can fix, a full disk or too little memory, into a sentence."""
     try:
         yield
     except torch.OutOfMemoryError:

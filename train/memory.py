@@ -39,7 +39,7 @@ GPU_MEMORY = 80.0
 CONTEXT = {0: 2.0, 1: 5.0, 2: 5.0, 3: 2.0}  # by ZeRO stage: CUDA context, communication buckets, fragments: GB a GPU
 VLLM_WORK = 2.0  # GB of vLLM's share for its own activations and graphs
 TILE = 1024
-PROMPT_TOKENS = 512  # text around the pictures where the config sets no limit
+PROMPT_TOKENS = 512  # text around the images where the config sets no limit
 ANSWER_TOKENS = 1024
 
 
@@ -178,7 +178,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
 
 
 def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
-    """Numbers of weights and of trainable weights by part; adapters are reckoned, r x (inputs + outputs) a layer."""
+    """Numbers of weights and of trainable weights by part; adapters are estimated, r x (inputs + outputs) a layer."""
     model = skeleton(config.to_json_string())
     every, trainable = count_weights(model)
     for frozen, part in ((options.freeze_vision, "vision"), (options.freeze_merger, "merger")):
@@ -215,7 +215,7 @@ def _half(args: Any) -> bool:
 
 
 def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, int]:
-    """(image, text, answer) tokens of the longest row that the settings admit, with one picture a row."""
+    """(image, text, answer) tokens of the longest row that the settings admit, with one image a row."""
     pixels, merge = _pixel_limit(reader.vlm.processor, options.max_pixels)
     image = pixels // merge**2 if merge else 0
     if isinstance(options, GrpoOptions):
@@ -232,7 +232,7 @@ def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, i
 
 
 def _pixel_limit(processor: Any, limit: int | None) -> tuple[int, int]:
-    """(the most pixels of a picture, side of a token in pixels)."""
+    """(the most pixels of an image, side of a token in pixels)."""
     reader = processor.image_processor
     size = getattr(reader, "size", None)
     longest = getattr(size, "longest_edge", None)

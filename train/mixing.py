@@ -46,7 +46,7 @@ def mix_domains(problems: Sequence[Problem], weights: Mapping[str, float], seed:
 
 
 def pass_rates(problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The share of right answers of each problem: as the prompt selection sampled it, else ``meta["pass_rate"]``.
+    """The share of correct answers of each problem: as the prompt selection sampled it, else ``meta["pass_rate"]``.
 
     Args:
         rows: of the selection, those of the run's own settings (``train.selection.read_pass_rates``).

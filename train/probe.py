@@ -35,7 +35,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     """The report of ``reward.forecast`` on ``probe_prompts`` prompts of the config, at training's sampling settings.
 
     Raises:
-        UserError: anything in config, model, problems or output folder that the user can mend.
+        UserError: anything in config, model, problems or output folder that the user can fix.
     """
     quiet()
     stage = load_grpo(source, overrides)

@@ -21,7 +21,7 @@ def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str
 
 
 def image_token(config: Any) -> int | None:
-    """The token of which a prompt has one for each feature of a picture; None where the config names none."""
+    """The token of which a prompt has one for each feature of an image; None where the config names none."""
     names = ("image_token_id", "image_token_index")
     return next((token for name in names if isinstance(token := getattr(config, name, None), int)), None)
 
@@ -29,10 +29,10 @@ def image_token(config: Any) -> int | None:
 def one_token_a_picture(
     prompt_ids: Sequence[list[int]], images: Sequence[Sequence[Any] | None], token: int | None
 ) -> list[list[int]]:
-    """The prompts with each run of image tokens as one, which stands for a picture (derived from vLLM's source, not run).
+    """The prompts with each run of image tokens as one, which stands for an image (derived from vLLM's source, not run).
 
     Raises:
-        UserError: a prompt has not as many runs as pictures: this model puts nothing between two pictures.
+        UserError: a prompt has not as many runs as images: this model puts nothing between two images.
     """
     short = []
     for ids, pictures in zip(prompt_ids, images, strict=True):

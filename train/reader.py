@@ -1,6 +1,6 @@
 """What can be known of a model before its weights load: its config, its processor, how many weights it has and of what part.
 
-For the models that the configs of this project name, ``configs/*/model`` holds config and picture settings, so that a check
+For the models that the configs of this project name, ``configs/*/model`` holds config and image settings, so that a check
 or a plan asks neither the network nor the disk for weights.
 """
 

@@ -3,9 +3,9 @@
     python train/sft.py --config configs/tiny/sft.yaml [--key value ...]
     deepspeed --num_gpus 8 train/sft.py --config configs/qwen2_5_vl_7b/sft.yaml
 
-The YAML holds keys of TRL's ``SFTConfig`` and of ``train.config.SftOptions``. The same command after a kill goes on from
-the last complete checkpoint. What is not here on purpose: packing (a packed row would hold several pictures whose tokens
-attend to each other's text, and TRL refuses it for pictures) and truncation (the cut would part image tokens from their
+The YAML holds keys of TRL's ``SFTConfig`` and of ``train.config.SftOptions``. The same command after a kill resumes from
+the last complete checkpoint. What is not here on purpose: packing (a packed row would hold several images whose tokens
+attend to each other's text, and TRL refuses it for images) and truncation (the cut would part image tokens from their
 features); over-long rows are dropped and counted instead.
 """
 

@@ -1,1 +1,1 @@
-"""Vision-language models: loading, pictures, chat, generation, the attention-mass probe, backends."""
+"""Vision-language models: loading, images, chat, generation, the attention-mass probe, backends."""

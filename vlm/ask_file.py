@@ -238,7 +238,7 @@ def _answer_question(
 
 
 def _line_fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | None]:
-    """(question, picture paths, choices) of a row, or UserError naming the field."""
+    """(question, image paths, choices) of a row, or UserError naming the field."""
     question, choices = row.get("question"), row.get("choices")
     names = row.get("images", [row["image"]] if "image" in row else [])
     if not isinstance(question, str):

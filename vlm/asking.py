@@ -46,7 +46,7 @@ def answer_question(
     seed: int = 0,
     look: bool = False,
 ) -> dict[str, Any]:
-    """Ask one question about pictures.
+    """Ask one question about images.
 
     Args:
         model: from ``vlm.load.load_vlm``, or a backend.
@@ -59,14 +59,14 @@ def answer_question(
         look: also measure where the model looked (with ``VLM`` only; takes one forward more).
 
     Returns:
-        ``answer`` (str or None), ``trace`` (the thought), ``text`` (all that was written), ``tokens`` (of all votes),
-        ``seconds``, ``looks`` (how many times the trace goes back to the picture), ``finished`` (False: the budget ran
+        ``answer`` (str or None), ``trace`` (the reasoning), ``text`` (all that was written), ``tokens`` (of all votes),
+        ``seconds``, ``looks`` (how many times the trace goes back to the image), ``finished`` (False: the budget ran
         out), ``relooks`` and ``closed`` (see ``vlm.reasoning.Thought``), ``votes`` (``k``, ``agreement``, ``counts``), and
         with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``attention``, a
         ``vlm.sentence_attention.ResponseAttention``.
 
     Raises:
-        UserError: a bad picture, question, effort, style or number of votes; a server without a usable reply.
+        UserError: a bad image, question, effort, style or number of votes; a server without a usable reply.
     """
     how, seeds = with_style(find_effort(effort), style), vote_seeds(seed, votes)
     pictures = [open_image(image) for image in images]

@@ -207,7 +207,7 @@ def make_backend(
     """The backend that a model name stands for: ``openai:NAME@URL``, ``tiny``, a folder or a hub name.
 
     Args:
-        text_only: no request will carry a picture, so a text model will do.
+        text_only: no request will carry an image, so a text model will do.
         batch_size, dtype, device: of a model in this process; the others are of a server (``OpenAIBackend``).
 
     Raises:

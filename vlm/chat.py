@@ -1,4 +1,4 @@
-"""From a question and pictures to the tensors a model reads. User text stays text: none becomes a control token."""
+"""From a question and images to the tensors a model reads. User text stays text: none becomes a control token."""
 
 import re
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ Prefix = str | Sequence[int]
 def question_messages(
     question: str, n_images: int, style: str = "think", choices: Sequence[str] | None = None, note: str | None = None
 ) -> list[Message]:
-    """One user turn: the picture parts, then one text part of question, note, ``(A) ...`` choices, instruction.
+    """One user turn: the image parts, then one text part of question, note, ``(A) ...`` choices, instruction.
 
     Args:
         style: a key of ``INSTRUCTIONS``.
-        note: a remark about the picture that comes with the question (and need not be true).
+        note: a remark about the image that comes with the question (and need not be true).
 
     Raises:
         UserError: the question is empty or longer than ``MAX_QUESTION`` characters, or the style is unknown.
@@ -78,7 +78,7 @@ def encode(
     Args:
         conversations: B lists of messages; content is a string or a list of ``{"type": "image"}`` and
             ``{"type": "text", "text": ...}`` parts.
-        images: B lists of pictures, one for each image part in order. Only images pass: a string would be opened or
+        images: B lists of images, one for each image part in order. Only images pass: a string would be opened or
             downloaded by the processor.
         prefixes: B assistant texts (or their token ids) already written, which generation continues.
 
@@ -86,7 +86,7 @@ def encode(
         ``input_ids`` and ``attention_mask`` (B, L), left padded, and what else the model reads, on its device.
 
     Raises:
-        UserError: pictures and image parts do not match, a prompt longer than the model's positions, or a model without
+        UserError: images and image parts do not match, a prompt longer than the model's positions, or a model without
             chat template.
     """
     import torch

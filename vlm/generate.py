@@ -29,7 +29,7 @@ class Generation:
     """What a model wrote for one conversation.
 
     Attributes:
-        text: the new text; put behind the prefix it reads on without a seam.
+        text: the new text; put after the prefix it reads on without a seam.
         token_ids: the new tokens, without the end token.
         finished: the model ended its turn itself; False if the budget or a stopping criterion did.
         prompt_tokens: length of the prompt, image tokens and prefix included.
@@ -358,7 +358,7 @@ def _stream(
 
 
 def decode_behind(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """Text of ``ids`` as it reads behind the tokens ``before``."""
+    """Text of ``ids`` as it reads after the tokens ``before``."""
 
     def decode(tokens: list[int]) -> str:
         return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -373,7 +373,7 @@ def _end_tokens(vlm: VLM) -> set[int]:
 
 
 def picture_tokens(config: Any) -> list[int]:
-    """Tokens that stand for pictures: written by the model they would be taken for one in the next prompt."""
+    """Tokens that stand for images: written by the model they would be taken for one in the next prompt."""
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "vision_start_token_id")
     return sorted({token for name in names if isinstance(token := getattr(config, name, None), int)})
 

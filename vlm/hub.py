@@ -81,7 +81,7 @@ def hub_remedy(unreachable: str | None) -> str:
 
 
 def why_not_writable(folder: str | Path) -> str | None:
-    """Why nothing can be written under a folder, which need not exist yet; None where it can. Leaves nothing behind."""
+    """Why nothing can be written under a folder, which need not exist yet; None where it can. Leaves nothing after."""
     folder = Path(folder).absolute()
     try:
         existing = next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,6 +1,6 @@
-"""Pictures as a person sees them, and the size at which a model reads them.
+"""Images as a person sees them, and the size at which a model reads them.
 
-This file is the only door through which pictures enter: everything behind it sees RGB images of bounded size, never a
+This file is the only door through which images enter: everything behind it sees RGB images of bounded size, never a
 path or a URL. No torch here: ``fit_image`` imports what it needs when it is called.
 """
 
@@ -25,7 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
 
 GREY = (127, 127, 127)
-"""Of a picture on which there is nothing to see."""
+"""Of an image on which there is nothing to see."""
 
 Source = str | Path | bytes | Image.Image
 
@@ -34,7 +34,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def open_image(source: Source) -> Image.Image:
-    """Read a picture from a file, from the bytes of a file, or from a PIL image.
+    """Read an image from a file, from the bytes of a file, or from a PIL image.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit and float values are scaled to 8 bits, CMYK is
     converted, and of an animation the first frame counts. The size is checked before anything is decoded.
@@ -46,7 +46,7 @@ def open_image(source: Source) -> Image.Image:
         A new image in mode RGB of at most ``MAX_PIXELS`` pixels.
 
     Raises:
-        ImageError: missing, empty, truncated, oversized or not a picture; the sentence names the file.
+        ImageError: missing, empty, truncated, oversized or not an image; the sentence names the file.
     """
     if isinstance(source, Image.Image):
         return _decode_image(source, "The picture")
@@ -56,7 +56,7 @@ def open_image(source: Source) -> Image.Image:
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int]:
-    """(width, height) of a picture that is whole.
+    """(width, height) of an image that is whole.
 
     A PNG has checksums: where they hold it is not decoded, which takes a tenth of the time, and its size is the stored one,
     before EXIF rotation. Everything else is decoded. (Right checksums over broken data are found by decoding alone.)
@@ -102,7 +102,7 @@ class SharedImages:
 
 
 def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
-    """The picture, not decoded yet, and what to call it in a sentence."""
+    """The image, not decoded yet, and what to call it in a sentence."""
     if isinstance(source, bytes):
         return _identify(source, "The picture")
     return _identify(_read_bytes(source), _shown_name(source))
@@ -113,7 +113,7 @@ def _shown_name(path: str | Path) -> str:
 
 
 def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
-    """The picture in a file's content, not decoded yet, and its name."""
+    """The image in a file's content, not decoded yet, and its name."""
     if not data:
         raise ImageError(f"{name} is empty (0 bytes): export or download it again.")
     if len(data) > MAX_BYTES:
@@ -139,7 +139,7 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
-    """Download a picture over http(s) and open it; for callers who were told that URLs are allowed.
+    """Download an image over http(s) and open it; for callers who were told that URLs are allowed.
 
     Raises:
         ImageError: no such host or page, an answer that takes longer than ``timeout`` seconds or is over the limits.
@@ -160,14 +160,14 @@ def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
 
 
 def uses_pixel_policy(processor: Any) -> bool:
-    """Whether pictures for this processor are sized by ``fit_image`` (the Qwen-VL family and its relatives do)."""
+    """Whether images for this processor are sized by ``fit_image`` (the Qwen-VL family and its relatives do)."""
     return _pixel_settings(processor) is not None
 
 
 def fit_image(
     image: Image.Image, processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> Image.Image:
-    """Resize a picture to whole image tokens, with qwen-vl-utils' rule and the patch size of the processor in hand.
+    """Resize an image to whole image tokens, with qwen-vl-utils' rule and the patch size of the processor in hand.
 
     Args:
         image: RGB image.
@@ -179,21 +179,21 @@ def fit_image(
         An image whose sides are multiples of ``patch_size * merge_size`` pixels.
 
     Raises:
-        ImageError: the picture is more than 200 times as long as wide.
+        ImageError: the image is more than 200 times as long as wide.
     """
     size = fitted_size(image.size, processor, min_pixels, max_pixels)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def blank(image: Image.Image) -> Image.Image:
-    """A mid-grey picture of the same size."""
+    """A mid-grey image of the same size."""
     return Image.new("RGB", image.size, GREY)
 
 
 def fitted_size(
     size: tuple[int, int], processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
-    """The (width, height) that ``fit_image`` gives to a picture of ``size``; arguments and errors as there."""
+    """The (width, height) that ``fit_image`` gives to an image of ``size``; arguments and errors as there."""
     settings = _pixel_settings(processor)
     if settings is None:
         return size
@@ -208,12 +208,12 @@ def fitted_size(
         raise ImageError(
             f"The picture is {size[0]} x {size[1]} pixels, too long and thin to be read: crop it to at most 200 to 1."
         ) from None
-    # Scaled down to max_pixels, the short side of a thin picture rounds to zero in qwen-vl-utils.
+    # Scaled down to max_pixels, the short side of a thin image rounds to zero in qwen-vl-utils.
     return max(factor, width), max(factor, height)
 
 
 def image_tokens(size: tuple[int, int], processor: Any) -> int | None:
-    """The number of tokens of a picture of ``size`` (width, height); None for a processor with a sizing rule of its own."""
+    """The number of tokens of an image of ``size`` (width, height); None for a processor with a sizing rule of its own."""
     settings = _pixel_settings(processor)
     if settings is None:
         return None
@@ -274,7 +274,7 @@ def _decode_image(image: Image.Image, name: str) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # broken metadata around intact pixels: a viewer shows such a picture as stored
+    except Exception as error:  # broken metadata around intact pixels: a viewer shows such an image as stored
         warnings.warn(f"unreadable EXIF data, rotation not applied: {error}", stacklevel=2)
         return image
 

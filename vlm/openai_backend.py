@@ -297,7 +297,7 @@ def _read_completion(completion: Any) -> tuple[str, str, tuple[int, int]]:
     text = message.get("content") or ""
     if not isinstance(text, str):
         raise BackendError("the server's reply is not text.", "unreadable")
-    # Servers started with a reasoning parser hand the thought over apart from the answer.
+    # Servers started with a reasoning parser hand the reasoning over apart from the answer.
     thought = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(thought, str) and thought.strip():
         text = f"<think>{thought}</think>{text}"

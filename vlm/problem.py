@@ -1,4 +1,4 @@
-"""The record of a problem (pictures, question, answer) and problem sets on disk: ``problems.jsonl`` with pictures beside it."""
+"""The record of a problem (images, question, answer) and problem sets on disk: ``problems.jsonl`` with images beside it."""
 
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,10 +13,10 @@ DOMAINS: tuple[str, ...] = get_args(Domain)
 
 
 class Problem(BaseModel):
-    """One question about zero or more pictures. ``domain`` picks the verifier of the answer.
+    """One question about zero or more images. ``domain`` picks the verifier of the answer.
 
     ``meta`` never reaches a model. The bundled sources put there ``family`` (the kind of question), ``facts``
-    (place -> what is there, for checks after the run) and ``counterfactual`` (``{"image", "answer"}``: another picture
+    (place -> what is there, for checks after the run) and ``counterfactual`` (``{"image", "answer"}``: another image
     that gives the same question another answer, for the swap test).
     """
 
@@ -47,7 +47,7 @@ class Problem(BaseModel):
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Read a problem set from its folder (or its ``.jsonl``); picture paths come back absolute.
+    """Read a problem set from its folder (or its ``.jsonl``); image paths come back absolute.
 
     Raises:
         UserError: no such set, a row that is not a problem (its line and field are named), or an id that occurs twice.
@@ -78,7 +78,7 @@ def read_problems(path: str | Path) -> list[Problem]:
 
 
 def write_problems(problems: list[Problem], folder: str | Path) -> Path:
-    """Write ``problems.jsonl`` into ``folder`` in one piece; picture paths are stored as given. Returns the file's path."""
+    """Write ``problems.jsonl`` into ``folder`` in one piece; image paths are stored as given. Returns the file's path."""
     file = Path(folder) / "problems.jsonl"
     write_text_atomic(file, "".join(problem.model_dump_json() + "\n" for problem in problems))
     return file

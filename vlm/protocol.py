@@ -14,7 +14,7 @@ class Request:
 
     Attributes:
         messages: HF messages; ``{"type": "image"}`` parts stand for ``images`` in order.
-        images: RGB pictures (``vlm.images.open_image``).
+        images: RGB images (``vlm.images.open_image``).
         max_tokens: of the reply.
         temperature, top_p, seed: of the sampling; temperature 0 takes the likeliest token.
         extra: further keys of a server's request body, e.g. ``{"chat_template_kwargs": {"enable_thinking": False}}``;
@@ -42,7 +42,7 @@ class Reply:
 
 
 class BackendError(UserError):
-    """A request without a usable reply; the sentence says whose and why. It is never to be scored as a wrong answer.
+    """A request without a usable reply; the sentence says whose and why. It is never to be scored as an incorrect answer.
 
     Attributes:
         name: the kind of failure in one word: ``timeout``, ``no_connection``, ``status_429``, ``unreadable``,

@@ -122,7 +122,7 @@ def is_file(name: str) -> bool:
 
 
 def write_heatmap(pictures: Sequence[Any], attention: "ResponseAttention", file: Path) -> None:
-    """Write the mean map of the whole response over the pictures."""
+    """Write the mean map of the whole response over the images."""
     from vlm.heatmap import draw_heatmap
 
     if not attention.maps:
@@ -153,7 +153,7 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
 
 
 def read_picture(name: str, urls: bool = False) -> Any:
-    """A picture from a path, from standard input (``-``), or, where allowed, from a URL."""
+    """An image from a path, from standard input (``-``), or, where allowed, from a URL."""
     if name == "-":
         return open_image(standard_input().buffer.read(MAX_BYTES + 1))
     if name.lower().startswith(("http:", "https:")):

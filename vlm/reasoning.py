@@ -1,14 +1,14 @@
 """How long a model thinks, and how often it looks: effort as a token budget, budget forcing, and votes.
 
-A thought that ends before it has gone back to the picture often enough is continued with a re-look cue; one that exceeds
+Reasoning that ends before it has gone back to the image often enough is continued with a re-look cue; one that exceeds
 its budget is closed, and the answer is asked for. Source of budget forcing: s1, arXiv 2501.19393, section 3; of votes:
 self-consistency, arXiv 2203.11171.
 
-    stream = think_stream(vlm, question_messages(question, 1), [picture], EFFORTS["high"])
+    stream = think_stream(vlm, question_messages(question, 1), [image], EFFORTS["high"])
     for piece in stream: print(piece, end="")
     stream.thought      # the whole of it
 
-Without a ``<think>`` tag (a base model that was never taught one) the thought is what stands before the last ``\\boxed``.
+Without a ``<think>`` tag (a base model that was never taught one) the reasoning is what stands before the last ``\\boxed``.
 """
 
 import bisect
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 CUE = "Wait, let me look at the picture again."
 ANSWER_TOKENS = 64
-"""Tokens for the answer behind a thought that was closed."""
+"""Tokens for the answer after reasoning that was closed."""
 WORTHWHILE = 16
-"""Tokens: with less of the budget left, a thought that has ended is not continued."""
+"""Tokens: with less of the budget left, reasoning that has ended is not continued."""
 VOTE_TEMPERATURE = 0.7
 MAX_VOTES = 64
 
@@ -42,8 +42,8 @@ class Effort:
     """How much a model may think.
 
     Attributes:
-        tokens: budget of the thought; at most half of the model's positions are used.
-        looks: a thought that ends with fewer looks back at the picture is continued with ``CUE``.
+        tokens: budget of the reasoning; at most half of the model's positions are used.
+        looks: reasoning that ends with fewer looks back at the image is continued with ``CUE``.
         style: the instruction that goes with it, a key of ``vlm.chat.INSTRUCTIONS``.
     """
 
@@ -69,13 +69,13 @@ def find_effort(name: str) -> Effort:
 
 @dataclass(frozen=True)
 class Thought:
-    """What a model wrote under an effort; behind a prefix, without it.
+    """What a model wrote under an effort; after a prefix, without it.
 
     Attributes:
         tokens: new tokens, forced ones included.
         finished: the model ended its turn itself.
         relooks: cues that were put into its mouth.
-        closed: its thought exceeded the budget (or never came to an answer) and was closed.
+        closed: its reasoning exceeded the budget (or never came to an answer) and was closed.
     """
 
     text: str
@@ -146,7 +146,7 @@ def _pieces(
         try:
             for piece in stream:
                 written += piece
-                # What stands behind the end of the thought may yet be replaced by another look.
+                # What stands after the end of the reasoning may yet be replaced by another look.
                 safe = len(written) if course.answering or not effort.looks else _settled(prefix, written)
                 if safe > len(shown):
                     yield written[len(shown) : safe]
@@ -214,9 +214,9 @@ class _Course:
     """One response under way: what is written so far, and what to ask the model for next.
 
     Attributes:
-        ids: new tokens so far; ``text`` is how they read behind the prefix.
+        ids: new tokens so far; ``text`` is how they read after the prefix.
         budget: tokens of the next round.
-        answering: the thought is over for good.
+        answering: the reasoning is over for good.
     """
 
     def __init__(self, vlm: "VLM", effort: Effort, prefix: str) -> None:
@@ -278,7 +278,7 @@ class _Course:
         self.answering, self.budget = True, ANSWER_TOKENS
 
     def _cut(self, characters: int) -> None:
-        """Drop what stands behind so many characters of the new text; a token across the cut is written anew."""
+        """Drop what stands after so many characters of the new text; a token across the cut is written anew."""
         kept = self.text[:characters].rstrip()
         whole = (
             bisect.bisect_right(range(len(self.ids) + 1), len(kept), key=lambda n: len(self._read(self.ids[:n]))) - 1
@@ -297,7 +297,7 @@ class _Course:
 
 
 def thought_end(text: str) -> int | None:
-    """Character at which the thought ends: ``</think>``, or the last ``\\boxed`` of a text without tags; None while it lasts."""
+    """Character at which the reasoning ends: ``</think>``, or the last ``\\boxed`` of a text without tags; None while it lasts."""
     reasoning, box = find_reasoning(text), text.rfind("\\boxed")
     if reasoning.closed:
         return reasoning.end
@@ -305,7 +305,7 @@ def thought_end(text: str) -> int | None:
 
 
 def _settled(prefix: str, written: str) -> int:
-    """How many characters of ``written`` stand before the end of the thought, however that goes on."""
+    """How many characters of ``written`` stand before the end of the reasoning, however that goes on."""
     end = thought_end(prefix + written)
     if end is not None:
         settled = end - len(prefix)

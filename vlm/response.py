@@ -1,4 +1,4 @@
-"""Reading what a model wrote: thought, answer, sentences, and the places where it goes back to the picture.
+"""Reading what a model wrote: reasoning, answer, sentences, and the places where it goes back to the image.
 
 Pure Python. Model output is untrusted: every pattern here runs in linear time, and an answer has a bounded length.
 """
@@ -35,7 +35,7 @@ def parse_response(text: str, finished: bool = True) -> Response:
 
     The answer is, in this order: the last balanced ``\\boxed{...}`` (the inner of two nested ones), the last
     ``<answer>...</answer>``, what follows the last "answer is" or "answer:", the last line that is not blank. It is
-    looked for behind the thought; if nothing stands there, a box or an ``<answer>`` inside the thought counts. A
+    looked for after the reasoning; if nothing stands there, a box or an ``<answer>`` inside the reasoning counts. A
     thought that was never closed gives no answer in prose: it may go on to change its mind.
 
     Args:
@@ -204,7 +204,7 @@ RELOOK_CUES = (
     rf"\b(?:go|going|return|returning|back)\s{{1,3}}(?:back\s{{1,3}})?to\s{{1,3}}the\s{{1,3}}{_SIGHT}\b",
     r"再看|再次(?:看|检查|观察)|重新(?:看|检查|观察|审视)|回到图",
 )
-"""Patterns (case ignored) of a sentence that goes back to the picture."""
+"""Patterns (case ignored) of a sentence that goes back to the image."""
 LOOK_CUES = (
     r"\blet(?:'s|\s{1,3}me|\s{1,3}us)\s{1,3}(?:have\s{1,3}a\s{1,3}|take\s{1,3}a\s{1,3})?look\b",
     rf"\b(?:check|verify|inspect|examine|consult)(?:ing)?\b{_NEAR}{_SIGHT}\b",
@@ -216,7 +216,7 @@ _LOOK = re.compile("|".join(LOOK_CUES), re.IGNORECASE)
 
 
 def _relooks(text: str) -> list[int]:
-    """Start of every sentence that goes back to the picture."""
+    """Start of every sentence that goes back to the image."""
     text = _OPEN.sub(lambda match: " " * len(match[0]), text[:MAX_READ])  # blanks keep the offsets
     spans = split_sentences(text)
     return [
@@ -227,10 +227,10 @@ def _relooks(text: str) -> list[int]:
 
 
 def count_looks(text: str) -> int:
-    """Number of sentences in which the text goes back to the picture."""
+    """Number of sentences in which the text goes back to the image."""
     return len(_relooks(text))
 
 
 def first_relook(text: str) -> int | None:
-    """Character offset of the first sentence that goes back to the picture, or None."""
+    """Character offset of the first sentence that goes back to the image, or None."""
     return next(iter(_relooks(text)), None)

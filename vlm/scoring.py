@@ -66,7 +66,7 @@ def score_responses(
     log_p: bool = True,
     distributions: bool = False,
 ) -> Scores:
-    """Read B responses behind their prompts, in one forward.
+    """Read B responses after their prompts, in one forward.
 
     Args:
         conversations, images: up to the responses, as for ``vlm.chat.encode``.

@@ -2,7 +2,7 @@
 
     units.csv       every figure of every unit      swap.svg      swap difference, a dot a seed, means with 95% intervals
     contrasts.csv   the registered contrasts        accuracy.svg  the same for held-out accuracy
-    curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, picture taken away, VDM over the response
+    curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, image taken away, VDM over the response
     swapped.csv     every swapped problem           cross.svg     change of the mass: text, weights, interaction
     results.md      tables for people
 
@@ -50,7 +50,7 @@ def read_units(study: Path) -> list[Unit]:
             unit["figures"] |= flat(json.loads(crosses.read_text(encoding="utf-8")), "cross.")
     if not units:
         raise UserError(f"There are no finished units in {study}: run 'make study' first.")
-    tables = study / "contrasts.json"  # written behind the units and their crosses
+    tables = study / "contrasts.json"  # written after the units and their crosses
     if not tables.exists() or json.loads(tables.read_text(encoding="utf-8"))["units"] != len(units):
         raise UserError(f"The tables of {study} are not written yet: give 'make study' again, it goes on there.")
     arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])

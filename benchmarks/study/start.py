@@ -2,7 +2,7 @@
 
 It leaves in the study's folder:
 
-    OUT/start/sft.jsonl     rows made of a run's traces, some of them hollow (``data_construction.dataset.MixConfig``)
+    OUT/start/sft.jsonl     rows made of a run's traces, some of them no-op (``data_construction.dataset.MixConfig``)
     OUT/start/model/        what they make of the base model
     OUT/start/prompts/      problems that this model solves sometimes; chosen once, so that every arm sees the same
     OUT/start/start.json    counts, written last

@@ -1,7 +1,7 @@
 """What a swap difference is made of: single problems, families, and the problems that two arms share.
 
-A problem counts in the swap where both of its pictures are answered right from scratch, so what an arm has learned decides
-which problems count, and families differ in how readily an answer follows the picture. A difference between two arms may then
+A problem counts in the swap where both of its images are answered right from scratch, so what an arm has learned decides
+which problems count, and families differ in how readily an answer follows the image. A difference between two arms may then
 be one of the problems that count. Here it is taken over problems that count in both, also family by family.
 """
 
@@ -19,7 +19,7 @@ MIN_PAIRS = 5
 
 
 class Swapped(NamedTuple):
-    """One swapped problem of one unit. ``value``: it followed the new picture (0 or 1) minus it changed with the same one."""
+    """One swapped problem of one unit. ``value``: it followed the new image (0 or 1) minus it changed with the same one."""
 
     arm: str
     seed: int

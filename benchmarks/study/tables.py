@@ -118,7 +118,7 @@ AGAINST = ("swap.difference", "accuracy", "attention.second_half", "attention.li
 def against_reference(
     arms: Sequence[str], figures: dict[str, dict[str, dict[int, float]]], reference: str
 ) -> list[str]:
-    """Every arm minus the reference of the same seed: what a reward adds to being paid for right answers alone."""
+    """Every arm minus the reference of the same seed: what a reward adds to being paid for correct answers alone."""
     text = [
         "",
         f"## Against {reference} (not registered)",

@@ -90,13 +90,13 @@ def problems(
     difficulty: str = "hard",
     counterfactual: bool = False,
 ) -> Iterator[tuple[Problem, dict[str, Image.Image]]]:
-    """Yield ``n`` problems, families in turn, each with its pictures by file name.
+    """Yield ``n`` problems, families in turn, each with its images by file name.
 
     Args:
         source: ``scenes``, ``digits`` or ``scenes,digits``.
         split: ``pretrain``, ``train`` or ``heldout``.
         difficulty: a name of ``render.LOOKS``.
-        counterfactual: also draw_problems a picture that gives the same question another answer.
+        counterfactual: also draw_problems an image that gives the same question another answer.
 
     Raises:
         ConfigError: an unknown source, family, split or difficulty.
@@ -147,7 +147,7 @@ def _is_drawn(folder: Path) -> bool:
 
 
 def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **knobs: Any) -> Path:
-    """Write a problem set (see ``problems`` for the arguments); pictures first, ``problems.jsonl`` last and in one piece.
+    """Write a problem set (see ``problems`` for the arguments); images first, ``problems.jsonl`` last and in one piece.
 
     Returns:
         The path of ``problems.jsonl``: where it exists the set is complete.

@@ -1,4 +1,4 @@
-"""The ``digits`` source: pictures of nine real handwritten digits with questions.
+"""The ``digits`` source: images of nine real handwritten digits with questions.
 
 The handwriting is the UCI set of optical digits that scikit-learn ships (8 x 8, 1,797 images). Its images are dealt
 into three disjoint sets, so that no handwriting met in pretraining or training is met again in a held-out problem.

@@ -1,4 +1,4 @@
-"""Draw the pictures of the ``scenes`` source: grids, free layouts and bar charts, with difficulty as knobs."""
+"""Draw the images of the ``scenes`` source: grids, free layouts and bar charts, with difficulty as knobs."""
 
 import math
 import random
@@ -36,7 +36,7 @@ Thing = tuple[str, str] | None  # (colour, shape), or an empty place
 
 @dataclass(frozen=True)
 class Rendering:
-    """How hard a picture is to read. Lengths in pixels, colour values in 0..255."""
+    """How hard an image is to read. Lengths in pixels, colour values in 0..255."""
 
     radius: tuple[float, float] = (7, 13)
     shift: float = 10  # how far a shape may lie off the middle of its cell

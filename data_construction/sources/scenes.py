@@ -1,7 +1,7 @@
-"""The ``scenes`` source: procedural pictures with questions whose answers are computed from the scene.
+"""The ``scenes`` source: procedural images with questions whose answers are computed from the scene.
 
 A family is one kind of question. It draws a scene and the parameters of a question, and computes the answer of that
-question for *any* scene of its kind, so that a counterfactual picture (same question, other answer) is another draw.
+question for *any* scene of its kind, so that a counterfactual image (same question, other answer) is another draw.
 """
 
 import random
@@ -31,7 +31,7 @@ GRID = "Grid of columns A to C, rows 1 to 3. "
 class Family:
     """One kind of question.
 
-    ``scene(rng)`` draws what the picture shows; ``ask(scene, rng)`` draws the question's parameters (or None where the
+    ``scene(rng)`` draws what the image shows; ``ask(scene, rng)`` draws the question's parameters (or None where the
     scene allows no such question); ``answer(scene, params)`` is the gold answer (None: the question has none there).
     """
 
@@ -143,7 +143,7 @@ def answer_place(cells: list[Thing], params: dict[str, Any]) -> str | None:
 
 
 def ask_claims(cells: list[Thing], rng: random.Random) -> dict[str, Any] | None:
-    """A note beside the picture that is right only half of the time; a wrong one errs in colour, in shape or in both."""
+    """A note beside the image that is right only half of the time; a wrong one errs in colour, in shape or in both."""
     params = ask_place(cells, rng)
     if params is None:
         return None

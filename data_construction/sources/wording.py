@@ -118,7 +118,7 @@ def look_at(family: str, params: dict[str, Any]) -> VisualQuestion:
 
 
 def total(family: str, params: dict[str, Any], facts: Facts) -> str:
-    """What a question asks for as one statement about the picture: ``red: 3``. Empty where it is a place's own fact."""
+    """What a question asks for as one statement about the image: ``red: 3``. Empty where it is a place's own fact."""
     answer = conclude(family, params, facts)[1]
     if family == "count":
         return f"{params['key']}: {answer}"
@@ -130,7 +130,7 @@ def total(family: str, params: dict[str, Any], facts: Facts) -> str:
 
 
 def glance(family: str, params: dict[str, Any], facts: Facts) -> str:
-    """What is said of a question without going through the picture: the total alone, or the place."""
+    """What is said of a question without going through the image: the total alone, or the place."""
     return total(family, params, facts) or reply(look_at(family, params), facts)
 
 
@@ -172,5 +172,5 @@ def conclude(family: str, params: dict[str, Any], facts: Facts) -> tuple[str, st
 
 
 def cue(look: VisualQuestion, rng: random.Random) -> str:
-    """The words with which a first-person trace goes back to the picture."""
+    """The words with which a first-person trace goes back to the image."""
     return rng.choice(CUES).format(target=look.target)

@@ -10,7 +10,7 @@ from eval.runner import Answer
 
 
 def unit(study: Path, arm: str, seed: int, moved: dict[str, tuple[str, bool]]) -> dict[str, object]:
-    """A unit whose swap log has these problems: id -> (family, it followed the new picture)."""
+    """A unit whose swap log has these problems: id -> (family, it followed the new image)."""
     rows = []
     for problem, (family, follows) in moved.items():
         for tag, right in (

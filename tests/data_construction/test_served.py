@@ -1,4 +1,4 @@
-"""The agent loop against two real ``transformers serve`` processes on loopback; random tiny models, pictures as base64."""
+"""The agent loop against two real ``transformers serve`` processes on loopback; random tiny models, images as base64."""
 
 import contextlib
 import os
@@ -62,4 +62,4 @@ def test_both_roles_behind_transformers_serve(tiny_vlm_dir: Path, tiny_reasoner_
     assert {"requester", "responder"} <= {row["role"] for row in replies}
     assert all(1 <= row["reply"]["completion_tokens"] <= 8 for row in replies)
     looks = [row["reply"]["prompt_tokens"] for row in replies if row["role"] == "responder"]
-    assert min(looks) > 30  # the picture's tokens came through
+    assert min(looks) > 30  # the image's tokens came through

@@ -1,4 +1,4 @@
-"""The store of visitors' pictures: limits, expiry, and examples that stay."""
+"""The store of visitors' images: limits, expiry, and examples that stay."""
 
 import io
 from pathlib import Path
@@ -21,7 +21,7 @@ def png(size: tuple[int, int] = (8, 6)) -> bytes:
 def test_a_picture_comes_back_by_its_token_alone() -> None:
     store = PictureStore()
     first, second = store.add(png()), store.add(png())
-    assert first != second and len(first) >= 32  # the same file is two pictures: no name follows from the content
+    assert first != second and len(first) >= 32  # the same file is two images: no name follows from the content
     assert store.get(first).size == (8, 6) and store.png(first).startswith(b"\x89PNG")
     for wrong in ("", "../x", None, 3, [first], {"path": "/etc/passwd"}, first[:-1]):
         with pytest.raises(ImageError, match="no longer here"):

@@ -1,4 +1,4 @@
-"""Scripted subjects and small problem sets for the tests of eval: pictures of one colour, so that a script can look."""
+"""Scripted subjects and small problem sets for the tests of eval: images of one colour, so that a script can look."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ COLOURS = {"red": (200, 20, 20), "green": (20, 160, 40), "blue": (30, 60, 210)}
 
 
 def colour_problems(folder: Path, n: int = 12) -> list[Problem]:
-    """``n`` problems "which colour?" in two families, each with a counterfactual picture of the next colour."""
+    """``n`` problems "which colour?" in two families, each with a counterfactual image of the next colour."""
     names = list(COLOURS)
     for name, value in COLOURS.items():
         Image.new("RGB", (8, 8), value).save(folder / f"{name}.png")
     problems = []
     for index in range(n):
         name, other = names[index % 3], names[(index + 1) % 3]
-        # A picture of its own for every problem: equal pictures would be one cluster.
+        # An image of its own for every problem: equal images would be one cluster.
         Image.new("RGB", (8, 8), COLOURS[name]).save(folder / f"p{index}.png")
         problems.append(
             Problem(
@@ -48,7 +48,7 @@ def think(first: str, second: str) -> str:
 
 
 def always_looks(turn: Turn) -> str:
-    """Answers from the picture it is shown when it answers."""
+    """Answers from the image it is shown when it answers."""
     return f" Now I see {seen(turn)}.</think> \\boxed{{{seen(turn)}}}" if turn.prefix else think(seen(turn), seen(turn))
 
 
@@ -71,7 +71,7 @@ def always_flips(turn: Turn) -> str:
 
 
 def flips_at_noise(turn: Turn) -> str:
-    """Answers from the picture, but one that is not quite as it was makes it say the next colour."""
+    """Answers from the image, but one that is not quite as it was makes it say the next colour."""
     return always_flips(turn) if turn.prefix and seen(turn) == "grey" else always_looks(turn)
 
 

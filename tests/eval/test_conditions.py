@@ -180,7 +180,7 @@ def test_swap_by_a_user_turn(tmp_path: Path) -> None:
         return f"\\boxed{{{seen(shown)}}}"
 
     problems = colour_problems(tmp_path)
-    for function, update in ((looks_at_the_last, 1), (always_looks, 0)):  # always_looks sees the first picture only
+    for function, update in ((looks_at_the_last, 1), (always_looks, 0)):  # always_looks sees the first image only
         subject = scripted(function)
         scratch = scratch_of(subject, problems, tmp_path)
         result = swap_by_turn(subject, problems, scratch, tmp_path / "turn.jsonl", **SETTINGS)

@@ -34,7 +34,7 @@ def test_rescoring_grades_again_and_loads_nothing(tmp_path: Path) -> None:
     assert first["models"]["m"]["accuracy"]["value"] == 1
     again = run_eval("m", tmp_path, tmp_path / "out", config=config, rescore=True)
     assert again["models"] == first["models"]
-    problems[0].answer = "blue"  # a mended gold answer
+    problems[0].answer = "blue"  # a fixed gold answer
     write_problems(problems, tmp_path)
     mended = run_eval("m", tmp_path, tmp_path / "out", config=config, rescore=True)
     assert mended["models"]["m"]["accuracy"]["value"] == pytest.approx(11 / 12)

@@ -75,7 +75,7 @@ def test_faint_noise_is_faint_and_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_swap_needs_both_pictures_right_from_scratch(tmp_path: Path) -> None:
-    """A model that always says red is right on a third of the pictures and never on their counterfactuals."""
+    """A model that always says red is right on a third of the images and never on their counterfactuals."""
     result = swap(never_looks, tmp_path)
     assert result["right_from_scratch"] == 4 and result["both_right"] == result["n"] == 0
     assert result["difference"] == {"value": None, "ci95": None, "n": 0}
@@ -113,7 +113,7 @@ def test_counterfactual_must_have_another_answer(tmp_path: Path) -> None:
     ("text", "reasoning"),
     [
         ("<think>I see red.</think> \\boxed{red}", "I see red."),
-        ("I see red.</think> \\boxed{red}", "I see red."),  # the prompt opened the thought
+        ("I see red.</think> \\boxed{red}", "I see red."),  # the prompt opened the reasoning
         ("I see red, so \\boxed{red}", "I see red, so "),
         ("\\boxed{red}", ""),
         ("red", ""),

@@ -63,7 +63,7 @@ def test_profile_rules() -> None:
     ):
         swap = {**looks, "change_rate_same": same, "change_rate_noise": noise}
         assert profile({**uses, "swap": swap}) == named
-    # Constant answers agree by chance alone: that is ignoring the picture, not randomness.
+    # Constant answers agree by chance alone: that is ignoring the image, not randomness.
     constant = {"excess_agreement": {"ci95": [0.0, 0.0], "n": 50}, "chance_agreement": {"value": 1.0}}
     blind = {"wrong_picture": {"verdict": "not grounded"}}
     assert profile({**blind, "self_consistency": constant}) == "ignores the picture"

@@ -65,7 +65,7 @@ def test_a_planted_length_hack_is_named() -> None:
 
 
 def test_a_planted_flatness_hack_is_named() -> None:
-    # The later half looks no more at the picture: the ratio rises because the first half looks less.
+    # The later half looks no more at the image: the ratio rises because the first half looks less.
     report = planted("mine.py:flat", lambda rollout: 0.15 / first(rollout) * 2)
     assert kinds(report, "mine.py:flat") == {"flatness"}
     assert "flattened by looking away early" in in_words(report)

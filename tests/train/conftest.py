@@ -1,4 +1,4 @@
-"""A handful of pictures with a problem set and cold-start rows, and what the training tests ask of a run."""
+"""A handful of images with a problem set and cold-start rows, and what the training tests ask of a run."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 6 pictures of one colour each, ``problems.jsonl`` and ``rows.jsonl``."""
+    """A folder with 6 images of one colour each, ``problems.jsonl`` and ``rows.jsonl``."""
     folder = tmp_path_factory.mktemp("pictures")
     rng, rows, problems = random.Random(0), [], []
     for index in range(6):
@@ -65,7 +65,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def taught(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model after a short cold start on the pictures: sometimes right, so that rewards differ. Read only."""
+    """The tiny model after a short cold start on the images: sometimes right, so that rewards differ. Read only."""
     from train.sft import run_sft
 
     torch.set_num_threads(1)

@@ -110,7 +110,7 @@ def test_where_one_of_two_processes_is_not_finite_both_stop(
 @pytest.mark.slow
 @pytest.mark.parametrize(("where", "zero"), [("loss", 2), ("gradient", 3)])
 def test_deepspeed_stops_too(where: str, zero: int, configs: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    """Its backward takes the optimizer's step as well, so its norm is looked at behind it."""
+    """Its backward takes the optimizer's step as well, so its norm is looked at after it."""
     pytest.importorskip("deepspeed")
     (tmp_path / "two.py").write_text(TWO)
     (tmp_path / "config.json").write_text(json.dumps(configs["sft"]))

@@ -177,7 +177,7 @@ def test_prompts_are_those_of_inference(trainer: VisualGRPOTrainer, pictures: Pa
         ids = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()].tolist()
         one = row // 4
         assert ids == expected["input_ids"][one][expected["attention_mask"][one].bool()].tolist()
-        # As many image tokens as the pictures, in the size in which TRL's own call of the processor read them.
+        # As many image tokens as the images, in the size in which TRL's own call of the processor read them.
         assert ids.count(image_pad) == next(grids) // 4
     patches = expected["image_grid_thw"].prod(-1).tolist()
     assert torch.equal(batch["pixel_values"][: patches[0]], expected["pixel_values"][: patches[0]])
@@ -236,7 +236,7 @@ def test_pictures_and_text_alone_in_one_batch(trainer: VisualGRPOTrainer) -> Non
 def test_a_part_of_a_batch_may_be_text_alone(
     config: dict[str, Any], tmp_path: Path, toy_reward: None, lora: Any, runs: Any
 ) -> None:
-    """One row a part, so every problem without a picture is one; for the model, and for what the KL term compares it with."""
+    """One row a part, so every problem without an image is one; for the model, and for what the KL term compares it with."""
     rows = [json.loads(line) for line in (Path(config["problems"]) / "problems.jsonl").read_text().splitlines()[:2]]
     rows[0]["images"], rows[1]["images"] = [str(Path(config["problems"]) / "0.png")], []
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -290,7 +290,7 @@ FALLING, LEVEL, RISING = [0.4, 0.2], [0.3, 0.3], [0.2, 0.4]
 def test_an_unjudged_row_gets_no_advantage_from_the_attention_term(config: dict[str, Any], tmp_path: Path) -> None:
     trainer = make_trainer(config, tmp_path, rewards={"accuracy": 1.0, "attention_ratio": 1.0})
     given = scripted(trainer, [LONG, SHORT, LONG, LONG], [FALLING, FALLING, LEVEL, RISING])
-    assert given[1].item() == pytest.approx(0.0, abs=1e-5)  # a thought under 8 tokens
+    assert given[1].item() == pytest.approx(0.0, abs=1e-5)  # reasoning under 8 tokens
     assert given[0] < given[2] < given[3]
     mixed = scripted(trainer, [LONG, SHORT, WRONG, WRONG], [FALLING, FALLING, RISING, RISING])
     assert mixed[1].item() == pytest.approx(mixed[0].item(), abs=1e-5)  # what an average right row has

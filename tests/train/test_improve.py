@@ -47,7 +47,7 @@ def test_only_right_and_grounded_answers_are_kept(
     row = judge_sample(written(text, lift, finished), floor=0.8, min_looks=1)
     assert row["why"] == why and row["kept"] == (why is None)
     if lift is None:
-        assert judge_sample(written(text, lift), floor=0.0, min_looks=1)["kept"]  # right answers only
+        assert judge_sample(written(text, lift), floor=0.0, min_looks=1)["kept"]  # correct answers only
 
 
 @pytest.fixture

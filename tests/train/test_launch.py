@@ -1,4 +1,4 @@
-"""Starts that are refused before a weight loads, runs that may be gone on with, and weights at the end of a run."""
+"""Starts that are refused before a weight loads, runs that may be resumed, and weights at the end of a run."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The real launcher, ``deepspeed``, on two CPU ranks: what moves, what is equal to one process, kills, pictures and none."""
+"""The real launcher, ``deepspeed``, on two CPU ranks: what moves, what is equal to one process, kills, images and none."""
 
 import contextlib
 import json
@@ -132,7 +132,7 @@ def test_a_row_is_paid_the_same_by_one_process_and_by_two(
         table["said"] = table["prompt"].astype(str) + table["completion"].astype(str)
     one, two = one.sort_values("said"), two.sort_values("said")
     assert list(one["said"]) == list(two["said"])
-    assert (one["attention_ratio"] > 0).any()  # a right answer: there is something to compare
+    assert (one["attention_ratio"] > 0).any()  # a correct answer: there is something to compare
     for name in ("accuracy", "attention_ratio", "attention_late_mass"):
         assert list(two[name]) == pytest.approx(list(one[name]), rel=1e-4)
 
@@ -241,7 +241,7 @@ MIXED = [
 def test_text_alone_and_pictures_on_different_ranks(
     stage: str, zero: int, keys: dict[str, dict[str, Any]], pictures: Path, tmp_path: Path, runs: Any
 ) -> None:
-    """Two rows of three are text alone; a rank's part of a step often has no picture, sometimes all of a step's have none.
+    """Two rows of three are text alone; a rank's part of a step often has no image, sometimes all of a step's have none.
 
     ZeRO-3 cannot do it, and says so.
     """
@@ -257,7 +257,7 @@ def test_text_alone_and_pictures_on_different_ranks(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config[name] = str(file)
     if stage == "sft":
-        # Plain descent: where a whole step has no picture, one process leaves the vision tower out of the optimizer's step, and
+        # Plain descent: where a whole step has no image, one process leaves the vision tower out of the optimizer's step, and
         # several give it gradients of zero, with which Adam would move on by its momentum.
         config |= {"per_device_train_batch_size": 1, "optim": "sgd", "learning_rate": 0.1}
     if zero == 3:

@@ -222,7 +222,7 @@ def test_prompt_tokens_are_those_of_training(tiny_vlm_dir: Path, tmp_path: Path)
 
 
 def test_the_main_process_keeps_no_pixels(tiny_vlm_dir: Path, tmp_path: Path) -> None:
-    """The main process keeps names and sizes, no pixels; a batch reads its own pictures only. Seconds are in docs/training.md."""
+    """The main process keeps names and sizes, no pixels; a batch reads its own images only. Seconds are in docs/training.md."""
     for number in range(4):
         Image.effect_noise((400, 400), 60).convert("RGB").save(tmp_path / f"{number}.png")
     (tmp_path / "problems.jsonl").write_text(
@@ -235,7 +235,7 @@ def test_the_main_process_keeps_no_pixels(tiny_vlm_dir: Path, tmp_path: Path) ->
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert report.passed and report.counts["problems"] == 500
-    assert peak < 500 * 400 * 400 * 3 / 4  # far less than the pictures would take
+    assert peak < 500 * 400 * 400 * 3 / 4  # far less than the images would take
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -1,4 +1,4 @@
-"""The probe names planted hacks without a step; a user's reward, the YAML's composition and the picture's information."""
+"""The probe names planted hacks without a step; a user's reward, the YAML's composition and the image's information."""
 
 import random
 import re
@@ -184,7 +184,7 @@ def test_information_is_a_difference_of_forwards(keys: dict[str, Any], tmp_path:
         assert torch.allclose(values, expected[row, : len(values)], atol=1e-4)
         assert rollout.information.shape == rollout.information_blank.shape == (rollout.token_count,)
         assert rollout.information.abs().max() > 1e-6
-    # Its own picture in place of its own picture says nothing.
+    # Its own image in place of its own image says nothing.
     rows: list[tuple[Problem, Problem | None]] = [(problem, problem) for problem in problems[:2]]
     same = information(trainer.model, trainer.reader, rows, turns[:2], responses[:2], device)
     assert all(torch.equal(other, torch.zeros_like(other)) for other, _ in same if other is not None)

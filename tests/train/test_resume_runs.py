@@ -134,7 +134,7 @@ def test_the_same_command_keeps_the_rows_of_a_step(
     line = "resuming with 1 process instead of 2: gradient_accumulation_steps 2 -> 4, so that a step keeps its 4 rows\n"
     assert capsys.readouterr().out.count(line) == 1
     same_course(folder, whole, runs)
-    # The next start goes on from a checkpoint of one process: the config still says 2, and a step still takes 4 rows.
+    # The next start resumes from a checkpoint of one process: the config still says 2, and a step still takes 4 rows.
     runs.kill_after(folder, 4)
     run_sft(command)
     line = "resuming with 1 process: gradient_accumulation_steps 2 -> 4, so that a step keeps its 4 rows\n"

@@ -70,12 +70,12 @@ def test_wandb_offline_holds_config_curves_and_completions_with_pictures(
     for said in (b"reflection_v", b"data_sha256", b"train/reward", b"completions", b"media/images/"):
         assert said in content
     assert list((folder / "files" / "media" / "table").glob("completions_*.json"))
-    # A table's pictures are in its artifact, whose files wait here until a `wandb sync`.
+    # A table's images are in its artifact, whose files wait here until a `wandb sync`.
     staged = [path.read_bytes()[:4] for path in (tmp_path / "data" / "artifacts" / "staging").iterdir()]
     assert b"\x89PNG" in staged
     tables = [pandas.read_parquet(file) for file in (tmp_path / "run" / "completions").glob("*.parquet")]
     assert len(tables) == 2
-    for table in tables:  # prompts and responses are text, pictures are named in it
+    for table in tables:  # prompts and responses are text, images are named in it
         assert table["prompt"].str.contains("<image>").all() and table["prompt"].str.contains("What is at A").all()
         assert table["completion"].map(type).eq(str).all()
 

@@ -25,7 +25,7 @@ LEAST, MOST = 1024, 4096  # pixels: 4 image tokens, where the model's own upper 
 
 
 class Engine:
-    """Puts the tokens of each picture in place of the first image token behind the last, and writes always the same."""
+    """Puts the tokens of each image in place of the first image token after the last, and writes always the same."""
 
     def __init__(self, processor: Any, image_token: int, written: list[int]) -> None:
         self.processor, self.image_token, self.written = processor, image_token, written
@@ -67,7 +67,7 @@ def keys(tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> dict[str, Any]:
 def test_the_prompt_that_vllm_expands_is_the_one_that_is_trained(
     keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one picture, with two in a row, and without any, all in one batch."""
+    """With one image, with two in a row, and without any, all in one batch."""
     monkeypatch.setattr(VLLMGeneration, "_init_vllm", lambda self: None)
     monkeypatch.setattr(VLLMGeneration, "sync_weights", lambda self: None)
     monkeypatch.setattr(vllm_generation, "SamplingParams", SimpleNamespace, raising=False)

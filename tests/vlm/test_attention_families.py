@@ -80,7 +80,7 @@ def test_generation_equals_one_forward_over_what_it_wrote(family: Family) -> Non
 
 
 def test_image_tokens_are_those_whose_embedding_the_vision_features_replace(family: Family) -> None:
-    """Found by experiment: change the pictures, and see at which positions the language model's input changes."""
+    """Found by experiment: change the images, and see at which positions the language model's input changes."""
     batch = family.batch([1, 2], [3, 9])
     seen: list[torch.Tensor] = []
     hook = family.model.get_decoder().register_forward_pre_hook(
@@ -95,7 +95,7 @@ def test_image_tokens_are_those_whose_embedding_the_vision_features_replace(fami
     mask = image_token_mask(family.model, batch["input_ids"])
     if family.name == "LlavaOnevision":  # a tile row's learned line break takes an image token's place
         assert not (changed & ~mask).any()
-        assert (mask & ~changed).sum() == 2 * 3  # two rows of tiles in each of three pictures
+        assert (mask & ~changed).sum() == 2 * 3  # two rows of tiles in each of three images
     else:
         assert torch.equal(mask, changed)
     assert torch.equal(image_token_mask(family.model.config, batch["input_ids"]), mask)

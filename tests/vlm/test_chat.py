@@ -1,4 +1,4 @@
-"""What reaches the model: pictures of the right size, user text that stays text, and prefixes that are continued."""
+"""What reaches the model: images of the right size, user text that stays text, and prefixes that are continued."""
 
 import random
 from pathlib import Path
@@ -114,7 +114,7 @@ def test_what_the_model_wrote_keeps_its_thinking_tags_but_ends_no_turn(vlm: VLM)
     assert row.count(ids["<|im_end|>"]) == 3 and row.count(ids["<|image_pad|>"]) == 0
 
 
-# Pictures
+# Images
 
 
 def test_only_pictures_reach_the_processor(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

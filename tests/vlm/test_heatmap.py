@@ -37,7 +37,7 @@ def response_maps(
 
 
 def spotted(size: tuple[int, int], box: tuple[int, int, int, int]) -> Image.Image:
-    """A grey picture with a bright box (left, top, right, bottom, in pixels)."""
+    """A grey image with a bright box (left, top, right, bottom, in pixels)."""
     picture = Image.new("RGB", size, (128, 128, 128))
     ImageDraw.Draw(picture).rectangle(box, fill=(255, 255, 0))
     return picture
@@ -85,7 +85,7 @@ def attention_planted_where(vlm: VLM, chosen: Callable[[torch.Tensor], int]) -> 
 
 
 def most_changed(plain: torch.Tensor) -> Callable[[torch.Tensor], int]:
-    """The image token whose embedding differs most from that of the plain pictures: the one that sees the box."""
+    """The image token whose embedding differs most from that of the plain images: the one that sees the box."""
     return lambda embeddings: int((embeddings - plain).norm(dim=-1).argmax())
 
 
@@ -173,5 +173,5 @@ def test_draw_puts_pictures_side_by_side_on_one_scale() -> None:
     assert sheet.size == (60 + 8 + 30, 80)
     strong, weak = np.asarray(sheet)[20, 55], np.asarray(sheet)[40, 80]
     assert strong.tolist() != weak.tolist()
-    assert np.asarray(sheet)[20, 2].tolist() == [255, 255, 255]  # no heat leaves the picture as it is
+    assert np.asarray(sheet)[20, 2].tolist() == [255, 255, 255]  # no heat leaves the image as it is
     assert overlay(pictures[0], torch.zeros(1, 2)).getextrema() == ((255, 255),) * 3

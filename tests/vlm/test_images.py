@@ -1,4 +1,4 @@
-"""Pictures come in as a person sees them, bad files end in a sentence, and sizes follow the processor in hand."""
+"""Images come in as a person sees them, bad files end in a sentence, and sizes follow the processor in hand."""
 
 import io
 import os

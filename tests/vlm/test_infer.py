@@ -1,4 +1,4 @@
-"""Asking about a picture, from Python and from the command line."""
+"""Asking about an image, from Python and from the command line."""
 
 import io
 import json

@@ -66,7 +66,7 @@ class Author:
 
 
 def both_ways(vlm: VLM, monkeypatch: pytest.MonkeyPatch, effort: Effort, *texts: str, prefix: str = "") -> Any:
-    """(thought, what was asked), after checking that stream and batch agree and that no piece was taken back."""
+    """(reasoning, what was asked), after checking that stream and batch agree and that no piece was taken back."""
     streaming, batching = Author(vlm, *texts), Author(vlm, *texts)
     monkeypatch.setattr("vlm.generate.generate_stream", streaming.stream)
     monkeypatch.setattr("vlm.generate.generate", batching.batch)

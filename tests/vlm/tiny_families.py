@@ -163,7 +163,7 @@ def llava_onevision() -> Family:
         vision_feature_select_strategy="full",
     )
     model = _finish(transformers.LlavaOnevisionForConditionalGeneration(config))
-    # A wide picture: its overview (4 tokens) and two tiles side by side (2 rows of 4 and a line break each).
+    # A wide image: its overview (4 tokens) and two tiles side by side (2 rows of 4 and a line break each).
     return Family(
         "LlavaOnevision",
         model,
@@ -197,7 +197,7 @@ def smolvlm() -> Family:
 
     def pixels(images: list[int]) -> dict[str, torch.Tensor]:
         values = torch.zeros(len(images), max(images), 3, 16, 16)
-        for b, n in enumerate(images):  # all-zero pictures are padding to this family
+        for b, n in enumerate(images):  # all-zero images are padding to this family
             values[b, :n] = _noise(n, 3, 16, 16)
         return {"pixel_values": values}
 

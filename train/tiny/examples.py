@@ -17,15 +17,15 @@ from data_construction.sources.wording import Facts
 from vlm.chat import INSTRUCTIONS
 
 KINDS = ("colour", "shape", "shape", "thing", "digit")
-TRUST = 0.8  # how often pretraining takes a note beside the picture for what is there
-FACT = re.compile(r"(?:row \d|[A-C]\d): ([a-z0-9 ]+)")  # what only the picture can tell
+TRUST = 0.8  # how often pretraining takes a note beside the image for what is there
+FACT = re.compile(r"(?:row \d|[A-C]\d): ([a-z0-9 ]+)")  # what only the image can tell
 
 
 @dataclass
 class PretrainExample:
     """One question and answer; ``picture`` is None for text only; ``spans`` of the answer carry no loss.
 
-    ``before`` holds earlier turns of the conversation, (question, answer) each, which carry no loss; the picture is shown
+    ``before`` holds earlier turns of the conversation, (question, answer) each, which carry no loss; the image is shown
     in the first turn.
     """
 
@@ -49,7 +49,7 @@ class Examples:
         return LOOKS["hard" if self.rng.random() < hard else "easy"]
 
     def problem(self, name: str, hard: float) -> tuple[Facts, Facts, dict[str, Any], Any]:
-        """Facts, what a hasty look makes of them, the parameters of a question, and the picture."""
+        """Facts, what a hasty look makes of them, the parameters of a question, and the image."""
         family = self.families[name]
         scene, params, _ = draw_problems(family, self.rng)
         look = self.look(hard)
@@ -122,7 +122,7 @@ class Examples:
     def asked_again(self, name: str, hard: float) -> PretrainExample:
         """A question answered from a hasty look, then one or two turns that ask to look again; or such a turn alone.
 
-        That a user asks to look again is as far as it goes: no answer goes back to the picture of its own accord.
+        That a user asks to look again is as far as it goes: no answer goes back to the image of its own accord.
         """
         facts, seen, params, picture = self.problem(name, hard)
         said, answer = self._conclude(name, params, seen)
@@ -150,7 +150,7 @@ class Examples:
 
 
 def collate(processor: Any, examples: list[PretrainExample]) -> dict[str, torch.Tensor]:
-    """Right-padded input_ids, attention_mask, labels (B, L) and, with pictures, pixel_values and image_grid_thw."""
+    """Right-padded input_ids, attention_mask, labels (B, L) and, with images, pixel_values and image_grid_thw."""
     tokenizer = getattr(processor, "tokenizer", processor)
     pictures = [example.picture for example in examples if example.picture is not None]
     vision = processor.image_processor(pictures, do_resize=False, return_tensors="pt") if pictures else {}
@@ -200,7 +200,7 @@ class Dialogues:
         self.prompts = load_prompts("short")
 
     def rows(self) -> list[PretrainExample]:
-        """All rows of one simulated episode: a glance, then looks. Some misread the picture; what is right decides nothing here."""
+        """All rows of one simulated episode: a glance, then looks. Some misread the image; what is right decides nothing here."""
         rng = self.rng
         name = rng.choices(LEARNED, weights=(4, 1, 1, 1, 1))[0]
         family = self.examples.families[name]

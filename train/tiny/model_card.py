@@ -89,7 +89,7 @@ def write_vlm_card(folder: Path, seconds: dict[str, float], trust: float, n: int
 
 
 def write_reasoner_card(folder: Path, rows: list[tuple[str, str, str]], seconds: float) -> dict[str, float]:
-    """Measure the model on held-out ``rows`` (task, prompt, right answer) and write its README.md.
+    """Measure the model on held-out ``rows`` (task, prompt, correct answer) and write its README.md.
 
     Conclusions must be right word for word; of a rewrite the facts stated last; requests may be worded freely.
     """

@@ -2,10 +2,10 @@
 
 Four stages make the VLM. Vision first: the tower alone, with linear heads on every image token (without this stage the
 language model never learns to look). Then text only: the arithmetic of plain reasoning, with the operands given. Then the
-mixture: pictures and text together. Last glances, and conversations in which the user asks to look again. The reasoner starts from
+mixture: images and text together. Last glances, and conversations in which the user asks to look again. The reasoner starts from
 the language model of the mixture, which has met the arithmetic, and learns, from dialogues about facts that it cannot see, to ask
 for a look, to conclude, and to rewrite a finished transcript as one first-person trace; only it meets words that go back to
-the picture.
+the image.
 
     python -m train.tiny.pretrain --out runs/pretrain            # both, resumable; then copy with --install
     python -m train.tiny.pretrain --random --out DIR             # standard folders with random weights, for tests
@@ -52,7 +52,7 @@ def arithmetic(precision: str) -> torch.autocast:
 def vision_stage(
     model: Any, processor: Any, head: nn.Linear, examples: Examples, steps: int, precision: str = "float32"
 ) -> Iterator[Any]:
-    """The tower alone, read out by linear heads on every image token; easy pictures first, then mostly hard ones.
+    """The tower alone, read out by linear heads on every image token; easy images first, then mostly hard ones.
 
     The heads tell colour, shape, size (small or not), digit and cell. ``head`` has ``sum(HEADS)`` outputs.
     """
@@ -112,7 +112,7 @@ def fit(
     steps: int,
     rate: float,
     log: Callable[[str], None],
-    kernel: SDPBackend = SDPBackend.MATH,  # with pictures the fused kernel's backward is the slower one
+    kernel: SDPBackend = SDPBackend.MATH,  # with images the fused kernel's backward is the slower one
 ) -> None:
     """AdamW with 50 steps of warm-up and a cosine down to 5%; gradients are averaged over the processes."""
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05, betas=(0.9, 0.95))
@@ -157,18 +157,18 @@ def rank() -> int:
 
 TALLIES = ("count", "count", "compare", "claims", "digit_sum")  # families whose conclusion is more than a copy
 HEADS = [len(COLOURS) + 1, len(SHAPES) + 1, 2, 10, len(PLACES)]  # colour, shape, size, digit, cell
-PICTURES, ROWS = 32, 64  # of a step, over all processes: with pictures, and of text alone
+PICTURES, ROWS = 32, 64  # of a step, over all processes: with images, and of text alone
 VLM_STEPS = {"vision": 1800, "text": 300, "mixture": 1500, "conversation": 700}
 REASONER_STEPS = 700
 
 
 def text_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
-    """The arithmetic of plain reasoning, without pictures."""
+    """The arithmetic of plain reasoning, without images."""
     return lambda _: [examples.derivation(examples.rng.choice(TALLIES)) for _ in range(ROWS // rank_count())]
 
 
 def mixture_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
-    """Pictures and text together; easy pictures first."""
+    """Images and text together; easy images first."""
 
     def batch(fraction: float) -> list[PretrainExample]:
         rng, hard, drawn = examples.rng, 0.8 if fraction > 0.25 else 0.4, []
@@ -192,7 +192,7 @@ def mixture_batch(examples: Examples) -> Callable[[float], list[PretrainExample]
 def conversation_batch(examples: Examples) -> Callable[[float], list[PretrainExample]]:
     """A third of it the mixture; glances; and above all conversations in which the user asks to look again.
 
-    Without these a second statement about a place copies the first one, whatever the picture shows, and the cold start is too
+    Without these a second statement about a place copies the first one, whatever the image shows, and the cold start is too
     short to change that (docs/log.md).
     """
     mixture = mixture_batch(examples)
