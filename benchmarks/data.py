@@ -1,7 +1,7 @@
 """Ten thousand problems with images before and at the start of training: ``python benchmarks/data.py [--quick] [--json]``.
 
 ``check_seconds``: ``reflection-v grpo CONFIG --check`` from the shell, every image opened. ``first_batch_seconds``: from a
-loaded model to the first batch of the trainer (problems read and sifted, trainer built, images of a step opened).
+loaded model to the first batch of the trainer (problems read and filtered, trainer built, images of a step opened).
 ``memory_growth``: resident memory of this process after the last batch of an epoch over that after its tenth batch, less 1.
 The set is drawn once, into --out. The last line is one JSON object; exit code 1 if a figure that must hold does not.
 """

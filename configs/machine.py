@@ -197,13 +197,13 @@ def measure_bfloat16(seconds: float = 0.4, device_type: str = "cpu") -> Ratio:
 
 def _limit() -> tuple[int, str | None]:
     """The highest level of ``X86_LEVELS`` that the environment allows, and the variable that says so."""
-    said = [
+    limits = [
         (ONEDNN_LEVELS.get(os.environ.get(name, "").upper(), 9), f"{name}={os.environ.get(name)}")
         for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
     ]
     name = "ATEN_CPU_CAPABILITY"
-    said.append((ATEN_LEVELS.get(os.environ.get(name, "").lower(), 9), f"{name}={os.environ.get(name)}"))
-    level, limit = min(said)
+    limits.append((ATEN_LEVELS.get(os.environ.get(name, "").lower(), 9), f"{name}={os.environ.get(name)}"))
+    level, limit = min(limits)
     return level, limit if level < 9 else None
 
 

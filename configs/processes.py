@@ -60,32 +60,34 @@ def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
         ConfigError: a part of a launcher's variables, values that contradict each other, or several tasks of a scheduler or of
             MPI without them.
     """
-    said = {key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()}
-    if said.get("LOCAL_RANK", "").strip() == "-1":  # what PyTorch's first launchers meant by no launcher
-        del said["LOCAL_RANK"]
-    rank, local, world, _ = (_number_of(said, name) for name in LEAST)
+    variables = {
+        key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()
+    }
+    if variables.get("LOCAL_RANK", "").strip() == "-1":  # what PyTorch's first launchers meant by no launcher
+        del variables["LOCAL_RANK"]
+    rank, local, world, _ = (_number_of(variables, name) for name in LEAST)
     if rank is None:
-        _refuse_tasks(said)
+        _refuse_tasks(variables)
     if world is None:
         alone = "RANK" if rank is not None else "LOCAL_RANK" if local else None
         if alone is not None:
-            raise _refusal(said, f"{alone}={said[alone]} is set without WORLD_SIZE, the number of processes")
+            raise _refusal(variables, f"{alone}={variables[alone]} is set without WORLD_SIZE, the number of processes")
         return Processes()
     if rank is None:
         if world > 1:
-            raise _refusal(said, f"WORLD_SIZE={world} is set without RANK, the number of this process")
+            raise _refusal(variables, f"WORLD_SIZE={world} is set without RANK, the number of this process")
         rank = 0
     for name, value in (("RANK", rank), ("LOCAL_RANK", local or 0)):
         if value >= world:
-            raise _refusal(said, f"{name}={value} is none of the WORLD_SIZE={world} processes, which count from 0")
-    missing = [name for name in LAUNCHER if name not in said]
+            raise _refusal(variables, f"{name}={value} is none of the WORLD_SIZE={world} processes, which count from 0")
+    missing = [name for name in LAUNCHER if name not in variables]
     if world > 1 and missing:
-        raise _refusal(said, f"RANK={rank} and WORLD_SIZE={world} are set without {' and '.join(missing)}")
+        raise _refusal(variables, f"RANK={rank} and WORLD_SIZE={world} are set without {' and '.join(missing)}")
     if missing:
         return Processes()
-    if not said["MASTER_PORT"].isdecimal() or not 0 < int(said["MASTER_PORT"]) < 65536:
-        raise _refusal(said, f"MASTER_PORT={said['MASTER_PORT']} is no port (1 to 65535)")
-    return Processes(world, rank, True, f"{said['MASTER_ADDR']}:{said['MASTER_PORT']}")
+    if not variables["MASTER_PORT"].isdecimal() or not 0 < int(variables["MASTER_PORT"]) < 65536:
+        raise _refusal(variables, f"MASTER_PORT={variables['MASTER_PORT']} is no port (1 to 65535)")
+    return Processes(world, rank, True, f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}")
 
 
 def is_main_process() -> bool:
@@ -213,40 +215,40 @@ def _end(sentence: str) -> None:
     os._exit(UserError.exit_code)  # the main thread sits in torch's wait, which no exception reaches
 
 
-def _number_of(said: Mapping[str, str], name: str) -> int | None:
-    if name not in said:
+def _number_of(variables: Mapping[str, str], name: str) -> int | None:
+    if name not in variables:
         return None
     try:
-        value = int(said[name])
+        value = int(variables[name])
     except ValueError:
         value = LEAST[name] - 1
     if value < LEAST[name]:
-        raise _refusal(said, f"{name}={said[name]} is no whole number of at least {LEAST[name]}")
+        raise _refusal(variables, f"{name}={variables[name]} is no whole number of at least {LEAST[name]}")
     return value
 
 
-def _refuse_tasks(said: Mapping[str, str]) -> None:
+def _refuse_tasks(variables: Mapping[str, str]) -> None:
     for launcher, names in TASKS.items():
-        rank, size = (int(said[name]) if said.get(name, "").isdecimal() else 0 for name in names)
-        if names[0] in said and (rank > 0 or size > 1):
-            shown = ", ".join(f"{name}={said[name]}" for name in names if name in said)
+        rank, size = (int(variables[name]) if variables.get(name, "").isdecimal() else 0 for name in names)
+        if names[0] in variables and (rank > 0 or size > 1):
+            shown = ", ".join(f"{name}={variables[name]}" for name in names if name in variables)
             raise ConfigError(
                 f"{launcher} seems to have started several of this command ({shown}), and without RANK and WORLD_SIZE each would "
                 f"train by itself: start torchrun or deepspeed once on each machine instead, or give each process {_and(LAUNCHER)}. "
-                f"Left over from another job: unset {' '.join(name for name in names if name in said)}. "
+                f"Left over from another job: unset {' '.join(name for name in names if name in variables)}. "
                 "Meant as a run of its own: RANK=0 WORLD_SIZE=1."
             )
 
 
-def _refusal(said: Mapping[str, str], what: str) -> ConfigError:
+def _refusal(variables: Mapping[str, str], what: str) -> ConfigError:
     return ConfigError(
-        f"{what}: if that is left over from another shell or job, {_unset(said)}; for several processes start it with torchrun or "
+        f"{what}: if that is left over from another shell or job, {_unset(variables)}; for several processes start it with torchrun or "
         f"deepspeed, which set {_and(LAUNCHER)}."
     )
 
 
-def _unset(said: Mapping[str, Any]) -> str:
-    return "unset " + " ".join(name for name in (*LAUNCHER, "LOCAL_WORLD_SIZE") if name in said)
+def _unset(variables: Mapping[str, Any]) -> str:
+    return "unset " + " ".join(name for name in (*LAUNCHER, "LOCAL_WORLD_SIZE") if name in variables)
 
 
 def _and(names: tuple[str, ...]) -> str:

@@ -202,18 +202,18 @@ def _problem_sentence(problem: Any, where: str | Path) -> str:
 
 
 def _wanted(hint: Any) -> str:
-    said = []
+    kinds = []
     for kind in _alternatives(hint):
         origin, arguments = get_origin(kind) or kind, get_args(kind)
         if choices := _choice_names(kind):
-            said.append("one of " + ", ".join(choices))
+            kinds.append("one of " + ", ".join(choices))
         elif origin is list:
-            said.append("a list" + (f" of {_wanted(arguments[0])}" if arguments else ""))
+            kinds.append("a list" + (f" of {_wanted(arguments[0])}" if arguments else ""))
         elif origin is dict or _is_config(kind):
-            said.append("keys and values")
+            kinds.append("keys and values")
         else:
-            said.append(_NAMES.get(kind) or str(getattr(kind, "__name__", kind)))
-    return " or ".join(dict.fromkeys(said))
+            kinds.append(_NAMES.get(kind) or str(getattr(kind, "__name__", kind)))
+    return " or ".join(dict.fromkeys(kinds))
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:

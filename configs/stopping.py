@@ -26,8 +26,8 @@ class Stopped(UserError):
         exit_code: by default that of the signal that this process got.
     """
 
-    def __init__(self, said: str, exit_code: int | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, exit_code: int | None = None) -> None:
+        super().__init__(message)
         self.exit_code = stopped_code() if exit_code is None else exit_code
 
 

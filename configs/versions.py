@@ -169,15 +169,15 @@ def tested_range(one: Declared) -> str:
     return high[0] if not low or low[0] == high[0] else f"{low[0]} to {high[0]}"
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def warn_outside_range() -> None:
     """Print one line on standard error for each package outside the tested range, once a process."""
     with suppress(ImportError):  # no 'packaging': doctor says so
         for finding in outside_range():
-            if finding.package not in _said:
-                _said.add(finding.package)
+            if finding.package not in _warned:
+                _warned.add(finding.package)
                 print(finding, file=sys.stderr, flush=True)
 
 

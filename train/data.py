@@ -91,11 +91,11 @@ def end_of_turn(vlm: VLM) -> int:
     turns = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
     turns += [{"role": "assistant", "content": [{"type": "text", "text": mark}]}]
     text = vlm.processor.apply_chat_template(turns, tokenize=False)
-    behind = vlm.tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    after = vlm.tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
     stops = vlm.model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or ())
     stops.add(vlm.tokenizer.eos_token_id)
-    found = next((token for token in behind if token in stops), None)
+    found = next((token for token in after if token in stops), None)
     if found is None:
         raise UserError(
             f"The chat template of {vlm.name} ends an assistant's turn without any of the model's end tokens, so a trained "
@@ -121,8 +121,8 @@ def read_rows(
     reader = reader_of(vlm)
     limit = _row_limit(vlm, max_row_tokens)
     parsed = [_parsed(data, path.parent, vlm) for data in read_jsonl(path)]
-    pictures = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
-    sizes = dict(zip(pictures, in_threads(partial(_size, decode=decode), pictures), strict=True))
+    paths = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
+    sizes = dict(zip(paths, in_threads(partial(_size, decode=decode), paths), strict=True))
     for line, row in enumerate(parsed, start=1):
         try:
             if isinstance(row, _Unusable):
@@ -237,8 +237,8 @@ class Collator:
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         rows = [self.rows[max(feature["index"], 0)] for feature in features]
         answers = [self.completion(row) for row in rows]
-        pictures = [[open_image(image) for image in row.images] for row in rows]
-        batch = dict(encode(self.reader, [row.prompt for row in rows], pictures, [ids for ids, _ in answers]))
+        images = [[open_image(image) for image in row.images] for row in rows]
+        batch = dict(encode(self.reader, [row.prompt for row in rows], images, [ids for ids, _ in answers]))
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for index, (_, wanted) in enumerate(answers):
             if features[index]["index"] != FILLER:

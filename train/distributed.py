@@ -71,7 +71,7 @@ def whole_weights(args: Any) -> Iterator[None]:
         set_hf_deepspeed_config(args.hf_deepspeed_config)
 
 
-def drop_empty_pictures(model: nn.Module) -> None:
+def drop_empty_images(model: nn.Module) -> None:
     """Let ``model`` read text alone where it is handed the pixels of no image at all.
 
     TRL cuts a generation's images up with its rows: a part whose rows have none gets tensors of length 0, which no vision
@@ -91,7 +91,7 @@ def _without_empty(kwargs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class BlankPictures:
+class BlankImages:
     """Lets a batch without images pass through the vision tower, with an effect of exactly zero.
 
     Where one process has images and another has none, the gradients of the vision tower are exchanged by one and not by the
@@ -133,27 +133,27 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         yield from _tensors(list(value.values()))
 
 
-def read_blank_pictures(vlm: VLM, pictures: Sequence[int]) -> None:
-    """Install ``BlankPictures`` where batches without images can occur: several processes, rows with and without.
+def add_blank_images(vlm: VLM, image_counts: Sequence[int]) -> None:
+    """Install ``BlankImages`` where batches without images can occur: several processes, rows with and without.
 
     Args:
-        pictures: the number of images of each row of the data.
+        image_counts: the number of images of each row of the data.
 
     Raises:
         UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
     """
-    if mixed(pictures, world_size(), is_deepspeed_zero3_enabled()):
-        BlankPictures(vlm)
+    if mixed(image_counts, world_size(), is_deepspeed_zero3_enabled()):
+        BlankImages(vlm)
 
 
-def mixed(pictures: Sequence[int], processes: int, zero3: bool) -> bool:
-    """Whether several processes train on rows with and without images; errors as in ``read_blank_pictures``."""
-    if processes == 1 or all(pictures) or not any(pictures):
+def mixed(image_counts: Sequence[int], processes: int, zero3: bool) -> bool:
+    """Whether several processes train on rows with and without images; errors as in ``add_blank_images``."""
+    if processes == 1 or all(image_counts) or not any(image_counts):
         return False
     if zero3:
         raise UserError(
-            f"{list(pictures).count(0)} of {len(pictures)} rows have no picture, and several processes under ZeRO-3 cannot mix "
-            "them with others: use configs/deepspeed/zero2.json, or data in which all rows have pictures."
+            f"{list(image_counts).count(0)} of {len(image_counts)} rows have no image, and several processes under ZeRO-3 cannot mix "
+            "them with others: use configs/deepspeed/zero2.json, or data in which all rows have images."
         )
     return True
 

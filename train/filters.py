@@ -33,7 +33,7 @@ KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
 
 
 @dataclass
-class Sifted(DroppedProblems):
+class FilteredProblems(DroppedProblems):
     """What was found; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
 
     Attributes:
@@ -49,8 +49,8 @@ class Sifted(DroppedProblems):
         return {reason: n for reason, n in self.counts.items() if reason not in KEPT_ALL_THE_SAME}
 
 
-def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
-    """The rows of a problem set that are problems; the others are counted in ``sifted``, where ``read_problems`` would end.
+def read_valid_problems(path: str | Path, filtered: FilteredProblems) -> list[Problem]:
+    """The rows of a problem set that are problems; the others are counted in ``filtered``, where ``read_problems`` would end.
 
     ``meta`` stays as it is: the paths in it are for evaluation, which reads strictly.
     """
@@ -65,10 +65,10 @@ def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "row"
-            sifted.add("malformed", f"row {number}", f"field '{place}': {first['msg']}")
+            filtered.add("malformed", f"row {number}", f"field '{place}': {first['msg']}")
             continue
         if problem.id in seen:
-            sifted.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
+            filtered.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
             continue
         seen.add(problem.id)
         problem.images = [image_path(file.parent, image) for image in problem.images]
@@ -76,7 +76,7 @@ def read_loosely(path: str | Path, sifted: Sifted) -> list[Problem]:
     return problems
 
 
-def sift(
+def filter_problems(
     problems: Sequence[Problem],
     reader: VLM,
     style: str,
@@ -84,21 +84,21 @@ def sift(
     *,
     count: bool = False,
     decode: bool = False,
-    sifted: Sifted | None = None,
-) -> Sifted:
+    filtered: FilteredProblems | None = None,
+) -> FilteredProblems:
     """Sort out what would fail or be cut in the middle of training.
 
     Args:
         count: count the tokens of every prompt, not only where one could be too long.
         decode: decode every image; otherwise a PNG is only held against its checksums.
-        sifted: what ``read_loosely`` has found already.
+        filtered: what ``read_valid_problems`` has found already.
     """
-    sifted = Sifted() if sifted is None else sifted
+    filtered = FilteredProblems() if filtered is None else filtered
     golds = gradable_golds(problems)
     for problem, sizes in zip(problems, in_threads(partial(image_sizes, decode=decode), problems), strict=True):
         problem_dropped = False
         for reason, why in _faults(problem, sizes, reader, golds):
-            sifted.add(reason, problem.id, why)
+            filtered.add(reason, problem.id, why)
             problem_dropped |= reason not in KEPT_ALL_THE_SAME
         if problem_dropped or isinstance(sizes, ImageError):
             continue
@@ -107,14 +107,14 @@ def sift(
                 tokens = prompt_tokens(problem, sizes, style, reader)
             except (UserError, ImageError) as error:
                 reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
-                sifted.add(reason, problem.id, str(error))
+                filtered.add(reason, problem.id, str(error))
                 continue
             if max_prompt_tokens is not None and tokens > max_prompt_tokens:
-                sifted.add("over_long", problem.id, f"{tokens} tokens, at most {max_prompt_tokens} are allowed")
+                filtered.add("over_long", problem.id, f"{tokens} tokens, at most {max_prompt_tokens} are allowed")
                 continue
-            sifted.tokens.append(tokens)
-        sifted.kept.append(problem)
-    return sifted
+            filtered.tokens.append(tokens)
+        filtered.kept.append(problem)
+    return filtered
 
 
 def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:
@@ -133,8 +133,8 @@ def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, re
     turns: list[dict[str, Any]] = problem_messages(problem, style, reader)
     counts = [image_tokens(size, reader.processor) for size in sizes]
     if any(n is None for n in counts):
-        pictures = [[open_image(path) for path in problem.images]]
-        return int(encode(reader, [turns], pictures)["input_ids"].shape[1])
+        images = [[open_image(path) for path in problem.images]]
+        return int(encode(reader, [turns], images)["input_ids"].shape[1])
     text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     words = reader.tokenizer(text, verbose=False)["input_ids"]
     return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder an image is in the text

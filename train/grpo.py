@@ -29,8 +29,8 @@ from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, 
 from reward.user import is_user_reward, reward_files
 from train.config import GrpoOptions, StageConfig, load_stage
 from train.data import reader_of
-from train.distributed import read_blank_pictures
-from train.filters import Sifted, read_loosely, sift
+from train.distributed import add_blank_images
+from train.filters import FilteredProblems, filter_problems, read_valid_problems
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
@@ -42,7 +42,7 @@ from train.launch import (
     quiet,
     run_trainer,
 )
-from train.lora import lora_config, say_coverage
+from train.lora import lora_config, print_coverage
 from train.mixing import check_domain_weights, easy_first, mix_domains, pass_rates
 from train.run_folder import RunFolder
 from train.selection import measured_before, read_pass_rates, select_prompts, selection_key
@@ -175,8 +175,8 @@ def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict
     stage.resumption.confirm(run.main)
     prepare_stage(stage, run.main)
     vlm = load_for_training(options)
-    sifted = Sifted()
-    problems, dropped = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
+    filtered = FilteredProblems()
+    problems, dropped = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
     checkpoint = run.begin()
     chosen = select_prompts(problems, vlm, args, options, run, state)
     if options.domain_weights is not None:
@@ -195,13 +195,13 @@ def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict
     data = {"problems": len(problems), "prompts": len(chosen), "domains": domains, "dropped": dropped}
     if run.main:
         for reason, n in dropped.items():
-            print(f"left out as {reason}: {n} ({'; '.join(sifted.examples[reason])})", flush=True)
+            print(f"left out as {reason}: {n} ({'; '.join(filtered.examples[reason])})", flush=True)
         write_json_atomic(run.path / "data.json", data)
         print(f"{len(chosen)} prompts of {len(problems)} problems, {prompts_a_step} a step", flush=True)
-    read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
+    add_blank_images(vlm, [len(problem.images) for problem in chosen])
     adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
     if run.main:
-        say_coverage(options.lora, adapters, vlm.model)
+        print_coverage(options.lora, adapters, vlm.model)
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=adapters)
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
@@ -212,16 +212,16 @@ def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict
 
 
 def usable(
-    problems: Sequence[Problem], vlm: VLM, options: GrpoOptions, sifted: Sifted | None = None
+    problems: Sequence[Problem], vlm: VLM, options: GrpoOptions, filtered: FilteredProblems | None = None
 ) -> tuple[list[Problem], dict[str, int]]:
     """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
 
-    The reasons are the keys of ``train.filters.REMEDIES``; ``sifted`` is what ``read_loosely`` has found already.
+    The reasons are the keys of ``train.filters.REMEDIES``; ``filtered`` is what ``read_valid_problems`` has found already.
     """
-    sifted = sift(problems, reader_of(vlm), options.style, options.max_prompt_tokens, sifted=sifted)
-    if not sifted.kept:
-        raise UserError(f"No problem of {options.problems} can be used: {sifted.dropped or 'the set is empty'}.")
-    return sifted.kept, sifted.dropped
+    filtered = filter_problems(problems, reader_of(vlm), options.style, options.max_prompt_tokens, filtered=filtered)
+    if not filtered.kept:
+        raise UserError(f"No problem of {options.problems} can be used: {filtered.dropped or 'the set is empty'}.")
+    return filtered.kept, filtered.dropped
 
 
 def _grpo_summary(rows: list[dict[str, Any]], steps: int) -> dict[str, Any]:

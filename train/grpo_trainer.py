@@ -32,10 +32,10 @@ from reward.worker import map_in_threads
 from train.checkpoints import EpochSampler
 from train.config import GrpoOptions
 from train.data import reader_of
-from train.distributed import drop_empty_pictures
+from train.distributed import drop_empty_images
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
-from train.prompts import image_token, one_token_a_picture, problem_messages
+from train.prompts import image_token, one_token_per_image, problem_messages
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
@@ -79,9 +79,9 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.recorded: list[tuple[Tensor, Tensor]] = []
         AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
         args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
-        args.generation_kwargs = _without_pictures(args, picture_tokens(vlm.model.config))
+        args.generation_kwargs = _without_image_tokens(args, picture_tokens(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
-        drop_empty_pictures(vlm.model)
+        drop_empty_images(vlm.model)
         super().__init__(
             model=vlm.model,
             reward_funcs=list(map(_named, self.terms)),
@@ -91,9 +91,9 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             **kwargs,
         )
         if self.ref_model is not None:
-            drop_empty_pictures(self.accelerator.unwrap_model(self.ref_model))
+            drop_empty_images(self.accelerator.unwrap_model(self.ref_model))
         # TRL gathers the images from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
-        self.shows_pictures, self.log_multimodal = self.log_multimodal and self.log_completions, False
+        self.shows_images, self.log_multimodal = self.log_multimodal and self.log_completions, False
 
     def _prepare_rewards(self) -> None:
         """What rewards need beside the response; what is wrong with them is said now and not in the middle of a step."""
@@ -122,30 +122,30 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         """As in TRL, with conversations as text: wandb's tables refuse a message whose parts differ in shape."""
         for name in ("prompt", "completion"):
             logged: Any = self._logs[name]
-            logged.extend([said_in(logged.popleft()) for _ in range(len(logged))])
+            logged.extend([conversation_text(logged.popleft()) for _ in range(len(logged))])
         super().log(logs, start_time)
 
     # Prompts
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        pictures: dict[str, Any] = {}
-        examples = [self._example(row["index"], pictures) for row in inputs]
+        opened: dict[str, Any] = {}
+        examples = [self._example(row["index"], opened) for row in inputs]
         batch = super()._generate_and_score_completions(examples)
         batch[NUMBERS] = torch.tensor([row["index"] for row in inputs])
-        if self.shows_pictures:
+        if self.shows_images:
             shown: Any = self._logs["images"]
             shown.extend(gather_object([example["images"] for example in examples]))
         return batch
 
-    def _example(self, index: int, pictures: dict[str, Any]) -> dict[str, Any]:
+    def _example(self, index: int, opened: dict[str, Any]) -> dict[str, Any]:
         """TRL's columns for a problem; an image that stands several times in a batch is opened once."""
         problem = self.problems[index]
         for path in problem.images:
-            if path not in pictures:
-                picture = open_image(path)
-                pictures[path] = blank(picture) if self.options.blank_pictures else picture
+            if path not in opened:
+                image = open_image(path)
+                opened[path] = blank(image) if self.options.blank_pictures else image
         turns = problem_messages(problem, self.options.style, self.reader)
-        return {"index": index, "prompt": turns, "images": [pictures[path] for path in problem.images]}
+        return {"index": index, "prompt": turns, "images": [opened[path] for path in problem.images]}
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
         """As in TRL, by ``vlm.chat.encode``: the tokens of inference, with user text that cannot become a control token."""
@@ -183,7 +183,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             if images is not None:
                 images = self._as_read(images)
                 if self.vllm_mode == "colocate":
-                    prompt_ids = one_token_a_picture(prompt_ids, images, self.image_token)
+                    prompt_ids = one_token_per_image(prompt_ids, images, self.image_token)
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         generate = partial(super()._generate_single_turn, prompt_ids, images, *args, **kwargs)
         with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
@@ -276,7 +276,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             n_images=len(problem.images),
             mass=mass,
             lift=lift,
-            thought=thought_span(tokenizer, ids[:count]),
+            thought=reasoning_span(tokenizer, ids[:count]),
             thinks=self.options.style == "think",
             facts=problem.facts,
         )
@@ -342,7 +342,7 @@ def _encoded_once(processor: Any) -> Any:
     return stand_in
 
 
-def said_in(turns: str | list[dict[str, Any]]) -> str:
+def conversation_text(turns: str | list[dict[str, Any]]) -> str:
     """A conversation as plain text, ``<image>`` where an image stands; text stays what it is."""
     if isinstance(turns, str):
         return turns
@@ -350,7 +350,7 @@ def said_in(turns: str | list[dict[str, Any]]) -> str:
     return "\n".join("".join(part.get("text", f"<{part['type']}>") for part in parts) for parts in contents)
 
 
-def thought_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
+def reasoning_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
     """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thinking span.
 
     A prompt may have opened the reasoning already: it then begins at token 0.
@@ -391,7 +391,7 @@ def _named(term: str) -> Callable[..., list[float | None]]:
     return stand_in
 
 
-def _without_pictures(args: Any, tokens: list[int]) -> dict[str, Any]:
+def _without_image_tokens(args: Any, tokens: list[int]) -> dict[str, Any]:
     """Generation settings under which no image token is sampled: it would be taken for an image in the next forward."""
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:  # vLLM has no suppress_tokens (derived from its documentation, not run)

@@ -189,14 +189,14 @@ def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list
         UserError: none is left, or config and processor of the model cannot be read.
     """
     from train.config import ModelOptions
-    from train.filters import sift
+    from train.filters import filter_problems
     from train.reader import load_reader
     from vlm.chat import position_limit
 
     reader = load_reader(ModelOptions(model=config.model))
     # Without the model's own tokenizer the count is an upper bound: no reason to drop a row.
     limit = position_limit(reader.vlm) - 1 if reader.exact else None
-    found = sift(problems, reader.vlm, config.style, limit)
+    found = filter_problems(problems, reader.vlm, config.style, limit)
     for reason, n in found.dropped.items():
         print(f"left out as {reason}: {n} ({'; '.join(found.examples[reason])})", flush=True)
     if not found.kept:

@@ -174,8 +174,10 @@ def run_trainer(
         if state.global_step < state.max_steps:
             place = f"step {state.global_step} of {state.max_steps} in {run.path}"
             if sigterm.stopped:
-                said = f"Stopped by SIGTERM at {place}: its checkpoint is complete, and the same command resumes there."
-                raise Stopped(said, TERMINATED)
+                message = (
+                    f"Stopped by SIGTERM at {place}: its checkpoint is complete, and the same command resumes there."
+                )
+                raise Stopped(message, TERMINATED)
             raise UserError(f"Training ended at {place}: give the same command again to take the steps that are left.")
         check_same_weights(trainer.model)
         trainer.save_model(str(run.path))

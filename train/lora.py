@@ -196,11 +196,11 @@ class Coverage:
 
     def line(self, r: int) -> str:
         """What a run prints."""
-        said = (
+        line = (
             f"LoRA: {self.mixer[0]} of {self.mixer[1]} blocks carry adapters in the mixer, {self.mlp[0]} of {self.mlp[1]} in "
             f"the MLP (rank {r}, {self.layers} layers)"
         )
-        return f"{said}; the experts of {self.experts} blocks carry none (see --check)" if self.experts else said
+        return f"{line}; the experts of {self.experts} blocks carry none (see --check)" if self.experts else line
 
 
 def coverage(model: Any, targets: Collection[str]) -> Coverage:
@@ -217,7 +217,7 @@ def coverage(model: Any, targets: Collection[str]) -> Coverage:
     )
 
 
-def say_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
+def print_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
     """Print what the adapters of ``lora_config`` reach, and which mixers they leave out; nothing without ``lora``."""
     if lora is None:
         return
@@ -246,20 +246,20 @@ def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:
 
 def _bare_mixers(lora: Lora, found: Coverage) -> list[str]:
     """A sentence for the mixers that carry no adapter but could, and one for those that have no linear layer."""
-    said = []
+    notes = []
     if missed := [block for block in found.bare if block.mixer]:
         names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for block in missed for name in block.mixer))
         remedy = f"add {names} to 'lora.targets', or leave 'lora.targets' out to adapt every linear layer."
         if lora.targets is None:  # a run that an earlier version began
             remedy = f"the run keeps the adapters that it began with; another output_dir begins with {names} too."
-        said.append(
+        notes.append(
             f"The mixer of {len(missed)} of {found.mixer[1]} blocks ({_ranges(missed)}) carries no adapter: {remedy}"
         )
     if rest := [block for block in found.bare if not block.mixer]:
-        said.append(
+        notes.append(
             f"The mixer of {len(rest)} of {found.mixer[1]} blocks ({_ranges(rest)}) carries no adapter: it has no linear layer."
         )
-    return said
+    return notes
 
 
 def _ranges(blocks: Sequence[Block]) -> str:

@@ -283,15 +283,15 @@ def _advice(
     args: Any, options: ModelOptions, zero: Mapping[str, Any], parts: Mapping[str, float], world: int, generating: bool
 ) -> list[str]:
     """Settings to change for what is largest, the most useful first."""
-    said = []
+    advice = []
     if generating and "vLLM" in parts:
-        said.append("lower vllm_gpu_memory_utilization, or run vLLM as a server (vllm_mode: server)")
+        advice.append("lower vllm_gpu_memory_utilization, or run vLLM as a server (vllm_mode: server)")
     if generating and "gathered weights" in parts:
-        said.append("ds3_gather_for_generation: false (slower), or vLLM")
+        advice.append("ds3_gather_for_generation: false (slower), or vLLM")
     if not generating and "vLLM" in parts and not args.vllm_enable_sleep_mode:
-        said.append("vllm_enable_sleep_mode: true")
+        advice.append("vllm_enable_sleep_mode: true")
     if not args.gradient_checkpointing:
-        said.append("gradient_checkpointing: true")
+        advice.append("gradient_checkpointing: true")
     states = parts["weights"] + parts["gradients"] + parts["optimizer"]
     moving = parts["activations"] + parts["vision activations"] + parts.get("key/value cache", 0.0)
     by_states = []
@@ -308,4 +308,4 @@ def _advice(
     if args.per_device_train_batch_size > 1:
         by_rows.append("a lower per_device_train_batch_size with a higher gradient_accumulation_steps")
     by_rows.append("a lower max_pixels")
-    return said + (by_states + by_rows if states >= moving else by_rows + by_states)
+    return advice + (by_states + by_rows if states >= moving else by_rows + by_states)

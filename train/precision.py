@@ -90,13 +90,13 @@ def resolve(config: Mapping[str, Any], where: str = "the config") -> Precision:
     Raises:
         ConfigError: see ``stated``.
     """
-    said, device = stated(config, where), device_type(config)
-    if (explicit := _explicit(said)) is not None:
+    choice, device = stated(config, where), device_type(config)
+    if (explicit := _explicit(choice)) is not None:
         return Precision(explicit, "config", device)
-    source: Literal["auto", "default"] = "auto" if said == "auto" else "default"
+    source: Literal["auto", "default"] = "auto" if choice == "auto" else "default"
     if config.get("output_dir") and (before := recorded(config["output_dir"])) is not None:
         return Precision(before, source, device, run=str(config["output_dir"]))
-    return Precision(fastest(device) if said == "auto" else default(device), source, device)
+    return Precision(fastest(device) if choice == "auto" else default(device), source, device)
 
 
 def fastest(device: str) -> str:
@@ -160,8 +160,8 @@ def slow_here(precision: Precision) -> str | None:
     return f"bfloat16 takes {ratio:.1f} times as long as float32 on this {here}: {remedy} is faster."
 
 
-def _explicit(said: str | None) -> str | None:
-    return None if said == "auto" else said
+def _explicit(choice: str | None) -> str | None:
+    return None if choice == "auto" else choice
 
 
 def _agree(precision: Precision) -> None:

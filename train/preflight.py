@@ -27,7 +27,7 @@ from configs.processes import as_one_process, is_main_process, settle_processes,
 from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
-from train.filters import KEPT_ALL_THE_SAME, REMEDIES, Sifted, read_loosely, sift
+from train.filters import KEPT_ALL_THE_SAME, REMEDIES, FilteredProblems, filter_problems, read_valid_problems
 from train.lora import check_lora
 from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
@@ -98,12 +98,12 @@ def check(stage: StageConfig) -> Report:
         if isinstance(options, GrpoOptions):
             problems = _grpo_rows(report, options, reader)
             _course(report, options, reader, problems)
-            pictures = [len(problem.images) for problem in problems]
+            image_counts = [len(problem.images) for problem in problems]
         else:
-            pictures = [len(row.images) for row in _sft_rows(report, options, reader)]
-        _check_batches(report, args, options, world, len(pictures))
+            image_counts = [len(row.images) for row in _sft_rows(report, options, reader)]
+        _check_batches(report, args, options, world, len(image_counts))
         with _as_finding(report, "pictures"):
-            mixed(pictures, world, zero_of(args)["stage"] == 3)
+            mixed(image_counts, world, zero_of(args)["stage"] == 3)
         if _lora(report, options, reader):
             _disk(report, stage, world, "error" if here else "note")
     report.counts |= {
@@ -119,8 +119,8 @@ def _resume(report: Report, stage: StageConfig, world: int) -> None:
     known = stage.options.gpus or world > 1 or not stage.args.deepspeed
     if stage.resumption.refusal is not None:
         report.add("error" if known else "note", "resume", str(stage.resumption.refusal))
-    elif stage.resumption.said is not None:
-        report.add("note", "resume", stage.resumption.said)
+    elif stage.resumption.message is not None:
+        report.add("note", "resume", stage.resumption.message)
 
 
 def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
@@ -161,24 +161,26 @@ def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list
 
 def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Problem]:
     try:
-        sifted = Sifted()
-        problems = read_loosely(options.problems, sifted)
-        sift(problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, sifted=sifted)
+        filtered = FilteredProblems()
+        problems = read_valid_problems(options.problems, filtered)
+        filter_problems(
+            problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, filtered=filtered
+        )
     except UserError as error:
         report.add("error", "problems", str(error))
         return []
-    for reason, n in sifted.counts.items():
+    for reason, n in filtered.counts.items():
         level: Level = "note" if reason in KEPT_ALL_THE_SAME else "dropped"
-        report.add(level, reason, f"{n} rows ({'; '.join(sifted.examples[reason])}): {REMEDIES[reason]}.")
-    if not sifted.kept:
+        report.add(level, reason, f"{n} rows ({'; '.join(filtered.examples[reason])}): {REMEDIES[reason]}.")
+    if not filtered.kept:
         report.add("error", "problems", f"No problem of {options.problems} can be used: mend what is named above.")
     report.counts |= {
-        "problems": len(sifted.kept),
-        "dropped": sum(sifted.dropped.values()),
-        "with_pictures": sum(bool(problem.images) for problem in sifted.kept),
-        "prompt_tokens": _token_lengths(sifted.tokens),
+        "problems": len(filtered.kept),
+        "dropped": sum(filtered.dropped.values()),
+        "with_pictures": sum(bool(problem.images) for problem in filtered.kept),
+        "prompt_tokens": _token_lengths(filtered.tokens),
     }
-    return sifted.kept
+    return filtered.kept
 
 
 def _sft_rows(report: Report, options: Any, reader: Reader) -> list[Row]:
@@ -283,36 +285,36 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
     # Each process of a launcher looks by itself: nothing is exchanged, and nobody need be waited for.
     with as_one_process(), as_if(gpus if isinstance(gpus, int) and gpus > 0 else processes):
         stage = load(config, {**overrides, "use_cpu": True})
-    said: dict[str, Any] = {}
+    output: dict[str, Any] = {}
     passed = True
     if wanted.get("check"):
         report = check(stage)
         passed = report.passed
-        said["check"] = {"passed": passed, "findings": [asdict(one) for one in report.findings], **report.counts}
+        output["check"] = {"passed": passed, "findings": [asdict(one) for one in report.findings], **report.counts}
     if wanted.get("plan"):
-        said["plan"] = make_plan(
+        output["plan"] = make_plan(
             stage.args, stage.options, wanted.get("gpus"), wanted.get("memory") or GPU_MEMORY
         ).as_json()
     if not is_main_process():
         return 0 if passed else 1
     if wanted.get("json"):
-        print(json.dumps(said))
+        print(json.dumps(output))
     else:
-        _print(said)
+        _print(output)
     return 0 if passed else 1
 
 
-def _print(said: Mapping[str, Any]) -> None:
-    if "check" in said:
-        for finding in said["check"]["findings"]:
+def _print(output: Mapping[str, Any]) -> None:
+    if "check" in output:
+        for finding in output["check"]["findings"]:
             print(f"{finding['level']:<8}{finding['check']}: {finding['said']}")
-        rest = {key: value for key, value in said["check"].items() if key not in ("findings", "passed")}
+        rest = {key: value for key, value in output["check"].items() if key not in ("findings", "passed")}
         print(
-            f"check {'passed' if said['check']['passed'] else 'failed'}: "
+            f"check {'passed' if output['check']['passed'] else 'failed'}: "
             + ", ".join(f"{k} {v}" for k, v in rest.items())
         )
-    if "plan" in said:
-        plan = said["plan"]
+    if "plan" in output:
+        plan = output["plan"]
         for part, size in plan["parts_gb"].items():
             print(f"{part:<22}{size:8.2f} GB")
         fit = "fits" if plan["fits"] else "does not fit"

@@ -21,8 +21,8 @@ from configs.jsonl import write_json_atomic
 from configs.run_dir import make_folder
 from reward.forecast import forecast, in_words
 from train.config import PromptSelection
-from train.distributed import read_blank_pictures
-from train.filters import Sifted, read_loosely
+from train.distributed import add_blank_images
+from train.filters import FilteredProblems, read_valid_problems
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import check_launch, command, load_for_training, prepare_stage, quiet
@@ -47,13 +47,13 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     make_folder(folder)
     prepare_stage(stage, state.is_main_process)
     vlm = load_for_training(options)
-    sifted = Sifted()
-    problems, _ = usable(read_loosely(options.problems, sifted), vlm, options, sifted)
+    filtered = FilteredProblems()
+    problems, _ = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
     # Those that the prompt selection would look at first; a probe comes before it and costs less.
     chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
     at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)
     rounds = math.ceil(len(chosen) / (at_once * state.num_processes))
-    read_blank_pictures(vlm, [len(problem.images) for problem in chosen])
+    add_blank_images(vlm, [len(problem.images) for problem in chosen])
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
     trainer.model.train()  # as in training: the group size and the metrics are those of a step
     rows: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ def image_token(config: Any) -> int | None:
     return next((token for name in names if isinstance(token := getattr(config, name, None), int)), None)
 
 
-def one_token_a_picture(
+def one_token_per_image(
     prompt_ids: Sequence[list[int]], images: Sequence[Sequence[Any] | None], token: int | None
 ) -> list[list[int]]:
     """The prompts with each run of image tokens as one, which stands for an image (derived from vLLM's source, not run).

@@ -141,20 +141,20 @@ class Resumption:
 
     Attributes:
         keys: of the config, to be set in place of what it says.
-        said: one line about them.
+        message: one line about them.
         refusal: why it cannot be resumed.
     """
 
     keys: dict[str, int] = field(default_factory=dict)
-    said: str | None = None
+    message: str | None = None
     refusal: UserError | None = None
 
     def confirm(self, main: bool) -> None:
         """Say it, or raise the refusal."""
         if self.refusal is not None:
             raise self.refusal
-        if self.said is not None and main:
-            print(self.said, flush=True)
+        if self.message is not None and main:
+            print(self.message, flush=True)
 
 
 def resumption(settings: Mapping[str, Any], processes: int) -> Resumption:

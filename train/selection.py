@@ -66,7 +66,7 @@ def select_prompts(
     if run.main and not done.exists():
         choice = measure_choice(rows, selection)
         write_json_atomic(done, choice)
-        print(f"before the first step: {_describe_choice(choice)}", flush=True)
+        print(f"before the first step: {_choice_in_words(choice)}", flush=True)
     return chosen
 
 
@@ -84,7 +84,7 @@ def selection_key(args: Any, options: GrpoOptions, model_sha256: str | None) -> 
     return settings_key(options.model, options.prompt_selection, options.style, *sampling, args.seed, model_sha256)
 
 
-def _describe_choice(choice: dict[str, Any]) -> str:
+def _choice_in_words(choice: dict[str, Any]) -> str:
     parts = [f"sampled accuracy {choice['sampled_accuracy']['value']:.3f}"]
     for kind in ("looking", "not_looking"):
         if choice[kind]["samples"]:
@@ -199,8 +199,8 @@ def settings_key(
     Args:
         model: its name, by which it is known where ``model_sha256`` (see ``vlm.identity.model_identity``) is None.
     """
-    said = json.dumps([model_sha256 or model, selection.samples, style, temperature, max_new_tokens, seed])
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+    parts = json.dumps([model_sha256 or model, selection.samples, style, temperature, max_new_tokens, seed])
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
 def choose(
@@ -217,10 +217,10 @@ def choose(
     spare = [problem for problem in order if problem.id in by_id and not is_chosen(by_id[problem.id], selection)]
     chosen += spare[: max(0, selection.at_least - len(chosen))]
     if not chosen:
-        rights = [row["right"] for row in rows]
+        correct = [row["right"] for row in rows]
         raise UserError(
             f"No prompt is right in {selection.min_right} to {selection.max_right} of {selection.samples} samples (mean "
-            f"{sum(rights) / max(len(rights), 1):.2f} of {len(rights)} prompts): take easier or harder problems, more "
+            f"{sum(correct) / max(len(correct), 1):.2f} of {len(correct)} prompts): take easier or harder problems, more "
             "candidates, or a start checkpoint that solves some of them; 'at_least' of prompt_selection fills up."
         )
     return chosen[: selection.prompts]

@@ -25,7 +25,7 @@ from configs.processes import world_size
 from train.checkpoints import EpochSampler
 from train.config import SftOptions, StageConfig, load_stage
 from train.data import FILLER, Collator, Row, read_rows
-from train.distributed import FilledSampler, fillers, read_blank_pictures
+from train.distributed import FilledSampler, add_blank_images, fillers
 from train.finite import FiniteTrainer, Numbered, shortened
 from train.launch import (
     STAGE_DEFAULTS,
@@ -38,7 +38,7 @@ from train.launch import (
     quiet,
     run_trainer,
 )
-from train.lora import lora_config, say_coverage
+from train.lora import lora_config, print_coverage
 from train.resume import rows_at_once
 from train.run_folder import RunFolder
 
@@ -129,7 +129,7 @@ def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     prepare_stage(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
-    read_blank_pictures(vlm, [len(row.images) for row in rows])
+    add_blank_images(vlm, [len(row.images) for row in rows])
     checkpoint = run.begin()
     data = {
         "rows": len(rows),
@@ -143,7 +143,7 @@ def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
         print(f"{len(rows)} rows, {sum(dropped.counts.values())} dropped {dropped.counts or ''}", flush=True)
     adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
     if run.main:
-        say_coverage(options.lora, adapters, vlm.model)
+        print_coverage(options.lora, adapters, vlm.model)
     filled = 0 if args.dataloader_drop_last else fillers(len(rows), rows_at_once(vars(args), world_size()))
     trainer = ColdStartTrainer(
         model=vlm.model,

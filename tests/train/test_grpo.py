@@ -15,7 +15,7 @@ from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train.config import PromptSelection
 from train.grpo import load_grpo, main, run_grpo, usable
-from train.grpo_trainer import VisualGRPOTrainer, said_in, thought_span
+from train.grpo_trainer import VisualGRPOTrainer, conversation_text, reasoning_span
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
 from vlm.generate import Generation
@@ -327,7 +327,7 @@ SPANS = [
 def test_the_thought_is_strictly_inside(trainer: VisualGRPOTrainer, text: str, inside: str | None) -> None:
     tokenizer = trainer.reader.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    span = thought_span(tokenizer, ids)
+    span = reasoning_span(tokenizer, ids)
     if inside is None:
         assert span is None
     else:
@@ -470,6 +470,6 @@ def test_the_choice_is_measured_within_problems() -> None:
 def test_logged_conversations_are_text() -> None:
     parts = question_messages("What is at A1?", 2, style="direct")[-1]["content"]
     turns = [{"role": "system", "content": "Look."}, {"role": "user", "content": parts}]
-    said = said_in(turns)
+    said = conversation_text(turns)
     assert said.startswith("Look.\n<image><image>") and "What is at A1?" in said
-    assert said_in(said) == said
+    assert conversation_text(said) == said

@@ -211,7 +211,7 @@ def test_a_blank_image_is_read_in_a_forward_and_never_in_generation(
     tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vlm, reads = load_vlm(tiny_vlm_dir, device="cpu"), []
-    train.distributed.BlankPictures(vlm)
+    train.distributed.BlankImages(vlm)
     features = vlm.model.get_image_features
     monkeypatch.setattr(vlm.model, "get_image_features", lambda **keys: reads.append(1) or features(**keys))
     text = vlm.tokenizer(["What is at A1?"], return_tensors="pt")

@@ -24,7 +24,7 @@ from eval.harness import EvalConfig
 from reflection_v.stages import EvalKeys
 from train.config import GrpoOptions, Lora, SftOptions
 from train.data import Collator, read_rows
-from train.filters import KEPT_ALL_THE_SAME, REMEDIES, prompt_tokens, sift
+from train.filters import KEPT_ALL_THE_SAME, REMEDIES, filter_problems, prompt_tokens
 from train.grpo import load_grpo
 from train.grpo import main as grpo_main
 from train.lora import lora_config
@@ -121,7 +121,7 @@ def test_a_question_that_cannot_be_asked_is_dropped_without_a_limit_of_tokens(
     ]
     for row in rows:
         row.images = [str(planted / "good.png")]
-    found = sift(rows, load_reader(GrpoOptions(model=str(tiny_vlm_dir))).vlm, "think", None)
+    found = filter_problems(rows, load_reader(GrpoOptions(model=str(tiny_vlm_dir))).vlm, "think", None)
     assert found.kept == rows[:2] and found.dropped == {"long_question": 1, "no_question": 1}
 
 

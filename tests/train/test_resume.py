@@ -56,7 +56,7 @@ def test_how_a_number_of_processes_shares_a_step(
         assert wanted in str(found.refusal)
     else:
         assert found.refusal is None and found.keys == wanted
-        assert bool(found.said) == bool(wanted)
+        assert bool(found.message) == bool(wanted)
         resumed = course({**settings, **wanted}, processes)
         begun = course(settings, 2)
         assert (resumed["rows_a_step"], resumed["rows_a_generation"]) == (

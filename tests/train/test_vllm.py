@@ -14,7 +14,7 @@ from configs.errors import UserError
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.memory import make_plan
-from train.prompts import one_token_a_picture
+from train.prompts import one_token_per_image
 from vlm.images import image_tokens
 from vlm.load import load_vlm
 from vlm.problem import read_problems
@@ -94,10 +94,10 @@ def test_the_prompt_that_vllm_expands_is_the_one_that_is_trained(
 
 def test_pictures_that_touch_are_refused() -> None:
     two: Any = [Image.new("RGB", (8, 8))] * 2
-    assert one_token_a_picture([[1, 9, 9, 2, 9, 3]], [two], 9) == [[1, 9, 2, 9, 3]]
-    assert one_token_a_picture([[1, 2]], [None], 9) == [[1, 2]]
+    assert one_token_per_image([[1, 9, 9, 2, 9, 3]], [two], 9) == [[1, 9, 2, 9, 3]]
+    assert one_token_per_image([[1, 2]], [None], 9) == [[1, 2]]
     with pytest.raises(UserError, match="1 runs of image tokens for 2 pictures"):
-        one_token_a_picture([[1, 9, 9, 3]], [two], 9)
+        one_token_per_image([[1, 9, 9, 3]], [two], 9)
 
 
 def test_vllm_is_told_how_long_a_sequence_gets(keys: dict[str, Any]) -> None:
