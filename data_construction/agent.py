@@ -7,7 +7,6 @@ what an uninterrupted one would have written.
 """
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from configs.schema import StrictModel
 from data_construction.cohesion import first_person
 from data_construction.reading import FAULTS, read_conclusion, read_look, read_request
 from data_construction.records import Call, Role, Round, Status, Trace
-from data_construction.reply_log import ReplyLog
+from data_construction.reply_log import ReplyLog, position_seed
 from data_construction.roles import Roles
 from reward.grade import grade_answer
 from reward.statements import corrected_spans
@@ -215,8 +214,7 @@ class Episode:
         return reply.text, reply.finish_reason
 
     def _seed(self, *position: Any) -> int:
-        name = "/".join(map(str, (self.seed, self.problem.id, *position)))
-        return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+        return position_seed(self.seed, self.problem.id, *position)
 
     def _share(self, name: str) -> float:
         return self._seed(name) / 2**48

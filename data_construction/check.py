@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from data_construction.records import Trace
-from data_construction.sources import COUNTABLE, is_grid
+from data_construction.sources import COUNTABLE, row_contents
 from reward import claims
 from reward.statements import Statement, final_statements, statements
 from vlm.problem import Problem
@@ -72,8 +72,7 @@ def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict
 
 def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     """One entry a fact that the statement makes; none where it is not about the scene."""
-    row = [fact for place, fact in facts.items() if key == f"row {place[1:]}"]
-    if row and is_grid(facts):
+    if row := row_contents(key, facts):
         words = value.split()
         return [index >= len(words) or not claims.fits(words[index], fact) for index, fact in enumerate(row)]
     verdict = statement_holds(key, value, facts)

@@ -7,17 +7,16 @@ from typing import Literal
 
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Round
+from data_construction.sources import FACT_WORDS
 from reward.grade import Gold, grade_answer
 from reward.statements import final_statements, statements
 from vlm.problem import Problem
 from vlm.response import count_looks
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-VALUES = re.compile(
-    r"\b(?:red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ae]y|two|three|four|five|six|seven|eight|nine|ten|"
-    r"eleven|twelve|above|below|left|top|bottom|larger|smaller|taller|shorter|none)\b"
-)
-"""Words that carry a fact wherever they stand, so that a rewrite in prose cannot swap one unseen."""
+NUMBER_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "none")
+VALUES = re.compile(rf"\b(?:{'|'.join((*FACT_WORDS, *NUMBER_WORDS))})\b")
+"""Words that carry a fact wherever they stand. Without this check a rewrite in prose could swap one unnoticed."""
 CUES = (
     "Wait, let me look at the picture again.",
     "Let me check that in the picture once more.",

@@ -1,7 +1,6 @@
 """How hard is a problem? The share of k samples that a weak and a strong model get right, kept as columns, filtered by range."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from pydantic import Field
 from configs.errors import ImageError, UserError
 from configs.jsonl import iter_log
 from configs.schema import KeyVariable, ModelName, StrictModel
-from data_construction.reply_log import DurableLog, ReplyLog
+from data_construction.reply_log import DurableLog, ReplyLog, position_seed
 from reward.grade import grade
 from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages
@@ -111,8 +110,7 @@ async def _measure(
         messages = question_messages(problem.question, len(pictures), style="think", choices=problem.choices)
 
         async def right(sample: int) -> bool:
-            name = f"{seed}/{problem.id}/{model}/{sample}"
-            number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+            number = position_seed(seed, problem.id, model, sample)
             request = Request(messages, pictures, config.max_tokens, config.temperature, seed=number)
             reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
             finished = reply.finish_reason != "length"

@@ -7,7 +7,7 @@ import re
 import zlib
 
 from reward.grade import read_answer
-from vlm.response import ANSWER_PHRASE, after_reasoning, find_reasoning, split_sentences
+from vlm.response import after_reasoning, find_reasoning, split_sentences, states_answer
 
 FAULTS = {
     "empty": "it is empty",
@@ -85,7 +85,7 @@ def read_conclusion(text: str, finish_reason: str) -> tuple[str, str | None, str
 
 def stated_answer(text: str) -> str | None:
     """The answer that a trace itself states last, as a box or in words; None where it states none."""
-    return read_answer(text, True) if "\\boxed" in text or ANSWER_PHRASE.search(text) else None
+    return read_answer(text, True) if states_answer(text) else None
 
 
 def repeats(text: str) -> bool:

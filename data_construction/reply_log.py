@@ -150,6 +150,14 @@ class ReplyLog:
         await self.log.aclose()
 
 
+def position_seed(*position: object) -> int:
+    """The sampling seed of a reply, of 48 bits, from its position (seed, problem, role, ...) alone.
+
+    It does not depend on the order in which replies come, so a resumed run samples what an uninterrupted one samples.
+    """
+    return int.from_bytes(hashlib.sha256("/".join(map(str, position)).encode()).digest()[:6], "big")
+
+
 def request_key(backend: Backend, request: Request, role: str, place: tuple[int, int]) -> str:
     """Names a request by all that decides its reply but the images, which go with the problem.
 

@@ -136,13 +136,18 @@ def _tagged(text: str) -> str | None:
     return _bounded(found)
 
 
-ANSWER_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
+_ANSWER_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
 _STOP = re.compile(r"\n|[.!?](?=\s)|[.!?]$")
+
+
+def states_answer(text: str) -> bool:
+    """Whether a text gives its answer in a box or in words, so that its last line need not be taken for one."""
+    return "\\boxed" in text or _ANSWER_PHRASE.search(text) is not None
 
 
 def _phrased(text: str) -> str | None:
     text = text[-MAX_READ:]
-    last = max(ANSWER_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
+    last = max(_ANSWER_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
     if last is None:
         return None
     said = text[last.end() : last.end() + MAX_ANSWER + 1]

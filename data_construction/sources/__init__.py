@@ -27,11 +27,16 @@ LEARNED = ("count", "compare", "place", "digit_sum", "claims")  # the families t
 SPLITS = tuple(digits.SPLITS)
 COUNTABLE = COLOURS + SHAPES
 """Words whose number can be stated of a scene, also of one that lacks them."""
+FACT_WORDS = (
+    *("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white", "gray", "grey"),
+    *("above", "below", "left", "top", "bottom", "larger", "smaller", "taller", "shorter"),
+)
+"""Words that state a fact of a scene: its own colours, those that a model may take them for, and positions and sizes."""
 
 
-def is_grid(facts: Mapping[str, str]) -> bool:
-    """Whether the facts are those of a whole grid, so that its rows can be told apart."""
-    return set(facts) == set(PLACES)
+def row_contents(key: str, facts: Mapping[str, str]) -> list[str]:
+    """What stands in the row of a grid that a statement's key names (``row 2``); empty where the facts are no whole grid."""
+    return [fact for place, fact in facts.items() if key == f"row {place[1:]}"] if set(facts) == set(PLACES) else []
 
 
 def families(source: str, names: list[str] | None = None) -> list[tuple[str, Family]]:
