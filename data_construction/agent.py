@@ -1,9 +1,9 @@
-"""The agent loop: a text reasoner that never sees the image asks, a VLM that sees it answers, until the conclusion is right.
+"""The agent loop: a text reasoner that never sees the image asks, a VLM that sees it answers, until the answer is correct.
 
-Reflection-V (arXiv 2509.12132, section on cold-start data): visual requester, visual responder, summarizer. A wrong
-conclusion is discarded and another round starts; a right one ends the episode. An episode is one coroutine; its sampling
-seeds depend on the problem and the position in the episode only, so that a run that was killed and taken up again writes
-what an uninterrupted one would have written.
+Reflection-V (arXiv 2509.12132, section on cold-start data): visual requester, visual responder, summarizer. An incorrect
+conclusion is discarded and another round starts; a correct one ends the episode. Each episode is one coroutine. Its sampling
+seeds depend only on the problem and the position in the episode, so that a resumed run writes what an uninterrupted one
+writes.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from vlm.response import after_reasoning, count_looks
 
 
 class Tokens(StrictModel):
-    """Most new tokens of each kind of reply."""
+    """The limit of new tokens for each kind of reply."""
 
     request: int = Field(default=256, ge=1)
     reply: int = Field(default=512, ge=1)
@@ -41,10 +41,10 @@ class LoopConfig(StrictModel):
     """How an episode runs.
 
     Attributes:
-        rounds: most rounds an episode may take.
-        confirm_share: share of the episodes, in [0, 1], in which a conclusion that was right at once is followed by one
-            more look, so that not every re-look in the data corrects something.
-        repairs: how often a reply that cannot be used is asked for again before the episode ends as an error.
+        rounds: most rounds of an episode.
+        confirm_share: share of the episodes, in [0, 1], that take one more look after a first conclusion that is correct,
+            so that not every re-look in the data corrects something.
+        repairs: how often an unusable reply is requested again before the episode ends as an error.
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
         tokens: see ``Tokens``.
@@ -59,26 +59,27 @@ class LoopConfig(StrictModel):
 
 
 class UnusableReply(Exception):
-    """A reply that stayed unusable after all repairs; the episode becomes a row with status ``error``."""
+    """A reply is still unusable after all repairs. The episode becomes a row with status ``error``."""
 
     def __init__(self, role: Role, fault: str) -> None:
-        super().__init__(f"the {role}'s replies cannot be used: the last one, {FAULTS[fault].removeprefix('it ')}")
+        super().__init__(f"the {role} gave no usable reply; of the last one: {FAULTS[fault]}")
         self.name = fault
 
 
 class Unjudged(Exception):
-    """The verifier could not tell right from wrong; not the model's fault, so not wrong."""
+    """The verifier could not decide. This is not the model's fault, so the answer does not count as incorrect."""
 
     name = "unjudged"
 
 
 @dataclass
 class Episode:
-    """One problem on its way to a trace. The gold answer is used for verdicts only and reaches no prompt.
+    """One problem and its rounds until it becomes a trace. The gold answer is only used for verdicts and reaches no prompt.
 
-    ``replies`` keeps and replays replies; without one every reply is asked for. ``tries`` is how often this problem
-    ended with unusable replies before: each time it may take as many further repairs. ``images`` opens the problem's
-    images; episodes that run at the same time share it.
+    Attributes:
+        replies: saves and replays replies; None requests every reply.
+        tries: how often this problem ended with unusable replies before; the repairs allowed grow with it.
+        images: opens the problem's images; concurrent episodes share it.
     """
 
     problem: Problem
@@ -92,13 +93,13 @@ class Episode:
     repairs: int = 0
 
     async def run(self) -> Trace:
-        """Play the episode. Never raises for what models, servers or images do: that is a trace with status ``error``."""
+        """Play the episode. A failure of a model, server or image does not raise: the trace has the status ``error``."""
         rounds: list[Round] = []
         try:
-            pictures = [await asyncio.to_thread(self.images.open, image) for image in self.problem.images]
-            await self._rounds(rounds, pictures)
+            images = [await asyncio.to_thread(self.images.open, image) for image in self.problem.images]
+            await self._rounds(rounds, images)
             if not rounds[-1].verdict:
-                return self._trace("wrong", rounds, why=f"no right conclusion in {len(rounds)} rounds")
+                return self._trace("wrong", rounds, why=f"no correct conclusion in {len(rounds)} rounds")
             text, how = await first_person(self._ask_rewriter, self.problem, rounds, self.config.repairs)
         except (UnusableReply, Unjudged, BackendError) as error:
             return self._trace("error", rounds, why=str(error), error=error.name)
@@ -106,14 +107,14 @@ class Episode:
             return self._trace("error", rounds, why=str(error), error="picture")
         return self._trace("kept" if len(rounds) > 1 else "no_reflection", rounds, text=text, cohesion=how)
 
-    async def _rounds(self, rounds: list[Round], pictures: list[Image.Image]) -> None:
+    async def _rounds(self, rounds: list[Round], images: list[Image.Image]) -> None:
         confirm = self._share("confirm") < self.config.confirm_share
         fault = ""
         while len(rounds) < self.config.rounds:
             request = await self._request(rounds)
-            reply = await self._look(request, pictures, again=bool(rounds), number=len(rounds))
+            reply = await self._look(request, images, again=bool(rounds), number=len(rounds))
             conclusion, answer, fault = await self._conclude(rounds, request, reply)
-            # In a thread: an expression may take seconds to compare.
+            # In a thread: comparing expressions may take seconds, and the other episodes must go on.
             grade = await asyncio.to_thread(grade_answer, self.problem, answer)
             if grade.score is None:
                 raise Unjudged(f"the answer cannot be judged: {grade.reason}")
@@ -122,7 +123,7 @@ class Episode:
             )
             if rounds[-1].verdict and not (confirm and len(rounds) == 1):
                 return
-        if all(round_.answer is None for round_ in rounds):  # nothing was concluded, so nothing was wrong
+        if all(round_.answer is None for round_ in rounds):  # no answer is not an incorrect answer
             raise UnusableReply("summarizer", fault)
 
     async def _request(self, rounds: list[Round]) -> str:
@@ -135,12 +136,12 @@ class Episode:
             messages = self._repair(messages, text, fault, "request")
         raise UnusableReply("requester", fault)
 
-    async def _look(self, request: str, pictures: list[Image.Image], again: bool, number: int) -> str:
-        parts: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
+    async def _look(self, request: str, images: list[Image.Image], again: bool, number: int) -> str:
+        parts: list[dict[str, str]] = [{"type": "image"} for _ in images]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": request}]}]
         temperature, fault = self.config.temperature if again else self.config.first_temperature, ""
         for attempt in range(self._attempts()):
-            text, finish = await self._call("responder", messages, pictures, temperature, number, attempt)
+            text, finish = await self._call("responder", messages, images, temperature, number, attempt)
             look, fault = read_look(text, finish)
             if not fault:
                 return look
@@ -148,7 +149,7 @@ class Episode:
         raise UnusableReply("responder", fault)
 
     async def _conclude(self, rounds: list[Round], request: str, reply: str) -> tuple[str, str | None, str]:
-        """The reasoning without its box, the answer (None where none could be read: this round's is none), the fault."""
+        """The reasoning without its box, the answer (None if the round has none), and the fault."""
         open_round = Round(request=request, reply=reply, conclusion="", answer=None, verdict=False)
         messages, fault, reasoning = self._messages("conclude", [*rounds, open_round]), "", ""
         for attempt in range(self._attempts()):
@@ -165,7 +166,7 @@ class Episode:
     async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
-        return "" if finish in ("too_long", "length") else after_reasoning(text)  # half a text is none
+        return "" if finish in ("too_long", "length") else after_reasoning(text)  # a cut text is unusable
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)
@@ -181,23 +182,23 @@ class Episode:
         return [_text_message("user", self.roles.prompts.render(name, question=question, rounds=shown))]
 
     def _repair(self, messages: list[dict[str, Any]], text: str, fault: str, task: str) -> list[dict[str, Any]]:
-        """The conversation with which the next attempt is asked for; it never holds more than one unusable reply."""
+        """The messages of the next attempt. They hold only the last unusable reply, so that the prompt stays short."""
         self.repairs += 1
         if "repair" not in self.roles.prompts.texts:
-            return messages  # sampled anew: the seed goes with the attempt
+            return messages  # sampled again, under the seed of the next attempt
         told = self.roles.prompts.render("repair", fault=FAULTS[fault], task=task)
         unusable = after_reasoning(text).strip()[:500] or "(nothing)"
         return [messages[0], _text_message("assistant", unusable), _text_message("user", told)]
 
     async def _call(
-        self, role: Role, messages: list[dict[str, Any]], pictures: list[Image.Image], temperature: float, number: int,
+        self, role: Role, messages: list[dict[str, Any]], images: list[Image.Image], temperature: float, number: int,
         attempt: int,
     ) -> tuple[str, str]:  # fmt: skip
         """(text, finish reason) of one reply."""
         settings, backend = self.roles.settings.of(role), self.roles.backend(role)
         request = Request(
             messages=messages,
-            images=pictures,
+            images=images,
             max_tokens=settings.max_tokens or getattr(self.config.tokens, LIMITS[role]),
             temperature=temperature if settings.temperature is None else settings.temperature,
             top_p=settings.top_p,
@@ -264,7 +265,7 @@ LIMITS: dict[Role, str] = {
     "summarizer": "conclusion",
     "rewriter": "rewrite",
 }
-"""Which of ``Tokens`` bounds a role."""
+"""Role -> the key of ``Tokens`` that limits its replies."""
 
 
 def _text_message(role: str, text: str) -> dict[str, Any]:

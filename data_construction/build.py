@@ -1,6 +1,7 @@
-"""Problems to traces: the agent loop over a problem set, resumable, and the cold-start set made of its traces."""
+"""Build traces: the agent loop over a problem set, resumable, and the cold-start set made from the traces."""
 
 import asyncio
+import functools
 import json
 import random
 from collections import Counter, defaultdict
@@ -46,10 +47,10 @@ class BuildConfig(StrictModel):
         reasoner: the text reasoner that requests, concludes and rewrites; named in the same ways.
         roles: see ``RolesConfig``.
         prompts: ``short``, ``full`` or a folder of templates.
-        concurrency: how many episodes are under way at once.
-        batch_size: how many requests an in-process model answers at once; dtype: of its weights.
-        stop_after: so many episodes (or measured problems) in a row without any reply end the build: the server is down.
-        difficulty: see ``DifficultyConfig``; not measured where none is given.
+        concurrency: episodes at the same time.
+        batch_size: requests per batch of an in-process model; dtype: of its weights.
+        stop_after: the build ends if this many episodes (or measured problems) in a row get no reply: the server is down.
+        difficulty: see ``DifficultyConfig``; None skips the measurement.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         seed: of all sampling.
     """
@@ -72,23 +73,23 @@ class BuildConfig(StrictModel):
 
 
 def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | None = None) -> dict[str, Any]:
-    """Play an episode for every problem that has no finished one in ``out/traces.jsonl``, then write ``out/sft.jsonl``.
+    """Play an episode for every problem without a finished one in ``out/traces.jsonl``, then write ``out/sft.jsonl``.
 
-    Problems that cannot be asked or graded are dropped, counted by reason, before the first reply is paid for. Episodes that
-    ended in an error are tried again; one that a kill cut off resumes from its saved replies.
+    Problems that cannot be asked or graded are dropped and counted by reason before the first request, since requests may
+    cost money. Episodes that ended in an error are tried again, and an interrupted one resumes from its saved replies.
 
     Args:
-        dry_run: play so many episodes, drawn at random, and say what the rest would take. They are kept like any other.
-        roles: in place of those that the config names, e.g. scripted ones.
+        dry_run: play this many randomly chosen episodes and estimate the rest. They are kept like all others.
+        roles: replace those that the config names, e.g. by scripted ones.
 
     Returns:
-        The counts that stand in ``out/build.json``; of a dry run the projection.
+        The counts in ``out/build.json``, or the projection of a dry run.
 
     Raises:
-        UserError: no such problem set or model, no problem that can be used, a setting that cannot be used, the folder is
-            in use, the server is down.
-        ConfigError: the folder's traces are of other models, prompts or another seed.
-        KeyboardInterrupt: with a sentence on how far it came.
+        UserError: no such problem set or model, no usable problem, an unusable setting, the folder is in use, or the
+            server is down.
+        ConfigError: the folder's traces come from other models, prompts or another seed.
+        KeyboardInterrupt: with a sentence about the progress.
     """
     if not config.problems or not config.out:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
@@ -99,8 +100,8 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
         _same_build(config, run)
         done, tries = progress(out / "traces.jsonl")
         problems, dropped = _usable(every, done, config)
-        # Unusable replies are asked for again by the run after a complete one, not when a killed one goes on: what a
-        # kill leaves behind is then what an uninterrupted run would have left.
+        # Problems with unusable replies are tried again by the first run after a complete one, not by a resumed run, so
+        # that an interrupted and resumed build ends in the same state as an uninterrupted one.
         runs = finished_runs(run)
         done |= {problem for problem, times in tries.items() if times > runs}
         todo = [problem for problem in problems.values() if problem.id not in done]
@@ -121,7 +122,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
 
 
 def _usable(every: list[Problem], done: set[str], config: BuildConfig) -> tuple[dict[str, Problem], DroppedProblems]:
-    """The problems by id that can be asked and graded; says what is dropped, and ends where nothing is left."""
+    """By id, the problems that can be asked and graded. Prints what is dropped; raises if nothing is left."""
     kept, dropped = usable_problems(every, images_read=done)
     for sentence in dropped.sentences():
         print(sentence, flush=True)
@@ -138,39 +139,42 @@ def build_dir(out: str | Path) -> RunDir:
 
 def _is_build(folder: Path) -> bool:
     config = folder / "config.json"
-    if config.exists():  # a folder of a model has one too
+    if config.exists():  # a model's folder has a config.json, too
         return {"reasoner", "prompts"} <= read_record(config).keys()
     return (folder / "replies.jsonl").exists()  # a build of an earlier version
 
 
 def _same_build(config: BuildConfig, run: RunDir) -> None:
-    """A finished episode is known by its problem: traces of other models or seeds must not pass for this build's.
+    """Refuse a folder with traces of other models, prompts or seeds, since a finished episode is found by its problem alone.
 
-    A server may come back at another address, so only its model's name counts, and of a local model the content of its files;
-    filters, mix and limits may change.
+    Of a server only the model's name counts, since its address may change; of a local model, the content of its files.
+    Filters, mix and limits may change, because all that depends on them is made again.
     """
-    said = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
+    now = {key: getattr(config, key).split("@http")[0] for key in ("model", "reasoner", "prompts")}
     models = {role: config.roles.of(role).model for role in ROLES}
-    said |= {f"roles.{role}.model": model and model.split("@http")[0] for role, model in models.items()}
-    said |= {"seed": config.seed, "loop": config.loop.model_dump()}
+    now |= {f"roles.{role}.model": model and model.split("@http")[0] for role, model in models.items()}
+    now |= {"seed": config.seed, "loop": config.loop.model_dump()}
     if config.difficulty is not None:
         measured = config.difficulty.model_dump(include={"weak", "strong", "samples", "temperature", "max_tokens"})
         measured |= {key: measured[key].split("@http")[0] for key in ("weak", "strong")}
-        said |= {f"difficulty.{key}": value for key, value in measured.items()}
-        said |= {
+        now |= {f"difficulty.{key}": value for key, value in measured.items()}
+        now |= {
             f"difficulty.{key}_sha256": model_identity(getattr(config.difficulty, key)) for key in ("weak", "strong")
         }
     named = {"model": config.model, "reasoner": config.reasoner} | {f"roles.{r}.model": m for r, m in models.items()}
-    said |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
-    # Of what only one of the two states (an earlier version, problems measured later) no episode depends.
+    now |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
+    # No episode depends on a key that only one of them has (recorded by an earlier version, or difficulty added later).
     before = run.known() or {}
-    shared = before.keys() & said.keys()
-    changed = changes({key: before[key] for key in shared}, {key: said[key] for key in shared})
+    shared = before.keys() & now.keys()
+    changed = changes({key: before[key] for key in shared}, {key: now[key] for key in shared})
     loop = [key for key in changed if key.startswith("loop.")]
     if loop:
-        print(f"The episodes in {run.path} were begun with another 'loop': finished ones stay as they are.", flush=True)
+        print(
+            f"'loop' has changed since the first episodes in {run.path}; finished episodes stay as they are.",
+            flush=True,
+        )
     run.refuse(sorted(changed.keys() - loop))
-    run.write(before | said)
+    run.write(before | now)
 
 
 def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:
@@ -179,26 +183,18 @@ def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str
         roles = open_roles(
             make_backend, config.model, config.reasoner, config.roles, prompts, config.batch_size, config.dtype
         )
-    loop = play(
-        todo,
-        roles,
-        config.loop,
-        out,
-        seed=config.seed,
-        concurrency=config.concurrency,
-        stop_after=config.stop_after,
-        tries=tries,
-        judge=lambda trace, problem: trace_fault(trace, problem, config.quality),
-    )
+    limits = config.model_dump(include={"seed", "concurrency", "stop_after"})
+    judge = functools.partial(trace_fault, config=config.quality)
+    loop = play(todo, roles, config.loop, out, tries=tries, judge=judge, **limits)
     try:
         return asyncio.run(loop)
-    except ExceptionGroup as group:  # of the task group; the first failure is the one to tell
+    except ExceptionGroup as group:  # of the task group; the first failure is the cause
         raise group.exceptions[0] from None
     except KeyboardInterrupt:
         done, _ = progress(out / "traces.jsonl")
         raise KeyboardInterrupt(
-            f"Stopped; {len(done)} episodes are finished, and of the others every reply that came is kept in {out}. "
-            "Give the same command again to go on."
+            f"Stopped; {len(done)} episodes are finished, and every reply of the others is kept in {out}. "
+            "Run the same command again to resume."
         ) from None
 
 
@@ -215,13 +211,13 @@ def progress(log: Path) -> tuple[set[str], dict[str, int]]:
 
 
 def read_traces(path: str | Path) -> list[Trace]:
-    """The traces of a log in the order of their problems' ids; of a problem tried again, the last trace."""
+    """The traces of a log, ordered by problem id; if a problem was tried again, its last trace."""
     latest = {row["problem_id"]: row for row in iter_log(path)}
     return [Trace.model_validate(latest[key]) for key in sorted(latest)]
 
 
 def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Trace]:
-    """The traces of these problems; those that fall to a filter with status ``filtered``."""
+    """The traces of these problems; dropped ones have the status ``filtered``."""
     log = Path(config.out) / "traces.jsonl"
     traces = [trace for trace in read_traces(log) if trace.problem_id in problems] if log.exists() else []
     return filtered(traces, problems, config.quality, config.seed)
@@ -235,14 +231,14 @@ def export(config: BuildConfig) -> Path:
 
 
 def problems_for_rows(path: str | Path) -> dict[str, Problem]:
-    """By id the problems of which rows can be made. Their images were read when the episodes were played."""
+    """By id, the problems that rows can be made of. Their images are not read again: playing the episodes did that."""
     every = read_problems(path)
     kept, _ = usable_problems(every, images_read={problem.id for problem in every})
     return {problem.id: problem for problem in kept}
 
 
 def finished_runs(run: RunDir) -> int:
-    """How often a build in this folder played all that there was to play."""
+    """How many complete builds this folder has seen."""
     counts = run.finished()
     return 0 if counts is None else int(counts.get("runs", 1))
 
@@ -250,7 +246,7 @@ def finished_runs(run: RunDir) -> int:
 def _finish(
     problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int
 ) -> dict[str, Any]:
-    """Everything that is derived from the traces; made anew each time."""
+    """Write all that is derived from the traces, so that filters and mix may change between runs."""
     out = run.path
     traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
@@ -284,12 +280,12 @@ def _finish(
 
 
 def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> dict[str, int]:
-    """How many traces of a status go by which name, the most frequent first."""
+    """The traces of a status counted by name, the most frequent first."""
     return dict(Counter(name(trace) for trace in traces if trace.status == status).most_common())
 
 
 def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:
-    """Role -> ``calls``, ``prompt`` and ``completion`` tokens, of every reply that was ever had, used or not."""
+    """Role -> ``calls``, ``prompt`` and ``completion`` tokens of all replies, used or not."""
     totals: dict[str, dict[str, int]] = defaultdict(lambda: {"calls": 0, "prompt": 0, "completion": 0})
     for row in iter_log(log) if log.exists() else ():
         total = totals[row["role"]]
@@ -300,16 +296,16 @@ def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:
 
 
 def per_kept(by_role: dict[str, dict[str, int]], kept: int) -> dict[str, int] | None:
-    """Prompt and completion tokens for each trace that was kept, those of the others included; None where none was."""
+    """Prompt and completion tokens of all episodes per kept trace, or None if no trace was kept."""
     kinds = ("prompt", "completion")
     return {kind: round(sum(role[kind] for role in by_role.values()) / kept) for kind in kinds} if kept else None
 
 
 def projection(tally: Tally | None, config: BuildConfig, left: int) -> dict[str, Any]:
-    """What the rest takes, going by the episodes that were played: tokens per role, and seconds.
+    """Estimate the tokens per role and the seconds of the remaining episodes from those that were played.
 
-    Seconds: an episode's seconds of waiting for replies x episodes left / episodes at once. The server was as loaded
-    as the dry run loaded it: with fewer episodes than ``concurrency`` the rest may take longer than projected.
+    Seconds: an episode's seconds of waiting for replies x episodes left / episodes at once. With fewer episodes than
+    ``concurrency`` the dry run loads the server less than the rest will, which may then take longer than projected.
     """
     if tally is None or not tally.done or tally.replies is None:
         return {"episodes": 0, "left": left}
@@ -317,7 +313,8 @@ def projection(tally: Tally | None, config: BuildConfig, left: int) -> dict[str,
     at_once = max(1, min(config.concurrency, left))
     return {
         "episodes": tally.done,
-        **{word: tally.status[key] for word, key in (("kept", "kept"), ("errors", "error"))},
+        "kept": tally.status["kept"],
+        "errors": tally.status["error"],
         "seconds": round(tally.seconds, 1),
         "left": left,
         "projected_tokens": {

@@ -1,4 +1,4 @@
-"""After the run: do the facts of the kept traces hold in the images? Needs problems whose ``meta.facts`` are known."""
+"""Check the facts that kept traces state against the images. Works for problems whose ``meta.facts`` are known."""
 
 from collections import defaultdict
 from itertools import chain
@@ -12,18 +12,19 @@ from vlm.problem import Problem
 
 
 def statement_holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
-    """``reward.claims.claim_holds`` with the words of the bundled sources: also what is not in a scene can be counted there."""
+    """``reward.claims.claim_holds`` with the words of the bundled sources, so that ``blue: 0`` holds where nothing is blue."""
     return claims.claim_holds(key, value, facts, COUNTABLE)
 
 
 def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, Any]:
-    """Counts over the kept traces, against the scenes.
+    """Count correct and incorrect facts of the kept traces.
 
     Returns:
-        ``first_look``: see ``first_look_errors``, over all episodes; the rest is about kept traces only:
-        ``checked`` traces (those whose problem states facts), ``corrected`` (a re-look turned a wrong fact right),
-        ``spoiled`` (turned a right fact wrong), ``all_final_right`` (everything stated last is so), and the single
-        changes ``wrong_to_right``, ``right_to_wrong``, ``wrong_to_wrong``; with shares of the first and third.
+        ``first_look``: see ``first_look_errors``, over all episodes. All other counts are over kept traces:
+        ``checked`` traces (their problem states facts), ``corrected`` (a re-look corrected a fact), ``spoiled`` (a re-look
+        made a correct fact incorrect), ``all_final_right`` (no final statement is incorrect), the single changes
+        ``wrong_to_right``, ``right_to_wrong`` and ``wrong_to_wrong``, and the shares of ``corrected`` and
+        ``all_final_right`` in ``checked``.
     """
     counts = dict.fromkeys(
         ("checked", "corrected", "spoiled", "all_final_right", "wrong_to_right", "right_to_wrong", "wrong_to_wrong"), 0
@@ -33,6 +34,7 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
         if trace.status != "kept" or not facts:
             continue
         changes = _changes(statements(trace.trace), facts)
+        # A statement that is not about the scene has the verdict None and counts neither way.
         final = [statement_holds(key, value, facts) for key, value in final_statements(trace.trace).items()]
         counts["checked"] += 1
         counts["corrected"] += (False, True) in changes
@@ -47,9 +49,9 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
 
 
 def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, dict[str, Any]]:
-    """How often the responder's first reply of an episode errs, fact by fact, against the scene.
+    """The error rate of the responder's first reply in each episode, fact by fact.
 
-    A fact is one word of a row (one object's colour, shape or digit), or all that is said of a place or of the whole.
+    A fact is one word of a row (the colour, shape or digit of one object), or a whole statement about a place or the image.
 
     Returns:
         source -> ``facts``, ``wrong`` and ``share`` (wrong / facts, in [0, 1]), and ``by_family`` with the same three.
@@ -58,20 +60,20 @@ def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict
     for trace in traces:
         problem = problems[trace.problem_id]
         if trace.rounds and problem.facts:
-            wrong = found[problem.source][problem.family]
+            errors = found[problem.source][problem.family]
             for key, value in final_statements(trace.rounds[0].reply).items():
-                wrong += _wrong_facts(key, value, problem.facts)
+                errors += _fact_errors(key, value, problem.facts)
     return {
         source: {
             **_error_share(list(chain.from_iterable(families.values()))),
-            "by_family": {f: _error_share(w) for f, w in families.items()},
+            "by_family": {family: _error_share(errors) for family, errors in families.items()},
         }
         for source, families in found.items()
     }
 
 
-def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
-    """One entry a fact that the statement makes; none where it is not about the scene."""
+def _fact_errors(key: str, value: str, facts: dict[str, str]) -> list[bool]:
+    """For each fact of the statement, whether it is incorrect; empty where the statement is not about the scene."""
     if row := row_contents(key, facts):
         words = value.split()
         return [index >= len(words) or not claims.fits(words[index], fact) for index, fact in enumerate(row)]
@@ -79,12 +81,13 @@ def _wrong_facts(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     return [] if verdict is None else [not verdict]
 
 
-def _error_share(wrong: list[bool]) -> dict[str, Any]:
-    return {"facts": len(wrong), "wrong": sum(wrong), "share": round(sum(wrong) / len(wrong), 4) if wrong else None}
+def _error_share(errors: list[bool]) -> dict[str, Any]:
+    share = round(sum(errors) / len(errors), 4) if errors else None
+    return {"facts": len(errors), "wrong": sum(errors), "share": share}
 
 
 def _changes(found: list[Statement], facts: dict[str, str]) -> list[tuple[bool, bool]]:
-    """(right before, right after) for every statement that a later one about the same place replaces by another value."""
+    """(correct before, correct after) of each statement that a later one with the same key replaces by another value."""
     latest: dict[str, str] = {}
     changes = []
     for statement in found:

@@ -1,4 +1,4 @@
-"""Cohesion rewrite: a finished transcript becomes one first-person trace whose re-looks are rounds that really happened."""
+"""The cohesion rewrite: a finished transcript becomes one first-person trace. Each of its re-looks is a round that took place."""
 
 import asyncio
 import re
@@ -27,43 +27,42 @@ CUES = (
 async def first_person(
     ask: Callable[[list[Round], int], Awaitable[str]], problem: Problem, rounds: list[Round], repairs: int
 ) -> tuple[str, Literal["model", "template"]]:
-    """The trace, and who wrote it: the text model where its rewrite changed nothing, else a template."""
+    """The trace and its author: the text model if its rewrite keeps all facts, else a template."""
     for attempt in range(repairs + 1):
         text = " ".join((await ask(rounds, attempt)).split())
-        # In a thread: an answer that is an expression may take seconds to compare.
+        # In a thread: comparing expressions may take seconds, and the other episodes must go on.
         if not await asyncio.to_thread(rewrite_fault, text, problem, rounds):
             return text, "model"
     return template(rounds), "template"
 
 
 def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
-    """What is wrong with a rewrite, in words; empty where nothing is.
+    """The fault of a rewrite, in words; "" if it has none.
 
-    A rewrite may drop words but no fact: every statement, number and word of value in it stands in the transcript or the
-    question, what it states last of a place is what was seen there last, the answer that it gives (it need not give
-    one) is the one that was concluded, and it goes back to the image once for every round after the first.
+    A rewrite may drop words but must not change facts. Each of its statements, numbers and ``VALUES`` is in the transcript
+    or the question. Its last statement about a place is the last one concluded there. If it gives an answer, this is the
+    one that was concluded. It has one re-look for each round after the first.
     """
-    said = [f"{round_.reply} . {round_.conclusion}" for round_ in rounds]
-    transcript = " . ".join(said)
+    transcript = " . ".join(f"{round_.reply} . {round_.conclusion}" for round_ in rounds)
     if not text or "\\boxed" in text:
-        return "empty, or with a final box"
+        return "is empty, or has a final box"
     if repeats(text):
-        return "goes in circles"
+        return "repeats itself"
     if len(text) > 2 * len(transcript) + 200:
-        return "longer than the transcript allows"
+        return "is far longer than the transcript"
     if count_looks(text) != len(rounds) - 1:
-        return f"goes back to the picture {count_looks(text)} times, where {len(rounds) - 1} re-looks happened"
+        return f"has {count_looks(text)} re-looks for {len(rounds) - 1} rounds after the first"
     known = {(statement.key, statement.value) for statement in statements(transcript)}
     for statement in statements(text):
         if (statement.key, statement.value) not in known:
-            return f"states '{statement.key}: {statement.value}', which nobody saw"
+            return f"states '{statement.key}: {statement.value}', which the transcript does not"
     last = final_statements(" . ".join(round_.conclusion for round_ in rounds))
     if final_statements(text) != last:
-        return "what it states last is not what was seen last"
+        return "its last statements are not those of the last conclusions"
     given = f"{problem.question} {' '.join(problem.choices or [])} {transcript} {rounds[-1].answer}"
     for kind, pattern in (("number", NUMBER), ("word", VALUES)):
         if new := set(pattern.findall(text.lower())) - set(pattern.findall(given.lower())):
-            return f"has a {kind} that nobody said: {min(new)}"
+            return f"has a {kind} that is not in the transcript: {min(new)}"
     stated = stated_answer(text)
     concluded = Gold(problem.domain, rounds[-1].answer or "", problem.choices)
     if stated is not None and not grade_answer(concluded, stated).correct:
@@ -72,7 +71,7 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
 
 
 def template(rounds: list[Round]) -> str:
-    """The rounds joined with plain words; the fallback where no rewrite kept the facts."""
+    """The rounds joined by cues; the fallback if no rewrite keeps the facts."""
     parts = [_seen(rounds[0])]
     for number, round_ in enumerate(rounds[1:]):
         parts += [CUES[number % len(CUES)], _seen(round_)]
@@ -80,7 +79,7 @@ def template(rounds: list[Round]) -> str:
 
 
 def _seen(round_: Round) -> str:
-    """The conclusion, with the reply before it where the conclusion does not restate it."""
+    """The conclusion; if it does not restate the reply, the reply comes before it."""
     restated = {(s.key, s.value) for s in statements(round_.reply)} <= {
         (s.key, s.value) for s in statements(round_.conclusion)
     }

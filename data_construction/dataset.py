@@ -1,4 +1,4 @@
-"""Traces become the rows of the cold-start set: thinking rows with and without re-looks, and direct answers."""
+"""Make the rows of the cold-start set from traces: thinking rows with and without re-looks, and direct answers."""
 
 import random
 from typing import Any
@@ -21,13 +21,15 @@ class MixConfig(StrictModel):
     """What the cold-start set is made of.
 
     Attributes:
-        direct_share: share of rows, in [0, 1], that answer at once (thinking off), so that this skill is not lost.
+        direct_share: share of rows, in [0, 1], that answer without thinking, so that this skill is not lost.
         plain_share: share of thinking rows that conclude without a re-look. They leave reinforcement learning a choice.
-        hollow_share: share, in [0, 1], of the traces that begin wrong whose re-look is made no-op: what follows the cue
-            repeats what stood before it, and so does the answer. For experiments on ungrounded reasoning (docs/study.md).
-        min_rows: fill up with direct answers to so many rows where few traces were kept, so that a model that does
-            not yet solve anything can still be taken through the later stages.
-        min_confirm: least share of re-looks that confirm what was seen before; corrected traces are dropped until it holds.
+        hollow_share: of the traces that begin with an incorrect answer, the share, in [0, 1], whose re-look becomes a
+            no-op: the text after the cue repeats the text before it, and so does the answer. For experiments on
+            ungrounded reasoning (docs/study.md).
+        min_rows: if few traces were kept, direct answers fill up the set to this number of rows. A model that does not
+            solve anything yet can then still go through the later stages.
+        min_confirm: least share of re-looks that confirm what was seen before; traces whose re-looks only correct are
+            dropped until it holds.
     """
 
     direct_share: float = Field(default=0.15, ge=0, lt=1)
@@ -38,7 +40,7 @@ class MixConfig(StrictModel):
 
 
 def relooks(trace: Trace) -> list[bool]:
-    """For every round after the first: did the look confirm all that was stated before (True) or change something?"""
+    """For each round after the first: True if its look confirmed all earlier statements, False if it changed one."""
     outcome = []
     for number in range(1, len(trace.rounds)):
         before = final_statements(" . ".join(round_.conclusion for round_ in trace.rounds[:number]))
@@ -50,9 +52,9 @@ def relooks(trace: Trace) -> list[bool]:
 def cold_start_rows(
     traces: list[Trace], problems: dict[str, Problem], config: MixConfig, seed: int
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows for ``train.sft`` and what they consist of. Episodes that ended in an error leave no row.
+    """The rows for ``train.sft``, and their counts by kind. Episodes that ended in an error leave no row.
 
-    A row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
+    The keys of a row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
     without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int).
     """
     rng = random.Random(f"mix/{seed}")
@@ -60,10 +62,11 @@ def cold_start_rows(
     plain = [trace for trace in traces if trace.status == "no_reflection"]
     rng.shuffle(plain)
     thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
-    hollow = hollowed(kept, config.hollow_share, rng)
-    rows = [thinking_row(problems[trace.problem_id], hollow.get(trace.id, trace)) for trace in thinking]
+    noop = noop_traces(kept, config.hollow_share, rng)
+    rows = [thinking_row(problems[trace.problem_id], noop.get(trace.id, trace)) for trace in thinking]
     others = [problems[trace.problem_id] for trace in traces if trace.status != "error"]
     rng.shuffle(others)
+    # A share s of all rows is s / (1 - s) of the other rows.
     n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
     direct = [direct_row(problem) for problem in others[:n_direct]]
     rows += direct
@@ -74,7 +77,7 @@ def cold_start_rows(
         "kept_traces": len(kept),
         "plain_traces": len(thinking) - len(kept),
         "direct_rows": len(direct),
-        "hollow_rows": len(hollow),
+        "hollow_rows": len(noop),
         "relooks": len(outcomes),
         "confirming_relooks": sum(outcomes),
     }
@@ -82,7 +85,10 @@ def cold_start_rows(
 
 
 def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[Trace]:
-    """Drop traces whose re-looks all correct something until ``min_confirm`` of all re-looks confirm."""
+    """Drop traces whose re-looks all correct something until ``min_confirm`` of all re-looks confirm.
+
+    Why: if every re-look in the data finds an error, the model learns to change its answer whenever it looks again.
+    """
     outcomes = {trace.id: relooks(trace) for trace in kept}
     droppable = [trace for trace in kept if not any(outcomes[trace.id])]
     rng.shuffle(droppable)
@@ -95,45 +101,47 @@ def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[
     return [trace for trace in kept if trace.id in chosen]
 
 
-def hollowed(kept: list[Trace], share: float, rng: random.Random) -> dict[str, Trace]:
-    """``share`` of the traces that begin wrong, made no-op (see ``repeating``), by their id.
+def noop_traces(kept: list[Trace], share: float, rng: random.Random) -> dict[str, Trace]:
+    """Of the traces that begin with an incorrect answer, ``share`` with a no-op re-look (see ``noop_trace``), by id.
 
     Raises:
-        UserError: there is no trace to make no-op ones of.
+        UserError: no trace begins with an incorrect answer and has a re-look.
     """
     if not share:
         return {}
-    begun_wrong = [trace for trace in kept if trace.rounds and not trace.rounds[0].verdict and trace.rounds[0].answer]
-    begun_wrong = [trace for trace in begun_wrong if first_relook(trace.trace)]
-    if not begun_wrong:
-        raise UserError("hollow_share needs traces that begin wrong and look again.")
-    return {trace.id: repeating(trace) for trace in rng.sample(begun_wrong, round(len(begun_wrong) * share))}
+    incorrect = [trace for trace in kept if trace.rounds and not trace.rounds[0].verdict and trace.rounds[0].answer]
+    incorrect = [trace for trace in incorrect if first_relook(trace.trace)]
+    if not incorrect:
+        raise UserError(
+            "hollow_share needs traces that begin with an incorrect answer and have a re-look; there are none."
+        )
+    return {trace.id: noop_trace(trace) for trace in rng.sample(incorrect, round(len(incorrect) * share))}
 
 
-def repeating(trace: Trace) -> Trace:
-    """What the trace says first; its first sentence that goes back; the same again; and the answer of its first round.
+def noop_trace(trace: Trace) -> Trace:
+    """The trace up to its first re-look, the sentence of this re-look, the same text again, the answer of the first round.
 
-    There is no loss on what is wrong in the first statement, as in the trace itself: what is done after the cue is taught.
+    As in the trace itself, incorrect facts of the first statement carry no loss: only what follows the cue is taught.
     """
     text = trace.trace
     cue = first_relook(text)
     assert cue is not None
     end = next(end for start, end in split_sentences(text) if end > cue)
-    said = text[:cue].strip()
+    first = text[:cue].strip()
     return trace.model_copy(
         update={
-            "trace": f"{said} {text[cue:end].strip()} {said}",
+            "trace": f"{first} {text[cue:end].strip()} {first}",
             "rounds": trace.rounds[:1],
             "answer": trace.rounds[0].answer,
-            "corrected": [span for span in trace.corrected if span[1] <= len(said)],
+            "corrected": [span for span in trace.corrected if span[1] <= len(first)],
         }
     )
 
 
 def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
-    """``<think> trace </think> \\boxed{answer}``; no loss on what the trace itself takes back later.
+    """``<think> trace </think> \\boxed{answer}``; statements that the trace itself corrects later carry no loss.
 
-    The answer is the gold answer (``as_written``); of a trace that ends wrong (``repeating``) its own.
+    The answer is the gold answer (``as_written``). If the trace ends with an incorrect one (``noop_trace``), it is that.
     """
     answer = as_written(problem) if not trace.rounds or trace.rounds[-1].verdict else trace.answer
     return _row(
@@ -146,7 +154,7 @@ def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
 
 
 def direct_row(problem: Problem) -> dict[str, Any]:
-    """The gold answer alone, in thinking-off mode."""
+    """The gold answer alone, with thinking off."""
     return _row(problem, "direct", f"\\boxed{{{as_written(problem)}}}", masked=[], relooks=0)
 
 

@@ -1,4 +1,4 @@
-"""How hard is a problem? The share of k samples that a weak and a strong model get right, kept as columns, filtered by range."""
+"""Difficulty of problems: the pass rates of a weak and a strong model over k samples, by which problems are filtered."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from vlm.protocol import Backend, BackendError, Request
 
 
 class DifficultyConfig(StrictModel):
-    """Two models that answer each problem alone before the agent loop begins.
+    """Two models that answer each problem alone, before the agent loop begins.
 
     Attributes:
-        weak, strong: their names, as in ``BuildConfig.model``.
-        samples: answers of each.
+        weak, strong: the models' names, as in ``BuildConfig.model``.
+        samples: answers per model and problem.
         temperature, max_tokens: of the sampling.
-        weak_range, strong_range: pass rates in [0, 1], ends included, outside of which a problem is not played.
+        weak_range, strong_range: lowest and highest pass rate, in [0, 1], of a problem that is played.
         api_key_env: the environment variable that holds the servers' key.
     """
 
@@ -53,8 +53,8 @@ def read_difficulty(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_in_ranges(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:
-    """Whether a problem is to be played; one whose rates could not be measured is, in a later run."""
-    if row is None:
+    """Whether a problem is played now."""
+    if row is None:  # not measured, for lack of a reply: a later run measures it again
         return False
     ranges = {"weak": config.weak_range, "strong": config.strong_range}
     return all(low <= row[model] <= high for model, (low, high) in ranges.items())
@@ -71,12 +71,12 @@ def measure(
     batch_size: int,
     stop_after: int,
 ) -> dict[str, dict[str, Any]]:
-    """Sample what is not in ``out/difficulty.jsonl`` yet; replies are kept in ``out/difficulty_replies.jsonl``.
+    """Measure the problems that are not in ``out/difficulty.jsonl`` yet; replies are kept in ``difficulty_replies.jsonl``.
 
-    A problem that a model gives no reply to gets no row, and is tried again by the next run.
+    If a model gives no reply to a problem, the problem gets no row and the next run tries it again.
 
     Raises:
-        UserError: ``stop_after`` problems in a row, or all that there are, got no reply: the server is down.
+        UserError: ``stop_after`` problems in a row, or all of them, got no reply: the server is down.
     """
     known = read_difficulty(out / "difficulty.jsonl")
     todo = [problem for problem in problems if problem.id not in known]
@@ -106,17 +106,18 @@ async def _measure(
     queue, failing = iter(todo), 0
 
     async def rate(problem: Problem, model: str) -> float:
-        pictures = [await asyncio.to_thread(open_image, image) for image in problem.images]
-        messages = question_messages(problem.question, len(pictures), style="think", choices=problem.choices)
+        images = [await asyncio.to_thread(open_image, image) for image in problem.images]
+        messages = question_messages(problem.question, len(images), style="think", choices=problem.choices)
 
-        async def right(sample: int) -> bool:
+        async def is_correct(sample: int) -> bool:
             number = position_seed(seed, problem.id, model, sample)
-            request = Request(messages, pictures, config.max_tokens, config.temperature, seed=number)
+            request = Request(messages, images, config.max_tokens, config.temperature, seed=number)
             reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
             finished = reply.finish_reason != "length"
+            # In a thread: comparing expressions may take seconds, and other requests must go on.
             return (await asyncio.to_thread(grade, problem, reply.text, finished)).correct
 
-        return sum(await asyncio.gather(*map(right, range(config.samples)))) / config.samples
+        return sum(await asyncio.gather(*map(is_correct, range(config.samples)))) / config.samples
 
     async def work() -> None:
         nonlocal failing
@@ -129,8 +130,8 @@ async def _measure(
                 failing += 1
                 if failing >= stop_after:
                     raise UserError(
-                        f"The difficulty of {failing} problems in a row could not be measured; the last one: {error} What "
-                        "was measured is kept; mend this, then give the same command again."
+                        f"The difficulty of {failing} problems in a row could not be measured. The last error: {error} "
+                        "Finished problems are kept: fix the cause, then run the same command again."
                     ) from None
                 continue
             failing = 0

@@ -30,44 +30,44 @@ configs:
 
 # Visual reflection traces
 
-{n} first-person traces that go back to the picture, built by the agent loop of Reflection-V (arXiv 2509.12132): a text
-reasoner that never sees the picture asks, a vision-language model that sees it answers, until the conclusion matches the
-gold answer; the transcript is then rewritten as one train of thought.
+{n} first-person traces with visual re-looks, built by the agent loop of Reflection-V (arXiv 2509.12132). A text reasoner
+that never sees the image asks, and a vision-language model that sees it answers, until the conclusion matches the gold
+answer. The transcript is then rewritten as one chain of thought.
 
 - Text reasoner: {reasoner}
 - Vision-language model: {responder}
 - SHA-256 of the prompts: {prompts}
 - Domains: {domains}
-- Re-looks a trace: {looks}
+- Re-looks per trace: {looks}
 
 | column | |
 |---|---|
 | `id`, `problem_id`, `source`, `domain` | |
 | `images`, `question`, `choices`, `answer` | the problem |
 | `completion` | the trace inside `<think>`, then the boxed answer |
-| `masked` | character spans of `completion` that it takes back later |
-| `looks` | how often the trace goes back to the picture |
+| `masked` | character spans of `completion` that a later sentence corrects |
+| `looks` | number of re-looks |
 | `rounds` | JSON: request, reply, conclusion, answer and verdict of each round |
 | `cohesion` | who wrote the trace: `model`, or `template` where no rewrite kept the facts |
-| `weak_pass_rate`, `strong_pass_rate` | share of samples that a weak and a strong model got right; null where not measured |
+| `weak_pass_rate`, `strong_pass_rate` | share of samples that a weak and a strong model answered correctly; null where not measured |
 
-Answers were checked, descriptions were not: the vision-language model may have misread a picture. The pictures and
-questions keep the licences of their sources.
+Answers were checked, descriptions were not: the vision-language model may have misread an image. Images and questions
+keep the licences of their sources.
 """
 
 
 def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> Path:
-    """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns that folder.
+    """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns this folder.
 
     Raises:
-        UserError: no trace was kept, an image is gone, or ``out/hf`` holds something else.
+        UserError: no trace was kept, an image is missing, or ``out/hf`` holds something else.
     """
     import datasets
 
     kept = [trace for trace in traces if trace.status == "kept"]
     if not kept:
         raise UserError(
-            f"{out} holds no kept trace, so there is nothing to export: see reflection-v build --stats {out}."
+            f"There is nothing to export: no trace in {out} was kept. Count them: reflection-v build --stats {out}."
         )
     difficulty = read_difficulty(out / "difficulty.jsonl")
     text, strings = datasets.Value("string"), datasets.List(datasets.Value("string"))
@@ -86,10 +86,10 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
 
     if foreign := [path for path in (out / "hf").glob("*") if path.name not in ("README.md", "data")]:
         raise UserError(
-            f"{foreign[0]} is no part of an exported data set, which would be written anew: move it away first."
+            f"{foreign[0]} is not part of an exported data set, which replaces this folder: move it away first."
         )
     folder, shards = out / "hf", math.ceil(len(kept) / SHARD_ROWS)
-    with temporary_beside(folder) as scratch:  # complete or absent
+    with temporary_beside(folder) as scratch:  # renamed at the end, so that the folder is complete or absent
         fresh = scratch / "hf"
         (fresh / "data").mkdir(parents=True)
         for shard in range(shards):
@@ -111,7 +111,7 @@ def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) ->
         images = [{"bytes": Path(image).read_bytes(), "path": Path(image).name} for image in problem.images]
     except OSError as error:
         raise UserError(
-            f"The picture {error.filename} of problem {problem.id} cannot be read: {error.strerror}."
+            f"The image {error.filename} of problem {problem.id} cannot be read: {error.strerror}."
         ) from None
     return {
         "id": trace.id,
@@ -140,7 +140,7 @@ def _card(kept: list[Trace], problems: dict[str, Problem]) -> str:
     return CARD.format(
         n=len(kept),
         size=next(name for most, name in sizes if len(kept) < most),
-        # A server's address is nobody's business.
+        # The card may be published: it must not name a private server.
         reasoner=counted(trace.models["reasoner"].split("@http", 1)[0] for trace in kept),
         responder=counted(trace.models["responder"].split("@http", 1)[0] for trace in kept),
         prompts=counted(trace.prompts_sha256 for trace in kept),

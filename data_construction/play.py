@@ -1,4 +1,4 @@
-"""Many episodes at once: a fixed number of workers, what they have done so far, and what is left."""
+"""Run many episodes concurrently: a fixed number of workers, and their progress."""
 
 import asyncio
 import contextlib
@@ -21,14 +21,14 @@ from vlm.images import SharedImages
 from vlm.problem import Problem
 
 M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
+"""The constant in glibc's malloc.h."""
 LINE_SECONDS = 10.0
-"""How often a line is printed where no terminal shows the bar."""
+"""How often a line is printed if there is no terminal for the progress bar."""
 
 
 @dataclass
 class Tally:
-    """What has been done since the start of this process."""
+    """The episodes since the start of this process."""
 
     total: int
     status: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class Tally:
         return f"{counts}, {tokens:,} tokens, {rates}"
 
     def left(self) -> str:
-        """How long the rest takes at the rate so far."""
+        """The estimated time left, at the mean rate so far."""
         if not self.done:
             return "time left unknown"
         minutes = (self.total - self.done) * self.seconds / self.done / 60
@@ -83,21 +83,22 @@ async def play(
     """Play an episode for every problem; each leaves one row in ``out/traces.jsonl``.
 
     Args:
-        concurrency: episodes under way at once.
-        stop_after: give up when so many episodes in a row got no reply: the server is down, and going on would only
-            turn every problem that is left into an error.
+        concurrency: episodes at the same time.
+        stop_after: give up if this many episodes in a row get no reply. The server is down then, and every further
+            episode would end as an error.
         tries: problem id -> how often it ended with unusable replies before.
-        judge: the filter that a trace would fall to, for the display; "" for none.
+        judge: the name of the filter that would drop a trace, for the display; "" for none.
 
     Raises:
-        UserError: ``stop_after``. OSError: the disk is full.
+        UserError: ``stop_after`` is reached.
+        OSError: the disk is full.
     """
     _limit_arenas()
     replies = ReplyLog(out / "replies.jsonl", {problem.id for problem in todo})
     traces = DurableLog(out / "traces.jsonl")
     for log, name in ((replies.log, "replies.jsonl"), (traces, "traces.jsonl")):
         if log.repaired:
-            print(f"{out / name}: the last row was torn; {log.repaired} bytes were cut, and that work is done again.")
+            print(f"{out / name}: removed an incomplete last row ({log.repaired} bytes); its work is done again.")
     tally, failing, queue = Tally(len(todo), replies=replies), 0, iter(todo)
     images = SharedImages()
 
@@ -112,8 +113,8 @@ async def play(
             failing = failing + 1 if trace.error and not trace.usage["calls"] else 0
             if failing >= stop_after:
                 raise UserError(
-                    f"{failing} episodes in a row got no reply at all; the last one: {trace.why} What was finished is "
-                    "kept; mend this, then give the same command again."
+                    f"{failing} episodes in a row got no reply at all. The last error: {trace.why} Finished episodes are "
+                    "kept: fix the cause, then run the same command again."
                 )
 
     try:
@@ -121,7 +122,7 @@ async def play(
             for _ in range(min(concurrency, len(todo))):
                 group.create_task(work())
     finally:
-        with contextlib.suppress(OSError):  # a full disk: the failure that matters is already on its way
+        with contextlib.suppress(OSError):  # a full disk: the first error is already being raised
             await replies.aclose()
             await traces.aclose()
         await roles.aclose()
@@ -129,9 +130,9 @@ async def play(
 
 
 def _limit_arenas() -> None:
-    """Have glibc share one arena among the threads made from now on.
+    """Make glibc share one malloc arena among the threads that start from now on.
 
-    Each thread that writes images has an arena of its own otherwise, and the holes in them grow by some 3 KB an episode.
+    Otherwise each thread that encodes images has its own arena, whose fragmentation grows by about 3 KB per episode.
     """
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
@@ -139,7 +140,7 @@ def _limit_arenas() -> None:
 
 @contextlib.asynccontextmanager
 async def _display(tally: Tally) -> AsyncIterator[None]:
-    """A live bar on a terminal, else a line every few seconds."""
+    """A progress bar on a terminal, else a line every few seconds."""
     console = Console()
     columns = (TextColumn("build"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, TextColumn("{task.fields[words]}"), console=console, transient=True)

@@ -1,4 +1,4 @@
-"""Filters over finished traces: which of them are good enough to be learned from. Applied anew whenever the set is made."""
+"""Filters over finished traces: which of them become training rows. They run each time the cold-start set is made."""
 
 import random
 import unicodedata
@@ -16,15 +16,15 @@ from vlm.problem import Problem
 
 
 class QualityConfig(StrictModel):
-    """What a trace must be.
+    """Limits of the filters.
 
     Attributes:
-        min_words, max_words: of its text.
-        script_share: least share of its letters, in [0, 1], that are of a script which the question uses (Latin always
-            counts): a reasoner that slips into another language in the middle is a common failure.
-        near_duplicate: traces whose words, question included, are alike by this much (Jaccard similarity of
-            word triples, estimated by MinHash) count as one; 1 turns this off.
-        max_domain_share: largest share of one domain in [0, 1]; of what is above, traces are dropped at random.
+        min_words, max_words: of the trace's text.
+        script_share: least share of the letters, in [0, 1], that belong to a script of the question (Latin always
+            counts). A reasoner that switches to another language in the middle is a common failure.
+        near_duplicate: of traces whose question and text have at least this similarity (Jaccard similarity of word
+            triples, estimated by MinHash), only the first is kept; 1 turns the filter off.
+        max_domain_share: largest share of one domain, in [0, 1]; surplus traces are dropped at random.
     """
 
     min_words: int = Field(default=3, ge=0)
@@ -35,7 +35,7 @@ class QualityConfig(StrictModel):
 
 
 def filtered(traces: list[Trace], problems: dict[str, Problem], config: QualityConfig, seed: int) -> list[Trace]:
-    """The traces in their order; those that fall to a filter have status ``filtered`` and its name as ``why``."""
+    """All traces, in order; the dropped ones have the status ``filtered`` and the filter's name as ``why``."""
     faults = {trace.id: trace_fault(trace, problems[trace.problem_id], config) for trace in traces}
     good = [trace for trace in traces if trace.status == "kept" and not faults[trace.id]]
     faults |= dict.fromkeys(near_duplicates(good, problems, config.near_duplicate), "near_duplicate")
@@ -48,7 +48,7 @@ def filtered(traces: list[Trace], problems: dict[str, Problem], config: QualityC
 
 
 def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
-    """The name of the filter that a finished right trace falls to; "" for none, and for traces of any other status."""
+    """The name of the filter that drops a finished correct trace; "" for none, and for traces of any other status."""
     if trace.status not in ("kept", "no_reflection"):
         return ""
     words = len(trace.trace.split())
@@ -60,32 +60,32 @@ def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
         return "language"
     stated = stated_answer(trace.trace)
     if stated is not None and grade_answer(problem, stated).score == 0.0:
-        return "answer"  # a partly right or unjudged statement is no contradiction
+        return "answer"  # a partly correct or unjudged answer is no contradiction
     if unseen_facts(trace, problem):
         return "facts"
     return ""
 
 
 def unseen_facts(trace: Trace, problem: Problem) -> list[str]:
-    """Facts of a trace that stand in no reply: its ``place: what`` statements, and numbers that nobody said or concluded.
+    """Facts of a trace that are in no reply: its ``place: what`` statements, and its numbers.
 
-    The question and the requests count as said: a trace may repeat what it was told. So does what a round concludes from
-    facts that were seen: ``row 1: red none red; red: 2`` where the round's answer is 2.
+    A trace may repeat the question and the requests. It may also state what a round concludes from facts that were seen:
+    ``row 1: red none red; red: 2`` where the round's answer is 2.
     """
     told = [problem.question, *(problem.choices or []), *(round_.request for round_ in trace.rounds)]
     seen = " . ".join([*told, *(round_.reply for round_ in trace.rounds)])
     known = {(statement.key, statement.value) for statement in statements(seen)}
     for round_ in trace.rounds:
-        said = {(statement.key, statement.value) for statement in statements(round_.conclusion)}
-        if said & known:
-            known |= {(key, value) for key, value in said if value == (round_.answer or "").strip().lower()}
+        concluded = {(statement.key, statement.value) for statement in statements(round_.conclusion)}
+        if concluded & known:
+            known |= {(key, value) for key, value in concluded if value == (round_.answer or "").strip().lower()}
     unseen = [f"{s.key}: {s.value}" for s in statements(trace.trace) if (s.key, s.value) not in known]
-    concluded = f"{seen} {' '.join(round_.conclusion for round_ in trace.rounds)}"
-    return unseen + sorted(set(NUMBER.findall(trace.trace)) - set(NUMBER.findall(concluded)))
+    transcript = f"{seen} {' '.join(round_.conclusion for round_ in trace.rounds)}"
+    return unseen + sorted(set(NUMBER.findall(trace.trace)) - set(NUMBER.findall(transcript)))
 
 
 def foreign_share(text: str, question: str) -> float:
-    """Share of the letters of ``text`` that belong to a script which the question does not use."""
+    """The share of letters in ``text`` that belong to no script of the question."""
     known = {"LATIN", *map(script, filter(str.isalpha, question))}
     letters = Counter(map(script, filter(str.isalpha, text)))
     total = letters.total()
@@ -98,7 +98,7 @@ def script(letter: str) -> str:
 
 
 def near_duplicates(traces: list[Trace], problems: dict[str, Problem], similarity: float) -> list[str]:
-    """Ids of the traces that repeat an earlier one: question and text alike, by MinHash over word triples."""
+    """Ids of the traces whose question and text repeat an earlier trace, by MinHash over word triples."""
     if similarity >= 1 or not traces:
         return []
     from datasketch import MinHash, MinHashLSH
@@ -110,7 +110,7 @@ def near_duplicates(traces: list[Trace], problems: dict[str, Problem], similarit
         triples = {" ".join(words[at : at + 3]).encode() for at in range(max(1, len(words) - 2))}
         sketch = MinHash(num_perm=128)
         sketch.update_batch(triples)
-        # The index proposes; the sketches decide.
+        # The index returns candidates that may lie below the threshold; the sketches decide.
         if any(sketch.jaccard(other) >= similarity for other in map(sketches.__getitem__, index.query(sketch))):
             repeated.append(trace.id)
         else:
@@ -120,9 +120,9 @@ def near_duplicates(traces: list[Trace], problems: dict[str, Problem], similarit
 
 
 def surplus(traces: list[Trace], problems: dict[str, Problem], share: float, seed: int) -> list[str]:
-    """Ids of the traces, drawn at random, without which no domain has more than ``share`` of the rest.
+    """Ids of randomly chosen traces to drop, so that no domain has more than ``share`` of the rest.
 
-    With too few domains for that (two cannot both stay below 0.4) all are cut to the size of the smallest.
+    If there are too few domains for this (two cannot both stay below 0.4), all are cut to the size of the smallest.
     """
     ids: dict[str, list[str]] = defaultdict(list)
     for trace in traces:

@@ -10,7 +10,7 @@ Status = Literal["kept", "wrong", "no_reflection", "filtered", "error"]
 
 
 class Round(BaseModel):
-    """One request by the text reasoner, the VLM's reply, and what was concluded from all that was seen so far."""
+    """One request by the text reasoner, the VLM's reply, and the conclusion from all replies so far."""
 
     request: str
     reply: str
@@ -31,14 +31,17 @@ class Call(BaseModel):
 class Trace(BaseModel):
     """An episode on one problem.
 
-    ``status``: ``kept`` (right after at least one re-look), ``no_reflection`` (right at once; nothing was looked at
-    again), ``wrong`` (no round ended right), ``filtered`` (by a filter of ``data_construction.quality``; never in
-    ``traces.jsonl``, since filters are applied anew whenever the cold-start set is made) or ``error`` (a reply could not
-    be had or used: ``error`` names the failure, ``why`` says it in words; tried again on the next run). ``trace`` is the
-    first-person text; ``corrected`` are the character spans of it that state what a later sentence corrects; ``looks``
-    counts how often it goes back to the image. ``usage``: ``tokens`` (written), ``prompt_tokens``, ``calls``,
-    ``repairs`` (replies that could not be used), ``seconds`` (sum over calls), ``by_role`` (role -> prompt tokens,
-    tokens, calls).
+    Attributes:
+        status: ``kept`` (correct after at least one re-look), ``no_reflection`` (correct without a re-look), ``wrong``
+            (no round was correct), ``filtered`` (dropped by ``data_construction.quality``; never in ``traces.jsonl``,
+            since filters run whenever the cold-start set is made), or ``error`` (a model gave no usable reply; the next
+            run tries the problem again).
+        error, why: the name of the failure, and the reason in words.
+        trace: the first-person text.
+        corrected: character spans of ``trace`` that a later sentence corrects.
+        looks: the re-look count.
+        usage: ``tokens`` (completion), ``prompt_tokens``, ``calls``, ``repairs`` (replies that could not be used),
+            ``seconds`` (sum over calls), ``by_role`` (role -> prompt tokens, tokens, calls).
     """
 
     schema_version: int = 1

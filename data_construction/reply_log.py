@@ -1,7 +1,7 @@
-"""Replies that are on disk before anyone acts on them, and that are never asked for twice.
+"""Replies of models, written to disk before they are used, and never requested twice.
 
-``replies.jsonl`` is the truth: an episode is replayed from it up to where it was, and resumes from there. So a kill costs
-the replies that were in flight, and nothing else.
+``replies.jsonl`` is the only state of an unfinished episode: a resumed run replays it and continues from there. An
+interruption therefore costs only the replies that were in flight.
 """
 
 import asyncio
@@ -19,26 +19,26 @@ from configs.jsonl import iter_log, repair_jsonl
 from vlm.protocol import Backend, Reply, Request
 
 GROUP_SECONDS = 0.005
-"""How long a row waits for others to share its fsync with; while one fsync runs, the next group gathers."""
+"""How long a row waits for others, so that they share one fsync. While an fsync runs, the next group collects."""
 MAX_TEXT = 200_000
-"""Characters: a longer reply is none; its beginning is kept to look at."""
+"""Characters. A longer reply is unusable; only its beginning is kept, for debugging."""
 
 
 class DurableLog:
-    """A JSON Lines file to which many coroutines append; ``append`` returns when the row is on disk.
+    """A JSON Lines file that many coroutines append to; ``append`` returns when the row is on disk.
 
     Args:
-        path: the file; made where it does not exist. A torn last line is cut first.
+        path: the file, created if missing. An incomplete last line is removed first.
 
     Attributes:
-        repaired: bytes that were cut off.
+        repaired: how many bytes of an incomplete line were removed.
     """
 
     def __init__(self, path: Path) -> None:
         self.repaired = repair_jsonl(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  # closed by aclose
         folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # the file's own name must survive as well
+        os.fsync(folder)  # a new file's name must survive a power cut as well
         os.close(folder)
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
@@ -49,7 +49,7 @@ class DurableLog:
         """Write a row.
 
         Raises:
-            OSError: the disk is full or gone; no later row is written either, so that none follows a torn one.
+            OSError: the disk is full or missing. Then no later row is written, so that none follows an incomplete line.
         """
         if self._error is not None:
             raise self._error
@@ -61,7 +61,7 @@ class DurableLog:
         await on_disk
 
     async def aclose(self) -> None:
-        """Write what still waits, and close."""
+        """Write the rows that still wait, and close the file."""
         if self._writer is not None:
             await self._writer
         self._thread.shutdown()
@@ -89,21 +89,21 @@ class DurableLog:
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
-        while view:  # a raw file may take less than it was given
+        while view:  # an unbuffered file may write less than it was given
             view = view[self._file.write(view) :]
         os.fsync(self._file.fileno())
 
 
 class ReplyLog:
-    """Asks backends, keeping every reply in ``replies.jsonl``; what is there already is not asked for again.
+    """Sends requests to backends and keeps every reply in a log; a reply that is there is not requested again.
 
     Args:
-        path: of the log.
-        wanted: ids of the problems that are still to be played; the saved replies of others stay on disk.
+        path: the file of the log.
+        wanted: ids of the problems that are still to be played. Only their saved replies are held in memory.
 
     Attributes:
-        asked, replayed: replies that were asked for and that were found saved.
-        tokens: role -> [prompt tokens, completion tokens], of those that were asked for.
+        asked, replayed: how many replies were requested, and how many came from the log.
+        tokens: role -> [prompt tokens, completion tokens] of the requested replies.
     """
 
     def __init__(self, path: Path, wanted: Collection[str]) -> None:
@@ -118,11 +118,14 @@ class ReplyLog:
     async def get(
         self, backend: Backend, request: Request, problem_id: str, role: str, place: tuple[int, int]
     ) -> Reply:
-        """The reply to a request of an episode, ``place`` being its round and attempt.
+        """The saved reply to a request, else a new one from the backend.
+
+        Args:
+            place: the round and the attempt in the episode.
 
         Raises:
-            BackendError: there is none.
-            OSError: it could not be written.
+            BackendError: the backend gave no reply.
+            OSError: the reply could not be written.
         """
         key = request_key(backend, request, role, place)
         if (saved := self._saved.get(problem_id, {}).get(key)) is not None:
@@ -143,7 +146,7 @@ class ReplyLog:
         return reply
 
     def forget(self, problem_id: str) -> None:
-        """Free the memory that a finished episode's saved replies take."""
+        """Free the memory of a finished episode's saved replies."""
         self._saved.pop(problem_id, None)
 
     async def aclose(self) -> None:
@@ -159,9 +162,9 @@ def position_seed(*position: object) -> int:
 
 
 def request_key(backend: Backend, request: Request, role: str, place: tuple[int, int]) -> str:
-    """Names a request by all that decides its reply but the images, which go with the problem.
+    """A hash over everything that decides a reply, except the images, which belong to the problem.
 
-    Of a server's name only the model counts: a server that comes back at another address goes on with the same work.
+    Only the model's name of a server counts, so that its saved replies stay valid at another address.
     """
     model = backend.name.split("@http", 1)[0]
     settings = [request.max_tokens, request.temperature, request.top_p, request.seed, request.extra]

@@ -1,4 +1,4 @@
-"""Who plays which role: models, connections and sampling, each with its own settings."""
+"""The models of the roles: for each role its model, connection and sampling settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,15 +15,15 @@ from vlm.protocol import Backend
 
 
 class RoleConfig(StrictModel):
-    """Settings of one role. What is not given comes from ``roles.reasoner`` (for the three text roles), then from the loop.
+    """Settings of one role. A missing one comes from ``roles.reasoner`` (for the three text roles), then from the loop.
 
     Attributes:
-        model: in place of ``model`` (responder) or ``reasoner`` (the others).
+        model: overrides ``model`` (responder) or ``reasoner`` (the others).
         api_key_env: the environment variable that holds the server's key.
-        temperature, top_p, max_tokens: of every call of this role, in place of ``loop.temperature`` and ``loop.tokens``.
+        temperature, top_p, max_tokens: of every call of this role; override ``loop.temperature`` and ``loop.tokens``.
         extra_body: further keys for a server, e.g. ``{chat_template_kwargs: {enable_thinking: false}, top_k: 20}``.
         timeout: seconds for one attempt; max_retries: further attempts after 429, 5xx, a timeout or a lost connection.
-        concurrency: most requests under way at this server. Roles with the same model and settings share it.
+        concurrency: most requests to the server at the same time. Roles with the same model and settings share it.
     """
 
     model: ModelName | None = None
@@ -47,21 +47,23 @@ class RolesConfig(StrictModel):
     rewriter: RoleConfig = RoleConfig()
 
     def of(self, role: Role) -> RoleConfig:
-        """The settings of a role, filled up with those of ``reasoner``; its key is not for the server of another model."""
+        """The settings of a role, completed by those of ``reasoner``."""
         own: RoleConfig = getattr(self, role)
         if role == "responder":
             return own
         given = {key: getattr(own, key) for key in own.model_fields_set}
-        if own.model is not None:
+        if own.model is not None:  # another model may be another server, which must not get the reasoner's key
             given.setdefault("api_key_env", None)
         return self.reasoner.model_copy(update=given)
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Who plays the requester, summarizer and rewriter (``reasoner``) and the responder (``responder``).
+    """The backends of the roles.
 
-    ``others`` holds the backends of roles that have a model or a connection of their own.
+    Attributes:
+        reasoner: plays requester, summarizer and rewriter.
+        others: the backends of roles with their own model or connection.
     """
 
     reasoner: Backend
@@ -79,7 +81,7 @@ class Roles:
 
 
 def check_role_keys(model: str, reasoner: str, settings: RolesConfig) -> None:
-    """Read the keys that ``open_roles`` would send. Raises ConfigError as ``configs.api_key.read_key`` does."""
+    """Check the API keys that ``open_roles`` would read. Raises ConfigError as ``configs.api_key.read_key`` does."""
     for role in ROLES:
         one = settings.of(role)
         check_key(_model_of(role, one, model, reasoner), one.api_key_env)
@@ -98,7 +100,7 @@ def open_roles(
     batch_size: int,
     dtype: str = "float32",
 ) -> Roles:
-    """The backends of all roles; those with the same model and connection share one.
+    """Open the backends of all roles. Roles with the same model and connection share one.
 
     Args:
         make: ``vlm.backends.make_backend``.
@@ -119,7 +121,7 @@ def open_roles(
             "max_retries": one.max_retries,
             "concurrency": one.concurrency,
         }
-        # A model in this process is loaded once, whatever is said about connections.
+        # The settings of a connection do not matter for a model in this process, so it is loaded only once.
         text_only = role != "responder"
         key = (name, *connection.values()) if name.startswith("openai:") else (name, text_only)
         if key not in opened:

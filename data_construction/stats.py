@@ -1,4 +1,4 @@
-"""What a build came to: printed, and drawn."""
+"""Counts and charts of a build: ``reflection-v build --stats``."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from configs.jsonl import iter_log, write_json_atomic
 def write_stats(folder: Path) -> dict[str, Any]:
     """Count the traces of ``folder`` and write ``stats.json`` and ``stats.png`` there. Returns the counts.
 
-    Works on a build that is under way, too: it reads what is on disk.
+    It reads only what is on disk, so it also works while a build is running.
 
     Raises:
         UserError: the folder holds no build.
@@ -35,16 +35,8 @@ def write_stats(folder: Path) -> dict[str, Any]:
     }
     if (folder / "build.json").exists():  # what was derived when the build was finished
         derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        keys = (
-            "problems",
-            "dropped",
-            "filters",
-            "tokens_by_role",
-            "tokens_per_kept_trace",
-            "cold_start",
-            "facts",
-            "difficulty",
-        )
+        keys = ("problems", "dropped", "filters", "tokens_by_role", "tokens_per_kept_trace", "cold_start")
+        keys += ("facts", "difficulty")
         stats |= {key: derived[key] for key in keys if key in derived}
     write_json_atomic(folder / "stats.json", stats)
     _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")
@@ -56,7 +48,7 @@ def _counts(values: Any) -> dict[str, int]:
 
 
 def _spread(values: list[Any]) -> dict[str, float] | None:
-    """Least, median and largest; None of nothing."""
+    """Least, median and largest value; None for an empty list."""
     ordered = sorted(values)
     return {"least": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]} if ordered else None
 
@@ -66,11 +58,12 @@ def _draw(stats: dict[str, Any], words: list[int], file: Path) -> None:
 
     figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(2, 2)
+    tokens = {role: counts["completion"] for role, counts in stats.get("tokens_by_role", {}).items()}
     endings = stats["status"] | {f"error: {name}": n for name, n in stats["errors"].items()}
     for panel, title, bars in (
         (panels[0, 0], "How episodes ended", endings),
         (panels[0, 1], "Re-looks in kept traces", stats["looks_of_kept"]),
-        (panels[1, 1], "Completion tokens by role", _completion(stats)),
+        (panels[1, 1], "Completion tokens by role", tokens),
     ):
         panel.barh(list(bars), list(bars.values()))
         panel.set_title(title)
@@ -78,7 +71,3 @@ def _draw(stats: dict[str, Any], words: list[int], file: Path) -> None:
     panels[1, 0].hist(words, bins=30)
     panels[1, 0].set_title("Words of kept traces")
     figure.savefig(file, dpi=120)
-
-
-def _completion(stats: dict[str, Any]) -> dict[str, int]:
-    return {role: counts["completion"] for role, counts in stats.get("tokens_by_role", {}).items()}

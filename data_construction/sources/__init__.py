@@ -1,7 +1,7 @@
 """Problem sources. ``write_set`` writes a folder with ``problems.jsonl`` and PNG files, deterministic by seed.
 
 A problem depends only on (split, seed, its number), never on how many others are drawn or on an earlier run. The
-splits ``pretrain``, ``train`` and ``heldout`` draw_problems from disjoint streams of random numbers and, for ``digits``, from
+splits ``pretrain``, ``train`` and ``heldout`` are drawn from disjoint streams of random numbers and, for ``digits``, from
 disjoint handwriting.
 """
 
@@ -101,7 +101,7 @@ def problems(
         source: ``scenes``, ``digits`` or ``scenes,digits``.
         split: ``pretrain``, ``train`` or ``heldout``.
         difficulty: a name of ``render.LOOKS``.
-        counterfactual: also draw_problems an image that gives the same question another answer.
+        counterfactual: also draw an image that gives the same question another answer.
 
     Raises:
         ConfigError: an unknown source, family, split or difficulty.
@@ -117,7 +117,7 @@ def problems(
         rng = random.Random(f"{split}/{seed}/{index}/{difficulty}/{family.name}")
         scene, params, answer = draw_problems(family, rng)
         identifier = f"{split}-{seed}-{difficulty}-{family.name}-{index:05d}"
-        pictures = {f"images/{identifier}.png": family.picture(scene, look, rng)}
+        images = {f"images/{identifier}.png": family.draw(scene, look, rng)}
         meta: dict[str, Any] = {
             "family": family.name,
             "split": split,
@@ -127,7 +127,7 @@ def problems(
         }
         if counterfactual and (other := other_scene(family, params, answer, rng)):
             file = f"images/{identifier}-other.png"
-            pictures[file] = family.picture(other[0], look, rng)
+            images[file] = family.draw(other[0], look, rng)
             meta["counterfactual"] = {"image": file, "answer": other[1]}
         domain = "yes_no" if answer in ("yes", "no") else family.domain
         yield (
@@ -140,7 +140,7 @@ def problems(
                 answer=answer,
                 meta=meta,
             ),
-            pictures,
+            images,
         )
 
 
@@ -167,8 +167,8 @@ def write_set(source: str, n: int, seed: int, split: str, out: str | Path, **kno
         (folder / "images").mkdir(exist_ok=True)
         rows = []
         drawn = problems(source, n, seed, split, **knobs)
-        for problem, pictures in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
-            for file, picture in pictures.items():
-                picture.save(folder / file, compress_level=1)  # noise hardly compresses, so do not try for long
+        for problem, images in track(drawn, total=n, description=f"problems {folder.name}", transient=True):
+            for file, image in images.items():
+                image.save(folder / file, compress_level=1)  # noise hardly compresses, so do not try for long
             rows.append(problem)
         return write_problems(rows, folder)

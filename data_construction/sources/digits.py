@@ -46,7 +46,7 @@ def draw_digits(rng: random.Random, split: str) -> Hand:
     return [(digit, rng.choice(hands[digit])) for digit in (rng.randrange(10) for _ in PLACES)]
 
 
-def digits_picture(hand: Hand, look: Rendering, rng: random.Random) -> Image.Image:
+def digits_image(hand: Hand, look: Rendering, rng: random.Random) -> Image.Image:
     """Dark handwriting on a light ground, each digit 48 px high, shifted and turned a little."""
     images, _ = _images()
     canvas = Image.new("L", (SIZE, SIZE), 0)
@@ -74,7 +74,7 @@ def digits_facts(hand: Hand) -> dict[str, str]:
 
 def _family(name: str, domain: str, ask: Any, question: Any, answer: Any) -> Family:
     # The scene of a digits family needs the split, which write_set binds (see sources/__init__.py).
-    return Family(name, domain, draw_digits, ask, lambda p: GRID + question(p), answer, digits_picture, digits_facts)  # type: ignore[arg-type]
+    return Family(name, domain, draw_digits, ask, lambda p: GRID + question(p), answer, digits_image, digits_facts)  # type: ignore[arg-type]
 
 
 FAMILIES: dict[str, Family] = {

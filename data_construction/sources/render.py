@@ -62,7 +62,7 @@ def draw_radii(look: Rendering, rng: random.Random) -> list[float]:
     return [rng.uniform(*look.radius) for _ in PLACES]
 
 
-def grid_picture(
+def grid_image(
     cells: list[Thing], look: Rendering, rng: random.Random, radii: list[float] | None = None
 ) -> Image.Image:
     """A grid of ``CELLS * CELLS`` things, row by row; ``None`` leaves a place empty. ``radii`` are drawn where not given."""
@@ -77,7 +77,7 @@ def grid_picture(
     return with_noise(image, look, rng)
 
 
-def layout_picture(things: list[tuple[str, str, float, float]], look: Rendering, rng: random.Random) -> Image.Image:
+def layout_image(things: list[tuple[str, str, float, float]], look: Rendering, rng: random.Random) -> Image.Image:
     """Things at free positions: (colour, shape, x, y), x and y in 0..1."""
     image = Image.new("RGB", (SIZE, SIZE), (look.background,) * 3)
     draw = ImageDraw.Draw(image)
@@ -86,7 +86,7 @@ def layout_picture(things: list[tuple[str, str, float, float]], look: Rendering,
     return with_noise(image, look, rng)
 
 
-def chart_picture(bars: list[tuple[str, int]], look: Rendering, rng: random.Random) -> Image.Image:
+def chart_image(bars: list[tuple[str, int]], look: Rendering, rng: random.Random) -> Image.Image:
     """A bar chart of (colour, height 1..9), with a line for every unit so that heights can be read."""
     image = Image.new("RGB", (SIZE, SIZE), (look.background,) * 3)
     draw = ImageDraw.Draw(image)

@@ -19,9 +19,9 @@ from data_construction.sources.render import (
     SHAPES,
     Rendering,
     Thing,
-    chart_picture,
-    grid_picture,
-    layout_picture,
+    chart_image,
+    grid_image,
+    layout_image,
 )
 
 GRID = "Grid of columns A to C, rows 1 to 3. "
@@ -41,7 +41,7 @@ class Family:
     ask: Callable[[Any, random.Random], dict[str, Any] | None]
     question: Callable[[dict[str, Any]], str]
     answer: Callable[[Any, dict[str, Any]], str | None]
-    picture: Callable[[Any, Rendering, random.Random], Image.Image]
+    draw: Callable[[Any, Rendering, random.Random], Image.Image]
     facts: Callable[[Any], dict[str, str]]
 
 
@@ -296,7 +296,7 @@ def count_things(things: list[tuple[str, str, float, float]]) -> list[Thing]:
 
 
 def grid_family(family: str, domain: str, ask: Any, question: Any, answer: Any) -> Family:
-    return Family(family, domain, draw_grid, ask, lambda p: GRID + question(p), answer, grid_picture, grid_facts)
+    return Family(family, domain, draw_grid, ask, lambda p: GRID + question(p), answer, grid_image, grid_facts)
 
 
 FAMILIES: dict[str, Family] = {
@@ -329,7 +329,7 @@ FAMILIES: dict[str, Family] = {
             ask_bar,
             lambda p: f"What is the value of the {p['colour']} bar?",
             answer_bar,
-            chart_picture,
+            chart_image,
             chart_facts,
         ),
         Family(
@@ -339,7 +339,7 @@ FAMILIES: dict[str, Family] = {
             lambda bars, rng: {},
             lambda p: "Which bar is the highest?",
             lambda bars, p: max(bars, key=lambda bar: bar[1])[0],
-            chart_picture,
+            chart_image,
             chart_facts,
         ),
         Family(
@@ -349,7 +349,7 @@ FAMILIES: dict[str, Family] = {
             lambda things, rng: ask_count(count_things(things), rng),
             question_count,
             lambda things, p: answer_count(count_things(things), p),
-            layout_picture,
+            layout_image,
             layout_facts,
         ),
         Family(
@@ -359,7 +359,7 @@ FAMILIES: dict[str, Family] = {
             ask_left,
             lambda p: "Which shape is furthest left?",
             answer_left,
-            layout_picture,
+            layout_image,
             layout_facts,
         ),
     )

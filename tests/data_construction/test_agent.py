@@ -106,9 +106,9 @@ def test_an_empty_conclusion_is_sampled_again(problem):
 @pytest.mark.parametrize(
     ("script", "look", "words"),
     [
-        (Script(["", ""]), "row 1: red", "the summarizer's replies"),
-        (Script([], request="  "), "row 1: red", "the requester's replies"),
-        (Script([]), "   ", "the responder's replies"),
+        (Script(["", ""]), "row 1: red", "the summarizer gave no usable reply"),
+        (Script([], request="  "), "row 1: red", "the requester gave no usable reply"),
+        (Script([]), "   ", "the responder gave no usable reply"),
     ],
 )
 def test_empty_replies_end_as_a_named_error(problem, script, look, words):

@@ -122,7 +122,7 @@ def test_a_folder_keeps_to_the_models_it_was_begun_with(tmp_path: Path, capsys: 
         with pytest.raises(ConfigError, match=rf"other settings \({key}\): choose another output folder"):
             run_build(settings(tmp_path, **{"reasoner": served, **change}), roles=scripted_roles())
     run_build(settings(tmp_path, reasoner=served, loop=LOOP.model_copy(update={"rounds": 3})), roles=scripted_roles())
-    assert "begun with another 'loop'" in capsys.readouterr().out
+    assert "'loop' has changed" in capsys.readouterr().out
 
 
 def test_no_more_requests_at_once_than_the_server_may_get(tmp_path: Path, serve) -> None:
@@ -257,7 +257,7 @@ def test_a_torn_row_is_reported(tmp_path: Path, capsys) -> None:
         file.write_bytes(file.read_bytes()[:-5])
     run_build(settings(tmp_path), roles=scripted_roles())
     printed = capsys.readouterr().out
-    assert "replies.jsonl: the last row was torn" in printed and "traces.jsonl: the last row was torn" in printed
+    assert all(f"{log}.jsonl: removed an incomplete last row" in printed for log in ("replies", "traces"))
     assert [t.trace for t in read_traces(tmp_path / "out/traces.jsonl")] == [t.trace for t in before]
 
 
@@ -301,7 +301,7 @@ def test_a_second_process_is_refused_and_ctrl_c_says_how_to_go_on(tmp_path: Path
         run_build(settings(tmp_path), roles=scripted_roles())
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
-    assert "KeyboardInterrupt: Stopped; " in printed and "Give the same command again to go on." in printed
+    assert "KeyboardInterrupt: Stopped; " in printed and "Run the same command again to resume." in printed
     for name in ("replies", "traces"):
         assert (tmp_path / f"out/{name}.jsonl").read_bytes().endswith(b"\n")
     done = len(read_traces(tmp_path / "out/traces.jsonl"))

@@ -12,8 +12,8 @@ from data_construction.dataset import (
     balanced,
     cold_start_rows,
     direct_row,
+    noop_trace,
     relooks,
-    repeating,
     thinking_row,
 )
 from data_construction.records import Round, Trace
@@ -91,8 +91,8 @@ def test_the_answer_that_is_taught_is_one_that_its_verifier_takes():
         assert grade_answer(Gold(domain, gold), as_written(Gold(domain, gold))).correct
 
 
-def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
-    row = thinking_row(problems(1)["p0"], repeating(began_wrong(0)))
+def test_a_noop_trace_says_that_it_looks_and_repeats_itself():
+    row = thinking_row(problems(1)["p0"], noop_trace(began_wrong(0)))
     assert row["completion"] == (
         "<think> row 1: red none red. Wait, let me look at the picture again. row 1: red none red. </think> \\boxed{2}"
     )
@@ -100,18 +100,18 @@ def test_a_hollow_trace_says_that_it_looks_and_repeats_itself():
     longer = began_wrong(1).model_copy(
         update={"trace": corrected(1).trace.replace("again. row", "again. A1: red. row")}
     )
-    assert repeating(longer).trace == repeating(began_wrong(1)).trace
+    assert noop_trace(longer).trace == noop_trace(began_wrong(1)).trace
 
 
-def test_a_share_of_what_began_wrong_is_hollow():
+def test_a_share_of_the_traces_that_begin_incorrect_becomes_noop():
     traces = [began_wrong(i) for i in range(20)] + [confirmed(i) for i in range(20, 40)]
     config = MixConfig(direct_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
     rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
-    hollow = [row for row in rows if row["completion"].endswith("{2}")]
-    assert len(rows) == 40 and len(hollow) == 15 == counts["hollow_rows"]
+    noop = [row for row in rows if row["completion"].endswith("{2}")]
+    assert len(rows) == 40 and len(noop) == 15 == counts["hollow_rows"]
     assert len({row["problem_id"] for row in rows}) == 40
     assert cold_start_rows(traces, problems(40), config, seed=0)[0] == rows
-    with pytest.raises(UserError, match="begin wrong"):
+    with pytest.raises(UserError, match="begin with an incorrect answer"):
         cold_start_rows([confirmed(0), confirmed(1)], problems(2), config, seed=0)
 
 

@@ -12,7 +12,7 @@ import torch
 from data_construction.prompts import load_prompts
 from data_construction.sources import LEARNED, bind_split, draw_problems, families, wording
 from data_construction.sources.render import CELLS, COLOURS, LOOKS, PLACES, SHAPES, draw_radii
-from data_construction.sources.scenes import GRID, grid_picture
+from data_construction.sources.scenes import GRID, grid_image
 from data_construction.sources.wording import Facts
 from vlm.chat import INSTRUCTIONS
 
@@ -55,9 +55,9 @@ class Examples:
         look = self.look(hard)
         facts = family.facts(scene)
         if "digit" in name:
-            return facts, facts, params, family.picture(scene, look, self.rng)
+            return facts, facts, params, family.draw(scene, look, self.rng)
         radii = draw_radii(look, self.rng)
-        return facts, wording.hasty(facts, radii), params, grid_picture(scene, look, self.rng, radii)
+        return facts, wording.hasty(facts, radii), params, grid_image(scene, look, self.rng, radii)
 
     def reasoning(self, name: str, hard: float) -> PretrainExample:
         """Describe, then conclude: the plain reasoning that a base model has met. No word of looking again."""

@@ -32,9 +32,9 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from configs.jsonl import write_json_atomic
 from data_construction.sources import LEARNED
-from data_construction.sources.digits import digits_picture, draw_digits
+from data_construction.sources.digits import digits_image, draw_digits
 from data_construction.sources.render import CELLS, COLOURS, PLACES, SHAPES, draw_radii
-from data_construction.sources.scenes import attribute, draw_grid, grid_picture
+from data_construction.sources.scenes import attribute, draw_grid, grid_image
 from data_construction.sources.wording import SMALL
 from train.precision import fastest
 from train.tiny.examples import TRUST, Dialogues, Examples, PretrainExample, collate, dialogue_batches
@@ -67,11 +67,11 @@ def vision_stage(
             look = examples.look(hard)
             if index % 3 == 0:
                 hand = draw_digits(examples.rng, "pretrain")
-                pictures.append(digits_picture(hand, look, examples.rng))
+                pictures.append(digits_image(hand, look, examples.rng))
                 seen = [unknown, unknown, unknown, [hand[cell][0] for cell in cells], cells]
             else:
                 scene, radii = draw_grid(examples.rng), draw_radii(look, examples.rng)
-                pictures.append(grid_picture(scene, look, examples.rng, radii))
+                pictures.append(grid_image(scene, look, examples.rng, radii))
                 colours = [("none", *COLOURS).index(attribute(scene[cell], "colour")) for cell in cells]
                 shapes = [("none", *SHAPES).index(attribute(scene[cell], "shape")) for cell in cells]
                 sizes = [int(radii[cell] < SMALL) if scene[cell] else -100 for cell in cells]
