@@ -194,7 +194,7 @@ def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str
         done, _ = progress(out / "traces.jsonl")
         raise KeyboardInterrupt(
             f"Stopped; {len(done)} episodes are finished, and every reply of the others is kept in {out}. "
-            "Run the same command again to resume."
+            "Give the same command again to resume."
         ) from None
 
 

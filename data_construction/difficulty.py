@@ -131,7 +131,7 @@ async def _measure(
                 if failing >= stop_after:
                     raise UserError(
                         f"The difficulty of {failing} problems in a row could not be measured. The last error: {error} "
-                        "Finished problems are kept: fix the cause, then run the same command again."
+                        "Finished problems are kept: fix the cause, then give the same command again."
                     ) from None
                 continue
             failing = 0

@@ -114,7 +114,7 @@ async def play(
             if failing >= stop_after:
                 raise UserError(
                     f"{failing} episodes in a row got no reply at all. The last error: {trace.why} Finished episodes are "
-                    "kept: fix the cause, then run the same command again."
+                    "kept: fix the cause, then give the same command again."
                 )
 
     try:

@@ -301,7 +301,7 @@ def test_a_second_process_is_refused_and_ctrl_c_says_how_to_go_on(tmp_path: Path
         run_build(settings(tmp_path), roles=scripted_roles())
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
-    assert "KeyboardInterrupt: Stopped; " in printed and "Run the same command again to resume." in printed
+    assert "KeyboardInterrupt: Stopped; " in printed and "Give the same command again to resume." in printed
     for name in ("replies", "traces"):
         assert (tmp_path / f"out/{name}.jsonl").read_bytes().endswith(b"\n")
     done = len(read_traces(tmp_path / "out/traces.jsonl"))
