@@ -26,7 +26,7 @@ from vlm.asking import summarize  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
 from vlm.load import VLM, load_vlm  # noqa: E402
 from vlm.problem import Problem, read_problems  # noqa: E402
-from vlm.reasoning import EFFORTS, VOTE_TEMPERATURE, Effort, Thought, think_batch, vote_seeds  # noqa: E402
+from vlm.reasoning import EFFORTS, VOTE_TEMPERATURE, BudgetedResponse, Effort, think_batch, vote_seeds  # noqa: E402
 
 VOTES = (1, 4, 8)
 CUTS = (8, 16, 32, 64)
@@ -43,8 +43,8 @@ def questions(folder: str | None, n: int) -> list[tuple[Problem, list[Any]]]:
     return [(problem, [pictures[name] for name in problem.images]) for problem, pictures in drawn]
 
 
-def think(vlm: VLM, asked: list[tuple[Problem, list[Any]]], effort: Effort, votes: int) -> list[list[Thought]]:
-    """``votes`` thoughts a problem; one is greedy."""
+def think(vlm: VLM, asked: list[tuple[Problem, list[Any]]], effort: Effort, votes: int) -> list[list[BudgetedResponse]]:
+    """``votes`` responses a problem; one is greedy."""
     messages = [
         question_messages(problem.question, len(pictures), effort.style, problem.choices)
         for problem, pictures in asked
@@ -58,10 +58,10 @@ def think(vlm: VLM, asked: list[tuple[Problem, list[Any]]], effort: Effort, vote
 
 
 def row(
-    name: str | int, votes: int, asked: list[tuple[Problem, list[Any]]], thoughts: list[list[Thought]]
+    name: str | int, votes: int, asked: list[tuple[Problem, list[Any]]], responses: list[list[BudgetedResponse]]
 ) -> dict[str, Any]:
     """One line of the table."""
-    results = [summarize(of_one[:votes]) for of_one in thoughts]
+    results = [summarize(of_one[:votes]) for of_one in responses]
     scores = [
         grade_answer(problem, result["answer"]).score for (problem, _), result in zip(asked, results, strict=True)
     ]

@@ -19,13 +19,13 @@ from vlm.chat import question_messages
 from vlm.images import blank
 from vlm.reasoning import (
     CUE,
+    BudgetedResponse,
     Effort,
-    Thought,
     find_effort,
+    reasoning_end,
     think_batch,
     think_served,
     think_stream,
-    thought_end,
     vote_seeds,
     vote_temperature,
 )
@@ -145,7 +145,7 @@ class Engine:
     def test(self, kind: str, before: Run, other: Image.Image | None, stop: threading.Event) -> Iterator[Run]:
         """Let the model resume from within its own response: with a cue to look again, another image, or a blank one."""
         if kind == "again":
-            end = thought_end(before.text)
+            end = reasoning_end(before.text)
             kept, picture = before.text[: len(before.text) if end is None else end].rstrip(), before.picture
             given = f"{kept} {CUE}"
         else:
@@ -170,10 +170,10 @@ class Engine:
             steps = self._local(model, messages, run, effort, seeds, stop, deadline)
         else:
             steps = self._served(model, messages, run, effort, seeds, stop, deadline)
-        for thoughts in steps:
+        for responses in steps:
             run.seconds = time.monotonic() - started
-            if thoughts:
-                self._finish(run, thoughts)
+            if responses:
+                self._finish(run, responses)
             yield run
         if run.state == "thinking":
             run.state = "done"
@@ -194,7 +194,7 @@ class Engine:
         seeds: list[int],
         stop: threading.Event,
         deadline: float,
-    ) -> Iterator[list[Thought]]:
+    ) -> Iterator[list[BudgetedResponse]]:
         temperature = vote_temperature(len(seeds), None)
         given = run.text
         stream = think_stream(
@@ -209,16 +209,16 @@ class Engine:
                     return
         finally:
             stream.close()
-        assert stream.thought is not None
-        thoughts = [stream.thought]
+        assert stream.response is not None
+        responses = [stream.response]
         for seed in seeds[1:]:
             if self._over(run, stop, deadline):
                 break
-            thoughts += think_batch(model, [messages], [[run.picture]], effort, temperature=temperature, seeds=[seed])
-            run.note = f"{len(thoughts)} of {len(seeds)} votes"
+            responses += think_batch(model, [messages], [[run.picture]], effort, temperature=temperature, seeds=[seed])
+            run.note = f"{len(responses)} of {len(seeds)} votes"
             yield []
         run.note = ""
-        yield thoughts
+        yield responses
 
     def _served(
         self,
@@ -229,13 +229,13 @@ class Engine:
         seeds: list[int],
         stop: threading.Event,
         deadline: float,
-    ) -> Iterator[list[Thought]]:
+    ) -> Iterator[list[BudgetedResponse]]:
         if run.given:
             raise UserError("A server cannot be interrupted in its thought: pick a model that runs here for this test.")
-        outcome: list[list[Thought] | BaseException] = []
+        outcome: list[list[BudgetedResponse] | BaseException] = []
         temperature = vote_temperature(len(seeds), None)
 
-        async def call() -> list[Thought]:
+        async def call() -> list[BudgetedResponse]:
             try:
                 asked = [
                     think_served(model, messages, [run.picture], effort, temperature=temperature, seed=seed)
@@ -273,10 +273,10 @@ class Engine:
         return run.state != "thinking"
 
     @staticmethod
-    def _finish(run: Run, thoughts: list[Thought]) -> None:
+    def _finish(run: Run, responses: list[BudgetedResponse]) -> None:
         """Read the outcome off the responses; those of a test read on after what was given."""
         given = run.text[: run.given]
-        whole = summarize([replace(thought, text=given + thought.text) for thought in thoughts])
+        whole = summarize([replace(thought, text=given + thought.text) for thought in responses])
         run.text, run.answer, run.tokens, run.looks = whole["text"], whole["answer"], whole["tokens"], whole["looks"]
         run.votes, run.agreement = whole["votes"]["counts"], whole["votes"]["agreement"]
         if whole["closed"]:

@@ -39,7 +39,7 @@ def forward_measures(
     """VDM and patch masking over finished responses; rows already in the log are read from it.
 
     Args:
-        answers: problem id -> its answer under ``style``; errors, truncated ones and those under ``MIN_THOUGHT`` tokens
+        answers: problem id -> its answer under ``style``; errors, truncated ones and those under ``MIN_REASONING`` tokens
             cannot be judged and are skipped.
         share: part of the image's patches that is painted grey, in (0, 1].
 

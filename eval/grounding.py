@@ -16,7 +16,7 @@ from PIL import Image
 from eval.runner import Answer, answer_problems, open_pictures
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
-from reward.grade import facts_wrong, grade_answer
+from reward.grade import grade_answer, share_of_facts_missed
 from reward.rewards import MIN_MASS
 from vlm.images import blank
 from vlm.problem import Problem
@@ -286,7 +286,7 @@ def first_look_error(
     ``row 1: red none blue`` states three facts of row 1; an answer without such statements is one fact.
     """
     wrong = {
-        answer.problem_id: facts_wrong(answer.answer, golds[answer.problem_id], answer.correct)
+        answer.problem_id: share_of_facts_missed(answer.answer, golds[answer.problem_id], answer.correct)
         for answer in answers
         if answer.status == "ok"
     }

@@ -26,7 +26,7 @@ from configs.jsonl import append_jsonl, read_log, repair_jsonl
 from configs.run_dir import RunDir, read_record
 from eval.subjects import Subject, Turn
 from reward.grade import grade, grading_sha256
-from reward.rewards import MIN_THOUGHT, halves
+from reward.rewards import MIN_REASONING, halves
 from vlm.chat import INSTRUCTIONS
 from vlm.images import open_image
 from vlm.problem import Problem
@@ -43,7 +43,7 @@ class Answer(BaseModel):
 
     ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value a token, row of the token itself) and
     their means by halves are there if attention was recorded; the halves are None where they cannot be judged: no image,
-    truncated, or fewer than ``MIN_THOUGHT`` tokens. ``prompt_sha256`` is of the style's instruction and ``graded`` of all
+    truncated, or fewer than ``MIN_REASONING`` tokens. ``prompt_sha256`` is of the style's instruction and ``graded`` of all
     that decides the grade but the text, 16 digits each.
     """
 
@@ -84,9 +84,9 @@ def open_pictures(problem: Problem) -> list[Image.Image]:
 
 
 def can_be_read_again(problem: Problem, answer: Answer | None) -> bool:
-    """Whether a response can be judged by forwards over it: finished, about an image, at least ``MIN_THOUGHT`` tokens."""
+    """Whether a response can be judged by forwards over it: finished, about an image, at least ``MIN_REASONING`` tokens."""
     return bool(
-        problem.images and answer and answer.status == "ok" and not answer.truncated and answer.tokens >= MIN_THOUGHT
+        problem.images and answer and answer.status == "ok" and not answer.truncated and answer.tokens >= MIN_REASONING
     )
 
 
@@ -327,7 +327,7 @@ def _record_attention(row: Answer, generation: "Generation") -> None:
             values = values[:-1]  # generation never feeds its last token; a finished response ends in the end token
         if not bool(values.isfinite().all()):
             raise RuntimeError(f"{row.problem_id}: the attention {name} of the response is not finite.")
-        judged = not row.truncated and len(values) >= MIN_THOUGHT
+        judged = not row.truncated and len(values) >= MIN_REASONING
         setattr(row, name, [round(value, 5) for value in values.tolist()])  # finer than any figure of the report
         setattr(row, f"{name}_halves", halves(values) if judged else None)
 

@@ -23,8 +23,7 @@ MAX_CLAIMS = 40
 
 def claims(text: str) -> dict[str, str]:
     """Key -> value of what a response claims in its reasoning (or in all of it, without one)."""
-    thought = parse_response(text).thought or text
-    found = final_statements(thought[-20_000:])
+    found = final_statements((parse_response(text).reasoning or text)[-20_000:])
     return dict(list(found.items())[-MAX_CLAIMS:])
 
 
@@ -47,8 +46,8 @@ def claim_holds(key: str, value: str, facts: Mapping[str, str], words: Collectio
     if grid and (summed := re.fullmatch(r"sum of row (\d)", key)) and all(map(str.isdecimal, facts.values())):
         return value == str(sum(int(fact) for place, fact in facts.items() if place[1:] == summed[1]))
     if (pair := re.fullmatch(r"same (colour|shape) at (\w+) and (\w+)", key)) and {pair[2], pair[3]} <= set(places):
-        said = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]
-        return value == ("yes" if said[0] == said[1] else "no")
+        pair_words = [facts[places[place]].split()[0 if pair[1] == "colour" else -1] for place in (pair[2], pair[3])]
+        return value == ("yes" if pair_words[0] == pair_words[1] else "no")
     if grid and key.startswith("row "):
         row = sorted(place for place in facts if place[1:] == key.removeprefix("row "))
         contents = value.split()
@@ -82,10 +81,10 @@ def ask_responder(backend: Backend, questions: Sequence[Question]) -> dict[Quest
     async def ask_all() -> list[Any]:
         return await asyncio.gather(*map(ask, questions), return_exceptions=True)
 
-    said = asyncio.run(ask_all())
-    failed = [answer for answer in said if isinstance(answer, BaseException)]
-    if failed and len(failed) == len(said):
+    answers = asyncio.run(ask_all())
+    failed = [answer for answer in answers if isinstance(answer, BaseException)]
+    if failed and len(failed) == len(answers):
         if isinstance(failed[0], BackendError):
             raise UserError(f"The responder of process_claims cannot be asked: {failed[0]}.") from failed[0]
         raise failed[0]
-    return {question: answer for question, answer in zip(questions, said, strict=True) if isinstance(answer, bool)}
+    return {question: answer for question, answer in zip(questions, answers, strict=True) if isinstance(answer, bool)}

@@ -1,6 +1,6 @@
 """Go or no go before training: what the rewards of a config would pay for, told from one batch of the start checkpoint.
 
-An attention reward can be raised by longer or by flatter text, and it decides alone where all answers of a group are right.
+An attention reward can be raised by longer or by flatter text, and it decides alone where all answers of a group are correct.
 What it will be raised by shows before the first step: in its correlations inside the groups that GRPO compares.
 """
 
@@ -88,12 +88,12 @@ def forecast(
     """
     terms = terms_of(rewards)
     columns = combine(rows, rewards, size, seed, drop_in_constant_groups)
-    right = torch.tensor([row["right"] for row in rows])
+    correct = torch.tensor([row["right"] for row in rows])
     first, second = (
         torch.tensor([row["parts"].get(f"mass/{half}_half", math.nan) for row in rows]) for half in ("first", "second")
     )
     flatness = 1.0 - (first - second).abs() / (first + second)
-    everyone = torch.ones_like(right)
+    everyone = torch.ones_like(correct)
     constant = group.is_constant(columns["accuracy"], size)
     parts = contributions(columns, terms, size, scale, normalize_first)
     advantage = torch.stack(list(parts.values())).sum(0)
@@ -103,7 +103,7 @@ def forecast(
     for name in columns:
         term, source = terms.get(name, Term()), source_of(name)
         gated = gate_of(name, term) == "right"
-        paid = right if gated else everyone
+        paid = correct if gated else everyone
         plain = columns[name] if source not in rows[0]["scores"] else ungated(rows, source)
         value = columns[name] if name != source or source not in rows[0]["scores"] else plain
         share = parts[name].square().sum().item() / pushed if name in parts and pushed > 0 else 0.0
@@ -112,7 +112,7 @@ def forecast(
             "advantage_share": share,
             "unjudged": plain[paid].isnan().float().mean().item() if bool(paid.any()) else None,
             "length": correlation(value, lengths(rows), size, paid),
-            "right": correlation(plain, right.float(), size, everyone),
+            "right": correlation(plain, correct.float(), size, everyone),
             "first_half": correlation(value, first, size, paid),
             "second_half": correlation(value, second, size, paid),
             "flatness": correlation(value, flatness, size, paid),
@@ -120,7 +120,7 @@ def forecast(
     report = {
         "rows": len(rows),
         "groups": len(rows) // size,
-        "accuracy": right.float().mean().item(),
+        "accuracy": correct.float().mean().item(),
         "constant_accuracy_share": constant.float().mean().item(),
         "tie_share": advantage[constant].square().sum().item() / energy if energy > 0 else 0.0,
         "terms": figures,
@@ -157,7 +157,7 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
         for direction, word in ((sign, "longer"), (-sign, "shorter")):
             if source_of(name) != "length" and _sure(figures["length"], direction):
                 why = f"within a group its correlation with length is {_interval_in_words(figures['length'])}"
-                warn(name, "length", f"'{name}' {way} {why}: expect {word} text, whether or not it looks more.")
+                warn(name, "length", f"'{name}' {way} {why}: expect {word} text, whether or not the model looks more.")
         unseen = not _sure(figures["second_half"], sign)
         if unseen and (_sure(figures["flatness"], sign) or _sure(figures["first_half"], -sign)):
             by = "flatness" if _sure(figures["flatness"], sign) else "first_half"
@@ -165,7 +165,7 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
             why = f"it goes with {what} ({_interval_in_words(figures[by])}) and not with the mass of the second half"
             warn(name, "flatness", f"'{name}' {way} {why}: expect the curve to be flattened by looking away early.")
         if _sure(figures["right"], -sign):
-            why = f"before its gate it goes against being right: {_interval_in_words(figures['right'])}"
+            why = f"before its gate it goes against being correct: {_interval_in_words(figures['right'])}"
             warn(name, "against_right", f"'{name}' {way} {why}.")
         if share > max(0.5, share_of_accuracy):
             warn(
@@ -188,13 +188,13 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
         )
         warn(", ".join(looking), "ties", f"{why}.")
     if report["constant_accuracy_share"] > 0.9:
-        why = f"In {report['constant_accuracy_share']:.0%} of the rows all answers of the group are right, or all are wrong"
-        warn("accuracy", "no_signal", f"{why}: choose prompts that are solved sometimes (prompt_selection).")
+        why = f"In {report['constant_accuracy_share']:.0%} of the rows all answers of the group are correct, or all are incorrect"
+        warn("accuracy", "no_signal", f"{why}: choose prompts that the model solves sometimes (prompt_selection).")
     return found
 
 
 def in_words(report: Mapping[str, Any]) -> str:
-    """The report as a person reads it: a line a term, then what is likely to go wrong."""
+    """The report as a person reads it: one line per term, then the warnings."""
 
     def shown(found: Mapping[str, Any]) -> str:
         return "     -" if found["value"] is None else f"{found['value']:+6.2f}"
@@ -202,13 +202,13 @@ def in_words(report: Mapping[str, Any]) -> str:
     lines = [
         f"{report['groups']} groups, {report['rows']} responses, accuracy {report['accuracy']:.3f}; accuracy is constant in "
         f"{report['constant_accuracy_share']:.0%} of them, where {report['tie_share']:.0%} of the advantage is given out.",
-        f"{'term':32} {'weight':>7} {'share':>6}  correlation with {'length':>7} {'right':>6} {'late mass':>10} {'flatness':>9}",
+        f"{'term':32} {'weight':>7} {'share':>6}  correlation with {'length':>7} {'correct':>7} {'late mass':>10} {'flatness':>9}",
     ]
     for name, figures in report["terms"].items():
         cells = [shown(figures[key]) for key in ("length", "right", "second_half", "flatness")]
         lines.append(
-            f"{name[-32:]:32} {figures['weight']:7.3g} {figures['advantage_share']:6.0%}  {'':16} {cells[0]:>7} {cells[1]:>6} "
+            f"{name[-32:]:32} {figures['weight']:7.3g} {figures['advantage_share']:6.0%}  {'':16} {cells[0]:>7} {cells[1]:>7} "
             f"{cells[2]:>10} {cells[3]:>9}"
         )
     lines += [f"warning: {warning['why']}" for warning in report["warnings"]]
-    return "\n".join([*lines, "go" if report["go"] else "no go, or with open eyes"])
+    return "\n".join([*lines, "go" if report["go"] else "no go (or go on, knowing these risks)"])

@@ -154,7 +154,7 @@ def gold_option(problem: Gradable) -> int | None:
     return read_gold_option(problem.answer, list(problem.choices or ()))
 
 
-def facts_wrong(answer: str | None, gold: str, correct: bool) -> float:
+def share_of_facts_missed(answer: str | None, gold: str, correct: bool) -> float:
     """Share in [0, 1] of the words of ``gold``'s ``key: words`` statements that ``answer`` does not have in their place.
 
     A gold answer without such statements is one fact: it counts by whether the answer is ``correct``.

@@ -12,7 +12,7 @@ from fractions import Fraction
 from reward.units import SUPERSCRIPT, Unit, read_unit
 
 MAX_CHARACTERS = 2_000
-"""Longer answers are wrong unread: no gold answer is that long, and no parser should meet 1 MB of braces."""
+"""Longer answers are incorrect without being read: no gold answer is that long, and no parser should meet 1 MB of braces."""
 
 MAX_CELLS = 1_000
 
@@ -23,7 +23,7 @@ WORD_NUMBERS = {word: value for value, word in enumerate(_TO_TWENTY.split())}
 WORD_NUMBERS |= {word: 10 * value for value, word in enumerate(_TENS.split(), 3)}
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _NOT_A_UNIT = {"or", "and", "to", "minus", "plus", "times", "π", "\\pi", *WORD_NUMBERS, *_SCALES}
-"""Behind a number these say that there is more to it: "5 or six" is two answers, "3 million million" none that is read."""
+"""After a number these words mean that more follows: "5 or six" is two answers, "3 million million" none that is read."""
 
 _YES = {"yes", "true", "correct", "right"}
 _NO = {"no", "false", "incorrect", "wrong"}
@@ -78,11 +78,11 @@ def words(text: str) -> str:
     What tells one answer from another stays: relations, arrows and other symbols, ``C#``, and the A of ``vitamin A``.
     """
     text = _PUNCTUATION.sub(" ", plain(text).replace("**", " "))
-    said = _RELATION.sub(r" \g<0> ", text).split()
-    folded = [word.casefold() for word in said]
+    found = _RELATION.sub(r" \g<0> ", text).split()
+    folded = [word.casefold() for word in found]
     kept = [
         word
-        for word, after in zip(folded, [*said[1:], ""], strict=False)
+        for word, after in zip(folded, [*found[1:], ""], strict=False)
         if word not in ("an", "the") and not (word == "a" and after[:1].isalnum())
     ]
     return " ".join(kept)
@@ -171,15 +171,20 @@ def _read_fraction(text: str) -> Fraction | None:
 
 def read_yes_no(text: str) -> bool | None:
     """Yes or no, when the text begins with one of them and never says the other."""
-    said = words(text).replace(".", " ").split()
-    if said in (["y"], ["n"]):
-        return said == ["y"]
-    if not said or (said[0] not in _YES and said[0] not in _NO) or said[1:2] == ["or"] or said[:2] == ["no", "idea"]:
+    given = words(text).replace(".", " ").split()
+    if given in (["y"], ["n"]):
+        return given == ["y"]
+    if (
+        not given
+        or (given[0] not in _YES and given[0] not in _NO)
+        or given[1:2] == ["or"]
+        or given[:2] == ["no", "idea"]
+    ):
         return None
-    strong_yes, strong_no = {"yes", "true"} & set(said), {"no", "false", "not"} & set(said)
+    strong_yes, strong_no = {"yes", "true"} & set(given), {"no", "false", "not"} & set(given)
     if strong_yes and strong_no:
         return None
-    return said[0] in _YES
+    return given[0] in _YES
 
 
 def read_option(text: str, choices: list[str] | None) -> int | None:
@@ -201,8 +206,8 @@ def read_option(text: str, choices: list[str] | None) -> int | None:
             return index if text[match.end(1)] in ")].:" else None  # nobody can say whether the words agree
         if index < len(options):
             return index if options[index] == canonical(match[2]) else None
-    said = canonical(text)
-    return options.index(said) if options.count(said) == 1 else None
+    wanted = canonical(text)
+    return options.index(wanted) if options.count(wanted) == 1 else None
 
 
 def read_gold_option(gold: str, choices: list[str]) -> int | None:

@@ -17,8 +17,8 @@ from reward.claims import claim_holds, claims
 from reward.grade import Gold, Grade, grade
 from vlm.response import parse_response, repeats_tags
 
-MIN_THOUGHT = 8
-"""Thoughts under this many tokens are not judged: the halves of so short a text are noise."""
+MIN_REASONING = 8
+"""Reasoning under this many tokens are not judged: the halves of so short a text are noise."""
 
 MIN_MASS = 1e-6
 """A first half below this mean mass does not look at the image at all, and a ratio over it is rounding noise."""
@@ -42,7 +42,7 @@ class Rollout:
     ``information_blank``: log p(token | image) - log p(token | another image, or a blank one) in nats. ``thought`` is
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
     ``thinks`` for a prompt that asks for an answer without reasoning. ``facts`` are what is known of the image (place ->
-    what is there), and ``seen`` what a responder said of the claims ``"key: value"`` that they do not cover.
+    what is there), and ``seen`` a responder's yes or no on the claims ``"key: value"`` that they do not cover.
     """
 
     text: str
@@ -90,7 +90,7 @@ def accuracy_reward(rollout: Rollout) -> Score:
 
 
 def response_format(rollout: Rollout) -> Score:
-    """1 for a finished response with a marked answer behind one closed thinking span (if the prompt asks for one), else 0."""
+    """1 for a finished response with a marked answer after one closed thinking span (if the prompt asks for one), else 0."""
     response = parse_response(rollout.text)
     parts = {
         "closed": float(response.closed or not rollout.thinks),
@@ -111,7 +111,7 @@ def _judgeable(rollout: Rollout) -> bool:
     """Whether attention can be judged: finished, with an image, reasoning that is long enough, and a record."""
     if not rollout.finished or rollout.n_images == 0 or rollout.mass is None or rollout.lift is None:
         return False
-    if rollout.thought is None or rollout.thought[1] - rollout.thought[0] < MIN_THOUGHT:
+    if rollout.thought is None or rollout.thought[1] - rollout.thought[0] < MIN_REASONING:
         return False
     return bool(torch.isfinite(rollout.mass).all() and torch.isfinite(rollout.lift).all())
 
@@ -216,8 +216,8 @@ def process_claims(rollout: Rollout) -> Score:
 
 def repetition(rollout: Rollout) -> Score:
     """Saying it again costs: minus the share of the reasoning's ``NGRAM``-word pieces that stood there before; in [-1, 0]."""
-    said = (parse_response(rollout.text).thought or rollout.text).lower().split()[:20_000]
-    pieces = [tuple(said[at : at + NGRAM]) for at in range(len(said) - NGRAM + 1)]
+    words = (parse_response(rollout.text).reasoning or rollout.text).lower().split()[:20_000]
+    pieces = [tuple(words[at : at + NGRAM]) for at in range(len(words) - NGRAM + 1)]
     return Score(len(set(pieces)) / len(pieces) - 1.0 if pieces else 0.0)
 
 

@@ -17,10 +17,10 @@ from vlm.problem import Problem
 
 EXAMPLES = 5
 LONGEST = 300
-"""Characters of an id, or of what is wrong with it, in an example."""
+"""Characters of an id, or of the description of its fault, in an example."""
 REMEDIES = {
     "missing_picture": "check the paths; they are relative to problems.jsonl",
-    "unreadable_picture": "export or download these pictures again",
+    "unreadable_picture": "export or download these images again",
     "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
     "answer_not_a_choice": "make the answer one of the choices, or its letter",
     "no_question": "write a question",
@@ -114,5 +114,5 @@ def _gold(problem: Problem) -> Gold:
 
 def _is_choice(answer: str, choices: Sequence[str]) -> bool:
     letters = [chr(ord("A") + index) for index in range(len(choices))]
-    said = answer.strip().strip("()").casefold()
-    return said in [choice.strip().casefold() for choice in choices] or said.upper() in letters
+    folded = answer.strip().strip("()").casefold()
+    return folded in [choice.strip().casefold() for choice in choices] or folded.upper() in letters

@@ -92,7 +92,7 @@ class UserReward:
         self._pool = Pool(f"{file}:{function}", seconds, seconds, megabytes=None)
 
     def start(self) -> None:
-        """Load the file now, so that what is wrong with it is said before a model is loaded."""
+        """Load the file now, so that a fault in it is reported before a model is loaded."""
         self._pool.workers[0].start()
 
     def close(self) -> None:
@@ -103,13 +103,12 @@ class UserReward:
         from reward.rewards import Score
 
         _ = rollout.grade  # found here, once, and sent along
-        said = self._pool.ask(_detached(rollout))
-        if said is None:
+        reply = self._pool.ask(_detached(rollout))
+        if reply is None:
             return Score(None, {"timeout": 1.0})
-        if "error" in said:
-            raise UserError(f"The reward '{self.name}' failed: {said['error']}.")
-        value, parts = said["value"], said["parts"]
-        return Score(value, parts)
+        if "error" in reply:
+            raise UserError(f"The reward '{self.name}' failed: {reply['error']}.")
+        return Score(reply["value"], reply["parts"])
 
 
 def _detached(rollout: "Rollout") -> "Rollout":
@@ -124,19 +123,19 @@ def _detached(rollout: "Rollout") -> "Rollout":
 
 
 def as_reply(function: "Callable[[Rollout], Any]", rollout: "Rollout") -> dict[str, Any]:
-    """In the child: what the function says of a rollout, checked, or in one line what went wrong."""
+    """In the child: the function's score of a rollout, checked, or an error in one line."""
     from reward.rewards import Score
 
     try:
-        said = function(rollout)
+        result = function(rollout)
     except Exception as error:
         line = traceback.extract_tb(error.__traceback__)[-1]
         return {"error": f"{type(error).__name__}: {error} ({Path(line.filename).name}, line {line.lineno})"}
-    score = said if isinstance(said, Score) else Score(said)
+    score = result if isinstance(result, Score) else Score(result)
     value, parts = score.value, score.parts
     if value is not None and (isinstance(value, str) or not _finite(value) or abs(float(value)) > MAX_SCORE):
         return {
-            "error": f"it returned {said!r:.80}, and a score is a number from {-MAX_SCORE:,.0f} to {MAX_SCORE:,.0f}, or None where "
+            "error": f"it returned {result!r:.80}, and a score is a number from {-MAX_SCORE:,.0f} to {MAX_SCORE:,.0f}, or None where "
             "it cannot judge"
         }
     if not isinstance(parts, dict) or len(parts) > MAX_PARTS or not all(map(_finite, parts.values())):

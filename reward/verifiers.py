@@ -1,7 +1,7 @@
 """Verifiers: is an answer correct? One pure function for each domain, listed in ``VERIFIERS``.
 
-A verdict's score is in [0, 1], and 1 is correct. ``None`` means that nothing can be said (the gold answer is unreadable), which
-is not the same as incorrect. Nothing here bounds the time that a verifier takes: ``reward.grade`` calls them in a child process.
+A verdict's score is in [0, 1], and 1 is correct. ``None`` means that the answer cannot be judged (the gold answer is unreadable),
+which is not the same as incorrect. Nothing here bounds the time that a verifier takes: ``reward.grade`` calls them in a child process.
 """
 
 import re
@@ -120,9 +120,9 @@ _NOT_COUNTED = {"idea", "clue", "answer", "way", "or", "and", *WORD_NUMBERS}
 
 
 def _whole(text: str) -> int | None:
-    said = words(text).split()
-    if said and said[0] in ("no", "none") and len(said) <= 3:
-        return 0 if all(word.isalpha() and word not in _NOT_COUNTED for word in said) else None
+    given = words(text).split()
+    if given and given[0] in ("no", "none") and len(given) <= 3:
+        return 0 if all(word.isalpha() and word not in _NOT_COUNTED for word in given) else None
     got = read_quantity(text)
     if got is None or got.percent or got.value.denominator != 1 or abs(got.value) > 10**9:
         return None
@@ -176,10 +176,12 @@ def verify_expression(answer: str, gold: str, choices: list[str] | None = None) 
             return _graded(float(near), "another value", value=float(near))
         if want.unit and got.unit and want.unit.known and got.unit.known and want.unit.base != got.unit.base:
             return _graded(0.0, "another unit")
-    said = compare_expressions(plain(answer), plain(gold))
-    if said == "unreadable gold":
+    comparison = compare_expressions(plain(answer), plain(gold))
+    if comparison == "unreadable gold":
         return _cannot_read(gold)
-    return _graded(float(said == "equal"), "another expression" if said == "different" else "not an expression")
+    return _graded(
+        float(comparison == "equal"), "another expression" if comparison == "different" else "not an expression"
+    )
 
 
 def verify_table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:

@@ -32,7 +32,7 @@ R = TypeVar("R")
 START_SECONDS = 300.0
 """Importing the algebra system takes a second, much more on a loaded machine; no job pays for it."""
 GRACE_SECONDS = 5.0
-"""Behind the clock's limit, the server is given this long to say that its child was ended."""
+"""After the clock's limit, the server has this long to report that its child was ended."""
 
 
 class Worker:
@@ -72,9 +72,9 @@ class Worker:
                 server.stdin.flush()
                 end = time.monotonic() + self.clock_seconds + GRACE_SECONDS
                 while (line := self._read_line(server, end - time.monotonic())) is not None:
-                    said = json.loads(line)
-                    if said["number"] == self._number:  # else an answer to a job that nobody waits for any more
-                        return said["reply"]
+                    message = json.loads(line)
+                    if message["number"] == self._number:  # else an answer to a job that nobody waits for any more
+                        return message["reply"]
             except OSError:
                 pass
             except BaseException:  # Ctrl-C: what is still in the pipe must not answer the next job
@@ -84,7 +84,7 @@ class Worker:
             return None
 
     def start(self) -> None:
-        """Start the server now, so that what is wrong with it is said now."""
+        """Start the server now, so that a fault in it is reported now."""
         with self._lock:
             self._running()
 
@@ -109,10 +109,10 @@ class Worker:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         line = self._read_line(self._server, START_SECONDS)
-        said = json.loads(line) if line else {"failed": "it ended, or gave no sign of life"}
-        if "failed" in said:
+        message = json.loads(line) if line else {"failed": "it ended, or gave no sign of life"}
+        if "failed" in message:
             self._stop()
-            raise UserError(f"The process that reads answers ({self.kind}) did not start: {said['failed']}.")
+            raise UserError(f"The process that reads answers ({self.kind}) did not start: {message['failed']}.")
         return self._server
 
     def _read_line(self, server: "subprocess.Popen[bytes]", seconds: float) -> bytes | None:

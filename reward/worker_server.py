@@ -5,7 +5,7 @@
 One pickle in, (number, request, share of the CPU seconds), one JSON line with that number out. The child shares the server's
 pipes; when a limit has ended it, the server says so in its place and forks the next one. It keeps no state between jobs but what
 the libraries remember of their grammars; and as that is worth a lot (the first text of a kind takes ten times the next), a child
-that has done some jobs stays behind as the server of a child of its own: what was learned until then outlives the next one's end.
+that has done some jobs becomes the server of a child of its own: what was learned until then outlives the next one's end.
 """
 
 import contextlib

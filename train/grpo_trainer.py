@@ -39,7 +39,7 @@ from train.prompts import image_token, one_token_per_image, problem_messages
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
-from vlm.generate import picture_tokens
+from vlm.generate import image_token_ids
 from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
@@ -79,7 +79,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.recorded: list[tuple[Tensor, Tensor]] = []
         AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
         args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
-        args.generation_kwargs = _without_image_tokens(args, picture_tokens(vlm.model.config))
+        args.generation_kwargs = _without_image_tokens(args, image_token_ids(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
         drop_empty_images(vlm.model)
         super().__init__(

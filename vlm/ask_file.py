@@ -20,7 +20,7 @@ from configs.locks import lock_beside
 from vlm.asking import Model, load_for_asking, summarize, think_all
 from vlm.chat import question_messages
 from vlm.identity import model_identity
-from vlm.questions import read_picture
+from vlm.questions import read_image
 from vlm.reasoning import (
     find_effort,
     vote_seeds,
@@ -215,8 +215,8 @@ def _answer_question(
     for number, row in enumerate(rows):
         try:
             question, names, choices = _line_fields(row)
-            pictures = [read_picture(_path_beside(folder, name), options.urls) for name in names]
-            asked.append((number, question_messages(question, len(pictures), effort.style, choices), pictures))
+            opened = [read_image(_path_beside(folder, name), options.urls) for name in names]
+            asked.append((number, question_messages(question, len(opened), effort.style, choices), opened))
         except UserError as error:
             answers[number] = {"status": "error", "why": str(error)}
     if not asked:
@@ -224,15 +224,15 @@ def _answer_question(
     started, seeds = time.perf_counter(), vote_seeds(options.seed, options.votes)
     try:
         conversations = [messages for _, messages, _ in asked for _ in seeds]  # those of one question side by side
-        images = [pictures for _, _, pictures in asked for _ in seeds]
-        thoughts = think_all(model, conversations, images, effort, temperature, seeds * len(asked))
+        images = [opened for _, _, opened in asked for _ in seeds]
+        responses = think_all(model, conversations, images, effort, temperature, seeds * len(asked))
     except UserError as error:
         if len(rows) > 1:
             return [_answer_question(model, [row], options, folder)[0] for row in rows]
         return [{"status": "error", "why": str(error)}]
     seconds = round((time.perf_counter() - started) / len(asked), 3)
     for place, (number, _, _) in enumerate(asked):
-        votes = thoughts[place * options.votes : (place + 1) * options.votes]
+        votes = responses[place * options.votes : (place + 1) * options.votes]
         answers[number] = {"status": "ok", **summarize(votes), "seconds": seconds}
     return answers
 
@@ -246,7 +246,7 @@ def _line_fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | No
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError("The field 'images' must be a list of paths (or 'image' one path).")
     if "-" in names:
-        raise UserError("A row of a file cannot take its picture from standard input: give a path.")
+        raise UserError("A row of a file cannot take its image from standard input: give a path.")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
         raise UserError("The field 'choices' must be a list of texts.")
     return question, names, choices

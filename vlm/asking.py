@@ -9,8 +9,8 @@ from configs.errors import ConfigError
 from vlm.chat import question_messages
 from vlm.images import Source, open_image
 from vlm.reasoning import (
+    BudgetedResponse,
     Effort,
-    Thought,
     count_votes,
     find_effort,
     think_batch,
@@ -61,7 +61,7 @@ def answer_question(
     Returns:
         ``answer`` (str or None), ``trace`` (the reasoning), ``text`` (all that was written), ``tokens`` (of all votes),
         ``seconds``, ``looks`` (how many times the trace goes back to the image), ``finished`` (False: the budget ran
-        out), ``relooks`` and ``closed`` (see ``vlm.reasoning.Thought``), ``votes`` (``k``, ``agreement``, ``counts``), and
+        out), ``relooks`` and ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), and
         with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``attention``, a
         ``vlm.sentence_attention.ResponseAttention``.
 
@@ -69,31 +69,31 @@ def answer_question(
         UserError: a bad image, question, effort, style or number of votes; a server without a usable reply.
     """
     how, seeds = with_style(find_effort(effort), style), vote_seeds(seed, votes)
-    pictures = [open_image(image) for image in images]
-    messages = question_messages(question, len(pictures), how.style, choices)
+    opened = [open_image(image) for image in images]
+    messages = question_messages(question, len(opened), how.style, choices)
     temperature = vote_temperature(votes, temperature)
     started = time.perf_counter()
     if is_local(model) and votes == 1:
-        pieces = think_stream(model, messages, pictures, how, temperature=temperature, seed=seed)
+        pieces = think_stream(model, messages, opened, how, temperature=temperature, seed=seed)
         try:
             for piece in pieces:
                 if stream is not None:
                     stream(piece)
         finally:
-            pieces.close()  # after Ctrl-C the model must not go on writing
-        assert pieces.thought is not None  # the stream ended by itself
-        thoughts = [pieces.thought]
+            pieces.close()  # after Ctrl-C the model must stop writing
+        assert pieces.response is not None  # the stream ended by itself
+        responses = [pieces.response]
     else:
-        thoughts = think_all(model, [messages] * votes, [pictures] * votes, how, temperature, seeds)
+        responses = think_all(model, [messages] * votes, [opened] * votes, how, temperature, seeds)
         if stream is not None and votes == 1:  # a server, which answers in one piece
-            stream(thoughts[0].text)
-    result = summarize(thoughts) | {"seconds": round(time.perf_counter() - started, 3)}
+            stream(responses[0].text)
+    result = summarize(responses) | {"seconds": round(time.perf_counter() - started, 3)}
     if look:
         if not is_local(model):
             raise ConfigError("A server does not show where its model looks: load the model from its folder for that.")
         from vlm.sentence_attention import attention_by_sentence
 
-        attention = attention_by_sentence(model, messages, pictures, result["text"])
+        attention = attention_by_sentence(model, messages, opened, result["text"])
         result |= {"sentences": sentence_rows(attention), "attention": attention}
     return result
 
@@ -105,15 +105,15 @@ def think_all(
     effort: Effort,
     temperature: float,
     seeds: Sequence[int],
-) -> list[Thought]:
+) -> list[BudgetedResponse]:
     """One response to each conversation: in batches by a local model, side by side by a server."""
     if is_local(model):
         return think_batch(model, conversations, images, effort, temperature=temperature, seeds=seeds)
 
-    async def ask_server() -> list[Thought]:
+    async def ask_server() -> list[BudgetedResponse]:
         asked = [
-            think_served(model, messages, pictures, effort, temperature=temperature, seed=seed)
-            for messages, pictures, seed in zip(conversations, images, seeds, strict=True)
+            think_served(model, messages, shown, effort, temperature=temperature, seed=seed)
+            for messages, shown, seed in zip(conversations, images, seeds, strict=True)
         ]
         try:
             return list(await asyncio.gather(*asked))
@@ -128,21 +128,21 @@ def is_local(model: Model) -> "TypeIs[VLM]":
     return not hasattr(model, "complete")
 
 
-def summarize(thoughts: Sequence[Thought]) -> dict[str, Any]:
+def summarize(responses: Sequence[BudgetedResponse]) -> dict[str, Any]:
     """What K responses to one question come to; see ``answer_question``."""
-    parsed = [parse_response(thought.text) for thought in thoughts]
+    parsed = [parse_response(one.text) for one in responses]
     votes = count_votes([response.answer for response in parsed])
-    response, chosen = parsed[votes.winner], thoughts[votes.winner]
+    response, chosen = parsed[votes.winner], responses[votes.winner]
     return {
         "answer": response.answer,
-        "trace": response.thought,
+        "trace": response.reasoning,
         "text": chosen.text,
-        "tokens": sum(thought.tokens for thought in thoughts),
-        "looks": count_looks(response.thought or chosen.text),
+        "tokens": sum(one.tokens for one in responses),
+        "looks": count_looks(response.reasoning or chosen.text),
         "finished": chosen.finished,
         "relooks": chosen.relooks,
         "closed": chosen.closed,
-        "votes": {"k": len(thoughts), "agreement": round(votes.agreement, 4), "counts": votes.counts},
+        "votes": {"k": len(responses), "agreement": round(votes.agreement, 4), "counts": votes.counts},
     }
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic behind :class:`vlm.attention.AttentionMass`: how much softmax mass chosen rows put on the image keys.
+"""The arithmetic of :class:`vlm.attention.AttentionMass`: how much softmax mass chosen rows put on the image keys.
 
 Exact, and never with a rows x keys map of scores:
 

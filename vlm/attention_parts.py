@@ -81,15 +81,15 @@ def choose_layers(layers: str | Sequence[int], attention: dict[int, nn.Module]) 
     if isinstance(layers, str):
         raise UserError(f"layers={layers!r} is not 'last', 'all' or a list of layer numbers")
     chosen = [have[layer] if -len(have) <= layer < 0 else layer for layer in layers]
-    wrong = [layer for layer in chosen if layer not in attention]
-    if wrong or not chosen:
-        what = f"has no attention layer {wrong[0]}" if wrong else "was asked for no layer"
+    unknown = [layer for layer in chosen if layer not in attention]
+    if unknown or not chosen:
+        what = f"has no attention layer {unknown[0]}" if unknown else "was asked for no layer"
         raise UserError(f"the language model {what}; its layers are {have[0]} to {have[-1]}.")
     return chosen
 
 
 def refuse_unsupported(model: PreTrainedModel) -> None:
-    """Raise UserError for kinds of attention whose mass on the image tokens the probe would get wrong.
+    """Raise UserError for kinds of attention whose mass on the image tokens the probe would measure incorrectly.
 
     * Cross-attention: the image tokens of the prompt are no keys of the text's attention, and the mass on their positions
       says nothing about the image.

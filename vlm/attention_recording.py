@@ -20,7 +20,7 @@ from vlm.attention_kernels import (
 
 @dataclass
 class Recording:
-    """What one forward, or one generation, left behind. Rows as in :class:`vlm.attention.AttentionMass`; all float32.
+    """What one forward, or one generation, recorded. Rows as in :class:`vlm.attention.AttentionMass`; all float32.
 
     Attributes:
         mass: (layers, batch, rows), in [0, 1]; NaN in rows that are padding.

@@ -64,21 +64,21 @@ class ScriptedBackend:
         started = time.perf_counter()
         self.requests.append(request)
         try:
-            said: Any = self._function(request) if self._function else next(self._replies)
-            if inspect.isawaitable(said):
-                said = await said
-            if isinstance(said, Exception):
-                raise said
+            reply: Any = self._function(request) if self._function else next(self._replies)
+            if inspect.isawaitable(reply):
+                reply = await reply
+            if isinstance(reply, Exception):
+                raise reply
         except StopIteration:
             raise BackendError(f"{self.name}: the script has no reply {len(self.requests)}: write one more.") from None
         except BackendError:
             raise
         except Exception as error:
             raise BackendError(f"{self.name}: {error}") from error
-        if isinstance(said, Reply):
-            return said
+        if isinstance(reply, Reply):
+            return reply
         words = sum(len(str(message["content"]).split()) for message in request.messages)
-        return Reply(said, "stop", words, len(said.split()), time.perf_counter() - started)
+        return Reply(reply, "stop", words, len(reply.split()), time.perf_counter() - started)
 
     async def aclose(self) -> None:
         pass

@@ -42,7 +42,7 @@ def question_messages(
     # Half a surrogate pair, as in a mistyped shell argument, is no text to a tokenizer.
     question = question.encode("utf-8", "replace").decode("utf-8").strip()
     if not question:
-        raise UserError("The question is empty: ask something about the picture.")
+        raise UserError("The question is empty: ask something about the image.")
     if len(question) > MAX_QUESTION:
         raise UserError(f"The question has {len(question):,} characters: shorten it to at most {MAX_QUESTION:,}.")
     if style not in INSTRUCTIONS:
@@ -91,8 +91,8 @@ def encode(
     """
     import torch
 
-    for conversation, pictures in zip(conversations, images, strict=True):
-        _check_images(conversation, pictures, vlm)
+    for conversation, shown in zip(conversations, images, strict=True):
+        _check_images(conversation, shown, vlm)
     tokenizer = vlm.tokenizer
     cleaned = [[_clean(message, tokenizer, vlm.reads_images) for message in turns] for turns in conversations]
     try:
@@ -113,7 +113,7 @@ def encode(
     if not vlm.reads_images:
         batch = tokenizer(texts, **options)
     else:
-        fitted = [[fit_image(open_image(picture), vlm.processor) for picture in pictures] for pictures in images]
+        fitted = [[fit_image(open_image(image), vlm.processor) for image in shown] for shown in images]
         if any(fitted):
             options["images"] = fitted
             if uses_pixel_policy(vlm.processor):
@@ -124,7 +124,7 @@ def encode(
     if (length := batch["input_ids"].shape[1]) >= position_limit(vlm):
         raise UserError(
             f"The prompt has {length:,} tokens and {vlm.name} reads at most {position_limit(vlm):,}: shorten the text or "
-            "use smaller pictures."
+            "use smaller images."
         )
     batch = batch.to(vlm.device)
     for key, value in batch.items():  # a bfloat16 model takes bfloat16 pixels
@@ -182,7 +182,7 @@ def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
     }
 
 
-def _check_images(conversation: Sequence[Message], pictures: Sequence[Any], vlm: "VLM") -> None:
+def _check_images(conversation: Sequence[Message], images: Sequence[Any], vlm: "VLM") -> None:
     from PIL import Image
 
     kinds = {part["type"] for turn in conversation if not isinstance(turn["content"], str) for part in turn["content"]}
@@ -194,17 +194,15 @@ def _check_images(conversation: Sequence[Message], pictures: Sequence[Any], vlm:
         if not isinstance(turn["content"], str)
         for part in turn["content"]
     )
-    if slots != len(pictures):
+    if slots != len(images):
         raise UserError(
-            f"The conversation has {slots} image parts but {len(pictures)} pictures were given: make them equal."
+            f"The conversation has {slots} image parts but {len(images)} images were given: make them equal."
         )
     if slots and not vlm.reads_images:
-        raise UserError(f"{vlm.name} is a text-only model and cannot be given pictures: use a vision-language model.")
-    for picture in pictures:
-        if not isinstance(picture, Image.Image):
-            raise UserError(
-                f"A picture was given as {type(picture).__name__}: read it with vlm.images.open_image first."
-            )
+        raise UserError(f"{vlm.name} is a text-only model and cannot be given images: use a vision-language model.")
+    for image in images:
+        if not isinstance(image, Image.Image):
+            raise UserError(f"An image was given as {type(image).__name__}: read it with vlm.images.open_image first.")
 
 
 def _append(batch: Any, additions: list[list[int]], pad: int) -> None:

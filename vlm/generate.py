@@ -1,7 +1,7 @@
 """Writing text: seeded sampling in batches, the attention mass on the way, and a stream that stops at once.
 
 A batch equals its singles: the random numbers of a row come from that row's own seed, so neither its neighbours nor its
-place change what it says (up to the rounding of the weights' type; measured equal in float32).
+place change its text (up to the rounding of the weights' type; measured equal in float32).
 """
 
 import queue
@@ -137,7 +137,6 @@ def generate_stream(
     top_p: float = 1.0,
     seed: int = 0,
     prefix: Prefix = "",
-    attention: dict[str, Any] | None = None,
 ) -> TextStream:
     """Like ``generate`` for one conversation, as an iterator of text pieces that together are ``Generation.text``."""
     settings = {
@@ -146,7 +145,6 @@ def generate_stream(
         "top_p": top_p,
         "seeds": [seed],
         "prefixes": [prefix],
-        "attention": attention,
     }
     return TextStream(vlm, messages, images, settings)
 
@@ -207,7 +205,7 @@ def _generate_batch(
         for row, tokens, budget, prompt in zip(rows, sequences[:, start:].tolist(), budgets, prompts, strict=True):
             end = next((place for place, token in enumerate(tokens[:budget]) if token in ends), None)
             ids = tokens[: budget if end is None else end]
-            text = decode_behind(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
+            text = decode_after(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
             written.append(Generation(text, ids, end is not None, prompt))
     if probe is not None:
         _add_mass(written, probe, attention or {})
@@ -220,8 +218,8 @@ def _sampling_settings(vlm: VLM, max_new_tokens: int, ends: set[int]) -> Generat
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=vlm.tokenizer.pad_token_id,
-        suppress_tokens=picture_tokens(vlm.model.config) or None,
-        # Said because a checkpoint's own generation_config would fill them in, and change what "greedy" means.
+        suppress_tokens=image_token_ids(vlm.model.config) or None,
+        # Set explicitly, because a checkpoint's own generation_config would fill them in, and change what "greedy" means.
         num_beams=1,
         repetition_penalty=1.0,
         temperature=1.0,
@@ -316,7 +314,7 @@ class _Pieces(BaseStreamer):
 
     def _new_text(self) -> str:
         # Some tokenizers decode a token differently at the start of a text, so some shown tokens go before the new ones.
-        return decode_behind(self.tokenizer, self.ids[self.context : self.shown], self.ids[self.shown :])
+        return decode_after(self.tokenizer, self.ids[self.context : self.shown], self.ids[self.shown :])
 
     def _show(self, text: str, last: bool = False) -> None:
         if text and (last or not text.endswith("\ufffd")):
@@ -357,7 +355,7 @@ def _stream(
         thread.join()
 
 
-def decode_behind(tokenizer: Any, before: list[int], ids: list[int]) -> str:
+def decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
     """Text of ``ids`` as it reads after the tokens ``before``."""
 
     def decode(tokens: list[int]) -> str:
@@ -372,7 +370,7 @@ def _end_tokens(vlm: VLM) -> set[int]:
     return {token for token in tokens if token is not None}
 
 
-def picture_tokens(config: Any) -> list[int]:
+def image_token_ids(config: Any) -> list[int]:
     """Tokens that stand for images: written by the model they would be taken for one in the next prompt."""
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "vision_start_token_id")
     return sorted({token for name in names if isinstance(token := getattr(config, name, None), int)})

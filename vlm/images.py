@@ -1,6 +1,6 @@
 """Images as a person sees them, and the size at which a model reads them.
 
-This file is the only door through which images enter: everything behind it sees RGB images of bounded size, never a
+All images enter through this file: the rest of the code sees RGB images of bounded size, never a
 path or a URL. No torch here: ``fit_image`` imports what it needs when it is called.
 """
 
@@ -21,6 +21,7 @@ from configs.errors import ImageError
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20
+FETCH_SECONDS = 20.0
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
 
@@ -49,7 +50,7 @@ def open_image(source: Source) -> Image.Image:
         ImageError: missing, empty, truncated, oversized or not an image; the sentence names the file.
     """
     if isinstance(source, Image.Image):
-        return _decode_image(source, "The picture")
+        return _decode_image(source, "The image")
     image, name = _open(source)
     with image:
         return _decode_image(image, name)
@@ -59,7 +60,7 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
     """(width, height) of an image that is whole.
 
     A PNG has checksums: where they hold it is not decoded, which takes a tenth of the time, and its size is the stored one,
-    before EXIF rotation. Everything else is decoded. (Right checksums over broken data are found by decoding alone.)
+    before EXIF rotation. Everything else is decoded. (Only decoding finds broken data whose checksums are valid.)
 
     Raises:
         ImageError: as ``open_image``.
@@ -104,12 +105,12 @@ class SharedImages:
 def _open(source: str | Path | bytes) -> tuple[Image.Image, str]:
     """The image, not decoded yet, and what to call it in a sentence."""
     if isinstance(source, bytes):
-        return _identify(source, "The picture")
+        return _identify(source, "The image")
     return _identify(_read_bytes(source), _shown_name(source))
 
 
 def _shown_name(path: str | Path) -> str:
-    return f"The picture {path}"
+    return f"The image {path}"
 
 
 def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
@@ -125,7 +126,7 @@ def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
         raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: scale it down first.") from None
     except Exception as error:  # a damaged header can make a decoder raise anything
         raise ImageError(
-            f"{name} cannot be read as a picture: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a "
+            f"{name} cannot be read as an image: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a "
             "viewer."
         ) from error
     return image, name
@@ -138,20 +139,20 @@ def png_bytes(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def fetch_image(url: str, timeout: float = 20.0) -> Image.Image:
+def fetch_image(url: str) -> Image.Image:
     """Download an image over http(s) and open it; for callers who were told that URLs are allowed.
 
     Raises:
-        ImageError: no such host or page, an answer that takes longer than ``timeout`` seconds or is over the limits.
+        ImageError: no such host or page, an answer that takes longer than ``FETCH_SECONDS`` or is over the limits.
     """
     import http.client
     import urllib.error
     import urllib.request
 
     if not url.lower().startswith(("http://", "https://")):
-        raise ImageError(f"{url[:80]} is not an http(s) URL: download the picture and give its path.")
+        raise ImageError(f"{url[:80]} is not an http(s) URL: download the image and give its path.")
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as answer:  # follows redirects to http(s) and ftp only
+        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:  # follows redirects to http(s) and ftp only
             data = answer.read(MAX_BYTES + 1)
     except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = str(getattr(error, "reason", error))[:200]
@@ -206,7 +207,7 @@ def fitted_size(
         height, width = smart_resize(size[1], size[0], factor, low, max(low, high))
     except ValueError:
         raise ImageError(
-            f"The picture is {size[0]} x {size[1]} pixels, too long and thin to be read: crop it to at most 200 to 1."
+            f"The image is {size[0]} x {size[1]} pixels, too long and thin to be read: crop it to at most 200 to 1."
         ) from None
     # Scaled down to max_pixels, the short side of a thin image rounds to zero in qwen-vl-utils.
     return max(factor, width), max(factor, height)
@@ -235,20 +236,20 @@ def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:
 def _read_bytes(source: str | Path) -> bytes:
     text = str(source)
     if text.lower().startswith(("http:", "https:", "file:", "data:", "ftp:")):
-        raise ImageError(f"{text[:80]} is a URL: download the picture and give the path of the file.")
+        raise ImageError(f"{text[:80]} is a URL: download the image and give the path of the file.")
     try:
         path = Path(source)
         if not path.exists():
-            raise ImageError(f"The picture {text} does not exist: check the path.")
+            raise ImageError(f"The image {text} does not exist: check the path.")
         if not path.is_file():
-            raise ImageError(f"{text or 'An empty path'} is not a file: give the path of one picture.")
+            raise ImageError(f"{text or 'An empty path'} is not a file: give the path of one image.")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size  # read() sets aside all the bytes that it is asked for
             return file.read(min(size, MAX_BYTES) + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(
-            f"The picture {text[:200]!r} cannot be read ({reason}): check the path and its permissions."
+            f"The image {text[:200]!r} cannot be read ({reason}): check the path and its permissions."
         ) from None
 
 

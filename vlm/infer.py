@@ -84,7 +84,7 @@ def run_ask(options: SimpleNamespace) -> int:
     from vlm.ask_file import answer_file
 
     if options.image or options.question or options.heatmap or options.chat:
-        raise ConfigError("--batch brings its own pictures and questions, and draws no heat map: leave the rest out.")
+        raise ConfigError("--batch brings its own images and questions, and draws no heat map: leave the rest out.")
     return answer_file(options)
 
 

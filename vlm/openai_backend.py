@@ -137,7 +137,7 @@ class OpenAIBackend:
         images = iter(request.images)
         messages = b",".join(self._message(message, images) for message in request.messages)
         if next(images, None) is not None:
-            raise BackendError("more pictures than image parts in the messages.")
+            raise BackendError("more images than image parts in the messages.")
         return b'{"messages":[' + messages + b"]," + _json(settings)[1:]
 
     def _message(self, message: dict[str, Any], images: Iterator[Image.Image]) -> bytes:
@@ -230,7 +230,7 @@ class _ImageParts:
     def of(self, image: Image.Image | None) -> bytes:
         """The part of an image, which is encoded if need be. Safe to call from several threads."""
         if image is None:
-            raise BackendError("fewer pictures than image parts in the messages.")
+            raise BackendError("fewer images than image parts in the messages.")
         if (part := self.kept(image)) is not None:
             return part
         url = b"data:image/png;base64," + base64.b64encode(png_bytes(image))
@@ -298,9 +298,9 @@ def _read_completion(completion: Any) -> tuple[str, str, tuple[int, int]]:
     if not isinstance(text, str):
         raise BackendError("the server's reply is not text.", "unreadable")
     # Servers started with a reasoning parser hand the reasoning over apart from the answer.
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(thought, str) and thought.strip():
-        text = f"<think>{thought}</think>{text}"
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(reasoning, str) and reasoning.strip():
+        text = f"<think>{reasoning}</think>{text}"
     usage = completion.get("usage") or {}
     counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     return text, str(choices[0].get("finish_reason") or "stop"), counts

@@ -44,16 +44,16 @@ def answer_questions(options: SimpleNamespace) -> int:
     chat = options.chat or (options.question is None and is_terminal())
     if not options.image or (options.question is None and not chat):
         raise ConfigError(
-            "Give a picture and a question, --chat to read questions from standard input, or --batch FILE.jsonl."
+            "Give an image and a question, --chat to read questions from standard input, or --batch FILE.jsonl."
         )
     if options.heatmap is not None and options.model.startswith("openai:"):
         raise ConfigError(
             "A server does not show where its model looks: leave out --heatmap, or name the model's folder."
         )
     if [*options.image, "-" if chat else options.question].count("-") > 1:
-        raise ConfigError("Only one of the pictures and the question can come from standard input (-).")
-    # Before the model: a wrong path should answer at once.
-    pictures = [read_picture(name, options.urls) for name in options.image]
+        raise ConfigError("Only one of the images and the question can come from standard input (-).")
+    # Before the model loads: a path that does not exist must not cost the user that time.
+    images = [read_image(name, options.urls) for name in options.image]
     if options.question is not None and is_file(options.question):
         raise ConfigError(
             f"The question is the name of a file, {options.question}: give a question after the images, or --chat to ask about "
@@ -61,7 +61,7 @@ def answer_questions(options: SimpleNamespace) -> int:
         )
     question = standard_input().read(LINE_LIMIT) if options.question == "-" else options.question
     if not chat:
-        question_messages(question, len(pictures), options.style)
+        question_messages(question, len(images), options.style)
     vote_seeds(options.seed, options.votes)
     vote_temperature(options.votes, options.temperature)
     if options.heatmap is not None and not options.heatmap.absolute().parent.is_dir():
@@ -69,11 +69,11 @@ def answer_questions(options: SimpleNamespace) -> int:
     with collection_paused():
         model = load_for_asking(options.model, options.api_key_env)
     if not chat:
-        answer_and_print(model, pictures, question, options)
+        answer_and_print(model, images, question, options)
         return 0
 
     def answer(question: str) -> None:
-        answer_and_print(model, pictures, question, options)
+        answer_and_print(model, images, question, options)
         if not options.json:
             print(flush=True)
 
@@ -90,11 +90,11 @@ def answer_questions(options: SimpleNamespace) -> int:
     return 1 if failures and not is_terminal() else 0
 
 
-def answer_and_print(model: Model, pictures: Sequence[Any], question: str, options: SimpleNamespace) -> None:
+def answer_and_print(model: Model, images: Sequence[Any], question: str, options: SimpleNamespace) -> None:
     """Answer one question as the options say: streamed or as JSON, with the heat map drawn."""
     result = answer_question(
         model,
-        pictures,
+        images,
         question,
         effort=options.effort,
         style=options.style,
@@ -106,7 +106,7 @@ def answer_and_print(model: Model, pictures: Sequence[Any], question: str, optio
     )
     attention = result.pop("attention", None)
     if options.heatmap is not None:
-        write_heatmap(pictures, attention, options.heatmap)
+        write_heatmap(images, attention, options.heatmap)
     if options.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
     else:
@@ -121,14 +121,14 @@ def is_file(name: str) -> bool:
         return False
 
 
-def write_heatmap(pictures: Sequence[Any], attention: "ResponseAttention", file: Path) -> None:
+def write_heatmap(images: Sequence[Any], attention: "ResponseAttention", file: Path) -> None:
     """Write the mean map of the whole response over the images."""
     from vlm.heatmap import draw_heatmap
 
     if not attention.maps:
         raise UserError(f"No heat map was drawn: {attention.note}")
     try:
-        draw_heatmap(pictures, attention.maps).save(file)
+        draw_heatmap(images, attention.maps).save(file)
     except (OSError, ValueError) as error:  # ValueError: an ending that Pillow does not know
         raise UserError(f"The heat map {file} cannot be written ({error}): name a .png file.") from None
 
@@ -143,7 +143,7 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
     if not result["finished"]:
         note = f" (the budget of {budget} tokens ran out; try --effort high)"
     elif result["closed"]:
-        note = f" (asked for after {budget} tokens of thought; try --effort high)"
+        note = f" (asked for after {budget} tokens of reasoning; try --effort high)"
     print(f"\n\nAnswer: {result['answer'] if result['answer'] is not None else 'none'}{note}")
     if votes["k"] > 1:
         given = ", ".join(f"{answer} x {n}" for answer, n in votes["counts"].items()) or "no answer"
@@ -152,7 +152,7 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
         print(f"Heat map: {options.heatmap}")
 
 
-def read_picture(name: str, urls: bool = False) -> Any:
+def read_image(name: str, urls: bool = False) -> Any:
     """An image from a path, from standard input (``-``), or, where allowed, from a URL."""
     if name == "-":
         return open_image(standard_input().buffer.read(MAX_BYTES + 1))

@@ -6,7 +6,7 @@ self-consistency, arXiv 2203.11171.
 
     stream = think_stream(vlm, question_messages(question, 1), [image], EFFORTS["high"])
     for piece in stream: print(piece, end="")
-    stream.thought      # the whole of it
+    stream.response     # the whole of it
 
 Without a ``<think>`` tag (a base model that was never taught one) the reasoning is what stands before the last ``\\boxed``.
 """
@@ -68,13 +68,13 @@ def find_effort(name: str) -> Effort:
 
 
 @dataclass(frozen=True)
-class Thought:
+class BudgetedResponse:
     """What a model wrote under an effort; after a prefix, without it.
 
     Attributes:
         tokens: new tokens, forced ones included.
         finished: the model ended its turn itself.
-        relooks: cues that were put into its mouth.
+        relooks: re-look cues that were inserted into the text.
         closed: its reasoning exceeded the budget (or never came to an answer) and was closed.
     """
 
@@ -85,21 +85,21 @@ class Thought:
     closed: bool = False
 
 
-class ThoughtStream(Iterator[str]):
-    """Pieces that together are ``thought.text``. ``close()`` stops the model within a token; ``thought`` is None before the end."""
+class BudgetedStream(Iterator[str]):
+    """Pieces that together are ``response.text``. ``close()`` stops the model within a token; ``response`` is None before the end."""
 
-    def __init__(self, pieces: Generator[str, None, Thought]) -> None:
+    def __init__(self, pieces: Generator[str, None, BudgetedResponse]) -> None:
         self._pieces = pieces
-        self.thought: Thought | None = None
+        self.response: BudgetedResponse | None = None
 
-    def __iter__(self) -> "ThoughtStream":
+    def __iter__(self) -> "BudgetedStream":
         return self
 
     def __next__(self) -> str:
         try:
             return next(self._pieces)
         except StopIteration as end:
-            self.thought = self.thought or end.value
+            self.response = self.response or end.value
             raise
 
     def close(self) -> None:
@@ -115,9 +115,9 @@ def think_stream(
     temperature: float = 0.0,
     seed: int = 0,
     prefix: str = "",
-) -> ThoughtStream:
+) -> BudgetedStream:
     """One conversation, piece by piece; arguments as ``vlm.generate.generate_stream``. No piece is ever taken back."""
-    return ThoughtStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
+    return BudgetedStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
 
 
 def _pieces(
@@ -128,7 +128,7 @@ def _pieces(
     temperature: float,
     seed: int,
     prefix: str,
-) -> Generator[str, None, Thought]:
+) -> Generator[str, None, BudgetedResponse]:
     from vlm.generate import generate_stream
 
     course, shown = _Course(vlm, effort, prefix), ""
@@ -158,7 +158,7 @@ def _pieces(
         if len(course.text) > len(shown):
             yield course.text[len(shown) :]
             shown = course.text
-    return course.thought
+    return course.response
 
 
 def think_batch(
@@ -169,13 +169,12 @@ def think_batch(
     *,
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
-    prefixes: Sequence[str] | None = None,
     batch_size: int = 32,
-) -> list[Thought]:
+) -> list[BudgetedResponse]:
     """N conversations at once; each comes out as ``think_stream`` would write it. Arguments as ``vlm.generate.generate``."""
     from vlm.generate import generate
 
-    courses = [_Course(vlm, effort, prefix) for prefix in prefixes or [""] * len(conversations)]
+    courses = [_Course(vlm, effort) for _ in conversations]
     seeds = seeds or [0] * len(conversations)
     while active := [number for number, course in enumerate(courses) if not course.done]:
         written = generate(
@@ -190,7 +189,7 @@ def think_batch(
         )
         for number, generation in zip(active, written, strict=True):
             courses[number].take(generation)
-    return [course.thought for course in courses]
+    return [course.response for course in courses]
 
 
 async def think_served(
@@ -201,13 +200,13 @@ async def think_served(
     *,
     temperature: float = 0.0,
     seed: int = 0,
-) -> Thought:
+) -> BudgetedResponse:
     """The same from a backend. A server continues no text of ours, so of an effort only budget and instruction apply."""
     from vlm.backends import Request
 
     request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, seed=seed)
     reply = await backend.complete(request)
-    return Thought(reply.text, reply.completion_tokens, reply.finish_reason != "length")
+    return BudgetedResponse(reply.text, reply.completion_tokens, reply.finish_reason != "length")
 
 
 class _Course:
@@ -219,7 +218,7 @@ class _Course:
         answering: the reasoning is over for good.
     """
 
-    def __init__(self, vlm: "VLM", effort: Effort, prefix: str) -> None:
+    def __init__(self, vlm: "VLM", effort: Effort, prefix: str = "") -> None:
         from vlm.chat import position_limit, prefix_ids
 
         self.tokenizer, self.effort, self.given = vlm.tokenizer, effort, prefix
@@ -240,8 +239,8 @@ class _Course:
         return self._read(self.ids)
 
     @property
-    def thought(self) -> Thought:
-        return Thought(self.text, len(self.ids), self.finished, self.relooks, self.closed)
+    def response(self) -> BudgetedResponse:
+        return BudgetedResponse(self.text, len(self.ids), self.finished, self.relooks, self.closed)
 
     def take(self, written: "Generation") -> None:
         """Add what the model wrote, then decide: another look, the answer, or the end."""
@@ -253,7 +252,7 @@ class _Course:
             self.done = True
             return
         text = self.given + self.text
-        end = thought_end(text)
+        end = reasoning_end(text)
         if end is None and written.finished:
             end = len(text)
         if (
@@ -291,12 +290,12 @@ class _Course:
             self.ids += self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _read(self, ids: list[int]) -> str:
-        from vlm.generate import decode_behind
+        from vlm.generate import decode_after
 
-        return decode_behind(self.tokenizer, self.start, ids)
+        return decode_after(self.tokenizer, self.start, ids)
 
 
-def thought_end(text: str) -> int | None:
+def reasoning_end(text: str) -> int | None:
     """Character at which the reasoning ends: ``</think>``, or the last ``\\boxed`` of a text without tags; None while it lasts."""
     reasoning, box = find_reasoning(text), text.rfind("\\boxed")
     if reasoning.closed:
@@ -306,7 +305,7 @@ def thought_end(text: str) -> int | None:
 
 def _settled(prefix: str, written: str) -> int:
     """How many characters of ``written`` stand before the end of the reasoning, however that goes on."""
-    end = thought_end(prefix + written)
+    end = reasoning_end(prefix + written)
     if end is not None:
         settled = end - len(prefix)
     else:

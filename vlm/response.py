@@ -18,13 +18,13 @@ class Response:
     """A response taken apart.
 
     Attributes:
-        thought: the text inside ``<think>``, without the tags; empty if there is none.
+        reasoning: the text inside ``<think>``, without the tags; empty if there is none.
         answer: the final answer, or None.
         closed: there is a ``</think>``.
         boxed: the answer stood in ``\\boxed{}``.
     """
 
-    thought: str
+    reasoning: str
     answer: str | None
     closed: bool
     boxed: bool
@@ -35,29 +35,29 @@ def parse_response(text: str, finished: bool = True) -> Response:
 
     The answer is, in this order: the last balanced ``\\boxed{...}`` (the inner of two nested ones), the last
     ``<answer>...</answer>``, what follows the last "answer is" or "answer:", the last line that is not blank. It is
-    looked for after the reasoning; if nothing stands there, a box or an ``<answer>`` inside the reasoning counts. A
-    thought that was never closed gives no answer in prose: it may go on to change its mind.
+    looked for after the reasoning; if there is none, a box or an ``<answer>`` inside the reasoning counts. Reasoning
+    that was never closed gives no answer in prose, because the model may still change its mind.
 
     Args:
         finished: False for a response that was cut off. It has no last line, so only an answer that it has boxed counts.
     """
-    reasoning = find_reasoning(text)
-    unfinished = reasoning.opened and not reasoning.closed
-    thought, tail = text[reasoning.start : reasoning.end], text[reasoning.end :]
-    if reasoning.closed:
+    span = find_reasoning(text)
+    unfinished = span.opened and not span.closed
+    reasoning, tail = text[span.start : span.end], text[span.end :]
+    if span.closed:
         tail = tail[len("</think>") :]
     answer = None if unfinished else _boxed(tail)
     boxed = answer is not None
     if answer is None and not unfinished:
         answer = _tagged(tail) or _phrased(tail) or _last_line(tail)
     if answer is None:
-        answer = _boxed(thought)
+        answer = _boxed(reasoning)
         boxed = answer is not None
     if answer is None:
-        answer = _tagged(thought)
+        answer = _tagged(reasoning)
     if not (finished or boxed):
         answer = None
-    return Response(thought.strip(), answer, reasoning.closed, boxed)
+    return Response(reasoning.strip(), answer, span.closed, boxed)
 
 
 _OPEN, _CLOSE = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
@@ -86,7 +86,7 @@ def find_reasoning(text: str) -> Reasoning:
 
 
 def after_reasoning(text: str) -> str:
-    """What follows the last ``</think>``; the whole text where there is none, nothing where another thought stays open."""
+    """What follows the last ``</think>``; the whole text where there is none, empty where another ``<think>`` stays open."""
     *_, rest = _CLOSE.split(text)
     return "" if _OPEN.search(rest) else rest
 
@@ -150,9 +150,9 @@ def _phrased(text: str) -> str | None:
     last = max(_ANSWER_PHRASE.finditer(text), key=lambda match: match.end(), default=None)
     if last is None:
         return None
-    said = text[last.end() : last.end() + MAX_ANSWER + 1]
-    stop = _STOP.search(said)
-    return _undressed(said[: stop.start()] if stop else said)
+    phrase = text[last.end() : last.end() + MAX_ANSWER + 1]
+    stop = _STOP.search(phrase)
+    return _undressed(phrase[: stop.start()] if stop else phrase)
 
 
 def _last_line(text: str) -> str | None:
@@ -214,7 +214,7 @@ LOOK_CUES = (
     r"\blet(?:'s|\s{1,3}me|\s{1,3}us)\s{1,3}(?:have\s{1,3}a\s{1,3}|take\s{1,3}a\s{1,3})?look\b",
     rf"\b(?:check|verify|inspect|examine|consult)(?:ing)?\b{_NEAR}{_SIGHT}\b",
 )
-"""Patterns of a look that goes back only if something was said before; in the first sentence it is the first look."""
+"""Patterns of a look that counts as a re-look only after the first sentence; in the first sentence it is the first look."""
 
 _RELOOK = re.compile("|".join(RELOOK_CUES), re.IGNORECASE)
 _LOOK = re.compile("|".join(LOOK_CUES), re.IGNORECASE)

@@ -117,7 +117,7 @@ def _token_ends(tokenizer: Any, ids: list[int], text: str) -> Any:
     def length(n: int) -> int:
         return len(tokenizer.decode(ids[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    # Decoding may add or drop a character in all (a leading blank); a proportion keeps the places right to a character.
+    # Decoding may add or drop a character in all (a leading blank); a proportion keeps the positions correct to one character.
     total = max(1, length(len(ids)))
     scale = total / max(1, len(text)) if abs(total - len(text)) > 2 else 1.0
 

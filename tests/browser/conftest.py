@@ -47,8 +47,8 @@ def address(tiny_vlm_dir: Path) -> Iterator[str]:
     blanks = [
         token for token in range(len(tokenizer)) if not tokenizer.decode([token], skip_special_tokens=True).strip()
     ]
-    never = vlm.generate.picture_tokens
-    vlm.generate.picture_tokens = lambda config: [*never(config), *marks, *blanks]
+    never = vlm.generate.image_token_ids
+    vlm.generate.image_token_ids = lambda config: [*never(config), *marks, *blanks]
     listening = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(make_server(engine), log_level="warning", timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -59,7 +59,7 @@ def address(tiny_vlm_dir: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join(20)
-    vlm.generate.picture_tokens = never
+    vlm.generate.image_token_ids = never
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ def test_a_file_that_is_no_picture_is_refused_in_words(visit: Any, tmp_path: Pat
     (tmp_path / "notes.png").write_text("no picture")
     visitor.page.set_input_files("input[type=file] >> nth=0", tmp_path / "notes.png")
     visitor.page.wait_for_function("document.querySelector('.wrong').textContent !== ''")
-    assert "cannot be read as a picture" in visitor.page.inner_text(".wrong >> nth=0")
+    assert "cannot be read as an image" in visitor.page.inner_text(".wrong >> nth=0")
 
 
 def test_mistakes_are_answered_in_words(visit: Any) -> None:

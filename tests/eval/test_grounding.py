@@ -29,7 +29,7 @@ from eval.grounding import (
 )
 from eval.runner import Answer, answer_problems, open_pictures
 from eval.subjects import Turn
-from reward.grade import facts_wrong
+from reward.grade import share_of_facts_missed
 
 
 def swap(function: Any, folder: Path, n: int = 12) -> dict[str, Any]:
@@ -194,12 +194,14 @@ def test_behaviour_leaves_errors_out() -> None:
 
 def test_a_single_look_is_judged_fact_by_fact():
     gold = "row 1: red none blue; row 2: star star none"
-    assert facts_wrong(gold, gold, correct=True) == 0
-    assert facts_wrong("row 2: star star none; row 1: red none green", gold, correct=False) == pytest.approx(1 / 6)
-    assert facts_wrong("row 1: red none", gold, correct=False) == pytest.approx(4 / 6)
-    assert facts_wrong("row 1: red none blue extra; row 2: star star none", gold, correct=False) == 0
-    assert facts_wrong(None, gold, correct=False) == 1
+    assert share_of_facts_missed(gold, gold, correct=True) == 0
+    assert share_of_facts_missed("row 2: star star none; row 1: red none green", gold, correct=False) == pytest.approx(
+        1 / 6
+    )
+    assert share_of_facts_missed("row 1: red none", gold, correct=False) == pytest.approx(4 / 6)
+    assert share_of_facts_missed("row 1: red none blue extra; row 2: star star none", gold, correct=False) == 0
+    assert share_of_facts_missed(None, gold, correct=False) == 1
     assert (
-        facts_wrong("purple star", "purple star", correct=True) == 0
-        and facts_wrong("3", "purple star", correct=False) == 1
+        share_of_facts_missed("purple star", "purple star", correct=True) == 0
+        and share_of_facts_missed("3", "purple star", correct=False) == 1
     )

@@ -129,7 +129,7 @@ def test_a_bad_request_fails_alone(vlm: Any) -> None:
 
     good, bad, also_good, no_budget = asyncio.run(play())
     assert isinstance(good, Reply) and isinstance(also_good, Reply)
-    assert isinstance(bad, BackendError) and "2 image parts but 1 pictures" in str(bad)
+    assert isinstance(bad, BackendError) and "2 image parts but 1 images" in str(bad)
     assert isinstance(no_budget, BackendError) and "max_new_tokens" in str(no_budget)
 
 

@@ -128,7 +128,7 @@ def test_only_pictures_reach_the_processor(vlm: VLM, monkeypatch: pytest.MonkeyP
         with pytest.raises(UserError, match="open_image first"):
             encode(vlm, [question_messages("What?", 1)], [[source]])  # type: ignore[list-item]
     sneaky = [{"role": "user", "content": [{"type": "image", "image": str(file), "url": f"file://{file}"}]}]
-    with pytest.raises(UserError, match="1 image parts but 0 pictures"):
+    with pytest.raises(UserError, match="1 image parts but 0 images"):
         encode(vlm, [sneaky], [[]])
     encode(vlm, [sneaky], [[picture()]])
     assert opened == []
@@ -148,7 +148,7 @@ def test_the_processor_does_not_resize_again(
 
 
 def test_pictures_and_image_parts_must_match(vlm: VLM, reasoner: VLM) -> None:
-    with pytest.raises(UserError, match="2 image parts but 1 pictures"):
+    with pytest.raises(UserError, match="2 image parts but 1 images"):
         encode(vlm, [question_messages("What?", 2)], [[picture()]])
     with pytest.raises(UserError, match="text-only model"):
         encode(reasoner, [question_messages("What?", 1)], [[picture()]])

@@ -191,7 +191,7 @@ def test_the_end_token_ends_a_row_and_is_not_part_of_it(vlm: VLM) -> None:
     assert cut[1].finished and not whole[1].finished
 
 
-def test_picture_tokens_are_never_written(vlm: VLM) -> None:
+def test_image_tokens_are_never_written(vlm: VLM) -> None:
     conversations, images = cases()
     config = vlm.model.config
     banned = [config.image_token_id, config.video_token_id, config.vision_start_token_id]
@@ -362,7 +362,7 @@ def test_a_stream_closed_before_it_began(vlm: VLM) -> None:
 
 
 def test_errors_reach_the_reader(vlm: VLM) -> None:
-    with pytest.raises(UserError, match="1 image parts but 0 pictures"):
+    with pytest.raises(UserError, match="1 image parts but 0 images"):
         list(generate_stream(vlm, question_messages("What?", 1), [], max_new_tokens=5))
     assert not stream_threads()
 

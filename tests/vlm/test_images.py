@@ -217,8 +217,8 @@ def test_files_that_are_no_pictures_are_named_with_a_remedy(tmp_path: Path) -> N
     reasons = {
         "missing.png": "does not exist",
         "empty.png": "is empty",
-        "text.png": "cannot be read as a picture",
-        "script.eps": "cannot be read as a picture",
+        "text.png": "cannot be read as an image",
+        "script.eps": "cannot be read as an image",
         "cut.jpg": "cut short",
         "cut.png": "cut short",
     }

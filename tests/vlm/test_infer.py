@@ -19,7 +19,7 @@ from vlm.asking import answer_question
 from vlm.backends import ScriptedBackend
 from vlm.infer import main
 from vlm.load import VLM, load_vlm
-from vlm.reasoning import EFFORTS, Effort, Thought, ThoughtStream
+from vlm.reasoning import EFFORTS, BudgetedResponse, BudgetedStream, Effort
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,13 +81,13 @@ def test_the_reply_is_taken_apart(vlm_: VLM, photo: Path, monkeypatch: pytest.Mo
     text = "<think> I see 3. Let me look again. It is 2. </think> \\boxed{2}"
     asked: list[Any] = []
 
-    def said(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> ThoughtStream:
+    def said(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> BudgetedStream:
         def pieces() -> Any:
             yield from (text[:20], text[20:])
-            return Thought(text, 20, True)
+            return BudgetedResponse(text, 20, True)
 
         asked.append(effort)
-        return ThoughtStream(pieces())
+        return BudgetedStream(pieces())
 
     monkeypatch.setattr("vlm.asking.think_stream", said)
     result = answer_question(vlm_, [photo], "How many?", effort="high")
@@ -162,7 +162,7 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, tiny_reasoner_dir: Path, p
     (tmp_path / "notes.txt").write_text("x")
     for image, question, model, code, reason in [
         (tmp_path / "none.png", "What?", "tiny", 2, "none.png does not exist"),
-        (tmp_path / "notes.txt", "What?", "tiny", 2, "notes.txt cannot be read as a picture"),
+        (tmp_path / "notes.txt", "What?", "tiny", 2, "notes.txt cannot be read as an image"),
         (photo, " ", "tiny", 1, "The question is empty"),
         (photo, "x" * 100_000, "tiny", 1, "100,000 characters"),
         (photo, "What?", str(tmp_path / "no-model"), 1, "no-model does not exist"),
@@ -172,8 +172,8 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, tiny_reasoner_dir: Path, p
         printed = capsys.readouterr()
         assert printed.out == "" and reason in printed.err and printed.err.count("\n") == 1
     for arguments, reason in [
-        (["--question", "What?"], "Give a picture and a question"),
-        (["--image", str(photo)], "Give a picture and a question"),
+        (["--question", "What?"], "Give an image and a question"),
+        (["--image", str(photo)], "Give an image and a question"),
         (["--image", str(photo), "--question", "x", "--votes", "0"], "0 votes"),
         (["--image", str(photo), "--question", "x", "--votes", "2", "--temperature", "0"], "all be the same"),
         (["--image", str(photo), "--question", "x", "--out", "a"], "--out belongs to --batch"),
@@ -188,8 +188,8 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, tiny_reasoner_dir: Path, p
         (["--image", str(photo), "--question", "x", "--chat"], "leave out the question, or --chat"),
         (["--image", str(photo), "--chat", "--out", "a"], "--out belongs to --batch"),
         (["--image", str(photo), "--chat", "--votes", "0"], "0 votes"),
-        (["--image", "-", "--chat"], "Only one of the pictures"),
-        (["--chat"], "Give a picture and a question"),
+        (["--image", "-", "--chat"], "Only one of the images"),
+        (["--chat"], "Give an image and a question"),
     ]:
         assert main(arguments) in (1, 2)
         printed = capsys.readouterr()
@@ -209,7 +209,7 @@ def test_a_wrong_path_answers_before_anything_heavy_is_imported(tmp_path: Path) 
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and done.stderr == "The picture none.png does not exist: check the path.\n"
+    assert done.returncode == 2 and done.stderr == "The image none.png does not exist: check the path.\n"
 
 
 def test_as_a_module(photo: Path, tiny_vlm_dir: Path) -> None:

@@ -209,7 +209,7 @@ def test_no_server_and_a_silent_one(server: Server) -> None:
 def test_pictures_and_parts_must_match(server: Server) -> None:
     server.answers = [says("hi")]
     for parts, images in ((2, [picture()]), (0, [picture()])):
-        with pytest.raises(BackendError, match="pictures than image parts"):
+        with pytest.raises(BackendError, match="images than image parts"):
             complete(server, Request(question_messages("What?", parts), images))
     assert server.bodies == []
 

@@ -17,14 +17,14 @@ from vlm.reasoning import (
     ANSWER_TOKENS,
     CUE,
     EFFORTS,
+    BudgetedResponse,
     Effort,
-    Thought,
     count_votes,
     find_effort,
+    reasoning_end,
     think_batch,
     think_served,
     think_stream,
-    thought_end,
     vote_seeds,
     with_style,
 )
@@ -72,10 +72,11 @@ def both_ways(vlm: VLM, monkeypatch: pytest.MonkeyPatch, effort: Effort, *texts:
     monkeypatch.setattr("vlm.generate.generate", batching.batch)
     stream = think_stream(vlm, MESSAGES, [PICTURE], effort, prefix=prefix)
     pieces = list(stream)
-    assert stream.thought is not None and "".join(pieces) == stream.thought.text
-    assert think_batch(vlm, [MESSAGES], [[PICTURE]], effort, prefixes=[prefix]) == [stream.thought]
-    assert streaming.asked == batching.asked
-    return stream.thought, streaming.asked
+    assert stream.response is not None and "".join(pieces) == stream.response.text
+    if not prefix:  # only a stream continues a prefix
+        assert think_batch(vlm, [MESSAGES], [[PICTURE]], effort) == [stream.response]
+        assert streaming.asked == batching.asked
+    return stream.response, streaming.asked
 
 
 def test_a_thought_within_its_budget_is_left_alone(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,9 +129,9 @@ def test_it_goes_on_from_a_prefix(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_real_model_streams_what_a_batch_writes(vlm_: VLM, looks: int, temperature: float) -> None:
     effort = Effort(40, looks=looks)
     stream = think_stream(vlm_, MESSAGES, [PICTURE], effort, temperature=temperature, seed=7)
-    assert "".join(stream) == (stream.thought and stream.thought.text)
+    assert "".join(stream) == (stream.response and stream.response.text)
     batch = think_batch(vlm_, [MESSAGES] * 3, [[PICTURE]] * 3, effort, temperature=temperature, seeds=[7, 8, 7])
-    assert batch[0] == batch[2] == stream.thought
+    assert batch[0] == batch[2] == stream.response
     assert (batch[0] == batch[1]) == (temperature == 0)
 
 
@@ -138,7 +139,7 @@ def test_closing_a_stream_stops_the_model(vlm_: VLM) -> None:
     stream = think_stream(vlm_, MESSAGES, [PICTURE], Effort(2048))
     next(stream)
     stream.close()
-    assert stream.thought is None and vlm_.lock.acquire(timeout=5)
+    assert stream.response is None and vlm_.lock.acquire(timeout=5)
     vlm_.lock.release()
 
 
@@ -151,7 +152,7 @@ def test_a_thought_fits_into_the_models_positions(vlm_: VLM, monkeypatch: pytest
 def test_a_server_gets_budget_and_instruction() -> None:
     backend = ScriptedBackend([Reply("\\boxed{2}", "length", 9, 5)])
     thought = asyncio.run(think_served(backend, MESSAGES, [PICTURE], EFFORTS["low"], temperature=0.5, seed=3))
-    assert thought == Thought("\\boxed{2}", 5, False)
+    assert thought == BudgetedResponse("\\boxed{2}", 5, False)
     (request,) = backend.requests
     assert (request.max_tokens, request.temperature, request.seed) == (128 + ANSWER_TOKENS, 0.5, 3)
 
@@ -166,8 +167,8 @@ def test_a_server_gets_budget_and_instruction() -> None:
         ("nothing yet", None),
     ],
 )
-def test_where_a_thought_ends(text: str, end: str | None) -> None:
-    assert thought_end(text) == (None if end is None else text.index(end))
+def test_where_reasoning_ends(text: str, end: str | None) -> None:
+    assert reasoning_end(text) == (None if end is None else text.index(end))
 
 
 def test_votes() -> None:

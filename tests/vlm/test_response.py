@@ -63,16 +63,16 @@ def test_answers(text: str, answer: str | None) -> None:
 
 def test_thought_and_flags() -> None:
     whole = parse_response("<think> I see two. </think> \\boxed{2}")
-    assert (whole.thought, whole.answer, whole.closed, whole.boxed) == ("I see two.", "2", True, True)
+    assert (whole.reasoning, whole.answer, whole.closed, whole.boxed) == ("I see two.", "2", True, True)
     opened_by_the_prompt = parse_response("I see two. </think> two")
-    assert (opened_by_the_prompt.thought, opened_by_the_prompt.closed, opened_by_the_prompt.boxed) == (
+    assert (opened_by_the_prompt.reasoning, opened_by_the_prompt.closed, opened_by_the_prompt.boxed) == (
         "I see two.",
         True,
         False,
     )
     cut = parse_response("<think> I see")
-    assert (cut.thought, cut.answer, cut.closed) == ("I see", None, False)
-    assert parse_response("plain \\boxed{1}").thought == ""
+    assert (cut.reasoning, cut.answer, cut.closed) == ("I see", None, False)
+    assert parse_response("plain \\boxed{1}").reasoning == ""
 
 
 def test_an_endless_answer_is_none() -> None:
@@ -221,7 +221,7 @@ def test_each_sentence_counts_once() -> None:
 )
 def test_where_a_response_reasons(text: str, thought: str, rest: str, repeated: bool) -> None:
     found = find_reasoning(text)
-    assert text[found.start : found.end] == thought and parse_response(text).thought == thought.strip()
+    assert text[found.start : found.end] == thought and parse_response(text).reasoning == thought.strip()
     assert after_reasoning(text) == rest and repeats_tags(text) == repeated
     assert len(without_tags(text)) == len(text) and "think>" not in without_tags(text).lower()
 
