@@ -39,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     """See ``Site``; what a start has said already is forgotten."""
     folder = tmp_path_factory.mktemp("site")
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setattr(versions, "_said", set())
+    monkeypatch.setattr(versions, "_warned", set())
     versions.declared.cache_clear()
     yield Site(folder)
     versions.declared.cache_clear()

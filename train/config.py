@@ -1,4 +1,4 @@
-"""The config of a training stage: the keys of this project beside TRL's, and how both are made of one mapping.
+"""The config of a training stage: this project's keys beside TRL's, both built from one mapping.
 
 TRL's own parser lets ``num_generations: [1, 2]`` and ``max_completion_length: 12.7`` pass, and on a machine without an
 accelerator it fails on bf16 before it names an unknown key. So keys and types are checked (``configs.schema``) before TRL
@@ -28,23 +28,23 @@ from train.resume import Resumption, course, resumption
 
 Style = Literal["think", "direct", "describe", "none"]
 
-# How the layers are called, across families, that map vision features to the language model, and the vision towers.
+# Names, across model families, of the layers that map vision features to the language model, and of the vision towers.
 MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection")
 VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
 
 
 @dataclass
 class Lora:
-    """Low-rank adapters in place of full training (PEFT): the model itself stays frozen.
+    """Train low-rank adapters (PEFT) instead of all weights.
 
-    At the end they are merged, so that ``output_dir`` holds a standard model; the adapter alone is in its ``adapter/``.
+    The adapters are merged at the end, so ``output_dir`` holds a standard model. Its ``adapter/`` holds the adapter alone.
 
     Attributes:
         r: the rank.
         alpha: the adapters' output is scaled by ``alpha / r``.
-        dropout: on their input, in [0, 1).
-        targets: names of the linear layers of the language model to adapt; all of its blocks' where not given, found from
-            the model (``train.lora``).
+        dropout: on the adapters' input, in [0, 1).
+        targets: names of the language model's linear layers to adapt. By default all linear layers of its blocks, as
+            ``train.lora`` finds them.
         train_merger: train the merger in full beside the adapters.
     """
 
@@ -57,20 +57,19 @@ class Lora:
 
 @dataclass
 class ModelOptions:
-    """What both training stages say about the model.
+    """The keys about the model, the same in both training stages.
 
     Attributes:
         model: ``tiny`` (the bundled one), a folder or a hub name.
-        dtype: the dtype of the weights. Training wants float32 where memory allows: AdamW's small updates round away in
-            bfloat16 weights.
-        precision: of the arithmetic (``train.precision``): ``bfloat16`` autocast, ``float32``, or ``auto``, the faster one of
-            them on this machine. TRL's ``bf16`` and ``fp16`` decide where not given.
-        freeze_vision: keep the vision tower as it is (its merger is named apart, below).
-        freeze_merger: keep the layers that map vision features to the language model.
-        min_pixels, max_pixels: limits of an image's area after resizing; the processor's own where not given.
-        lora: see ``Lora``; all weights that are not frozen are trained where not given.
-        gpus: the number of processes that the batch sizes are meant for; ``--check`` and ``--plan`` count with it, and a
-            run with another number says so.
+        dtype: the dtype of the weights. Use float32 if memory allows: in bfloat16 weights AdamW's small updates round to 0.
+        precision: of the arithmetic (``train.precision``): ``bfloat16`` autocast, ``float32``, or ``auto``, the faster of the
+            two on this machine. By default TRL's ``bf16`` and ``fp16`` decide.
+        freeze_vision: freeze the vision tower, without its merger.
+        freeze_merger: freeze the layers that map vision features to the language model.
+        min_pixels, max_pixels: limits of an image's area after resizing. By default the processor's.
+        lora: see ``Lora``. By default all weights are trained that are not frozen.
+        gpus: the number of processes that the batch sizes are meant for. ``--check`` and ``--plan`` calculate with it, and a
+            run with another number prints a line.
     """
 
     model: str = "tiny"
@@ -101,17 +100,17 @@ class SftOptions(ModelOptions):
 class PromptSelection:
     """Which prompts GRPO trains on: those that the start checkpoint solves sometimes.
 
-    A group in which all answers are right, or all wrong, carries no signal; so ``samples`` responses are drawn for each
-    candidate and those right in ``min_right`` to ``max_right`` of them are kept.
+    A group whose answers are all correct, or all incorrect, carries no signal. So ``samples`` responses are drawn for each
+    candidate, and the candidates with ``min_right`` to ``max_right`` correct ones are kept.
 
     Attributes:
-        candidates: look at the first so many problems of the (seeded) shuffled set; all where not given.
-        prompts: stop as soon as so many are found; no limit where not given.
-        at_least: fill up to so many with candidates out of range where fewer are found (they carry no signal until the
-            model changes); 0 refuses to train when none is in range.
+        candidates: the number of problems to sample, from the start of the (seeded) shuffled set. By default all.
+        prompts: stop when this number of prompts is found. By default no limit.
+        at_least: if fewer are found, add candidates out of range up to this number (they carry no signal until the model
+            changes). With 0, a run without any prompt in range is refused.
         batch_size: responses generated at once.
-        temperature: of these samples; training's own where not given.
-        max_new_tokens: training's ``max_completion_length`` where not given.
+        temperature: of these samples. By default training's.
+        max_new_tokens: of these samples. By default training's ``max_completion_length``.
     """
 
     samples: int = 8
@@ -126,16 +125,21 @@ class PromptSelection:
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= 1024:
-            raise ConfigError(f"'prompt_selection.samples' must be 1 to 1024, found {self.samples}.")
+            raise ConfigError(
+                f"'prompt_selection.samples' must be 1 to 1024, found {self.samples}: set the number of responses per problem "
+                "from which its pass rate is estimated, usually 8."
+            )
         if not 0 <= self.min_right <= self.max_right <= self.samples:
             raise ConfigError(
-                f"'prompt_selection' must have 0 <= min_right <= max_right <= samples, found {self.min_right}, "
-                f"{self.max_right} and {self.samples}."
+                f"'prompt_selection' keeps prompts with min_right to max_right correct responses of 'samples', found "
+                f"{self.min_right}, {self.max_right} and {self.samples}: set 0 <= min_right <= max_right <= samples."
             )
         for name in ("candidates", "prompts", "batch_size", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"'prompt_selection.{name}' must be at least 1, found {value}.")
+                raise ConfigError(
+                    f"'prompt_selection.{name}' must be at least 1, found {value}: raise it, or remove it for the default."
+                )
 
 
 @dataclass
@@ -145,25 +149,24 @@ class GrpoOptions(ModelOptions):
     Attributes:
         problems: a problem set (folder or JSON Lines).
         rewards: by name a weight, or weight, gate and std (``reward.aggregate.Term``). Names are those of
-            ``reward.aggregate.KNOWN``, ``shuffled(NAME)`` for the control of one, and ``FILE.py:FUNCTION`` for a reward of
-            one's own.
-        reward_folder: where such files are looked for first; the config's folder where not given.
-        reward_seconds: what such a reward may take for one response before it counts as a timeout.
+            ``reward.aggregate.KNOWN``, ``shuffled(NAME)`` for the control of one, and ``FILE.py:FUNCTION`` for a user's own.
+        reward_folder: the folder that such files are relative to. By default the config's folder.
+        reward_seconds: the time limit of such a reward for one response; after it the response counts as a timeout.
         responder: the model that ``process_claims`` asks about claims which the problem's facts do not cover: a folder, a
-            hub name or ``openai:NAME@URL``; they are skipped where not given.
-        attention_layers: whose attention counts: ``last``, ``all``, or a list of layer numbers.
-        attention_rows: the row of the token itself (``token``, the published form) or the one that predicts it.
-        lift_floor: share of the first-half lift below which ``grounding_penalty`` charges.
+            hub name or ``openai:NAME@URL``. By default such claims are skipped.
+        attention_layers: whose attention is measured: ``last``, ``all``, or a list of layer numbers.
+        attention_rows: the query row of the token itself (``token``, the published form) or the one that predicts it.
+        lift_floor: the share of the first-half lift below which ``grounding_penalty`` applies.
         drop_in_constant_groups: set all terms but accuracy and format to 0 in groups whose accuracy is constant.
-        blank_pictures: train with every image painted grey: the control that says what is learned without looking.
-        probe_prompts: of ``--probe``.
+        blank_pictures: a control: every image is replaced by a grey one, to measure what is learned without images.
+        probe_prompts: the number of prompts of ``--probe``.
         style: the instruction after each question (``vlm.chat.INSTRUCTIONS``).
         max_prompt_tokens: problems with a longer prompt are dropped before training and counted.
-        max_logprob_gap: with vLLM, end the run when the mean difference between the log-probabilities of sampling and of
-            training is larger (nats a token); ``null`` only logs it.
-        domain_weights: share of the prompts by domain (they are divided by their sum); a domain with too few problems gives
-            them several times an epoch, one that is not named gives none. Every problem once where not given.
-        curriculum: ``easy_first`` takes the prompts in the order of their pass rates, the easiest first, in every epoch.
+        max_logprob_gap: with vLLM, end the run if the mean difference between the log-probabilities of sampling and of
+            training is larger (nats per token). ``null`` only logs it.
+        domain_weights: share of the prompts by domain (normalized by their sum). The problems of a small domain are repeated
+            within an epoch, and those of a domain that is not named are left out. By default every problem comes once.
+        curriculum: ``easy_first`` orders the prompts by pass rate in every epoch, the easiest first.
         prompt_selection: see ``PromptSelection``; ``null`` trains on every problem.
     """
 
@@ -187,11 +190,20 @@ class GrpoOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         if self.reward_seconds <= 0:
-            raise ConfigError(f"'reward_seconds' must be above 0, found {self.reward_seconds}.")
+            raise ConfigError(
+                f"'reward_seconds' must be above 0, found {self.reward_seconds}: set the seconds that a reward of your own may "
+                "take for one response."
+            )
         if not 0 < self.lift_floor < math.inf:
-            raise ConfigError(f"'lift_floor' must be a number above 0, found {self.lift_floor}.")
+            raise ConfigError(
+                f"'lift_floor' must be a number above 0, found {self.lift_floor}: the penalty is relative to it. To switch the "
+                "penalty off, remove 'grounding_penalty' from 'rewards'."
+            )
         if self.probe_prompts < 2:
-            raise ConfigError(f"'probe_prompts' must be at least 2, found {self.probe_prompts}.")
+            raise ConfigError(
+                f"'probe_prompts' must be at least 2, found {self.probe_prompts}: a correlation needs two prompts, and 32 or "
+                "more are useful."
+            )
 
 
 _PROCESSES: ContextVar[int | None] = ContextVar("processes", default=None)
@@ -199,7 +211,7 @@ _PROCESSES: ContextVar[int | None] = ContextVar("processes", default=None)
 
 @contextlib.contextmanager
 def as_if(processes: int | None) -> Iterator[None]:
-    """Inside this, configs are checked as by one of so many processes, though there is only this one."""
+    """Within this context, configs are checked as if this were one of that many processes."""
     token = _PROCESSES.set(processes)
     try:
         yield
@@ -216,10 +228,10 @@ def _for_processes(trl_class: type) -> type:
 
 @dataclass
 class StageConfig:
-    """A checked config: TRL's arguments, our options, and the plain settings they came from (for the run's record).
+    """A checked config: TRL's arguments, our options, and the plain settings that both came from (for the run's record).
 
-    In ``settings`` the precision is the resolved one. ``course`` (``train.resume.course``) is that of ``args``, in which
-    ``resumption`` has changed what keeps the rows of a step.
+    ``settings`` hold the resolved precision. ``course`` (``train.resume.course``) is that of ``args``, after ``resumption``
+    has adapted them so that a step keeps its rows.
     """
 
     args: Any
@@ -243,12 +255,12 @@ def load_stage(
 
     Args:
         required: keys without which the stage cannot start.
-        defaults: values that this project sets in place of TRL's own, for keys that the config leaves out.
-        refused: keys of TRL that another key of this project stands for, with the reason.
+        defaults: this project's defaults, which replace TRL's.
+        refused: keys of TRL that this project sets itself or replaces by a key of its own, each with the reason and remedy.
 
     Raises:
-        ConfigError: anything wrong with a key, a type or a value, in one sentence; or see ``configs.processes``.
-        UserError: the other processes do not come.
+        ConfigError: a key, a type or a value is wrong; or see ``configs.processes``.
+        UserError: the other processes cannot be reached, or DeepSpeed is not installed.
     """
     given = read_config(source, overrides)
     where = given.where
@@ -256,50 +268,53 @@ def load_stage(
         if given.get(key) not in (None, False, defaults.get(key)):
             raise ConfigError(f"'{key}' in {where}: {reason}")
     checked = check_keys(given, options_class, trl_class, where=where)
-    refuse_passwords(checked, where)  # all of them are kept in the run's folder
+    refuse_passwords(checked, where)  # the run's folder keeps all settings in a file
     for key in required:
         if not checked.get(key):
-            raise ConfigError(f"{where} must say '{key}'.")
+            raise ConfigError(f"'{key}' is missing in {where}: set it there, or give --{key}.")
     if isinstance(checked.get("deepspeed"), str):
         checked["deepspeed"] = _deepspeed_file(checked["deepspeed"], where)
-    if checked.get("deepspeed") and not is_installed("deepspeed"):  # TRL's arguments cannot even be built
+    if checked.get("deepspeed") and not is_installed("deepspeed"):  # without it TRL's arguments cannot be built
         raise UserError(needs("deepspeed", "deepspeed"))
     settings = {**defaults, **checked}
     ours = {key: value for key, value in settings.items() if key in fields_of(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}
     precision = resolve(settings, where)
-    # Before TRL's arguments are built: they and DeepSpeed's config take it from here.
+    # Resolved before TRL's arguments are built, because they and DeepSpeed's config take their dtype from it.
     theirs |= {"bf16": precision.name == "bfloat16", "fp16": precision.name == "float16"}
     if precision.name in get_args(Choice):
         settings["precision"] = precision.name
     options = parse_config(options_class, ours, where)
-    processes = settle_processes()  # TRL's arguments open the process group
+    # Before TRL's arguments, because building them opens the process group.
+    processes = settle_processes()
     count = _PROCESSES.get() or processes.count
     resumed = resumption(settings, count)
     theirs |= resumed.keys
     try:
         with warnings.catch_warnings(), joining(processes):
-            # TRL itself sets the key under its former name
+            # TRL itself still sets this key
             warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
             args = _for_processes(trl_class)(**{**_device_defaults(checked), **theirs})
     except (ValueError, TypeError, ImportError) as error:
-        if resumed.refusal is not None:  # the likelier reason
+        if resumed.refusal is not None:  # batch sizes that do not fit the number of processes: the better explanation
             raise resumed.refusal from None
         raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
     return StageConfig(args, options, settings, precision, course(vars(args), count), resumed)
 
 
 def _deepspeed_file(name: str, where: str) -> str:
-    """The DeepSpeed config of that name: as given, or the one of this project that stands under ``configs/``."""
+    """The DeepSpeed config with this name: a file as given, or one that ships under ``configs/``."""
     bundled = bundled_config(name.removeprefix("configs/"))
     for path in (Path(name), bundled):
         if path.is_file():
             return str(path)
-    raise ConfigError(f"'deepspeed' in {where}: there is no file {name}; this project's are under configs/deepspeed/.")
+    raise ConfigError(
+        f"'deepspeed' in {where}: there is no file {name}; give the path of a DeepSpeed config, or one of configs/deepspeed/."
+    )
 
 
 def _device_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Without an accelerator: the CPU, no pinned memory."""
+    """TRL's arguments for a machine without accelerator: train on the CPU, without pinned memory."""
     import torch
 
     if torch.accelerator.is_available() and not given.get("use_cpu"):

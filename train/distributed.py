@@ -1,4 +1,4 @@
-"""What several processes need of each other: ZeRO-3 that knows their number, batches without images, equal weights."""
+"""Training with several processes: ZeRO-3, batches without images, equal weights on all ranks, shared errors."""
 
 import contextlib
 import inspect
@@ -33,11 +33,11 @@ def _distributed() -> bool:
 
 
 def join_deepspeed() -> None:
-    """Tell DeepSpeed of the process group that exists already, and keep it from compiling what training does not call.
+    """Make DeepSpeed use the existing process group, and keep it from compiling an operator that training does not call.
 
-    Under ZeRO-3 weights are sharded while they load. On CPUs the trainer's arguments open the group without DeepSpeed, which
-    would then count one process and refuse the batch size. Also on CPUs, DeepSpeed's first start compiles an all-reduce for
-    inference, whose buffers, 66 MB a rank, stay in shared memory after every run.
+    Under ZeRO-3 weights are sharded while they load, so DeepSpeed must know the group before. On CPUs the trainer's arguments
+    open it without DeepSpeed, which would then count one process and refuse the batch size. Also on CPUs, DeepSpeed would
+    compile an all-reduce for inference, whose buffers (66 MB per rank) stay in shared memory after every run.
     """
     if deepspeed_config() is None or not _distributed():
         return
@@ -49,10 +49,10 @@ def join_deepspeed() -> None:
 
 
 def keep_names(model: nn.Module) -> None:
-    """Let a model that was loaded under ZeRO-3 be saved under the names of its own tensors.
+    """Let a model that was loaded under ZeRO-3 be saved with the names of its own tensors.
 
-    transformers undoes on saving the renamings of loading. Under ZeRO-3 it keeps also those that loading had no use for, and
-    would write names that no loader finds again.
+    When it saves, transformers reverts the renamings of loading. Under ZeRO-3 it also reverts renamings that were never
+    applied, and would write names that no loader finds.
     """
     if is_deepspeed_zero3_enabled():
         model._weight_conversions = None  # type: ignore[assignment]
@@ -60,7 +60,7 @@ def keep_names(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def whole_weights(args: Any) -> Iterator[None]:
-    """Inside this a model loads whole, also where ZeRO-3 would part it."""
+    """Within this context a model loads unsharded, also under ZeRO-3."""
     if not is_deepspeed_zero3_enabled():
         yield
         return
@@ -72,10 +72,10 @@ def whole_weights(args: Any) -> Iterator[None]:
 
 
 def drop_empty_images(model: nn.Module) -> None:
-    """Let ``model`` read text alone where it is handed the pixels of no image at all.
+    """Let ``model`` treat a batch with pixel tensors of length 0 as text only.
 
-    TRL cuts a generation's images up with its rows: a part whose rows have none gets tensors of length 0, which no vision
-    tower reads.
+    TRL splits the images of a generation together with its rows: a split whose rows have no images gets tensors of length 0,
+    on which vision towers fail.
     """
     model.register_forward_pre_hook(lambda _model, args, kwargs: (args, _without_empty(kwargs)), with_kwargs=True)
 
@@ -92,11 +92,11 @@ def _without_empty(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 class BlankImages:
-    """Lets a batch without images pass through the vision tower, with an effect of exactly zero.
+    """Runs the vision tower on a blank image for a batch without images, with an effect of exactly zero.
 
-    Where one process has images and another has none, the gradients of the vision tower are exchanged by one and not by the
-    other: they would wait for each other for ever. So a blank image is read after the embedding, where images are read
-    too, and its features enter with the factor 0. Generation is left alone: each process writes its answers by itself.
+    If one process has images and another has none, only one of them exchanges gradients of the vision tower, and both wait
+    for each other forever. So a blank image is read after the embedding, where images are read too, and its features are
+    multiplied by 0. Generation is not changed: there the processes do not exchange anything.
     """
 
     def __init__(self, vlm: VLM) -> None:
@@ -134,13 +134,13 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def add_blank_images(vlm: VLM, image_counts: Sequence[int]) -> None:
-    """Install ``BlankImages`` where batches without images can occur: several processes, rows with and without.
+    """Install ``BlankImages`` if several processes train on rows of which some have images and some have none.
 
     Args:
         image_counts: the number of images of each row of the data.
 
     Raises:
-        UserError: ZeRO-3, where ranks that go through the modules in different orders exchange the wrong weights.
+        UserError: under ZeRO-3, in which ranks that run modules in different orders exchange the wrong weights.
     """
     if mixed(image_counts, world_size(), is_deepspeed_zero3_enabled()):
         BlankImages(vlm)
@@ -153,22 +153,22 @@ def mixed(image_counts: Sequence[int], processes: int, zero3: bool) -> bool:
     if zero3:
         raise UserError(
             f"{list(image_counts).count(0)} of {len(image_counts)} rows have no image, and several processes under ZeRO-3 cannot mix "
-            "them with others: use configs/deepspeed/zero2.json, or data in which all rows have images."
+            "them with others: set deepspeed: configs/deepspeed/zero2.json, or use data in which all rows have images."
         )
     return True
 
 
 def fillers(rows: int, rows_at_once: int) -> int:
-    """How many rows without labels several processes need at the end of an epoch, so that each has as many batches.
+    """The number of rows without labels that fill the last batch of an epoch, so that all processes have equally many batches.
 
-    accelerate would repeat the first rows of the epoch instead, and these would count twice: the course would depend on the
+    accelerate would repeat the first rows of the epoch instead. They would count twice, and the result would depend on the
     number of processes.
     """
     return -rows % rows_at_once if world_size() > 1 else 0
 
 
 class FilledSampler(Sampler[int]):
-    """The indices of ``sampler``, and then ``further`` ones."""
+    """The indices of ``sampler``, followed by those of ``further``."""
 
     def __init__(self, sampler: Any, further: range) -> None:
         self.sampler, self.further = sampler, further
@@ -183,10 +183,10 @@ class FilledSampler(Sampler[int]):
 
 @contextlib.contextmanager
 def refused_by_all() -> Iterator[None]:
-    """Inside this a ``UserError`` of one process is raised by all: one that goes on would wait for the others.
+    """Raise a ``UserError`` of one process in all of them: a process that continues would wait for the others forever.
 
     Raises:
-        UserError: the one of the first process that has one.
+        UserError: this process's own, else that of the first process that has one.
     """
     error: UserError | None = None
     try:
@@ -202,10 +202,10 @@ def refused_by_all() -> Iterator[None]:
 
 
 def check_same_weights(model: nn.Module) -> None:
-    """Compare the weights of all processes after training (exactly, by two sums of each tensor).
+    """Compare the weights of all processes after training, by two sums of each tensor that must be equal exactly.
 
     Raises:
-        UserError: they differ, so that what would be saved is only one of several models.
+        UserError: they differ, so the saved model would be only one of several.
     """
     if world_size() == 1:
         return
@@ -215,13 +215,13 @@ def check_same_weights(model: nn.Module) -> None:
     torch.distributed.all_gather_object(everyone, sums)
     if apart := first_disagreement(names, everyone):
         raise UserError(
-            f"After training the processes hold different weights ({apart}), so the saved model is that of the first alone: check "
-            "that all nodes run the same versions on the same data, then train again."
+            f"After training the processes hold different weights ({apart}), so no saved model would be that of all: check that "
+            "all nodes run the same versions on the same data, then train again."
         )
 
 
 def first_disagreement(names: list[str], everyone: list[Tensor]) -> str | None:
-    """The first tensor whose two sums are not the same in all processes; ``everyone``: (2 x tensors,) each."""
+    """The first tensor whose two sums differ between processes. ``everyone``: the sums of each process, (2 x tensors,)."""
     for sums in everyone[1:]:
         same = (sums == everyone[0]) | (sums.isnan() & everyone[0].isnan())
         if (apart := (~same).nonzero()).numel():
@@ -231,14 +231,14 @@ def first_disagreement(names: list[str], everyone: list[Tensor]) -> str | None:
 
 def _sums(weight: Tensor) -> tuple[Tensor, Tensor]:
     with whole(weight):
-        parts = weight.detach().flatten().split(AT_ONCE)  # a large embedding in float64 at once would take GB
+        parts = weight.detach().flatten().split(AT_ONCE)  # all of a large embedding in float64 would take GB
         sums = [torch.stack([part.sum(), part.square().sum()]) for part in map(Tensor.double, parts)]
         both = torch.stack(sums).sum(0) if sums else weight.new_zeros(2, dtype=torch.float64)
         return both[0], both[1]
 
 
 def whole(weight: Tensor) -> Any:
-    """ZeRO-3 holds a part of each tensor; inside this it is whole, in all processes."""
+    """Under ZeRO-3 a process holds a shard of each tensor; within this context it is gathered, in all processes."""
     if not hasattr(weight, "ds_id"):
         return contextlib.nullcontext()
     import deepspeed

@@ -1,4 +1,4 @@
-"""Problems that GRPO can use: the others are left out before training, counted by reason, with examples that name them."""
+"""The filter of GRPO's problems: those that cannot be trained on are dropped before training, counted by reason, with examples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,23 +22,23 @@ from vlm.problem import Problem, image_path, read_problems
 
 REMEDIES = {
     **PROBLEM_REMEDIES,
-    "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
-    "duplicate_id": "give every problem an id of its own",
-    "unusable_picture": "crop or scale these pictures",
+    "malformed": "fix the fields that are named (docs/your-own-data.md shows a row)",
+    "duplicate_id": "give every problem its own id",
+    "unusable_picture": "crop or scale these images",
     "over_long": "raise max_prompt_tokens, lower max_pixels, or shorten the questions",
-    "control_token": "nothing must be done: the token is read as plain text; remove it if it was not meant",
-    "image_in_text": "name pictures in 'images', not in the question; the mark is read as plain text",
+    "control_token": "nothing to do: the token is read as plain text; remove it if it is a mistake",
+    "image_in_text": "name images in 'images', not in the question; the mark is read as plain text",
 }
 KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
 
 
 @dataclass
 class FilteredProblems(DroppedProblems):
-    """What was found; ``KEPT_ALL_THE_SAME`` are remarks on rows that are kept.
+    """What the filter kept and dropped. ``counts`` also holds remarks on rows that are kept (``KEPT_ALL_THE_SAME``).
 
     Attributes:
         kept: the problems that can be trained on.
-        tokens: prompt tokens of each kept problem, images included (empty where they were not counted).
+        tokens: prompt tokens of each kept problem, images included; empty if they were not counted.
     """
 
     kept: list[Problem] = field(default_factory=list)
@@ -50,14 +50,14 @@ class FilteredProblems(DroppedProblems):
 
 
 def read_valid_problems(path: str | Path, filtered: FilteredProblems) -> list[Problem]:
-    """The rows of a problem set that are problems; the others are counted in ``filtered``, where ``read_problems`` would end.
+    """The valid rows of a problem set. Invalid rows are counted in ``filtered``, where ``read_problems`` would raise.
 
-    ``meta`` stays as it is: the paths in it are for evaluation, which reads strictly.
+    ``meta`` is not resolved: the paths in it are for evaluation, which reads strictly.
     """
     folder = Path(path)
     file = folder / "problems.jsonl" if folder.is_dir() else folder
     if not file.exists():
-        return read_problems(path)  # for its sentence
+        return read_problems(path)  # raises with the reason
     problems, seen = [], set()
     for number, row in enumerate(read_jsonl(file), start=1):
         try:
@@ -86,12 +86,12 @@ def filter_problems(
     decode: bool = False,
     filtered: FilteredProblems | None = None,
 ) -> FilteredProblems:
-    """Sort out what would fail or be cut in the middle of training.
+    """Drop the problems that would fail or be truncated during training.
 
     Args:
-        count: count the tokens of every prompt, not only where one could be too long.
-        decode: decode every image; otherwise a PNG is only held against its checksums.
-        filtered: what ``read_valid_problems`` has found already.
+        count: count the tokens of every prompt, not only with ``max_prompt_tokens``.
+        decode: decode every image. By default only the checksums of a PNG are compared, which is faster.
+        filtered: the rows that ``read_valid_problems`` dropped; more are added to it.
     """
     filtered = FilteredProblems() if filtered is None else filtered
     golds = gradable_golds(problems)
@@ -125,7 +125,7 @@ def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]
 
 
 def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, reader: VLM) -> int:
-    """Tokens of the prompt, its images included, without reading their pixels where the sizing rule is known.
+    """Tokens of the prompt, its images included. If the processor's sizing rule is known, no pixels are read.
 
     Raises:
         UserError, ImageError: a prompt that cannot be built, an image that cannot be sized.
@@ -137,4 +137,4 @@ def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, re
         return int(encode(reader, [turns], images)["input_ids"].shape[1])
     text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     words = reader.tokenizer(text, verbose=False)["input_ids"]
-    return len(words) + sum(n - 1 for n in counts if n is not None)  # one place holder an image is in the text
+    return len(words) + sum(n - 1 for n in counts if n is not None)  # the text already has one placeholder per image

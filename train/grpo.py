@@ -1,11 +1,21 @@
-"""GRPO with rewards that look at the model's attention to the image.
+"""GRPO with rewards for the model's attention to the image.
 
     python train/grpo.py --config configs/tiny/grpo.yaml [--key value ...]
     deepspeed --num_gpus 8 train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml
 
-The YAML holds keys of TRL's ``GRPOConfig`` and of ``train.config.GrpoOptions``. Two parts, each of which goes on after a
-kill with the same command: first the prompts are chosen by the start checkpoint's pass rates (``train.selection``), then
-TRL's trainer runs (``train.grpo_trainer``).
+The YAML holds keys of TRL's ``GRPOConfig`` and of ``train.config.GrpoOptions``. The loss is TRL's; what differs from its GRPO:
+
+1. Prompt selection (``train.selection``): the start checkpoint answers each candidate first, and training takes those that it
+   solves sometimes. A group whose responses are all correct, or all incorrect, has advantage 0.
+2. Rows of the data set are problem numbers. ``vlm.chat`` encodes each prompt, so training sees the tokens of inference.
+3. The attention mass is recorded while the responses are generated: the attention rewards cost no forward of their own.
+4. Unjudged responses (``reward.aggregate``): one whose answer cannot be graded has no advantage and is in no group mean. One
+   that a single reward cannot judge gets the mean of its group, where TRL's ``sum_then_normalize`` counts 0.
+5. Controls: ``shuffled(NAME)`` gives each response the value of another one of its group; ``blank_pictures`` hides the images.
+6. ``grounding_penalty`` is bounded: it never puts a correct response below an incorrect one of its group.
+7. The run stops at the first loss, gradient or weight that is NaN or infinite, before it is saved (``train.finite``).
+
+An interrupted run resumes with the same command, during the selection and during training.
 """
 
 import sys
@@ -35,11 +45,10 @@ from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    check_launch,
     command,
     load_for_training,
-    prepare_stage,
     quiet,
+    run_stage,
     run_trainer,
 )
 from train.lora import lora_config, print_coverage
@@ -50,15 +59,16 @@ from train.tracking import StopAtGap
 from vlm.load import VLM
 from vlm.problem import Problem
 
-# Each process samples its share of the prompt selection by itself, and the first to be done waits for the last: the half hour
-# of torch's own is soon over.
+# Each process samples its share of the prompt selection alone, and the first one that finishes waits for the others. The default
+# timeout of torch, half an hour, is too short for that.
 DEFAULTS = {**STAGE_DEFAULTS, "temperature": 1.0, "beta": 0.0, "ddp_timeout": 86_400}
 REFUSED = {
     **STAGE_REFUSED,
     "reward_weights": "weights stand beside the names under 'rewards'.",
-    "use_transformers_continuous_batching": "it runs outside of the model's attention, so the mass on the picture could not "
-    "be recorded; leave it out, or use vLLM.",
-    "use_transformers_paged": "it is TRL's old name of continuous batching, with which the mass could not be recorded.",
+    "use_transformers_continuous_batching": "it bypasses the model's own attention, so the mass on the image cannot be "
+    "recorded; remove it, or use vLLM.",
+    "use_transformers_paged": "it is TRL's old name for continuous batching, with which the mass on the image cannot be "
+    "recorded; remove it.",
 }
 SHOWN = ("reward", "accuracy/right", "mass/second_half", "completions/mean_length", "entropy", "frac_reward_zero_std")
 
@@ -77,7 +87,7 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
 
 
 def _find_user_rewards(stage: StageConfig, folder: Path) -> None:
-    """Where the files of a user's rewards are; they are not run here."""
+    """Set ``reward_folder`` to the config's folder if a user's rewards need one. The files are found here, but not run."""
     options = stage.options
     names = [source_of(name) for name in options.rewards if is_user_reward(source_of(name))]
     if names and options.reward_folder is None:
@@ -91,7 +101,7 @@ def _reward_files(options: GrpoOptions) -> dict[str, str]:
 
 
 def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args: Any) -> None:
-    """Names, weights and what they cannot be combined with."""
+    """Check names and weights under ``rewards``, and the combinations that cannot work; ConfigError otherwise."""
     known = [*KNOWN, *(f"shuffled({name})" for name in KNOWN if name not in ("accuracy", "format"))]
     terms = terms_of(rewards)
     for name, term in terms.items():
@@ -99,43 +109,55 @@ def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args:
             raise ConfigError(f"Unknown reward '{name}'" + (nearest(name, known) or f"; known: {known}."))
         if term.weight != 0 and not is_in_float_range(term.weight):
             raise ConfigError(
-                f"The weight of '{name}' must be 0, or from {SMALLEST:g} to {LARGEST:,.0f} with either sign, found {term.weight}."
+                f"The weight of '{name}' must be 0, or from {SMALLEST:g} to {LARGEST:,.0f} with either sign, found "
+                f"{term.weight}: rewards are float32, in which other weights become 0 or infinite. Set a weight in this range."
             )
         if term.std is not None and not (term.std > 0 and is_in_float_range(term.std)):
-            raise ConfigError(f"The std of '{name}' must be from {SMALLEST:g} to {LARGEST:,.0f}, found {term.std}.")
+            raise ConfigError(
+                f"The std of '{name}' must be from {SMALLEST:g} to {LARGEST:,.0f}, found {term.std}: the reward is scaled to "
+                "this standard deviation. Set it in this range, or remove it."
+            )
         if source_of(name) in ("accuracy", "format") and (term.gate or term.std):
-            raise ConfigError(f"'{name}' is what the others are gated by and matched beside: give it a weight alone.")
+            raise ConfigError(
+                f"'{name}' cannot have 'gate' or 'std': the other rewards are gated by accuracy and scaled beside it. Set only "
+                f"the weight of '{name}'."
+            )
     if not any(term.weight for term in terms.values()):
         raise ConfigError(
-            "All weights under 'rewards' are 0, so there is nothing to learn from: give accuracy a weight."
+            "All weights under 'rewards' are 0, so there is nothing to learn: set the weight of 'accuracy' above 0."
         )
     penalty = terms.get("grounding_penalty", Term())
     if penalty.std or terms.get("shuffled(grounding_penalty)", Term()).std:
         raise ConfigError(
-            "'grounding_penalty' is bounded, and cannot be centred and matched as well: leave its std out."
+            "'grounding_penalty' has a fixed bound, which scaling to a standard deviation would break: remove its std."
         )
     if penalty.weight < 0:
-        raise ConfigError("A negative weight turns 'grounding_penalty' into a prize: its value is negative already.")
+        raise ConfigError(
+            f"The weight of 'grounding_penalty' is {penalty.weight:g}, but the value of this reward is already negative, so a "
+            "negative weight rewards responses that stop attending to the image: set a weight above 0."
+        )
     if penalty.weight and args.multi_objective_aggregation != "sum_then_normalize":
         raise ConfigError(
-            "'grounding_penalty' is bounded within the sum of the rewards, so that a right answer never falls below a wrong "
-            "one: it needs multi_objective_aggregation: sum_then_normalize."
+            f"'grounding_penalty' never puts a correct response below an incorrect one in the sum of the rewards, but "
+            f"multi_objective_aggregation: {args.multi_objective_aggregation} normalizes each reward before the sum: set "
+            "multi_objective_aggregation: sum_then_normalize, or remove 'grounding_penalty'."
         )
 
 
 def _check_saving(args: Any) -> None:
-    """A checkpoint amid reused completions could not be resumed: the completions are not part of it."""
+    """Refuse checkpoints while completions are being reused: a checkpoint does not hold them, so it could not be resumed."""
     cycle = args.steps_per_generation * args.num_iterations
     by_steps = args.save_strategy == "steps" and args.save_steps >= 1
     if by_steps and int(args.save_steps) * args.gradient_accumulation_steps % cycle:
         raise ConfigError(
-            f"Completions are reused for {cycle} passes (steps_per_generation x num_iterations), so 'save_steps' x "
-            f"gradient_accumulation_steps must be a multiple of {cycle}, or a resumed run would take another course."
+            f"Completions are reused for {cycle} passes (steps_per_generation x num_iterations) and are not saved, so a "
+            f"checkpoint between them cannot be resumed: set 'save_steps' so that save_steps x gradient_accumulation_steps is a "
+            f"multiple of {cycle}."
         )
 
 
 def _bound_vllm(args: Any, options: GrpoOptions) -> None:
-    """vLLM sets memory aside for a sequence of all positions that the model has, 128 thousand and more, unless told less."""
+    """Limit vLLM to the longest row: by default it reserves memory for all positions of the model, 128 thousand and more."""
     if args.use_vllm and args.vllm_max_model_length is None and options.max_prompt_tokens is not None:
         args.vllm_max_model_length = options.max_prompt_tokens + args.max_completion_length
 
@@ -152,44 +174,27 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     """
     quiet()
     stage = load_grpo(source, overrides)
-    args, options = stage.args, stage.options
-    check_launch(args, "train/grpo.py")
-    state = PartialState()
-    run = RunFolder(
-        args.output_dir,
-        stage.settings,
-        state.is_main_process,
-        options.problems,
-        options.model,
-        precision_source=stage.precision.source,
-        course=stage.course,
-        files=_reward_files(options),
-    )
-    with run.locked():
-        summary = run.finished()
-        return _train_grpo(stage, run, state) if summary is None else summary
+    return run_stage(stage, "train/grpo.py", stage.options.problems, _train_grpo, _reward_files(stage.options))
 
 
-def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict[str, Any]:
+def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
-    stage.resumption.confirm(run.main)
-    prepare_stage(stage, run.main)
     vlm = load_for_training(options)
     filtered = FilteredProblems()
     problems, dropped = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
     checkpoint = run.begin()
-    chosen = select_prompts(problems, vlm, args, options, run, state)
+    chosen = select_prompts(problems, vlm, args, options, run, PartialState())
     if options.domain_weights is not None:
         chosen = mix_domains(chosen, options.domain_weights, args.seed)
     if options.curriculum == "easy_first":
         key = selection_key(args, options, run.model_sha256)
         chosen = easy_first(chosen, pass_rates(chosen, read_pass_rates(run.path, key) if key else []))
-        args.shuffle_dataset = False
+        args.shuffle_dataset = False  # or TRL would undo the order
     prompts_a_step = args.generation_batch_size // args.num_generations
     if len(chosen) < prompts_a_step:
         raise UserError(
             f"{len(chosen)} prompts are left of {len(problems)}, but a step takes {prompts_a_step}: give more problems, widen "
-            "prompt_selection, or lower the batch."
+            "min_right and max_right of prompt_selection, or lower per_device_train_batch_size."
         )
     domains = dict(Counter(problem.domain for problem in chosen))
     data = {"problems": len(problems), "prompts": len(chosen), "domains": domains, "dropped": dropped}
@@ -214,9 +219,9 @@ def _train_grpo(stage: StageConfig, run: RunFolder, state: PartialState) -> dict
 def usable(
     problems: Sequence[Problem], vlm: VLM, options: GrpoOptions, filtered: FilteredProblems | None = None
 ) -> tuple[list[Problem], dict[str, int]]:
-    """Leave out, counted by reason, problems that would fail or be cut in the middle of training.
+    """Drop problems that would fail or be truncated during training; returns the others, and the number dropped by reason.
 
-    The reasons are the keys of ``train.filters.REMEDIES``; ``filtered`` is what ``read_valid_problems`` has found already.
+    The reasons are the keys of ``train.filters.REMEDIES``; ``filtered`` holds the rows that ``read_valid_problems`` dropped.
     """
     filtered = filter_problems(problems, reader_of(vlm), options.style, options.max_prompt_tokens, filtered=filtered)
     if not filtered.kept:

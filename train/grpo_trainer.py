@@ -276,7 +276,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             n_images=len(problem.images),
             mass=mass,
             lift=lift,
-            thought=reasoning_span(tokenizer, ids[:count]),
+            thought=reasoning_token_span(tokenizer, ids[:count]),
             thinks=self.options.style == "think",
             facts=problem.facts,
         )
@@ -350,7 +350,7 @@ def conversation_text(turns: str | list[dict[str, Any]]) -> str:
     return "\n".join("".join(part.get("text", f"<{part['type']}>") for part in parts) for parts in contents)
 
 
-def reasoning_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
+def reasoning_token_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
     """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thinking span.
 
     A prompt may have opened the reasoning already: it then begins at token 0.

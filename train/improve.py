@@ -1,9 +1,9 @@
 """``reflection-v improve CONFIG``: rounds of sampling, keeping what is correct and grounded, and learning it (STaR, ReST).
 
-A round samples answers to the training problems with the model of the round before, keeps those that are right and whose
-attention to the image in the second half holds up (by a threshold that rises from round to round), trains the start model on
-what was kept in all rounds so far, and measures held-out accuracy. It ends when that accuracy stops rising. With a ``student``
-the kept answers train that model instead: distillation.
+A round samples answers to the training problems with the model of the last round, keeps those that are correct and whose
+attention to the image holds up in the second half (by a threshold that rises from round to round), trains the start model on
+the kept answers of all rounds, and measures held-out accuracy. The rounds end when that accuracy stops rising. With a
+``student`` the kept answers train that model instead (distillation).
 
     OUT/round-1/samples.jsonl   every sample: text, verdict, looks, kept or why not
     OUT/round-1/sft.jsonl       what was trained on
@@ -12,7 +12,7 @@ the kept answers train that model instead: distillation.
     OUT/round-1/round.json      the round's counts and accuracy, written last
     OUT/improve.json            all rounds, the best one
 
-Killed, the same command goes on where it was.
+After an interruption the same command resumes.
 """
 
 import json
@@ -51,14 +51,14 @@ class ImproveConfig(StrictModel):
         problems, heldout: problem sets; nothing of ``heldout`` is trained on.
         out: the folder of the rounds.
         sft: a training config (keys of ``train/sft.py``), beside this file; model, dataset, output_dir and seed are set here.
-        rounds: at most so many.
-        samples: answers to each problem a round, at ``temperature``.
-        keep: at most so many of a problem's answers are trained on.
-        lift_kept: least share of the first half's lift (attention over uniform attention) that the second half must keep, one
-            value a round, the last one for all further rounds; 0 asks for correct answers only.
-        min_looks: an answer must go back to the image so many times in words.
-        min_gain: the held-out accuracy must rise by more than this, or the rounds end.
-        dtype: of the weights that sample and are measured; that of training stands in ``sft``.
+        rounds: the largest number of rounds.
+        samples: answers per problem and round, at ``temperature``.
+        keep: the largest number of a problem's answers that are trained on.
+        lift_kept: the share of the first half's lift (attention over uniform attention) that the second half must keep, one
+            value per round, the last one for all further rounds. With 0 an answer need only be correct.
+        min_looks: the least number of re-looks in an answer's text.
+        min_gain: the rounds end unless the held-out accuracy rises by more than this.
+        dtype: of the weights for sampling and measuring; ``sft`` sets that of training.
     """
 
     model: str = "tiny"
@@ -82,17 +82,19 @@ class ImproveConfig(StrictModel):
 
 
 def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
-    """Read and check; ``sft`` comes back absolute.
+    """The checked config, with an absolute ``sft``.
 
     Raises:
-        ConfigError: a key, a value, or a file that is not there.
+        ConfigError: a key or a value is wrong, or a file does not exist.
     """
     config = parse_config(ImproveConfig, read_config(path, overrides), path)
     for key in ("problems", "heldout", "out"):
         if not getattr(config, key):
-            raise ConfigError(f"{path} must say '{key}', or give --{key}.")
+            raise ConfigError(f"'{key}' is missing in {path}: set it there, or give --{key}.")
     if not config.lift_kept or not all(math.isfinite(share) and share >= 0 for share in config.lift_kept):
-        raise ConfigError(f"'lift_kept' in {path} must be a list of numbers of at least 0, one a round.")
+        raise ConfigError(
+            f"'lift_kept' in {path} must be a list of numbers of at least 0, found {config.lift_kept}: give one per round."
+        )
     sft = (path.parent / Path(config.sft).expanduser()).resolve()
     if not sft.is_file():
         raise ConfigError(f"{path}: 'sft' names {sft}, which does not exist.")
@@ -101,11 +103,11 @@ def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
 
 
 def run_improve(config: ImproveConfig) -> dict[str, Any]:
-    """Run the rounds that are not finished; returns (and writes as ``improve.json``) their figures.
+    """Run the rounds that are not finished; returns their report, which is also ``improve.json``.
 
     Raises:
-        UserError: a model or a set cannot be read, another config began in this folder, or no answer could be kept; several GPUs,
-            or DeepSpeed: the rounds are one process on one device.
+        UserError: a model or a set cannot be read, the folder holds a run of another config, no answer could be kept, or there
+            are several GPUs or DeepSpeed (the rounds run in one process on one device).
     """
     refuse_several("improve")
     out = Path(config.out)
@@ -116,7 +118,8 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
         shared = {problem.id for problem in problems} & {problem.id for problem in heldout}
         if shared:
             raise UserError(
-                f"{len(shared)} problems ({min(shared)}, ...) are in both sets: held-out ones must not be trained on."
+                f"{len(shared)} problems ({min(shared)}, ...) are in both sets: remove them from 'problems', since held-out "
+                "problems must not be trained on."
             )
         problems, dropped = _trainable(problems, config)
         start = config.student or config.model
@@ -131,14 +134,14 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
             if not done.exists():
                 counts = _sample(sampler, problems, folder, number, config)
                 if rows and not counts["kept"]:
-                    ended = f"round {number}: none of {counts['samples']} answers was right and grounded enough"
+                    ended = f"round {number}: none of {counts['samples']} answers was correct and grounded enough"
                     print(ended, flush=True)
                     break
                 rows += _rows_to_learn(folder, problems, config)
                 if not rows:
                     raise UserError(
-                        f"Of {counts['samples']} answers none was right and grounded enough: take easier problems, more samples, "
-                        "a lower lift_kept or min_looks, or a start model that solves some of them."
+                        f"None of {counts['samples']} answers was correct and grounded enough: take easier problems, more "
+                        "samples, a lower lift_kept or min_looks, or a start model that solves some of them."
                     )
                 write_text_atomic(
                     folder / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -169,7 +172,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
 
 
 def _check_training(config: ImproveConfig, out: Path) -> Precision:
-    """The config of training and the devices it would take, before anything is sampled; returns its precision."""
+    """Check the training config and its devices before anything is sampled; returns the precision of training."""
     from train.launch import check_launch
     from train.sft import load_sft
 
@@ -183,10 +186,10 @@ def _is_improve(folder: Path) -> bool:
 
 
 def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list[Problem], dict[str, int]]:
-    """The problems that can be asked and graded, and how many were dropped by reason, before anything is sampled.
+    """The problems that can be asked and graded, and the numbers dropped by reason, before anything is sampled.
 
     Raises:
-        UserError: none is left, or config and processor of the model cannot be read.
+        UserError: no problem is left, or config and processor of the model cannot be read.
     """
     from train.config import ModelOptions
     from train.filters import filter_problems
@@ -194,7 +197,7 @@ def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list
     from vlm.chat import position_limit
 
     reader = load_reader(ModelOptions(model=config.model))
-    # Without the model's own tokenizer the count is an upper bound: no reason to drop a row.
+    # Without the model's own tokenizer the count is only an upper bound, so no row is dropped for it.
     limit = position_limit(reader.vlm) - 1 if reader.exact else None
     found = filter_problems(problems, reader.vlm, config.style, limit)
     for reason, n in found.dropped.items():
@@ -207,7 +210,7 @@ def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list
 
 
 def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Precision:
-    """Refuse rounds of another config, models or sets; returns the precision of all rounds, which is that of the first one."""
+    """Refuse a folder of another config, models or sets; returns the precision of all rounds, which is the first one's."""
     now = json.loads(config.model_dump_json(exclude={"out", "rounds"}))
     sft = read_config(config.sft)
     now["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
@@ -215,14 +218,14 @@ def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Pr
     now |= {f"{key}_sha256": data_sha256(now[key]) for key in ("problems", "heldout") if Path(now[key]).exists()}
     before = run.known()
     if before is not None:
-        before = {"dtype": "float32", **before}  # rounds from before the key
+        before = {"dtype": "float32", **before}  # earlier versions had no such key
         held = before.get("precision") or stated(before["sft"]) or default(precision.device)
         if precision.source != "config" and any(begun(folder) for folder in run.path.glob("round-*/model")):
             precision = replace(precision, name=held, run=str(run.path))
         before["sft"] = {key: value for key, value in before["sft"].items() if key not in KEYS}
         before["precision"] = held if precision.source == "config" else precision.name
         run.refuse(changes(before, {**now, "precision": precision.name}))
-        # Rounds of an earlier version know models and sets by their names, to their end.
+        # A run that an earlier version began has no digests in its record, and keeps it so.
         now = {key: value for key, value in now.items() if key in before or not key.endswith(SHA256)}
     run.write({**now, "precision": precision.name})
     return precision
@@ -231,13 +234,13 @@ def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Pr
 def _sample(
     model: str, problems: Sequence[Problem], folder: Path, number: int, config: ImproveConfig
 ) -> dict[str, int]:
-    """Append ``samples`` answers to each problem to ``samples.jsonl``, a batch at a time; returns the round's counts."""
+    """Append ``samples`` answers per problem to ``samples.jsonl``, batch by batch; returns the round's counts."""
     from reward.sampling import sample_and_grade
     from vlm.load import load_vlm
 
     file = folder / "samples.jsonl"
     repair_jsonl(file)
-    # A kill may cut a batch in the middle: the samples that a problem has are its first ones, and only the others are added.
+    # An interruption may leave part of a batch. A problem's saved samples are its first ones, so only the rest is added.
     known = Counter(row["problem_id"] for row in read_log(file)) if file.exists() else Counter()
     floor = config.lift_kept[min(number, len(config.lift_kept)) - 1]
     if any(known[problem.id] < config.samples for problem in problems):
@@ -265,7 +268,7 @@ def _sample(
 
 
 def judge_sample(sample: "Sample", floor: float, min_looks: int) -> dict[str, Any]:
-    """One sample as a row: its text, whether it is correct, how much of its lift it kept, and whether it is worth learning."""
+    """The row of one sample: text, correctness, re-looks, the share of lift that it kept, and whether it is trained on."""
     from reward.rewards import halves
     from vlm.response import count_looks, parse_response
 
@@ -274,7 +277,7 @@ def judge_sample(sample: "Sample", floor: float, min_looks: int) -> dict[str, An
     looks, share = count_looks(written.text), None
     if problem.images and written.lift is not None:
         lift = written.lift.float().mean(dim=0)  # over layers
-        lift = lift[lift.isfinite()]  # the last token of a response that was cut has none
+        lift = lift[lift.isfinite()]  # the last token of a truncated response has none
         first, second = halves(lift) if len(lift) >= 2 else (0.0, 0.0)
         share = second / first if first > 0 else None
     why = None
@@ -299,7 +302,7 @@ def judge_sample(sample: "Sample", floor: float, min_looks: int) -> dict[str, An
 
 
 def _rows_to_learn(folder: Path, problems: Sequence[Problem], config: ImproveConfig) -> list[dict[str, Any]]:
-    """The kept answers as rows of ``train.sft``: of each problem the best grounded, no text twice."""
+    """The kept answers as rows of ``train.sft``: the best grounded of each problem, without duplicate texts."""
     from vlm.chat import question_messages
 
     by_problem: dict[str, dict[str, dict[str, Any]]] = {}
@@ -334,13 +337,13 @@ def _train(folder: Path, config: ImproveConfig, start: str, precision: Precision
         "output_dir": str(folder / "model"),
         "seed": config.seed,
     }
-    if precision.source != "config":  # left open: every round takes the first one's, on whatever machine it runs
+    if precision.source != "config":  # not set explicitly: every round takes the first one's, also on another machine
         own["precision"] = precision.name
     run_sft(config.sft, own)
 
 
 def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: ImproveConfig) -> dict[str, Any]:
-    """Held-out accuracy with its interval, by domain too, and tokens a second; answers on disk are not generated again."""
+    """Held-out accuracy with its interval, also by domain, and the mean length; answers on disk are reused."""
     from eval.harness import EvalConfig, evaluate
 
     settings = EvalConfig(

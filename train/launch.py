@@ -1,12 +1,11 @@
 """What both training stages share around TRL's trainers: loading, the run of a trainer, errors, the command line."""
 
 import contextlib
-import errno
 import json
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,13 @@ import torch
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
-from configs.errors import UserError, memory_error
+from configs.command_line import explain
+from configs.errors import UserError
 from configs.machine import cores_a_rank
 from configs.overrides import parse_arguments
 from configs.packages import require_packages
 from configs.processes import is_main_process, read_processes
+from configs.run_dir import disk_full
 from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
@@ -40,67 +41,105 @@ STAGE_DEFAULTS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_total_limit": 2,
     "report_to": "none",
-    "disable_tqdm": True,  # one line a logged step instead, readable in a file too
-    "logging_nan_inf_filter": False,  # the run stops at such a loss (train.finite); the filter would wait for the GPU once more
+    "disable_tqdm": True,  # train.run_folder.Log prints one line per logged step, which a log file can hold
+    "logging_nan_inf_filter": False,  # train.finite stops the run at such a loss; the filter would synchronize the GPU again
     "remove_unused_columns": False,  # the data set holds row numbers, and the images are opened where they are needed
 }
 STAGE_REFUSED = {
-    "resume_from_checkpoint": "a run resumes by itself: give the same command with the same output_dir.",
-    "save_only_model": "an interrupted run could not be resumed from such checkpoints; save_total_limit: 1 keeps only one, and the "
-    "finished model is stored without optimizer anyway.",
-    "remove_unused_columns": "the rows are this project's own and no column is unused.",
-    "model_init_kwargs": "use 'model' and 'dtype'.",
+    "resume_from_checkpoint": "a run resumes by itself: remove it, and give the same command with the same output_dir.",
+    "save_only_model": "an interrupted run could not be resumed from such checkpoints; remove it, and set save_total_limit: 1 to "
+    "save space. The finished model is saved without optimizer.",
+    "remove_unused_columns": "the data set has no unused column; remove it.",
+    "model_init_kwargs": "set 'model' and 'dtype' instead.",
     "hub_token": "a token must not stand in a config, which is kept in the run's folder: export it as HF_TOKEN.",
 }
 
 
 def check_launch(args: Any, script: str) -> None:
-    """Refuse, before anything loads, a start in one process that a library would end after the weights are loaded.
+    """Refuse, before anything loads, a launch that a library would refuse only after the weights are loaded.
 
     Args:
-        script: what DeepSpeed's launcher is to start; none for a command that trains in one process alone.
+        script: the file that DeepSpeed's launcher starts; empty for a command that always trains in one process.
 
     Raises:
-        UserError: a package that the config needs is missing, several GPUs for one process, or DeepSpeed without a launcher.
+        UserError: a package that the config needs is missing, one process sees several GPUs, or DeepSpeed has no launcher.
     """
     require_packages(args)
     gpus = max(1, args.n_gpu)
     launcher = f"deepspeed --num_gpus {gpus} {script} --config ..."
     if args.deepspeed and not read_processes().launched:
         remedy = (
-            f"start it with '{launcher}', or leave deepspeed out" if script else "leave deepspeed out of its config"
+            f"start it with '{launcher}', or remove 'deepspeed'" if script else "remove 'deepspeed' from its config"
         )
-        raise UserError(f"'deepspeed' needs its launcher, and this is a process by itself: {remedy}.")
+        raise UserError(f"'deepspeed' needs its launcher, but this process was started without one: {remedy}.")
     if gpus > 1:
-        several = f"for all of them start it with '{launcher}', for one " if script else ""
+        several = f"to use all of them, start it with '{launcher}'; to use one, " if script else ""
         raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
 
 
+def run_stage(
+    stage: StageConfig,
+    script: str,
+    data: str,
+    train: Callable[[StageConfig, RunFolder], dict[str, Any]],
+    reward_files: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train in the stage's ``output_dir``, or return the summary of a run that has finished there.
+
+    Args:
+        script: see ``check_launch``.
+        data: the problem set or data set that ``train`` reads.
+        train: called while the folder is locked, from the start or to resume; returns the summary.
+        reward_files: see ``RunFolder``.
+
+    Raises:
+        UserError: see ``check_launch``, ``RunFolder`` and ``train.resume.Resumption``.
+    """
+    check_launch(stage.args, script)
+    run = RunFolder(
+        stage.args.output_dir,
+        stage.settings,
+        is_main_process(),
+        data,
+        stage.options.model,
+        precision_source=stage.precision.source,
+        course=stage.course,
+        files=reward_files,
+    )
+    with run.locked():
+        if (summary := run.finished()) is not None:
+            return summary
+        stage.resumption.confirm(run.main)
+        prepare_stage(stage, run.main)
+        return train(stage, run)
+
+
 def prepare_stage(stage: StageConfig, main: bool) -> None:
-    """Say in which precision the stage computes, and give each process no more data workers than it has cores.
+    """Print the precision in which the stage computes, and give each process no more data workers than it has cores.
 
     Raises:
         UserError: see ``train.precision.announce``.
     """
     announce(stage.precision, main)
-    stage.args.enable_jit_checkpoint = False  # SIGTERM always writes a checkpoint here, and one that a resume finds
+    # After SIGTERM this project writes a checkpoint itself (StopOnSigterm). Trainer's own would lack the mark of a complete one.
+    stage.args.enable_jit_checkpoint = False
     if stage.args.dataloader_num_workers > cores_a_rank():
         if main:
             print(
-                f"dataloader_num_workers: {cores_a_rank()} instead of {stage.args.dataloader_num_workers}, the cores there are",
+                f"dataloader_num_workers: {cores_a_rank()} instead of {stage.args.dataloader_num_workers}, the cores available",
                 flush=True,
             )
         stage.args.dataloader_num_workers = cores_a_rank()
 
 
 def quiet() -> None:
-    """Silence what no user can act on: the savers' progress bars, and deprecations between the libraries below."""
+    """Silence what no user can act on: progress bars while saving, and deprecation warnings among the libraries."""
     disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|accelerate|torch")
 
 
 def load_for_training(options: ModelOptions) -> VLM:
-    """Load the model of a stage on the CPU (the trainer places it on each rank's device) and freeze what is to stay.
+    """Load the model of a stage on the CPU (the trainer moves it to each rank's device) and freeze its frozen parts.
 
     Raises:
         UserError: see ``vlm.load.load_vlm``; or a part to freeze is not found.
@@ -126,7 +165,7 @@ def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
             continue
         frozen = [weight for weight_name, weight in model.named_parameters() if part_of(weight_name) == part]
         if not frozen:
-            raise UserError(f"{name} has no {part} part that could be frozen: leave {option} out.")
+            raise UserError(f"{name} has no {part} part to freeze: remove '{option}'.")
         for weight in frozen:
             weight.requires_grad_(False)
 
@@ -134,31 +173,32 @@ def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
 def run_trainer(
     trainer: Any, run: RunFolder, checkpoint: tuple[Path, int] | None, shown: Sequence[str], options: ModelOptions
 ) -> int:
-    """Train from the start or from ``checkpoint``, and leave model and processor in the run folder; returns the steps taken.
+    """Train from the start or from ``checkpoint``, then save model and processor in the run folder; returns the number of steps.
 
     Raises:
-        Stopped: SIGTERM came; the checkpoint of the step that was under way is complete.
+        Stopped: SIGTERM arrived; the checkpoint of the last step is complete.
         UserError: training ended before its last step, or see ``training_errors``.
     """
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if run.main and checkpoint is None and options.gpus not in (None, world_size()):
         print(
-            f"this config is meant for {options.gpus} processes, not {world_size()}: a step takes other rows",
+            f"this config is meant for {options.gpus} processes, not {world_size()}: a step has another number of rows",
             flush=True,
         )
     trainer.add_callback(Log(run.log, shown))
     trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
+    # KeepCheckpoints removes old checkpoints itself: Trainer would do so before the new one is marked as complete.
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
     sigterm = StopOnSigterm()
     trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     trainer.add_callback(sigterm)
-    # TRL's count of tokens is in no checkpoint, and would begin again at 0.
+    # TRL does not save its count of tokens: without this, a resumed run would count from 0.
     mark = lambda: {**run.mark, "num_tokens": getattr(trainer, "_total_train_tokens", None)}  # noqa: E731
     trainer.add_callback(KeepCheckpoints(limit, mark))
     with training_errors(run.path), deferred():
         if checkpoint is not None and is_final(checkpoint[0]):
-            # Trainer would take one more step; all that is missing is the copy of the model.
+            # All steps are done and only the copy of the model is missing. Trainer would take one more step.
             check_published(checkpoint[0])
             if run.main:
                 publish(checkpoint[0], run.path)
@@ -178,7 +218,7 @@ def run_trainer(
                     f"Stopped by SIGTERM at {place}: its checkpoint is complete, and the same command resumes there."
                 )
                 raise Stopped(message, TERMINATED)
-            raise UserError(f"Training ended at {place}: give the same command again to take the steps that are left.")
+            raise UserError(f"Training ended at {place}: give the same command again to train the remaining steps.")
         check_same_weights(trainer.model)
         trainer.save_model(str(run.path))
         _merge(trainer.args, run, options)
@@ -193,7 +233,7 @@ def _merge(args: Any, run: RunFolder, options: ModelOptions) -> None:
 
 @contextlib.contextmanager
 def training_errors(folder: Path) -> Iterator[None]:
-    """Turn what a user can fix, a full disk or too little memory, into a sentence."""
+    """Turn errors that a user can fix, a full disk or too little memory, into a ``UserError``."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -204,26 +244,24 @@ def training_errors(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if sigterm_received() and "DataLoader worker" in str(
-            error
-        ):  # it was just starting, and could not ignore the signal yet
+        # A data worker that was still starting did not ignore the signal yet, and it ended.
+        if sigterm_received() and "DataLoader worker" in str(error):
             raise Stopped(
                 f"Stopped by SIGTERM in {folder}: the same command resumes from the last checkpoint."
             ) from None
-        # The savers wrap a full disk in errors of their own, so the disk itself is asked.
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or shutil.disk_usage(folder).free < DISK_SPARE:
+        # Writers of tensors raise errors of their own on a full disk, often without a reason, so the free space decides too.
+        if disk_full(error) or shutil.disk_usage(folder).free < DISK_SPARE:
             raise UserError(
-                f"The disk of {folder} is full: free some space and give the same command again; it goes on from the last "
+                f"The disk of {folder} is full: free some space, then give the same command again. It resumes from the last "
                 "complete checkpoint."
             ) from error
         raise
 
 
 def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, Any]], load: Callable[..., Any]) -> int:
-    """``main`` of a stage: parse, then check, plan or run; a user's mistake is a sentence and an exit code.
+    """``main`` of a stage: parse, then check, plan or run; a user's mistake ends as a sentence and an exit code.
 
-    ``--check`` and ``--plan`` (with ``--json``, ``--memory GB``) look at config, data and model before anything is trained.
+    ``--check`` and ``--plan`` (with ``--json``, ``--memory GB``) read config, data and model, and train nothing.
     """
     from train.preflight import run_preflight, take_flags
 
@@ -236,15 +274,14 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
         if wanted["check"] or wanted["plan"]:
             return run_preflight(load, config, overrides, wanted)
         summary = run(config, overrides)
-    except (UserError, MemoryError, RuntimeError) as error:
-        known = error if isinstance(error, UserError) else memory_error(error)
-        if known is None:
-            raise
-        print(f"error: {known}", file=sys.stderr)
-        return known.exit_code
     except KeyboardInterrupt:
         print("Stopped; the same command resumes from the last complete checkpoint.", file=sys.stderr)
         return stopped_code()
+    except Exception as error:
+        if (explained := explain(error)) is None:
+            raise  # a bug, with its traceback
+        print(f"error: {explained[0]}", file=sys.stderr)
+        return explained[1]
     if is_main_process():
         print(json.dumps(summary, indent=2))
     return 0

@@ -1,4 +1,4 @@
-"""Which problems GRPO sees how often (weights by domain) and in which order (easy ones first)."""
+"""How often GRPO sees a problem (weights by domain), and in which order (easy ones first)."""
 
 import math
 import random
@@ -10,20 +10,25 @@ from vlm.problem import DOMAINS, Problem
 
 
 def check_domain_weights(weights: Mapping[str, float] | None) -> None:
-    """Names and ranges of ``domain_weights``; ConfigError otherwise."""
+    """Check names and ranges of ``domain_weights``; ConfigError otherwise."""
     for name, weight in (weights or {}).items():
         if name not in DOMAINS:
             raise ConfigError(f"'domain_weights': there is no domain '{name}'; known are {', '.join(DOMAINS)}.")
         if not (math.isfinite(weight) and weight >= 0):
-            raise ConfigError(f"'domain_weights': the weight of '{name}' must be 0 or more, found {weight}.")
+            raise ConfigError(
+                f"'domain_weights': the weight of '{name}' must be a number of at least 0, found {weight}: set its share of the "
+                "prompts, or remove the domain."
+            )
     if weights is not None and not any(weights.values()):
-        raise ConfigError("'domain_weights' are all 0, so there is nothing to train on.")
+        raise ConfigError(
+            "'domain_weights' are all 0, so there is nothing to train on: set one above 0, or remove 'domain_weights'."
+        )
 
 
 def mix_domains(problems: Sequence[Problem], weights: Mapping[str, float], seed: int) -> list[Problem]:
-    """As many problems as there are of the named domains, in the shares of ``weights`` (to a problem), in a seeded order.
+    """Resample the problems of the named domains to the shares of ``weights``, in a seeded order; their number stays.
 
-    Within a domain every problem comes equally often, up to one.
+    Within a domain the numbers of repetitions of two problems differ by at most one.
 
     Raises:
         UserError: a domain with a weight has no problem.
@@ -32,7 +37,7 @@ def mix_domains(problems: Sequence[Problem], weights: Mapping[str, float], seed:
     members = {name: [problem for problem in problems if problem.domain == name] for name in named}
     for name, own in members.items():
         if not own:
-            raise UserError(f"'domain_weights' names '{name}', but no usable problem is of that domain: leave it out.")
+            raise UserError(f"'domain_weights' names '{name}', but no usable problem has that domain: remove it.")
     size, total, rng = sum(map(len, members.values())), sum(named.values()), random.Random(seed)
     wanted = {name: max(1, round(size * weight / total)) for name, weight in named.items()}
     mixed = []
@@ -46,10 +51,10 @@ def mix_domains(problems: Sequence[Problem], weights: Mapping[str, float], seed:
 
 
 def pass_rates(problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The share of correct answers of each problem: as the prompt selection sampled it, else ``meta["pass_rate"]``.
+    """The share of correct answers of each problem, from the prompt selection, else from ``meta["pass_rate"]``.
 
     Args:
-        rows: of the selection, those of the run's own settings (``train.selection.read_pass_rates``).
+        rows: the selection's rows for the run's settings (``train.selection.read_pass_rates``).
 
     Raises:
         UserError: a problem has neither.
@@ -61,12 +66,12 @@ def pass_rates(problems: Sequence[Problem], rows: Sequence[Mapping[str, Any]]) -
             rates[problem.id] = float(given)
         if problem.id not in rates:
             raise UserError(
-                f"curriculum: easy_first needs a pass rate of every problem, and {problem.id} has none: set prompt_selection, or "
-                "give meta.pass_rate in problems.jsonl."
+                f"'curriculum: easy_first' needs a pass rate of every problem, but {problem.id} has none: set prompt_selection, "
+                "which measures it, or give meta.pass_rate in problems.jsonl."
             )
     return rates
 
 
 def easy_first(problems: Sequence[Problem], rates: Mapping[str, float]) -> list[Problem]:
-    """The problems by falling pass rate; equal ones keep their order."""
+    """The problems in order of decreasing pass rate; equal ones keep their order."""
     return sorted(problems, key=lambda problem: -rates[problem.id])

@@ -1,9 +1,9 @@
-"""``reflection-v grpo CONFIG --probe``: what the rewards of a config would pay for, on the start checkpoint, without a step.
+"""``reflection-v grpo CONFIG --probe``: what the rewards of a config favour, measured on the start checkpoint without a step.
 
     python -m train.probe --config configs/tiny/grpo.yaml --problems my/set --output_dir runs/rl
 
-Groups are sampled, judged, gathered and combined by the trainer itself, and no gradient is ever taken. Leaves ``probe.json``
-in ``output_dir``; the run itself can then begin in the same folder.
+The trainer itself samples groups and computes their rewards, but no gradient is taken. Writes ``probe.json`` into
+``output_dir``; the run can then begin in the same folder.
 """
 
 import math
@@ -32,7 +32,7 @@ from train.selection import candidates
 
 
 def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The report of ``reward.forecast`` on ``probe_prompts`` prompts of the config, at training's sampling settings.
+    """The report of ``reward.forecast`` on ``probe_prompts`` prompts of the config, with training's sampling settings.
 
     Raises:
         UserError: anything in config, model, problems or output folder that the user can fix.
@@ -49,16 +49,16 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     vlm = load_for_training(options)
     filtered = FilteredProblems()
     problems, _ = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
-    # Those that the prompt selection would look at first; a probe comes before it and costs less.
+    # The first candidates of the prompt selection: a probe comes before the selection and costs less.
     chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
     at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)
     rounds = math.ceil(len(chosen) / (at_once * state.num_processes))
     add_blank_images(vlm, [len(problem.images) for problem in chosen])
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
-    trainer.model.train()  # as in training: the group size and the metrics are those of a step
+    trainer.model.train()  # so that TRL uses the group size and the metrics of training
     rows: list[dict[str, Any]] = []
     for number in range(rounds):
-        # Whole groups a process, and as many on each: a last round that is not full goes round to the first prompts.
+        # Every process takes whole groups, and equally many. The last round is filled up with the first prompts.
         start = (number * state.num_processes + state.process_index) * at_once
         mine = [index % len(chosen) for index in range(start, start + at_once)]
         trainer._generate_and_score_completions([{"index": i} for i in mine for _ in range(args.num_generations)])

@@ -1,4 +1,4 @@
-"""The prompt of a problem, the same in the checks before training and in training, and as vLLM wants it."""
+"""The prompt of a problem: one function for the checks and for training, and its form for vLLM."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from vlm.problem import Problem
 
 
 def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str, Any]]:
-    """The prompt of a problem, its text already neutralised (TRL renders it once more)."""
+    """The prompt of a problem. Control tokens in its text are already neutralised, because TRL renders it once more."""
     turns = question_messages(problem.question, len(problem.images), style=style, choices=problem.choices)
     for turn in turns:
         turn["content"] = [
@@ -21,7 +21,7 @@ def problem_messages(problem: Problem, style: str, reader: VLM) -> list[dict[str
 
 
 def image_token(config: Any) -> int | None:
-    """The token of which a prompt has one for each feature of an image; None where the config names none."""
+    """The token that stands for one image feature in a prompt; None if the config names none."""
     names = ("image_token_id", "image_token_index")
     return next((token for name in names if isinstance(token := getattr(config, name, None), int)), None)
 
@@ -29,10 +29,10 @@ def image_token(config: Any) -> int | None:
 def one_token_per_image(
     prompt_ids: Sequence[list[int]], images: Sequence[Sequence[Any] | None], token: int | None
 ) -> list[list[int]]:
-    """The prompts with each run of image tokens as one, which stands for an image (derived from vLLM's source, not run).
+    """The prompts with each run of image tokens shortened to one token per image (derived from vLLM's source, not run).
 
     Raises:
-        UserError: a prompt has not as many runs as images: this model puts nothing between two images.
+        UserError: the numbers of runs and images differ, because this model puts no token between two images.
     """
     short = []
     for ids, pictures in zip(prompt_ids, images, strict=True):
@@ -40,8 +40,8 @@ def one_token_per_image(
         runs, wanted = sum(one == token for one in kept), len(pictures or ())
         if runs != wanted:
             raise UserError(
-                f"A prompt has {runs} runs of image tokens for {wanted} pictures, so vLLM could not place them: set use_vllm to "
-                "false for this model."
+                f"A prompt has {runs} runs of image tokens for {wanted} images, so vLLM could not place them: set use_vllm: false "
+                "for this model."
             )
         short.append(kept)
     return short

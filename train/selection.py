@@ -1,7 +1,7 @@
-"""Prompts worth training on: those that the start checkpoint solves sometimes; and whether looking again pays there.
+"""Prompt selection: keep the problems that the start checkpoint solves sometimes, and measure whether re-looks help it.
 
-Every candidate problem is answered ``samples`` times at training's temperature. A row of ``pass_rates.jsonl`` is appended
-as soon as a batch is done, so a killed selection goes on where it stood.
+Every candidate problem is answered ``samples`` times at training's temperature. Rows are appended to ``pass_rates.jsonl``
+after each batch, so an interrupted selection resumes from there.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ from vlm.response import count_looks
 def select_prompts(
     problems: list[Problem], vlm: VLM, args: Any, options: GrpoOptions, run: RunFolder, state: PartialState
 ) -> list[Problem]:
-    """The prompts that a run trains on; all problems without a selection. What was sampled before is read, not sampled again."""
+    """The prompts that a run trains on; all problems without a selection. Samples on disk are reused."""
     selection = options.prompt_selection
     if selection is None:
         return problems
@@ -71,13 +71,13 @@ def select_prompts(
 
 
 def _sampling(args: Any, selection: PromptSelection) -> tuple[float, int]:
-    """(temperature, token budget) of the selection's samples."""
+    """(temperature, token budget) of the selection's samples; by default those of training."""
     temperature = args.temperature if selection.temperature is None else selection.temperature
     return temperature, selection.max_new_tokens or args.max_completion_length
 
 
 def selection_key(args: Any, options: GrpoOptions, model_sha256: str | None) -> str | None:
-    """Names the settings and the model that the pass rates of this run depend on; None without a selection."""
+    """``settings_key`` of this run; None without a selection."""
     if options.prompt_selection is None:
         return None
     sampling = _sampling(args, options.prompt_selection)
@@ -96,7 +96,7 @@ def _choice_in_words(choice: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState) -> Iterator[VLM]:
-    """The start checkpoint, whole and on this process's device: under ZeRO-3 the one to train is in pieces already."""
+    """The start checkpoint, unsharded and on this process's device. Under ZeRO-3 the model to train is already sharded."""
     if not is_deepspeed_zero3_enabled():
         vlm.model.to(state.device)
         yield vlm
@@ -109,7 +109,7 @@ def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState)
 
 
 def measured_before(folder: Path) -> dict[str, Any]:
-    """What the selection measured of the start checkpoint, from the run's folder; nothing without a selection."""
+    """What the selection measured about the start checkpoint, from the run's folder; empty without a selection."""
     file = folder / "choice.json"
     if not file.exists():
         return {}
@@ -168,14 +168,14 @@ def sample_pass_rates(
 
 
 def candidates(problems: Sequence[Problem], selection: PromptSelection, seed: int) -> list[Problem]:
-    """The problems to look at, in a seeded random order."""
+    """The problems to sample, in a seeded random order."""
     order = list(problems)
     random.Random(seed).shuffle(order)
     return order[: selection.candidates]
 
 
 def is_chosen(row: dict[str, Any], selection: PromptSelection) -> bool:
-    """Whether a row of pass rates is in the wanted range."""
+    """Whether a problem's number of correct samples is in the selection's range."""
     return selection.min_right <= row["right"] <= selection.max_right
 
 
@@ -194,10 +194,10 @@ def settings_key(
     seed: int,
     model_sha256: str | None,
 ) -> str:
-    """Names all that pass rates depend on; rows of another key are not reused.
+    """A hash of everything that pass rates depend on; rows with another key are not reused.
 
     Args:
-        model: its name, by which it is known where ``model_sha256`` (see ``vlm.identity.model_identity``) is None.
+        model: the model's name, used if ``model_sha256`` (``vlm.identity.model_identity``) is None.
     """
     parts = json.dumps([model_sha256 or model, selection.samples, style, temperature, max_new_tokens, seed])
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
@@ -209,7 +209,7 @@ def choose(
     """The chosen problems in candidate order, at most ``selection.prompts``, at least ``selection.at_least``.
 
     Raises:
-        UserError: none is in range and none may be filled up.
+        UserError: no problem is in range, and ``at_least`` is 0.
     """
     by_id = {row["id"]: row for row in rows}
     order = candidates(problems, selection, seed)
@@ -219,19 +219,20 @@ def choose(
     if not chosen:
         correct = [row["right"] for row in rows]
         raise UserError(
-            f"No prompt is right in {selection.min_right} to {selection.max_right} of {selection.samples} samples (mean "
+            f"No prompt is correct in {selection.min_right} to {selection.max_right} of {selection.samples} samples (mean "
             f"{sum(correct) / max(len(correct), 1):.2f} of {len(correct)} prompts): take easier or harder problems, more "
-            "candidates, or a start checkpoint that solves some of them; 'at_least' of prompt_selection fills up."
+            "candidates, or a start checkpoint that solves some of them; or set prompt_selection.at_least to train on prompts "
+            "out of this range."
         )
     return chosen[: selection.prompts]
 
 
 def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -> dict[str, Any]:
-    """Does looking again pay more than not, at sampling temperature, before the first step?
+    """Accuracy of responses with and without a re-look, at sampling temperature, before the first step.
 
-    Accuracies are means with a 95% interval over problems (normal; samples of one problem are not independent).
-    ``difference`` compares the two kinds of response within the problems that have both, since hard problems may make a
-    model look more often.
+    Accuracies are means over problems with a 95% interval (samples of one problem are not independent). ``difference``
+    compares the two kinds of response within the problems that have both, because a model may re-look more often at hard
+    problems.
     """
     looking, other, differences, everything = [], [], [], []
     tokens: dict[bool, list[int]] = {True: [], False: []}
@@ -271,7 +272,7 @@ def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -
 
 
 def _pass_rate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """The row of one problem, from all of its samples."""
+    """One problem's row of ``pass_rates.jsonl``."""
     problem = samples[0].problem
     rows = [
         {

@@ -3,10 +3,10 @@
     python train/sft.py --config configs/tiny/sft.yaml [--key value ...]
     deepspeed --num_gpus 8 train/sft.py --config configs/qwen2_5_vl_7b/sft.yaml
 
-The YAML holds keys of TRL's ``SFTConfig`` and of ``train.config.SftOptions``. The same command after a kill resumes from
-the last complete checkpoint. What is not here on purpose: packing (a packed row would hold several images whose tokens
-attend to each other's text, and TRL refuses it for images) and truncation (the cut would part image tokens from their
-features); over-long rows are dropped and counted instead.
+The YAML holds keys of TRL's ``SFTConfig`` and of ``train.config.SftOptions``. After an interruption the same command resumes
+from the last complete checkpoint. Left out on purpose: packing (the tokens of packed rows would attend to each other's
+images, and TRL refuses it for images) and truncation (it would separate image tokens from their features). Rows that are
+too long are dropped and counted instead.
 """
 
 import sys
@@ -30,19 +30,17 @@ from train.finite import FiniteTrainer, Numbered, shortened
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
-    check_launch,
     command,
-    is_main_process,
     load_for_training,
-    prepare_stage,
     quiet,
+    run_stage,
     run_trainer,
 )
 from train.lora import lora_config, print_coverage
 from train.resume import rows_at_once
 from train.run_folder import RunFolder
 
-OWN_ROWS = "the rows and their loss are this project's own (docs/your-own-data.md)."
+OWN_ROWS = "this project reads the rows and computes their labels itself (docs/your-own-data.md); remove it."
 DEFAULTS = {
     **STAGE_DEFAULTS,
     "max_length": None,  # TRL's default of 1024 would cut rows, image tokens and all
@@ -50,9 +48,9 @@ DEFAULTS = {
 }
 REFUSED = {
     **STAGE_REFUSED,
-    "max_length": "rows with pictures are never cut; use 'max_row_tokens' to drop the long ones.",
-    "packing": "rows with pictures are not packed: their tokens would attend to each other.",
-    "padding_free": "rows with pictures are padded: their tokens would attend to each other.",
+    "max_length": "rows with images are never truncated; set 'max_row_tokens' to drop the long ones.",
+    "packing": "rows with images are not packed, because their tokens would attend to each other; remove it.",
+    "padding_free": "rows with images are padded, because their tokens would attend to each other; remove it.",
     **dict.fromkeys(
         ("dataset_kwargs", "dataset_text_field", "completion_only_loss", "assistant_only_loss", "chat_template_path"),
         OWN_ROWS,
@@ -62,18 +60,18 @@ SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
 
 
 class ColdStartTrainer(FiniteTrainer, SFTTrainer):
-    """TRL's trainer with a loss that weighs every token alike, an order of rows that a resume repeats, and no model card.
+    """TRL's trainer with a loss that weights all tokens equally, a row order that a resume repeats, and no model card.
 
     Args:
-        rows: those to train on; a batch says their numbers (``train.finite.Numbered``).
-        fillers: so many rows at the end of the data set stay at the end of every epoch (``train.distributed.fillers``).
+        rows: the rows to train on; a batch names them by number (``train.finite.Numbered``).
+        fillers: the number of filler rows, which stay at the end of every epoch (``train.distributed.fillers``).
     """
 
     def __init__(self, *args: Any, rows: Sequence[Row], fillers: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rows, self.fillers = rows, fillers
-        # Vision-language models declare that they take no token count, so Trainer would average the means of processes and of
-        # accumulated batches, whatever their lengths. TRL's loss does not ask the model: it divides by the count itself.
+        # Vision-language models declare that they take no token count, so Trainer would average the mean losses of processes
+        # and accumulated batches whatever their lengths. TRL's loss does not need the model for it: it divides by the count.
         self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -107,26 +105,11 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
     """
     quiet()
     stage = load_sft(source, overrides)
-    args, options = stage.args, stage.options
-    check_launch(args, "train/sft.py")
-    run = RunFolder(
-        args.output_dir,
-        stage.settings,
-        is_main_process(),
-        options.dataset,
-        options.model,
-        precision_source=stage.precision.source,
-        course=stage.course,
-    )
-    with run.locked():
-        summary = run.finished()
-        return _train_sft(stage, run) if summary is None else summary
+    return run_stage(stage, "train/sft.py", stage.options.dataset, _train_sft)
 
 
 def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
-    stage.resumption.confirm(run.main)
-    prepare_stage(stage, run.main)
     vlm = load_for_training(options)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
     add_blank_images(vlm, [len(row.images) for row in rows])

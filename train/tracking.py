@@ -1,4 +1,4 @@
-"""Callbacks: a run's provenance sent to what tracks it, and a stop where sampling and training disagree."""
+"""Callbacks: send a run's provenance to its trackers, and stop if sampling and training disagree."""
 
 import json
 import os
@@ -15,22 +15,21 @@ GAP = "sampling/sampling_logp_difference/mean"
 
 
 class Tracked(TrainerCallback):
-    """Send a run's provenance to wandb, tensorboard and trackio: their own callbacks send TRL's arguments only.
+    """Send a run's provenance to wandb, tensorboard and trackio, whose own callbacks send TRL's arguments only.
 
-    One folder is one run of wandb: training that goes on after a kill goes on there, and the next stage of the same process
-    opens a run of its own, in which its steps begin at 1 again.
+    One folder is one run of wandb: a resumed run continues it, and the next stage of the same process opens a run of its own,
+    because its steps begin at 1 again.
 
     Args:
-        known: what ``provenance`` returned; it is also in ``settings.json``.
-        handler: the trainer's callback handler, among whose callbacks the integrations are.
-        folder: of the run; keeps the name of wandb's run in ``wandb_run.txt``.
+        known: the result of ``provenance``, which is also in ``settings.json``.
+        handler: the trainer's callback handler, which holds the callbacks of the trackers.
+        folder: of the run; its ``wandb_run.txt`` keeps the id of wandb's run.
     """
 
     def __init__(self, known: Mapping[str, Any], handler: Any, folder: Path) -> None:
         self.known, self.handler, self.file = dict(known), handler, folder / "wandb_run.txt"
-        self.mine = (
-            getattr(sys.modules.get("wandb"), "run", None) is None
-        )  # else the caller's own run, which stays open
+        # A run of wandb that is open already is the caller's, and stays open.
+        self.mine = getattr(sys.modules.get("wandb"), "run", None) is None
         self.set = {"WANDB_RUN_ID", "WANDB_RESUME"} - set(os.environ)
         if self.mine and len(self.set) == 2 and self.file.exists():
             os.environ |= {"WANDB_RUN_ID": self.file.read_text(encoding="utf-8").strip(), "WANDB_RESUME": "allow"}
@@ -62,10 +61,10 @@ class Tracked(TrainerCallback):
 
 
 class StopAtGap(TrainerCallback):
-    """End a run in which sampling and training disagree about the probabilities of the very same tokens.
+    """End a run in which sampling and training compute different probabilities for the same tokens.
 
-    vLLM computes them with other kernels and types. A small difference is corrected for (importance sampling); a large one
-    means other weights, another template or a broken kernel, and rewards that teach noise.
+    vLLM computes them with other kernels and types. Importance sampling corrects a small difference. A large one means other
+    weights, another template or a broken kernel, so the model would learn noise.
     """
 
     def __init__(self, bound: float) -> None:
@@ -76,6 +75,6 @@ class StopAtGap(TrainerCallback):
         if gap is not None and gap > self.bound:
             raise UserError(
                 f"At step {state.global_step} the log-probabilities of sampling and of training differ by {gap:.3g} a token on "
-                f"average, more than max_logprob_gap {self.bound:g}: check that vLLM serves this very model (revision, dtype, "
-                "vllm_model_impl); raise the bound only if the gap is steady."
+                f"average, more than max_logprob_gap {self.bound:g}: check that vLLM serves the same model (revision, dtype, "
+                "vllm_model_impl), and raise max_logprob_gap only if the gap does not grow."
             )

@@ -15,7 +15,7 @@ from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train.config import PromptSelection
 from train.grpo import load_grpo, main, run_grpo, usable
-from train.grpo_trainer import VisualGRPOTrainer, conversation_text, reasoning_span
+from train.grpo_trainer import VisualGRPOTrainer, conversation_text, reasoning_token_span
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
 from vlm.generate import Generation
@@ -327,7 +327,7 @@ SPANS = [
 def test_the_thought_is_strictly_inside(trainer: VisualGRPOTrainer, text: str, inside: str | None) -> None:
     tokenizer = trainer.reader.tokenizer
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    span = reasoning_span(tokenizer, ids)
+    span = reasoning_token_span(tokenizer, ids)
     if inside is None:
         assert span is None
     else:
@@ -446,7 +446,7 @@ def test_selection_stops_when_it_has_enough(
 
 
 def test_nothing_in_range_is_said_with_the_remedy(config: dict[str, Any], tmp_path: Path, sampler: Scripted) -> None:
-    with pytest.raises(UserError, match="No prompt is right in 8 to 8 of 8 samples"):
+    with pytest.raises(UserError, match="No prompt is correct in 8 to 8 of 8 samples"):
         run_grpo(config, {"output_dir": str(tmp_path), "prompt_selection": {"min_right": 8, "max_right": 8}})
 
 

@@ -206,7 +206,7 @@ def test_heldout_problems_are_not_trained_on(config: ImproveConfig) -> None:
 
 def test_a_config_that_lacks_something(tmp_path: Path) -> None:
     file = tmp_path / "improve.yaml"
-    for text, said in (("rounds: 2\n", "must say 'problems'"), ("round: 2\n", "did you mean 'rounds'")):
+    for text, said in (("rounds: 2\n", "'problems' is missing"), ("round: 2\n", "did you mean 'rounds'")):
         file.write_text(text)
         with pytest.raises(ConfigError, match=said):
             load_improve(file, {})

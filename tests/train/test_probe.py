@@ -113,7 +113,7 @@ BAD = [
     ({"accuracy": 1.0, "format": -1e39}, "weight of 'format'"),
     ({"accuracy": float("inf")}, "weight of 'accuracy'"),
     ({"accuracy": 1e-50}, "weight of 'accuracy'"),  # 0 in float32: nothing to learn from
-    ({"accuracy": {"weight": 1.0, "gate": "right"}}, "give it a weight alone"),
+    ({"accuracy": {"weight": 1.0, "gate": "right"}}, "Set only the weight of 'accuracy'"),
     ({"accuracy": 1.0, "absent.py:f": 1.0}, "there is no file"),
     ({"accuracy": 1.0, "shuffled(accuracy)": 1.0}, "Unknown reward"),
 ]

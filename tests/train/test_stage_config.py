@@ -50,7 +50,7 @@ BAD_GRPO = [
     ({"use_transformers_continuous_batching": True}, "'use_transformers_continuous_batching'", "attention"),
     ({"per_device_train_batch_size": 6, "num_generations": 4}, "num_generations", "divisible"),
     ({"num_iterations": 4, "save_steps": 3}, "'save_steps'", "multiple of 4"),
-    ({"problems": ""}, "must say 'problems'", ""),
+    ({"problems": ""}, "'problems' is missing", "--problems"),
     ({"output_dir": None}, "'output_dir'", ""),
 ]
 
@@ -68,7 +68,7 @@ def test_a_bad_key_or_value_is_named(keys: dict[str, Any], named: str, said: str
     [
         ({"max_length": 512}, "max_row_tokens"),
         ({"packing": True}, "not packed"),
-        ({"dataset": ""}, "must say 'dataset'"),
+        ({"dataset": ""}, "'dataset' is missing"),
         ({"datasets": "x"}, "did you mean 'dataset'"),
         ({"resume_from_checkpoint": True}, "resumes by itself"),
         ({"hub_token": "hf_secret"}, "export it as HF_TOKEN"),

@@ -96,7 +96,7 @@ def test_pictures_that_touch_are_refused() -> None:
     two: Any = [Image.new("RGB", (8, 8))] * 2
     assert one_token_per_image([[1, 9, 9, 2, 9, 3]], [two], 9) == [[1, 9, 2, 9, 3]]
     assert one_token_per_image([[1, 2]], [None], 9) == [[1, 2]]
-    with pytest.raises(UserError, match="1 runs of image tokens for 2 pictures"):
+    with pytest.raises(UserError, match="1 runs of image tokens for 2 images"):
         one_token_per_image([[1, 9, 9, 3]], [two], 9)
 
 
