@@ -1,4 +1,4 @@
-"""How scores become rewards: what each term is paid for and how large it is made, then the reward columns and metrics of a step.
+"""How scores become rewards: gate and scale of each term, then the reward columns and metrics of a step.
 
 Nothing here knows a trainer. ``row_of`` runs where a response was sampled; ``combine`` and ``metrics`` run on all rows, after
 they have been gathered, ordered by group.
@@ -25,8 +25,8 @@ _UNSHAPED = ("accuracy", "format")
 
 
 SMALLEST, LARGEST = 1e-12, 1e6
-"""Of a weight that is not 0 and of a std, in absolute value: times scores of ``reward.user.MAX_SCORE`` they stay within float32,
-whose squares must not overflow in the standard deviation of a group, nor vanish."""
+"""Bounds of a nonzero weight and of a std, in absolute value. Multiplied by scores up to ``reward.user.MAX_SCORE`` they stay
+within float32, so that their squares neither overflow nor vanish in the standard deviation of a group."""
 
 Gate = Literal["right", "format", "none"]
 
@@ -171,7 +171,7 @@ def combine(
 
 
 def _term(rows: Sequence[dict[str, Any]], source: str, gate: str | None, correct: Tensor, size: int) -> Tensor:
-    """(N,) of one reward, as far as it can be said without its gate."""
+    """(N,) of one reward, before its gate if it has an ungated form."""
     if source == "length":
         finished = torch.tensor([row["finished"] for row in rows])
         return group.overlong(lengths(rows), correct if gate == "right" else torch.ones_like(correct), finished, size)

@@ -1,7 +1,7 @@
-"""Is what a trace says about its image so? Against the scene where it is known, else by asking a model that sees it.
+"""Checks the claims of a trace about its image: against the scene's facts if they are known, else by asking a model.
 
-A claim is a ``key: value`` statement (``B2: red star``) that the trace does not take back later: of several with one key the
-last one counts, so that correcting oneself is not punished.
+A claim is a ``key: value`` statement (``B2: red star``). If several have the same key, the last one counts, so that a trace is
+not punished for correcting itself.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from vlm.protocol import Backend, BackendError, Request
 from vlm.response import parse_response
 
 MAX_CLAIMS = 40
-"""Claims of one trace that are looked at, the last ones: a trace that lists the whole image ten times costs no more."""
+"""Claims of one trace that are checked (the last ones), so that a trace cannot raise the cost by listing the image ten times."""
 
 
 def claims(text: str) -> dict[str, str]:
-    """Key -> value of what a response claims in its reasoning (or in all of it, without one)."""
+    """Key -> value of the claims in a response's reasoning; in the whole response if it has no reasoning."""
     found = final_statements((parse_response(text).reasoning or text)[-20_000:])
     return dict(list(found.items())[-MAX_CLAIMS:])
 
 
 def claim_holds(key: str, value: str, facts: Mapping[str, str], words: Collection[str] | None = None) -> bool | None:
-    """Is ``key: value`` so in the scene of ``facts`` (place -> what is there)? None where it is not about the scene.
+    """Whether ``key: value`` holds in the scene of ``facts`` (place -> what is there); None if it is not about the scene.
 
-    ``row 2: red none blue`` is so if every word is the colour, shape or content of its place; ``B2: red`` and
+    ``row 2: red none blue`` holds if every word is the colour, shape or content of its place; ``B2: red`` and
     ``B2: red star`` likewise. Of a whole image: ``red: 3``, ``sum of row 2: 14``, ``same colour at A1 and B2: yes``.
 
     Args:
-        words: those whose number can be claimed; the ones that the facts hold where not given.
+        words: words whose count can be claimed; by default those that occur in the facts.
     """
     facts = {place: fact.casefold() for place, fact in facts.items() if fact.strip()}  # as claims are read
     places = {place.lower(): place for place in facts}
@@ -66,7 +66,7 @@ Question = tuple[tuple[str, ...], str, str]
 
 
 def ask_responder(backend: Backend, questions: Sequence[Question]) -> dict[Question, bool]:
-    """Ask a vision-language model about each claim, at temperature 0; claims that it says neither yes nor no to are left out.
+    """Ask a vision-language model about each claim, at temperature 0; claims without a clear yes or no are left out.
 
     Raises:
         UserError: the model cannot be asked at all.

@@ -15,7 +15,7 @@ MAX_NESTING = 30
 PATIENCE = 0.45
 """Ten times the mean of the typical comparisons, and more than the longest of them."""
 
-# What a number cannot hold: a tower of powers, an exponent or a factorial of five digits, a factorial of a factorial.
+# Numbers too large to compute: a tower of powers, an exponent or a factorial of five digits, a factorial of a factorial.
 _TOO_LARGE = re.compile(
     r"\d\s*[)}]?\s*\^[\s{(-]*\d+\s*[)}]?\s*\^|\^[\s{(+-]*\d{5}|(?:\d{5}|\^\s*\{?\s*\d+)\s*[)}]{0,3}\s*!|!\s*[)}]*\s*!|\d{5,}[\s}]*(?:\\choose|\{)"
 )
@@ -56,7 +56,7 @@ def compare_expressions(answer: str, gold: str) -> Comparison:
         return "unreadable gold"
     if not bounded(answer) or not (given := _parse(answer)):
         return "unreadable"
-    # The caller holds the clock, so math-verify's own timers are off.
+    # The caller limits the time. math-verify's own timers need the main thread, so they are off.
     return "equal" if verify(wanted, given, timeout_seconds=None, raise_on_error=False) else "different"
 
 
@@ -67,7 +67,7 @@ def warm_up() -> float:
         The CPU seconds that one comparison may take on this machine: ``PATIENCE`` of what the typical ones take together,
         once they are known; 0.1 to 1. A fixed number would be another limit on each machine.
     """
-    passes = []
+    passes = []  # the fastest counts: the first passes still fill the grammar's caches
     for _ in range(4):
         parsed_gold.cache_clear()
         began = time.process_time()

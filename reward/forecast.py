@@ -1,7 +1,7 @@
-"""Go or no go before training: what the rewards of a config would pay for, told from one batch of the start checkpoint.
+"""Checks before training what the rewards of a config would pay for, on one batch of the start checkpoint.
 
 An attention reward can be raised by longer or by flatter text, and it decides alone where all answers of a group are correct.
-What it will be raised by shows before the first step: in its correlations inside the groups that GRPO compares.
+Its correlations inside the groups that GRPO compares show before the first step what will raise it.
 """
 
 import math
@@ -15,7 +15,7 @@ from reward import group
 from reward.aggregate import Term, combine, gate_of, lengths, source_of, terms_of, ungated
 
 NOTABLE = 0.3
-"""A correlation of this size, with an interval that leaves out 0, is named."""
+"""A correlation of at least this size whose interval excludes 0 is reported."""
 LARGE_SHARE = 0.1
 """A term with less of the advantage than this pushes too little to be worth a warning."""
 
@@ -130,7 +130,7 @@ def forecast(
 
 
 def _sure(found: dict[str, Any], sign: float) -> bool:
-    """Whether a correlation is notable in the direction of ``sign``, and its interval leaves out 0."""
+    """Whether a correlation is notable in the direction of ``sign``, and its interval excludes 0."""
     if found["value"] is None or found["value"] * sign < NOTABLE:
         return False
     return min(end * sign for end in found["ci95"]) > 0

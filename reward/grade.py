@@ -26,9 +26,10 @@ from reward.worker import Pool
 from vlm.response import parse_response
 
 CPU_SECONDS = 0.15
-"""Of one answer, which takes 0.3 ms. What expressions may take depends on the machine (``reward.expression.warm_up``)."""
+"""CPU limit for one answer, which usually takes 0.3 ms. The limit for expressions is measured on the machine
+(``reward.expression.warm_up``)."""
 CLOCK_SECONDS = 60.0
-"""For a process that waits for the machine; a loop meets the limit above first."""
+"""Wall-clock limit, for a child that waits for a busy machine. An endless loop reaches the CPU limit first."""
 
 
 class Gradable(Protocol):
@@ -111,7 +112,7 @@ def grade_answer(problem: Gradable, answer: str | None) -> Grade:
 def gradable(gold: Gradable) -> bool:
     """Whether answers can be graded by this gold answer: whether its verifier gives any answer a score.
 
-    An answer that is not the gold answer is tried, since the same text may count as equal unread.
+    The answer that is tried differs from the gold answer, because equal texts may pass without being parsed.
     """
     if not gold.answer.strip() or len(gold.answer) > MAX_CHARACTERS:
         return False
@@ -121,14 +122,14 @@ def gradable(gold: Gradable) -> bool:
 
 
 def grading_sha256(problem: Gradable) -> str:
-    """16 hexadecimal digits over all that decides a grade besides the response: the code that grades, and the gold answer."""
+    """16 hexadecimal digits of a hash over everything but the response that decides a grade: the code and the gold answer."""
     gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices]
     return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
 
 
 @cache
 def verifier_sha256() -> str:
-    """Of the source files that read and grade an answer."""
+    """The hash of the source files that read and grade an answer."""
     files = [__file__, *(module.__file__ for module in (parsing, expression, units, verifiers, vlm.response))]
     return hashlib.sha256(b"\0".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
@@ -190,10 +191,11 @@ def as_written(problem: Gradable) -> str:
 
 
 class Hung:
-    """How often answers of one shape (the text without its numbers) were ended, and what patience is left for the next.
+    """Shortens the CPU limit for answers whose shape (the text without its numbers) has timed out before.
 
-    A policy that has found an answer on which the algebra system hangs writes it again and again, with other numbers. One
-    answer of a shape that is read in time clears its count. Every eighth answer is given all the time, so that one can be read.
+    A policy that has found an answer on which the algebra system hangs repeats it with other numbers, and each one would
+    cost the whole limit. An answer that is read in time clears the count of its shape. Every eighth answer gets the whole
+    limit, so that a shape can recover.
     """
 
     TWICE, AGAIN, SHARE, SHAPES = 2, 8, 0.1, 1000
@@ -202,18 +204,18 @@ class Hung:
         self._counts: dict[str, int] = {}
 
     def share(self, answer: str) -> float:
-        """Of the CPU seconds, for the next answer of this shape."""
+        """The share of the CPU limit for the next answer of this shape."""
         count = self._counts.get(self._shape(answer), 0)
         return self.SHARE if count >= self.TWICE and count % self.AGAIN else 1.0
 
     def note(self, answer: str, ended: bool) -> None:
-        """One more answer was ended, or read."""
+        """Count an answer that timed out (``ended``), or clear the count after one that was read."""
         shape = self._shape(answer)
         if not ended:
             self._counts.pop(shape, None)
             return
         if len(self._counts) >= self.SHAPES:
-            self._counts.clear()
+            self._counts.clear()  # a policy can invent shapes without end, so memory is bounded
         self._counts[shape] = self._counts.get(shape, 0) + 1
 
     @staticmethod
@@ -223,4 +225,6 @@ class Hung:
 
 _HUNG = Hung()
 _ANSWERS = Pool("answers", CPU_SECONDS, CLOCK_SECONDS)
-_EXPRESSIONS = Pool("expressions", 0.0, CLOCK_SECONDS)  # apart: only they wait for the algebra system
+_EXPRESSIONS = Pool(
+    "expressions", 0.0, CLOCK_SECONDS
+)  # a pool of its own: other domains need not wait for the algebra system

@@ -55,7 +55,7 @@ def plain(text: str) -> str:
     """``text`` without LaTeX dress: one kind of minus, no ``$``, wrappers opened, ``\\frac{1}{2}`` written ``1/2``."""
     text = _VULGAR.sub(" ", _SUPERSCRIPTS.sub(_power, text.translate(_SIGNS)))
     text = unicodedata.normalize("NFKC", text).translate(_SIGNS).strip()
-    for _ in range(4):  # wrappers nest, but not deeply in honest answers
+    for _ in range(4):  # honest answers nest wrappers only a few deep
         opened = _SHORT_FRACTION.sub(r" \1/\2 ", _FRACTION.sub(r" \1/\2 ", text))
         opened = _LATEX_WRAPPER.sub(r" \1 ", opened)
         if opened == text:

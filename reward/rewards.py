@@ -166,9 +166,9 @@ def attention_late_mass(rollout: Rollout) -> Score:
 
 
 def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
-    """Ungrounded reasoning costs: 0 while the second-half lift keeps ``floor`` of the first half's, down to -1.
+    """Penalty for ungrounded reasoning: 0 while the second-half lift keeps ``floor`` of the first half's, down to -1.
 
-    Lift, not mass: a longer text alone lowers the mass of later tokens, and must not cost anything. Correct answers only;
+    It uses lift, not mass, because a longer text alone lowers the mass of later tokens, which must not cost anything. Correct answers only;
     how much of it is charged is bounded by the group (``reward.group.bounded_penalty``), so that a correct answer never
     falls below an incorrect one.
     """
@@ -181,7 +181,7 @@ def grounding_penalty(rollout: Rollout, floor: float = LIFT_FLOOR) -> Score:
 
 
 def image_information(rollout: Rollout) -> Score:
-    """What the image does for the words: mean over the reasoning's second half of log p(token | image) - log p(token |
+    """How much the image raises the probability of the text: mean over the reasoning's second half of log p(token | image) - log p(token |
     another image of equal size), each clipped to ``INFORMATION_RANGE``, if correct; in nats a token.
 
     The text is the same both times, so it cannot be raised by writing about looking. A blank image lies off the
@@ -202,20 +202,21 @@ def image_information(rollout: Rollout) -> Score:
 def process_claims(rollout: Rollout) -> Score:
     """Share of the reasoning's claims about the image that are true, in [0, 1]; None where none can be checked.
 
-    Claims are ``key: value`` statements, of those with one key the last (``reward.claims``).
+    Claims are ``key: value`` statements; of several with the same key the last one counts (``reward.claims``).
     """
     true = []
     for key, value in claims(rollout.text).items():
-        so = None if rollout.facts is None else claim_holds(key, value, rollout.facts)
-        so = (rollout.seen or {}).get(f"{key}: {value}") if so is None else so
-        true += [] if so is None else [so]
+        holds = None if rollout.facts is None else claim_holds(key, value, rollout.facts)
+        if holds is None:  # not about the known scene: the responder may have answered it
+            holds = (rollout.seen or {}).get(f"{key}: {value}")
+        true += [] if holds is None else [holds]
     if not true:
         return Score(None, {"claims": 0.0})
     return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true))})
 
 
 def repetition(rollout: Rollout) -> Score:
-    """Saying it again costs: minus the share of the reasoning's ``NGRAM``-word pieces that stood there before; in [-1, 0]."""
+    """Penalty for repetition: minus the share of the reasoning's ``NGRAM``-word pieces that occurred before; in [-1, 0]."""
     words = (parse_response(rollout.text).reasoning or rollout.text).lower().split()[:20_000]
     pieces = [tuple(words[at : at + NGRAM]) for at in range(len(words) - NGRAM + 1)]
     return Score(len(set(pieces)) / len(pieces) - 1.0 if pieces else 0.0)

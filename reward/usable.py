@@ -1,4 +1,4 @@
-"""Problems that can be asked and graded. What a bad row is, is decided here, before any model is asked.
+"""Problems that can be asked and graded. Unusable rows are found here, before any model is asked.
 
 Training adds the faults that depend on its model and its limits (``train.filters``).
 """
@@ -57,7 +57,7 @@ def usable_problems(
     """The problems that can be asked and graded, and what was dropped. Each problem counts for one reason.
 
     Args:
-        images_read: ids of problems whose images a model has seen already: they are not read again, for a large set takes
+        images_read: ids of problems whose images a model has seen already: they are not read again, since a large set takes
             minutes to read.
     """
     dropped, kept = DroppedProblems(), []
@@ -73,7 +73,7 @@ def usable_problems(
 
 
 def image_sizes(problem: Problem, decode: bool = False) -> Sizes:
-    """The sizes of a problem's images, every file read to its end: one that is cut short has a good header.
+    """The sizes of a problem's images. Every file is read to its end, because a truncated one still has a valid header.
 
     Args:
         decode: decode every image; otherwise a PNG is only held against its checksums.

@@ -21,10 +21,10 @@ if TYPE_CHECKING:  # torch: the command line asks only for the files
     from reward.rewards import Rollout, Score
 
 SECONDS = 10.0
-"""Of the clock, for one response: a reward may well wait for a server."""
+"""Wall-clock limit for one response, since a reward may wait for a server."""
 MAX_PARTS = 50
 MAX_SCORE = 1e6
-"""Of a score, either sign. Advantages are float32: beyond this the other terms of the sum are rounded away, and from 1e19 on the
+"""Bound of a score, of either sign. Advantages are float32: beyond this the other terms of the sum are rounded away, and from 1e19 on the
 standard deviation of a group overflows, all its advantages are 0, and the step teaches nothing."""
 
 

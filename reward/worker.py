@@ -3,7 +3,8 @@
 The child is forked from a server that has imported and warmed up what the job needs, so a new one costs milliseconds. The
 limits are timers of the kernel whose default action ends the process: they also end a loop inside of C code, on any thread
 of the caller (math-verify's own timeout is a Python signal handler of the main thread). A job that was ended is a
-``timeout``, which is a verdict of its own. CPU time, because on a busy machine the clock would tell another tale each run.
+``timeout``, which is a verdict of its own. The main limit is CPU time: wall-clock time depends on the
+load of the machine, so verdicts would differ from run to run.
 """
 
 import atexit
@@ -30,7 +31,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 START_SECONDS = 300.0
-"""Importing the algebra system takes a second, much more on a loaded machine; no job pays for it."""
+"""Importing the algebra system takes a second, and much more on a loaded machine. No job's limit includes it."""
 GRACE_SECONDS = 5.0
 """After the clock's limit, the server has this long to report that its child was ended."""
 
@@ -40,7 +41,7 @@ class Worker:
 
     Args:
         kind: what ``worker_server`` is to prepare: ``answers``, ``expressions``, or ``FILE:FUNCTION`` of a user's reward.
-        cpu_seconds, clock_seconds: limits of one job; CPU seconds of 0: as this machine's speed asks for (``expressions``).
+        cpu_seconds, clock_seconds: limits of one job; 0 CPU seconds: a limit measured on this machine (``expressions``).
         megabytes: limit of the child's address space; None for no limit.
     """
 
@@ -52,20 +53,19 @@ class Worker:
         self._read = b""
 
     def ask(self, request: Any, share: float = 1.0) -> Any:
-        """The job's reply (plain JSON), or None where it was ended for a limit.
+        """The job's reply (plain JSON), or None if it was ended by a limit.
 
         Args:
-            share: of the CPU seconds, for a job of which little is expected.
+            share: share of the CPU seconds, for a job that will probably time out.
 
         Raises:
-            UserError: the server does not start; its own words say why.
+            UserError: the server does not start; the message holds its error.
         """
         with self._lock:
             server = self._running()
             self._number += 1
-            sent = pickle.dumps(
-                (self._number, request, share)
-            )  # to the child; what comes back from there is never unpickled
+            # Pickle goes to the child only. Its replies are JSON, since a child that reads hostile text is not trusted.
+            sent = pickle.dumps((self._number, request, share))
             try:
                 assert server.stdin is not None
                 server.stdin.write(len(sent).to_bytes(8, "big") + sent)
@@ -73,11 +73,11 @@ class Worker:
                 end = time.monotonic() + self.clock_seconds + GRACE_SECONDS
                 while (line := self._read_line(server, end - time.monotonic())) is not None:
                     message = json.loads(line)
-                    if message["number"] == self._number:  # else an answer to a job that nobody waits for any more
+                    if message["number"] == self._number:  # an older number replies to a job that was given up
                         return message["reply"]
             except OSError:
                 pass
-            except BaseException:  # Ctrl-C: what is still in the pipe must not answer the next job
+            except BaseException:  # Ctrl-C: a reply still in the pipe must not answer the next job
                 self._stop()
                 raise
             self._stop()
@@ -122,7 +122,7 @@ class Worker:
             selector.register(server.stdout, selectors.EVENT_READ)
             while b"\n" not in self._read:
                 left = end - time.monotonic()
-                if left <= 0 and last_chance:  # this process may itself have been stopped for a while
+                if left <= 0 and last_chance:  # this process may itself have been suspended
                     left, last_chance = 0.5, False
                 if left <= 0 or not selector.select(left):
                     return None

@@ -2,10 +2,10 @@
 
     python -P worker_server.py KIND CPU_SECONDS CLOCK_SECONDS MEGABYTES
 
-One pickle in, (number, request, share of the CPU seconds), one JSON line with that number out. The child shares the server's
-pipes; when a limit has ended it, the server says so in its place and forks the next one. It keeps no state between jobs but what
-the libraries remember of their grammars; and as that is worth a lot (the first text of a kind takes ten times the next), a child
-that has done some jobs becomes the server of a child of its own: what was learned until then outlives the next one's end.
+It reads pickles (number, request, share of the CPU seconds) and writes one JSON line with the same number for each. The child
+shares the server's pipes; if a limit ends it, the server reports that in its place and forks the next one. Between jobs a child
+keeps no state but the grammar caches of the libraries. These caches matter: the first text of a kind takes ten times as long as
+the next. So a child that has done some jobs becomes the server of a child of its own, and the caches survive that child's end.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ CLOSED = 77
 """Exit code of a child whose caller has closed the pipe."""
 PR_SET_PDEATHSIG = 1
 BEFORE = 20
-"""What a problem's author wrote may take so many times longer than what a model wrote."""
+"""Factor on the CPU limit for parsing a gold answer, which a problem's author wrote and not a model."""
 
 
 def main() -> None:
-    # A launcher that passes SIGTERM on to all processes of a job must not end the judge of the step that is under way: it ends
-    # with its caller, who closes the pipe.
+    # A launcher may pass SIGTERM to all processes of a job. The step under way still needs its grades, so this process ends
+    # only when its caller closes the pipe.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     kind, cpu_seconds, clock_seconds, megabytes = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
     requests, replies = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
@@ -94,15 +94,15 @@ def limit_memory(size: int) -> None:
 
 
 def die_with_parent() -> None:
-    """Without its keeper a child must not go on reading the pipe: the keeper's own keeper forks another reader."""
+    """End this process with its parent. Otherwise two children would read one pipe: the grandparent forks a new one."""
     with contextlib.suppress(AttributeError, OSError):  # not on Linux
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def prepare_job(kind: str) -> tuple[Job, Job, float]:
-    """What is to be done before a job of this kind, the job, and the CPU seconds that it may take where the caller says 0.
+    """(preparation of a job, the job, CPU seconds that it may take if the caller passes 0) for a kind of job.
 
-    All that they need is imported and warm.
+    Everything that they need is imported and warmed up here.
     """
 
     def nothing(request: Any) -> None: ...
@@ -153,7 +153,7 @@ def serve_jobs(
 ) -> bool:
     """Do ``jobs`` jobs (None: all that come). True when the pipe was closed.
 
-    Nobody handles the timers' signals, so the kernel ends the process.
+    The timers' signals have no handler, so the kernel ends the process, also inside C code.
     """
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -162,13 +162,13 @@ def serve_jobs(
         open_job[:] = number.to_bytes(8, "big") + b"\0"
         signal.setitimer(signal.ITIMER_REAL, clock_seconds)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds * BEFORE)
-        whose = "unjudged"  # what a problem's author wrote is not to be held against an answer
+        whose = "unjudged"  # a gold answer that cannot be parsed must not count against the response
         try:
             before(request)
             whose, open_job[8] = "error", 1
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds * share)
             reply = job(request)
-        except BaseException as error:  # hostile input: a reader that gives up is a verdict; SystemExit is no way out
+        except BaseException as error:  # hostile input may raise anything; SystemExit must not end the child
             reply = {whose: f"{type(error).__name__}: {error}"[:300]}
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -1,4 +1,4 @@
-"""A file of questions answered row by row; what is answered already is reused, so an interrupted run is resumed."""
+"""Answers a file of questions row by row. Existing answers are reused, so an interrupted run can be resumed."""
 
 import contextlib
 import hashlib

@@ -1,7 +1,7 @@
-"""Does a model compute the same with the attention probe as without it? Asked once a model, before its first measurement.
+"""Checks that the attention probe does not change a model's logits: once per model, before its first measurement.
 
 Some modelling code takes another branch when the attention implementation has a name that it does not know. Entering the
-probe would then change what the model computes, and the mass would be that of another model. So a short generation (a
+probe would then change what the model computes, and the recorded mass would not be that of the model itself. So a short generation (a
 left-padded prefill and two steps with the cache) and a forward without padding and cache run without the probe and with it,
 and the logits are compared.
 """
@@ -32,10 +32,10 @@ _CHECKED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-    """Compare the logits of ``model`` with and without the probe; a model that has passed is not asked again.
+    """Compare the logits of ``model`` with and without the probe; a model that has passed is not checked again.
 
     It costs twice a generation of three tokens and a forward, over prompts of eight tokens. The model's mode, what a forward
-    leaves behind on it and the random numbers stay what they were. Under DeepSpeed and FSDP every rank must call it, as every
+    stores on it and the random state are restored. Under DeepSpeed and FSDP every rank must call it, as every
     rank enters the probe; a rank that refuses ends with the sentence, and the launcher ends the others.
 
     Args:
@@ -69,7 +69,7 @@ def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractCo
 
 
 def difference(stock: list[torch.Tensor], probed: list[torch.Tensor]) -> float:
-    """The largest difference of the logits as a share of the largest logit; infinite where it cannot be told.
+    """The largest difference of the logits as a share of the largest logit; infinite if they cannot be compared.
 
     Masked logits (infinite, or of a type's minimum) must be the same ones, and are left out of the rest.
     """
@@ -142,7 +142,7 @@ class _Forced(LogitsProcessor):
 
 @contextlib.contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each module's mode, and what a forward leaves behind on modules, as before.
+    """Evaluation mode inside; afterwards each module's mode, and the tensors that a forward stores on modules, are restored.
 
     Qwen's models keep the offset of their positions (``rope_deltas``) from one forward to the next.
     """

@@ -1,4 +1,4 @@
-"""Does the attention probe read a model at all? Tried by ``reflection-v doctor`` on one image."""
+"""Tests on one image whether the attention probe can read a model; ``reflection-v doctor`` runs it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from vlm.chat import encode, question_messages
 
 
 def try_attention(vlm: Any) -> dict[str, Any]:
-    """Which attention kernel the model has, how the probe reads it, and whether it does: on one image.
+    """The attention kernel of the model, and how the probe reads it.
 
     Raises:
         UserError: the probe refuses the model, or reads no attention mass.

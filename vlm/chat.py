@@ -185,15 +185,10 @@ def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
 def _check_images(conversation: Sequence[Message], images: Sequence[Any], vlm: "VLM") -> None:
     from PIL import Image
 
-    kinds = {part["type"] for turn in conversation if not isinstance(turn["content"], str) for part in turn["content"]}
-    if other := kinds - {"text", "image", "image_url"}:
+    kinds = [part["type"] for turn in conversation if not isinstance(turn["content"], str) for part in turn["content"]]
+    if other := set(kinds) - {"text", "image", "image_url"}:
         raise UserError(f"Messages hold text and images, not {sorted(other)}.")
-    slots = sum(
-        part["type"] != "text"
-        for turn in conversation
-        if not isinstance(turn["content"], str)
-        for part in turn["content"]
-    )
+    slots = sum(kind != "text" for kind in kinds)
     if slots != len(images):
         raise UserError(
             f"The conversation has {slots} image parts but {len(images)} images were given: make them equal."

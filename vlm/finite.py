@@ -11,7 +11,7 @@ from configs.errors import UserError
 
 
 class NotFinite(UserError):
-    """A model or a run has produced NaN or infinity: there is nothing to go on with."""
+    """A model or a run has produced NaN or infinity: the run cannot continue."""
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
@@ -21,7 +21,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
     """
     named = [(name, _local(tensor)) for name, tensor in tensors]
     named = [(name, tensor) for name, tensor in named if _has_numbers(tensor)]
-    # One number of all tensors first: a look at each would wait for the GPU as often as there are tensors.
+    # All tensors are reduced to one number first, because each read of a number waits for the GPU.
     if not named or math.isfinite(largest([tensor for _, tensor in named])):
         return None
     return next((name for name, tensor in named if not math.isfinite(largest([tensor]))), None)
@@ -44,7 +44,7 @@ def _has_numbers(tensor: Tensor) -> bool:
 
 
 def check_loaded(model: nn.Module, name: str) -> None:
-    """Refuse a model whose weights hold NaN or infinity: it would write one and the same token for ever, or none.
+    """Refuse a model whose weights hold NaN or infinity: it would repeat one token for ever, or write none.
 
     Raises:
         NotFinite: with the first such weight.
@@ -54,10 +54,10 @@ def check_loaded(model: nn.Module, name: str) -> None:
 
 
 def broken_model(name: str, tensor: str) -> str:
-    """What to say of a model that is loaded and whose ``tensor`` holds NaN or infinity."""
+    """The message for a loaded model whose ``tensor`` holds NaN or infinity."""
     return (
         f"The weights of {name} hold NaN or infinity ({tensor}): the training that wrote them had diverged, or the file is "
-        "damaged. Take a model or a checkpoint from before, or restore the folder."
+        "damaged. Use an earlier checkpoint, or restore the folder."
     )
 
 
@@ -77,7 +77,7 @@ def finite_scores(model: Any, name: str) -> Iterator[None]:
         if logits is not None and not bool(logits[:, -1].amax(-1).isfinite().all()):
             raise NotFinite(
                 f"{name} gives NaN or infinity as scores of the next token: its weights are damaged, or its numbers overflow. "
-                "Take the model from before, or compute in float32 (dtype: float32, precision: float32)."
+                "Use an earlier checkpoint, or compute in float32 (dtype: float32, precision: float32)."
             )
 
     handle = (model.get_base_model() if hasattr(model, "get_base_model") else model).register_forward_hook(look)

@@ -1,4 +1,4 @@
-"""Writing text: seeded sampling in batches, the attention mass on the way, and a stream that stops at once.
+"""Text generation: seeded sampling in batches, with the attention mass if asked for, and a stream that can be stopped.
 
 A batch equals its singles: the random numbers of a row come from that row's own seed, so neither its neighbours nor its
 place change its text (up to the rounding of the weights' type; measured equal in float32).
@@ -371,7 +371,7 @@ def _end_tokens(vlm: VLM) -> set[int]:
 
 
 def image_token_ids(config: Any) -> list[int]:
-    """Tokens that stand for images: written by the model they would be taken for one in the next prompt."""
+    """Tokens that stand for images. If the model wrote one, the next prompt would read it as an image."""
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "vision_start_token_id")
     return sorted({token for name in names if isinstance(token := getattr(config, name, None), int)})
 

@@ -1,6 +1,6 @@
 """The hub that models and data sets come from: whether it can be reached, and what to say where it cannot.
 
-The hub's own client asks for each file again for half a minute before it turns to what is cached. So it is asked once, here.
+The hub's own client retries each file for half a minute before it falls back to the cache. So the hub is asked once, here.
 """
 
 import sys
@@ -25,9 +25,8 @@ def why_unreachable() -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        get_session().head(
-            constants.ENDPOINT, timeout=SECONDS
-        )  # by the client that would download: it knows the proxies
+        # With the client that would download, because it knows the proxies.
+        get_session().head(constants.ENDPOINT, timeout=SECONDS)
     except Exception as error:  # the clients of different releases raise their own types
         return (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
     return None
@@ -40,9 +39,9 @@ _inside = 0
 
 @contextmanager
 def cache_alone(unreachable: str | None) -> Iterator[None]:
-    """Inside, the libraries use what is cached and do not ask a hub that is ``unreachable``; None changes nothing.
+    """Inside, the libraries use only the cache if the hub is ``unreachable``; None changes nothing.
 
-    The flag is one for the whole process, so the last of several threads inside puts it back.
+    The flag is global to the process, so the last of several threads to leave restores it.
     """
     global _inside
     if unreachable is None:

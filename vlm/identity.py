@@ -1,4 +1,4 @@
-"""What a model is known by: the content of its files, wherever they are, and not the name of their folder."""
+"""The identity of a model: a fingerprint of its files' content, whatever their folder is called."""
 
 from pathlib import Path
 
@@ -19,9 +19,9 @@ MODEL_FILES = (
     *("*.model", "*.tiktoken", "chat_template*", "*.jinja"),
 )
 NOT_MODEL = ("optimizer*", "scheduler*", "scaler*", "rng_state*", "training_args*")
-"""What a checkpoint holds for training alone."""
+"""Files of a checkpoint that only training needs."""
 SCHEME = "blocks:"
-"""Stands before the fingerprint of a model, since earlier versions computed another one (``configs.identity.fingerprint``)."""
+"""Prefix of a model's fingerprint, since earlier versions computed it differently (``configs.identity.fingerprint``)."""
 
 
 def model_identity(name: str | Path) -> str | None:

@@ -26,7 +26,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
 
 GREY = (127, 127, 127)
-"""Of an image on which there is nothing to see."""
+"""The colour of an image without content."""
 
 Source = str | Path | bytes | Image.Image
 
@@ -71,7 +71,7 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
             return _decode_image(image, name).size
         _check_size(image, name)
         size = image.size
-        with contextlib.suppress(Exception):  # whatever is wrong, decoding tells whether it matters, and in words
+        with contextlib.suppress(Exception):  # decoding below decides whether the fault matters, and names it
             image.verify()
             return size
     return open_image(source).size

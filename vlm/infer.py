@@ -1,6 +1,6 @@
 """Ask a model about images: ``python -m vlm.infer --image FILE --question TEXT``, which is ``reflection-v ask FILE TEXT``.
 
-What is heavy is imported when the command runs: ``--help`` is instant.
+Heavy libraries are imported when the command runs, so that ``--help`` is instant.
 """
 
 import sys
@@ -23,7 +23,7 @@ def ask(
         str | None,
         typer.Argument(
             metavar="QUESTION",
-            help="What to ask about them, or -. On a terminal, without it, it asks for one after another.",
+            help="What to ask about them, or - for standard input. Without it, on a terminal, you are asked for questions.",
         ),
     ] = None,
     image: Annotated[list[str] | None, typer.Option(help="The same as IMAGE; may be repeated.")] = None,
@@ -33,31 +33,32 @@ def ask(
     ] = "tiny",
     effort: Annotated[
         Literal["off", "low", "medium", "high"],
-        typer.Option(help="How long it may think; high makes it look again at least twice."),
+        typer.Option(help="How long the model may think; high makes it look again at least twice."),
     ] = "medium",
-    votes: Annotated[int, typer.Option(help="Sample so many responses; the most common answer counts.")] = 1,
+    votes: Annotated[int, typer.Option(help="Number of sampled responses; the most common answer counts.")] = 1,
     style: Annotated[
         Literal["think", "direct", "describe"], typer.Option(help="What to do before answering.")
     ] = "think",
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="0 takes the likeliest token; the default where there is one vote.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    heatmap: Annotated[Path | None, typer.Option(help="Write a PNG of where it looked; of the last question.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="Write a PNG heat map of where the model looked, for the last question.")
+    ] = None,
     chat: Annotated[
         bool,
-        typer.Option(
-            "--chat", help="Answer question after question, one a line of standard input. All arguments are images."
-        ),
+        typer.Option("--chat", help="Answer one question per line of standard input. All arguments are images."),
     ] = False,
     batch: Annotated[
-        Path | None, typer.Option(help="JSON Lines of questions in place of one; given again, it does what is left.")
+        Path | None,
+        typer.Option(help="A JSON Lines file of questions; given again, it answers the rows that are left."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The answers of --batch; FILE.answers.jsonl by default.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Images may be http(s) URLs, which are downloaded.")] = False,
     api_key_env: KeyName = None,
     json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a question in place of the stream.")
+        bool, typer.Option("--json", help="Print one JSON object per question instead of the stream.")
     ] = False,
 ) -> None:
     """Ask a model about images: its trace as it is written, then the answer.

@@ -107,9 +107,8 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
         try:
             with cache_alone(unreachable):
                 return load(*args, **kwargs)
-        except (
-            Exception
-        ) as error:  # the loaders raise OSError, ValueError, KeyError, RuntimeError, their libraries' own
+        # The loaders raise OSError, ValueError, KeyError, RuntimeError and the errors of their libraries.
+        except Exception as error:
             if (full := memory_error(error, f"Loading {what} of {name}")) is not None:  # the folder is not to blame
                 raise full from error
             reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
@@ -141,7 +140,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
         options["device_map"] = "auto"
     with _quiet():
         model, info = attempt("the weights", loader.from_pretrained, where, **options)
-    if missing := sorted(info["missing_keys"]):  # the loader would go on with random numbers in their place
+    if missing := sorted(info["missing_keys"]):  # the loader would initialize them at random
         raise UserError(f"The weights of {name} lack {len(missing)} tensors ({missing[0]}, ...): restore its folder.")
     # On the CPU it is already; under ZeRO-3 a move there would take the frozen weights, and not the others, off their GPU.
     if device not in ("auto", "cpu"):
@@ -168,7 +167,7 @@ def evaluation_mode(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar while weights load: it would stand between the question and the answer."""
+    """No progress bar while weights load, because ``ask`` prints only its answer."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -200,7 +199,7 @@ def _locate(name: str | Path) -> tuple[str, bool]:
 
 
 def _require_files(name: str | Path, folder: Path, reads_images: bool) -> None:
-    """Say which part of a folder is missing: what the loaders say about it sends people to the hub."""
+    """Name the missing part of a folder. The loaders' own messages send people to the hub."""
     if reads_images and not any(
         (folder / file).exists() for file in ("processor_config.json", "preprocessor_config.json")
     ):

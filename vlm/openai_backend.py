@@ -20,13 +20,14 @@ from vlm.images import png_bytes
 from vlm.protocol import BackendError, Reply, Request
 
 MAX_BODY = 4 * 2**20
-"""Bytes of a server's reply that are read: some 100 times a long answer. What is longer is given up."""
+"""Bytes of a server's reply that are read, about 100 times a long answer. A longer reply is an error."""
 MAX_ERROR = 2**16
 """Characters of an error's text in which the key is looked for; far more than are shown."""
 MAX_RETRY_AFTER = 120.0
 """Seconds: the longest Retry-After that the client obeys."""
 CONNECTIONS = 8
-"""Of one client. Its pool examines all of them twice for each request: several small pools cost less than a large one."""
+"""Connections of one client. Its pool examines all of them twice for each request, so several small pools cost less than a large
+one."""
 MAX_ENCODED = 256 * 2**20
 """Bytes of encoded images that are kept while the images are in use."""
 
@@ -214,7 +215,7 @@ class _Clients:
 
 
 class _ImageParts:
-    """Image parts of messages as JSON, each kept as long as its image is in use, since an episode shows it at every look.
+    """Image parts of messages as JSON, each kept as long as its image is in use, since an episode shows it in every round.
 
     An image that was given once must not be changed afterwards.
     """

@@ -42,7 +42,7 @@ class Reply:
 
 
 class BackendError(UserError):
-    """A request without a usable reply; the sentence says whose and why. It is never to be scored as an incorrect answer.
+    """A request without a usable reply; the message names the backend and the cause. Never score it as an incorrect answer.
 
     Attributes:
         name: the kind of failure in one word: ``timeout``, ``no_connection``, ``status_429``, ``unreadable``,

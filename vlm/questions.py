@@ -86,7 +86,7 @@ def answer_questions(options: SimpleNamespace) -> int:
 
     # Where standard output is a file or a pipe, the prompt is no part of it.
     answer_each(answer, failed, sys.stdout if sys.stdout.isatty() and not options.json else sys.stderr)
-    # Who types has read what failed; a program learns it by the exit code, as with --batch.
+    # A person at the terminal has read what failed. A program sees it by the exit code, as with --batch.
     return 1 if failures and not is_terminal() else 0
 
 

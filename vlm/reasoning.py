@@ -32,7 +32,7 @@ CUE = "Wait, let me look at the picture again."
 ANSWER_TOKENS = 64
 """Tokens for the answer after reasoning that was closed."""
 WORTHWHILE = 16
-"""Tokens: with less of the budget left, reasoning that has ended is not continued."""
+"""If fewer tokens of the budget are left, reasoning that has ended is not continued."""
 VOTE_TEMPERATURE = 0.7
 MAX_VOTES = 64
 
@@ -201,7 +201,7 @@ async def think_served(
     temperature: float = 0.0,
     seed: int = 0,
 ) -> BudgetedResponse:
-    """The same from a backend. A server continues no text of ours, so of an effort only budget and instruction apply."""
+    """The same for a backend. A server does not continue a given prefix, so only the effort's budget and instruction apply."""
     from vlm.backends import Request
 
     request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, seed=seed)
@@ -215,7 +215,7 @@ class _Course:
     Attributes:
         ids: new tokens so far; ``text`` is how they read after the prefix.
         budget: tokens of the next round.
-        answering: the reasoning is over for good.
+        answering: the reasoning has ended and is not continued any more.
     """
 
     def __init__(self, vlm: "VLM", effort: Effort, prefix: str = "") -> None:
@@ -277,7 +277,7 @@ class _Course:
         self.answering, self.budget = True, ANSWER_TOKENS
 
     def _cut(self, characters: int) -> None:
-        """Drop what stands after so many characters of the new text; a token across the cut is written anew."""
+        """Keep so many characters of the new text. A token across the cut is encoded again."""
         kept = self.text[:characters].rstrip()
         whole = (
             bisect.bisect_right(range(len(self.ids) + 1), len(kept), key=lambda n: len(self._read(self.ids[:n]))) - 1
@@ -304,7 +304,7 @@ def reasoning_end(text: str) -> int | None:
 
 
 def _settled(prefix: str, written: str) -> int:
-    """How many characters of ``written`` stand before the end of the reasoning, however that goes on."""
+    """How many characters of ``written`` are before the end of the reasoning, whatever the model writes next."""
     end = reasoning_end(prefix + written)
     if end is not None:
         settled = end - len(prefix)
@@ -354,7 +354,7 @@ def _plain(answer: str) -> str:
 
 
 def vote_seeds(seed: int, votes: int) -> list[int]:
-    """Seeds of the K responses of one question, far enough apart that their rounds do not share one."""
+    """Seeds of the K responses of one question, far enough apart that no two rounds share a seed."""
     if not 1 <= votes <= MAX_VOTES:
         raise UserError(f"{votes} votes were asked for: 1 to {MAX_VOTES} are possible.")
     return [seed + 1_000 * number for number in range(votes)]

@@ -1,4 +1,4 @@
-"""Teacher-forced forwards: what a model makes of a response that is already written, whichever images it is shown.
+"""Teacher-forced forwards: scores of a response that is already written, with any images.
 
     seen = score_responses(vlm, conversations, images, responses, attention="all", distributions=True)
     blind = score_responses(vlm, text_conversations, [[]] * n, responses, distributions=True)
@@ -107,7 +107,7 @@ def read_batch(
 ) -> Scores:
     """One forward over a left-padded batch whose rows end in responses of ``lengths`` tokens; options as in ``score_responses``.
 
-    Dropout is off: under it two readings of one text with one image differ by nats, and so would say what is not so.
+    Dropout is off: with it, two forwards over the same text and image differ by several nats.
     """
     longest = max([1, *lengths])
     scores = Scores()

@@ -1,4 +1,4 @@
-"""A short start and end for a command that loads one model, uses it and ends."""
+"""A shorter start and exit for a command that loads one model, uses it and ends."""
 
 import atexit
 import gc
