@@ -130,7 +130,7 @@ def test_bundled_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_vlm
     with pytest.raises(UserError, match="no bundled model 'huge'"):
         bundled_model("huge")
     monkeypatch.setattr("vlm.load.__file__", str(tmp_path / "load.py"))
-    with pytest.raises(UserError, match=r"train\.pretrain_tiny"):
+    with pytest.raises(UserError, match=r"train\.tiny\.pretrain"):
         load_vlm("tiny")
     shutil.copytree(tiny_vlm_dir, tmp_path / "models" / "tiny-vlm")
     assert bundled_model("tiny") == bundled_model("tiny-vlm") == tmp_path / "models" / "tiny-vlm"
