@@ -35,8 +35,8 @@ def write_stats(folder: Path) -> dict[str, Any]:
     }
     if (folder / "build.json").exists():  # what was derived when the build was finished
         derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        keys = ("problems", "dropped", "filters", "difficulty", "tokens_by_role", "tokens_per_kept_trace")
-        stats |= {key: derived[key] for key in (*keys, "cold_start", "facts") if key in derived}
+        keys = ("problems", "dropped", "filters", "tokens_by_role", "tokens_per_kept_trace")
+        stats |= {key: derived[key] for key in (*keys, "cold_start", "facts", "difficulty") if key in derived}
     write_json_atomic(folder / "stats.json", stats)
     _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")
     return stats

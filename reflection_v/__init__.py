@@ -1,1 +1,1 @@
-"""The front door: the reflection-v command, the run config, the stage runner."""
+"""The ``reflection-v`` command, the stage runner and the stages of a run."""

@@ -1,7 +1,7 @@
-"""The ``reflection-v`` command. What is heavy is imported inside the command that uses it: ``--help`` is instant.
+"""The ``reflection-v`` command. Each command imports heavy libraries itself, so that ``--help`` is instant.
 
 Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 75 stopped by SIGTERM, 130 stopped by Ctrl-C. A user's
-mistake is one sentence on standard error; a traceback means a bug of ours.
+mistake is reported in one sentence on standard error; a traceback means a bug in this project.
 """
 
 from functools import partial
@@ -41,11 +41,11 @@ app = typer.Typer(
 
 command = partial(app.command, cls=Guarded)
 with_keys = partial(command, context_settings=ANY_KEY)
-"""A command that takes any key of its config as an option."""
+"""A command that accepts every key of its config as an option."""
 
 
 def show_version(wanted: bool) -> None:
-    """Print the version and end."""
+    """Print the version and exit."""
     if wanted:
         try:
             print(f"reflection-v {version('reflection-v')}")
@@ -60,13 +60,13 @@ def front_door(
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Train vision-language models to look again, and measure whether they do.
+    """Train vision-language models to look at the image again while they reason, and measure whether they do.
 
     Start with: **reflection-v run** (every stage, on the bundled tiny models) and
     **reflection-v ask IMAGE QUESTION**.
 
     Exit codes: 0 done, 1 the work failed, 2 bad arguments or config, 75 stopped by SIGTERM (temporary failure: the same
-    command does the rest), 130 stopped by Ctrl-C.
+    command resumes), 130 stopped by Ctrl-C.
     """
 
 
@@ -79,30 +79,26 @@ def front_door(
     ),
 )
 def run_pipeline(
-    config: Annotated[
-        Path | None, typer.Argument(help="The run config; the bundled tiny one where none is given.")
-    ] = None,
+    config: Annotated[Path | None, typer.Argument(help="The run config. Default: the bundled tiny one.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder; runs/NAME, after the config, where none is given.")
+        Path | None, typer.Option(help="The run's folder. Default: runs/NAME, named after the config.")
     ] = None,
     model: ModelOption = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model of the agent loop: " + MODEL_NAMES)] = None,
-    problems: Annotated[Path | None, typer.Option(help="A problem set to train on, in place of the config's.")] = None,
-    heldout: Annotated[
-        Path | None, typer.Option(help="A problem set to evaluate on, in place of the config's.")
-    ] = None,
+    problems: Annotated[Path | None, typer.Option(help="A problem set to train on; overrides the config.")] = None,
+    heldout: Annotated[Path | None, typer.Option(help="A problem set to evaluate on; overrides the config.")] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Run one stage; those before must be finished.")
+        str | None, typer.Option(metavar="STAGE", help="Run only this stage; the stages before it must be finished.")
     ] = None,
     redo: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", help="Throw away a stage and what follows from it, and do them again."),
+        typer.Option(metavar="STAGE", help="Delete this stage and all that depend on it, and run them again."),
     ] = None,
 ) -> None:
     """Run every stage: problems, build, sft, grpo, eval, report.
 
-    Finished stages are skipped and a stopped or killed one resumes where it was, so the same command can always be
-    given again; after SIGTERM the exit code is 75. Ends with report.html and report.json in the run's folder.
+    Finished stages are skipped and an interrupted one resumes, so the same command can always be given again. After
+    SIGTERM the exit code is 75. The last stage writes report.html and report.json into the run's folder.
     """
     from reflection_v.stages import run_all
 
@@ -111,20 +107,20 @@ def run_pipeline(
 
 @command("problems", epilog=example_list("reflection-v problems scenes,digits --n 100 --seed 7 --out my/set"))
 def write_problem_set(
-    source: Annotated[str, typer.Argument(help="scenes, digits, or both with a comma.")],
+    source: Annotated[str, typer.Argument(help="scenes, digits, or scenes,digits.")],
     n: Annotated[int, typer.Option(min=1, help="How many problems.")],
     out: Annotated[Path, typer.Option(help="Output folder.")],
-    seed: Annotated[int, typer.Option(help="The same seed draws the same problems.")] = 0,
-    split: Annotated[str, typer.Option(help="pretrain, train or heldout: three sets that share nothing.")] = "train",
-    family: Annotated[list[str] | None, typer.Option(help="Only this kind of question; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same problems.")] = 0,
+    split: Annotated[str, typer.Option(help="pretrain, train or heldout: disjoint sets.")] = "train",
+    family: Annotated[list[str] | None, typer.Option(help="Only this family of questions; may be repeated.")] = None,
     difficulty: Annotated[
-        str, typer.Option(help="How hard the pictures are to read: easy, hard, unseen_noise, ...")
+        str, typer.Option(help="How hard the images are to read: easy, hard, unseen_noise, ...")
     ] = "hard",
     counterfactual: Annotated[
-        bool, typer.Option(help="Also draw, for each, a picture that gives the same question another answer.")
+        bool, typer.Option(help="For each problem, also draw an image that gives the same question another answer.")
     ] = False,
 ) -> None:
-    """Write a problem set: images, questions and answers, as problems.jsonl with PNG files beside it."""
+    """Write a problem set: images, questions and answers, as problems.jsonl and PNG files."""
     from data_construction.sources import write_set
 
     knobs = {"family_names": family, "difficulty": difficulty, "counterfactual": counterfactual}
@@ -146,29 +142,29 @@ def build_traces(
     config: Annotated[Path | None, typer.Argument(help="The config of the agent loop.")] = None,
     problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
     out: OutOption = None,
-    model: Annotated[str | None, typer.Option(help="The VLM that looks: " + MODEL_NAMES)] = None,
+    model: Annotated[str | None, typer.Option(help="The VLM that sees the image: " + MODEL_NAMES)] = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + MODEL_NAMES)] = None,
     dry_run: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Play N episodes and say what the rest would take.")
+        int | None, typer.Option(min=1, metavar="N", help="Play N episodes and estimate the rest.")
     ] = None,
-    stats: Annotated[Path | None, typer.Option(help="Count and draw what lies in this folder; build nothing.")] = None,
+    stats: Annotated[Path | None, typer.Option(help="Only count and plot the traces in this folder.")] = None,
     export: Annotated[
-        Literal["hf"] | None, typer.Option(help="Afterwards write the kept traces as a Hugging Face data set.")
+        Literal["hf"] | None, typer.Option(help="After the build, write the kept traces as a Hugging Face data set.")
     ] = None,
 ) -> None:
     """Build reflection traces: a text reasoner asks about images that it cannot see, a VLM looks and answers.
 
-    Writes replies.jsonl and traces.jsonl, row by row, and sft.jsonl. Given again, the same command does the problems
-    that are left. Any key of the config can be given as an option.
+    Writes replies.jsonl and traces.jsonl, row by row, and sft.jsonl. The same command resumes an interrupted build. Any
+    key of the config can be given as an option.
     """
     if stats is not None:
         from data_construction.stats import write_stats
 
         print_counts(write_stats(stats))
-        print(f"Drawn in {stats / 'stats.png'}")
+        print(f"The charts are in {stats / 'stats.png'}")
         return
     if config is None:
-        raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or --stats DIR.")
+        raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or give --stats DIR.")
     from configs.overrides import read_config
     from configs.schema import parse_config
 
@@ -193,10 +189,10 @@ def sft(
     check: CheckOption = False,
     plan: PlanOption = False,
 ) -> None:
-    """Cold start: teach the VLM the traces.
+    """Cold start: supervised fine-tuning of the VLM on the traces.
 
     The same code as python -m train.sft --config CONFIG. Any key of the config can be given as an option. After SIGTERM
-    the run writes a checkpoint and ends with exit code 75; the same command resumes there.
+    the run writes a checkpoint and ends with exit code 75; the same command resumes it.
     """
     keys = training_keys(context, config, out, model)
     from train.sft import load_sft, run_sft
@@ -221,10 +217,10 @@ def grpo(
     plan: PlanOption = False,
     probe: ProbeOption = False,
 ) -> None:
-    """Reinforcement learning with rewards that look at the model's attention to the image.
+    """Reinforcement learning (GRPO) with rewards on the model's attention to the image.
 
     The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option. After SIGTERM
-    the run writes a checkpoint and ends with exit code 75; the same command resumes there.
+    the run writes a checkpoint and ends with exit code 75; the same command resumes it.
     """
     keys = training_keys(context, config, out, model)
     if probe:
@@ -253,9 +249,9 @@ def improve(
     out: OutOption = None,
     model: ModelOption = None,
 ) -> None:
-    """Self-improvement: sample, keep right and grounded answers, learn them, measure; until accuracy stops rising.
+    """Self-improvement: sample answers, keep the correct and grounded ones, train on them, measure; until accuracy stops rising.
 
-    With --student the kept answers train that model instead: distillation. Any key of the config can be given as an
+    With --student the kept answers train that model instead (distillation). Any key of the config can be given as an
     option.
     """
     from train.improve import load_improve, run_improve
@@ -287,10 +283,10 @@ with_keys(
 command(
     "ask",
     epilog=example_list(
-        'reflection-v ask picture.png "How many orange shapes are there?"',
+        'reflection-v ask image.png "How many orange shapes are there?"',
         'reflection-v ask before.png after.png "What has changed?" --effort high --votes 4',
-        'reflection-v ask picture.png "Where is the star?" --heatmap look.png --json',
-        "reflection-v ask picture.png --chat",
+        'reflection-v ask image.png "Where is the star?" --heatmap look.png --json',
+        "reflection-v ask image.png --chat",
         "reflection-v ask --batch questions.jsonl --out answers.jsonl",
     ),
 )(ask)
@@ -300,13 +296,17 @@ command(
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A model to pick from, the first one to start with: " + MODEL_NAMES + " May be repeated."),
+        typer.Option(
+            help="A model to choose from; the first one is selected at the start: " + MODEL_NAMES + " May be repeated."
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 7860,
-    host: Annotated[str, typer.Option(help="Only this machine can reach the default, 127.0.0.1.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 7860,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on. Only this machine can reach the default.")
+    ] = "127.0.0.1",
     api_key_env: KeyName = None,
 ) -> None:
-    """A page that shows where the model looks while it thinks, sentence by sentence, and lets you test it."""
+    """A web page that shows where the model looks in each sentence of its reasoning, and lets you test it."""
     from demo.serve import serve
 
     serve(model or ["tiny"], host, port, api_key_env)
@@ -316,9 +316,9 @@ def demo(
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """What this machine has, which releases were tested, what the stages would choose here, and what is in the way.
+    """Check this machine: hardware, package versions against the tested ones, and what the stages would choose here.
 
-    Exit code 1 if the tiny run cannot run here; each error names its remedy.
+    Each error names its remedy. The exit code is 1 if the tiny run cannot run here.
     """
     from reflection_v.doctor import run_doctor
 
@@ -326,7 +326,7 @@ def doctor(
 
 
 def print_counts(counts: dict[str, Any] | None) -> None:
-    """Print a stage's counts, one a line."""
+    """Print a stage's counts, one per line."""
     for key, value in (counts or {}).items():
         print(f"{key}: {value}")
 

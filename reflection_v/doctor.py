@@ -1,8 +1,8 @@
-"""``reflection-v doctor``: what this machine has, what was tested on, what the stages would choose, and what is in the way.
+"""``reflection-v doctor``: this machine, its packages against the tested ones, what the stages would choose, and problems.
 
-Choices are not told but made, by the functions that decide in a run. Nothing heavy is imported before it is examined, and
-an import that fails is a finding, so that this also works in a broken environment:
-``python -m reflection_v.doctor`` needs the standard library alone.
+The choices are made by the same functions as in a run. No heavy library is imported before it is examined, and a failing
+import is reported, so that the command also works in a broken environment: ``python -m reflection_v.doctor`` needs only the
+standard library.
 """
 
 import argparse
@@ -26,33 +26,33 @@ from vlm.hub import why_not_writable
 
 GB = 1e9
 NEEDED_DISK_GB = 0.6
-"""What ``make run`` writes."""
+"""Size of the files that ``make run`` writes."""
 NEEDED_MEMORY_GB = 5.0
-"""What ``make run`` takes at most."""
+"""Peak memory of ``make run``."""
 CROWDED = 0.5
-"""A GPU with less of its memory free is in use by somebody else."""
+"""If a smaller share of a GPU's memory is free, another process uses it."""
 
 
 class Examination:
-    """What was found, by part, with what is in the way of the main job (``errors``) and what is worth knowing (``warnings``)."""
+    """The findings by part; ``errors`` prevent the main job, ``warnings`` do not."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}
         self.errors: list[str] = []
         self.warnings: list[str] = []
-        self.environment = dict(os.environ)  # as the user set it: libraries add to it when they are imported
+        self.environment = dict(os.environ)  # as the user set it, since libraries add to it on import
         self.broken: set[str] = set()
-        """Modules that do not import: what needs them is left out."""
+        """Modules that cannot be imported. Parts that need them are skipped."""
 
-    def add(self, name: str, look: Callable[["Examination"], Any]) -> None:
-        """Do one part. What it raises is a finding: a doctor that fails helps nobody."""
+    def add(self, name: str, examine_part: Callable[["Examination"], Any]) -> None:
+        """Examine one part. An exception becomes an error of the report, since a crash would hide the other parts."""
         self.found[name] = None
         with self.noted(f"'{name}' could not be examined"):
-            self.found[name] = look(self)
+            self.found[name] = examine_part(self)
 
     @contextlib.contextmanager
     def noted(self, what: str) -> Iterator[None]:
-        """Turn an exception into an error that begins with ``what``."""
+        """Report an exception as an error that begins with ``what``."""
         try:
             yield
         except UserError as error:
@@ -67,7 +67,7 @@ class Examination:
 
 
 def first_line(error: object) -> str:
-    """The type and the first line of an error or a warning."""
+    """The type and the first line of an exception or a warning."""
     line = (str(error).strip().splitlines() or [""])[0][:300]
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
@@ -88,7 +88,7 @@ def look_at_python(exam: Examination) -> dict[str, Any]:
         fits = SpecifierSet(needed).contains(platform.python_version(), prereleases=True)
     if not fits:
         exam.errors.append(
-            f"Python {platform.python_version()} is not {needed}: make the environment again with another, for example "
+            f"Python {platform.python_version()} is not {needed}: create the environment again with another version, for example "
             "PYTHON=python3.11 make install"
         )
     return {"version": platform.python_version(), "needed": needed, "executable": sys.executable, "project": installed}
@@ -103,7 +103,7 @@ def look_at_machine(exam: Examination) -> dict[str, Any]:
         free = round(psutil.virtual_memory().available / GB, 1)
         if free < NEEDED_MEMORY_GB:
             exam.warnings.append(
-                f"{free} GB of memory are free, and make run takes up to {NEEDED_MEMORY_GB:g}: end what else is running."
+                f"{free} GB of memory are free, and make run needs up to {NEEDED_MEMORY_GB:g}: close other programs."
             )
     return {
         "system": platform.platform(terse=True),
@@ -117,7 +117,7 @@ def look_at_machine(exam: Examination) -> dict[str, Any]:
 
 
 def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
-    """Every package of the core, imported; those of extras that are installed, by their releases alone."""
+    """Every core package is imported; of installed packages of extras only the version is compared."""
     outside = {finding.package: finding for finding in versions.outside_range(every=True)}
     rows = []
     for one in versions.declared():
@@ -127,7 +127,7 @@ def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
         except PackageNotFoundError:
             installed = None
         if installed is None and not core:
-            continue  # under the extras
+            continue  # listed by ``look_at_extras``
         finding = outside.get(one.package)
         state: str = "missing" if installed is None else finding.side if finding is not None else "tested"
         if finding is not None:
@@ -136,7 +136,7 @@ def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
             exam.broken.add(one.module)
             exam.errors.append(f"The package {one.package} is not installed: {versions.install_command()}")
         elif core and not exam.broken & {"torch"} and (reason := why_not_imported(one.module)) is not None:
-            # Without torch most others fail as well, and one error is enough.
+            # Without torch most others fail, too; one error is enough.
             state = "broken"
             exam.broken.add(one.module)
             exam.errors.append(f"{one.package} {installed} cannot be imported ({reason}): {versions.install_command()}")
@@ -149,7 +149,7 @@ def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
                 "extras": [extra for extra in one.extras if extra != versions.CORE],
             }
         )
-    if not rows:  # not installed: the two that everything else stands on
+    if not rows:  # the project is not installed: check the two packages that all others need
         for module in ("torch", "transformers"):
             if (reason := why_not_imported(module)) is not None:
                 exam.broken.add(module)
@@ -158,7 +158,7 @@ def look_at_packages(exam: Examination) -> list[dict[str, Any]]:
 
 
 def why_not_imported(module: str) -> str | None:
-    """Import a module; the reason if that fails, whatever the library raises."""
+    """Import a module; returns the reason if this fails with any exception."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -181,19 +181,19 @@ def look_at_extras(exam: Examination) -> dict[str, Any]:
 def look_at_gpus(exam: Examination) -> list[dict[str, Any]]:
     import torch
 
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available:
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        if said:
+        if caught:
             exam.warnings.append(
-                f"torch {torch.__version__} cannot use the GPU ({first_line(said[0].message)}): update the driver, or "
-                "install a torch that fits it."
+                f"torch {torch.__version__} cannot use the GPU ({first_line(caught[0].message)}): update the driver, or "
+                "install a torch build that fits it."
             )
         elif shutil.which("nvidia-smi") is not None and hidden is None:
             exam.warnings.append(
-                f"nvidia-smi is here, but torch {torch.__version__} sees no GPU: install a torch that is built for CUDA."
+                f"nvidia-smi is installed, but torch {torch.__version__} finds no GPU: install a torch build for CUDA."
             )
         return []
     rows = []
@@ -203,7 +203,7 @@ def look_at_gpus(exam: Examination) -> list[dict[str, Any]]:
         rows.append(row)
         try:
             free, total = torch.cuda.mem_get_info(index)
-        except RuntimeError as error:  # a GPU without room for a context, or in exclusive use
+        except RuntimeError as error:  # the GPU has no memory for a context, or is in exclusive use
             exam.warnings.append(
                 f"GPU {index} cannot be used ({first_line(error)}): choose another with CUDA_VISIBLE_DEVICES."
             )
@@ -218,7 +218,7 @@ def look_at_gpus(exam: Examination) -> list[dict[str, Any]]:
 
 
 def look_at_choices(exam: Examination) -> dict[str, Any]:
-    """What the stages of the main job would choose here: each by the function that decides in a run."""
+    """What the stages of the main job would choose here, decided by the same functions as in a run."""
     import torch
 
     found: dict[str, Any] = {}
@@ -246,7 +246,7 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
         from train.grpo import load_grpo
         from train.sft import load_sft
 
-        # A folder that does not exist: a run that has begun keeps its precision, and this is about a new one.
+        # In a folder that does not exist, since an existing run would keep its recorded precision.
         pipeline = Pipeline(load_run_config(bundled_config()), Path(tempfile.gettempdir()) / "no-run-of-doctor")
         precision = found.setdefault("precision", {})
         precision["build"] = f"{pipeline.build_config.dtype} weights"
@@ -259,7 +259,7 @@ def look_at_choices(exam: Examination) -> dict[str, Any]:
 
 
 def look_at_speed(exam: Examination) -> dict[str, Any]:
-    """One second of the same training step in float32 and in bfloat16, on the device of the stages."""
+    """Time the same training step in float32 and in bfloat16, for one second, on the device of the stages."""
     import torch
 
     device = torch.device((exam.found.get("choices") or {}).get("device", "cpu")).type
@@ -274,7 +274,7 @@ def look_at_speed(exam: Examination) -> dict[str, Any]:
 
 
 def look_at_torch(exam: Examination) -> dict[str, Any]:
-    """Whether torch multiplies: whole numbers, so that the product is known to the last bit."""
+    """Whether torch can multiply matrices. The entries are integers, so that the product is exact."""
     import torch
 
     devices: dict[str, bool] = {}
@@ -283,11 +283,11 @@ def look_at_torch(exam: Examination) -> dict[str, Any]:
         wanted = [
             [sum(a * b for a, b in zip(one, other, strict=True)) for other in rows.tolist()] for one in rows.tolist()
         ]
-        remedy = versions.install_command() if device == "cpu" else "CUDA_VISIBLE_DEVICES= takes the CPU"
+        remedy = versions.install_command() if device == "cpu" else "set CUDA_VISIBLE_DEVICES= to use the CPU"
         devices[device] = False
         try:
             devices[device] = (rows.to(device) @ rows.to(device).T).tolist() == wanted
-            reason = "a wrong product"
+            reason = "an incorrect product"
         except Exception as error:
             reason = first_line(error)
         if not devices[device]:
@@ -301,7 +301,7 @@ def look_at_disk(exam: Examination) -> dict[str, Any]:
     free = shutil.disk_usage(existing).free / GB
     if (why := why_not_writable(folder)) is not None:
         exam.errors.append(
-            f"{folder} cannot be written ({why}): go to a folder that can be, or give reflection-v run another --out."
+            f"{folder} cannot be written ({why}): change to a writable folder, or give reflection-v run another --out."
         )
     if free < NEEDED_DISK_GB:
         exam.errors.append(
@@ -312,12 +312,12 @@ def look_at_disk(exam: Examination) -> dict[str, Any]:
 
 
 def look_at_caches(exam: Examination) -> dict[str, Any]:
-    """The folders that libraries write to: the main job needs the temporary one alone, and the others cost a warning."""
+    """The folders that libraries write to. The main job only needs the temporary one; for the others there is a warning."""
     try:
         temporary = tempfile.gettempdir()
     except OSError as error:
         exam.errors.append(
-            f"No folder for temporary files can be written ({first_line(error)}): set TMPDIR to one that can."
+            f"No folder for temporary files is writable ({first_line(error)}): set TMPDIR to a writable folder."
         )
         temporary = ""
     home = os.path.expanduser("~")
@@ -334,9 +334,7 @@ def look_at_caches(exam: Examination) -> dict[str, Any]:
         why = why_not_writable(folder)
         found[name] = {"folder": folder, "writable": why is None}
         if why is not None:
-            exam.warnings.append(
-                f"The cache {folder} cannot be written ({why}): set {variable} to a folder that can be."
-            )
+            exam.warnings.append(f"The cache {folder} cannot be written ({why}): set {variable} to a writable folder.")
     return found
 
 
@@ -352,22 +350,22 @@ PARTS: dict[str, tuple[Callable[[Examination], Any], tuple[str, ...]]] = {
     "disk": (look_at_disk, ()),
     "caches": (look_at_caches, ()),
 }
-"""Each part in order, with the modules that it cannot do without."""
+"""The parts in order, each with the modules that it needs."""
 
 
 def examine() -> Examination:
-    """Look at everything; takes as long as importing the libraries and loading the bundled model."""
+    """Examine all parts. Most of the time goes into importing the libraries and loading the bundled model."""
     exam = Examination()
-    for name, (look, needed) in PARTS.items():
+    for name, (examine_part, needed) in PARTS.items():
         if exam.broken & set(needed):
-            exam.found[name] = None  # the import is named among the errors
+            exam.found[name] = None  # the errors already name the failed import
         else:
-            exam.add(name, look)
+            exam.add(name, examine_part)
     return exam
 
 
 def run_doctor(as_json: bool = False) -> int:
-    """Examine, print, and return the exit code: 1 where the main job, ``reflection-v run``, cannot run."""
+    """Examine and print; returns the exit code, 1 if the main job, ``reflection-v run``, cannot run."""
     with contextlib.redirect_stdout(sys.stderr):  # libraries print while they are imported
         exam = examine()
     if as_json:

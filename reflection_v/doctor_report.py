@@ -1,4 +1,4 @@
-"""How ``reflection-v doctor`` shows what it found to a person."""
+"""The text output of ``reflection-v doctor``."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ MARKS = {"newer": "newer than tested", "older": "older than tested", "excluded":
 
 
 def sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
-    """(title, rows of a name and a text) of each part that was examined."""
+    """Yield the title and the rows (name, text) of each section."""
     python, machine = found.get("python"), found.get("machine")
     rows: list[Row] = []
     if python:
@@ -18,7 +18,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
         rows += [("reflection-v", project), ("Python", f"{python['version']} (needs {python['needed']})")]
     if machine:
         sets = ", ".join(machine["instructions"]) or "instruction sets unknown"
-        limit = f"; held down by {machine['limit']}" if machine["limit"] else ""
+        limit = f"; limited by {machine['limit']}" if machine["limit"] else ""
         rows += [("system", machine["system"]), ("processor", f"{machine['processor']} ({sets}{limit})")]
         rows.append(("cores", str(machine["cores"])))
         if machine["free_memory_gb"] is not None:
@@ -51,7 +51,7 @@ def sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row]]]:
             ("free disk", f"{disk['free_gb']:g} GB for {disk['folder']} (make run needs {disk['needed_gb']:g})")
         )
     for name, cache in (found.get("caches") or {}).items():
-        rows.append((name, cache["folder"] if cache["writable"] else f"{cache['folder']}, which cannot be written"))
+        rows.append((name, cache["folder"] if cache["writable"] else f"{cache['folder']}, not writable"))
     yield "Disk", rows
 
 
@@ -79,14 +79,14 @@ def _chosen(choices: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def closing_lines(found: Mapping[str, Any]) -> list[str]:
-    """The lines at the end: what is in the way, what is worth knowing, and whether the tiny run can start."""
+    """The lines at the end: warnings, errors, and whether the tiny run can start."""
     lines = [f"warning: {line}" for line in found["warnings"]] + [f"error: {line}" for line in found["errors"]]
-    can = "can run here" if found["ok"] else "cannot run here before what is named above is done"
+    can = "can run here" if found["ok"] else "cannot run here until these errors are fixed"
     return [*lines, f"The tiny run (make run) {can}."]
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Print tables on a terminal, plain lines elsewhere or where rich is missing."""
+    """Print tables on a terminal. Without a terminal, or without rich, print plain lines."""
     parts = [(title, rows) for title, rows in sections(found) if rows]
     if not _show_tables(parts):
         width = max((len(name) for _, rows in parts for name, _ in rows), default=0)

@@ -17,39 +17,39 @@ def evaluate_model(
     model: Annotated[
         str,
         typer.Argument(
-            help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL; or, to compare, the "
-            "folder of a finished evaluation."
+            help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL; with --compare also the folder "
+            "of a finished evaluation."
         ),
     ],
     problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
     benchmark: Annotated[
         str | None,
         typer.Option(
-            help="In place of a problem set: mathvista, mathvision, mmmu, mmmu_pro_4, "
+            help="A benchmark instead of a problem set: mathvista, mathvision, mmmu, mmmu_pro_4, "
             "mmmu_pro_10, mmmu_pro_vision, m3cot or hallusionbench; with --via, the tasks of that package."
         ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="A hub name or local folder of the benchmark's rows.")] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/eval"),
     style: Annotated[
-        list[str] | None, typer.Option(help="think, direct or describe; of several, the better one counts.")
+        list[str] | None, typer.Option(help="think, direct or describe. If several are given, the better one counts.")
     ] = None,
     compare: Annotated[
         str | None, typer.Option(metavar="A", help="Compare with A: a model, or the folder of a finished evaluation.")
     ] = None,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Grade the saved answers again; generate nothing, load no model.")
+        bool, typer.Option("--rescore", help="Only grade the saved answers again; load no model.")
     ] = False,
     backend: Annotated[
-        Literal["hf", "openai"] | None, typer.Option(help="How the model runs; by its name where not given.")
+        Literal["hf", "openai"] | None, typer.Option(help="How the model runs. Default: decided by its name.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="With --backend openai: the server, http://HOST:PORT/v1.")] = None,
+    url: Annotated[str | None, typer.Option(help="The server of --backend openai: http://HOST:PORT/v1.")] = None,
     via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Accuracy with intervals, and grounding: blank and swapped images, attention over the response.
 
-    Writes report.json and report.html. Answers are kept: the same command again generates nothing. Any key of
+    Writes report.json and report.html. Answers are cached: the same command reuses them. Any key of
     eval.harness.EvalConfig can be given as an option.
     """
     keys = extra_keys(context)
@@ -62,7 +62,7 @@ def evaluate_model(
         return run_lmms(model, benchmark, out, keys.get("main"))
     from eval.runner import answers_dir
 
-    with answers_dir(out).held():  # before anything is written there
+    with answers_dir(out).held():  # locked before anything is written there
         if compare is not None and is_evaluation(compare) and is_evaluation(model):
             from eval.compare import compare as compare_finished
 
@@ -95,9 +95,9 @@ def _evaluate_on(
         from eval.benchmarks import prepare_benchmark
 
         problems = out / "problems"
-        _, left_out = prepare_benchmark(benchmark, problems, data)
-        for why, count in left_out.items():
-            print(f"{count} rows left out: {why}", file=sys.stderr)
+        _, dropped = prepare_benchmark(benchmark, problems, data)
+        for why, count in dropped.items():
+            print(f"{count} rows dropped: {why}", file=sys.stderr)
     if problems is None:
         raise ConfigError("There is nothing to evaluate on: give --problems DIR or --benchmark NAME.")
     return run_eval(model, problems, out, styles=styles, config=config, rescore=rescore, against=against)
@@ -109,17 +109,19 @@ def audit_model(
         str, typer.Argument(help="tiny (bundled), a model folder, a hub name, or openai:NAME@URL.")
     ] = "tiny",
     problems: Annotated[
-        Path | None, typer.Option(help="Your own problem set; 300 problems of the bundled sources where none is given.")
+        Path | None, typer.Option(help="Your own problem set. Default: 300 problems of the bundled sources.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/audit"),
-    style: Annotated[str, typer.Option(help="think, direct, describe or none: what to do before answering.")] = "think",
+    style: Annotated[
+        str, typer.Option(help="What the model does before it answers: think, direct, describe or none.")
+    ] = "think",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Does this model really look? Grounding measures with intervals and verdicts, and one name for what it does.
+    """Does the model use the image? Grounding measures with intervals and verdicts, and one name for its behaviour.
 
-    A model folder is a white box; a served model is a black box, asked the measures that need only answers. Writes
-    audit.json and audit.html. Answers are kept: the same command goes on where it stopped. Any key of
+    A model folder is a white box. A served model is a black box: only the measures that need no more than answers are
+    taken. Writes audit.json and audit.html. Answers are cached: the same command resumes an interrupted audit. Any key of
     eval.audit.AuditConfig can be given as an option.
     """
     from configs.schema import parse_config
@@ -145,7 +147,7 @@ def audit_model(
 
 
 def with_backend(model: str, backend: str | None, url: str | None) -> str:
-    """The model's name with what ``--backend`` and ``--url`` say about it."""
+    """The model's name under ``--backend`` and ``--url``."""
     served = model.startswith("openai:")
     if backend == "hf" and served:
         raise ConfigError(f"'{hide_credentials(model)}' is served: --backend hf takes a folder or a hub name.")
@@ -164,7 +166,7 @@ def is_evaluation(folder: str) -> bool:
 
 
 def print_evaluation(report: dict[str, Any]) -> None:
-    """Accuracies, and differences of two models."""
+    """Print the accuracies, and the differences between two models."""
     for name, figures in report["models"].items():
         for title, one in {"accuracy": figures["accuracy"], **figures.get("benchmark", {})}.items():
             if one["ci95"]:
@@ -172,7 +174,7 @@ def print_evaluation(report: dict[str, Any]) -> None:
                 print(f"{name}: {title} {one['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {one['n']}")
         if figures["errors"]["n"]:
             print(
-                f"{name}: {figures['errors']['n']} problems could not be asked or graded; they are not counted as wrong"
+                f"{name}: {figures['errors']['n']} problems could not be asked or graded; they do not count as incorrect"
             )
     for name, one in report["paired"].items():
         if one["ci95"]:

@@ -1,13 +1,13 @@
-"""The stage runner: finished stages are skipped, a killed one is resumed, the seconds of its attempts add up.
+"""The stage runner: it skips finished stages, resumes an interrupted one, and adds up the seconds of its attempts.
 
-The runner knows nothing of models. A stage is a function that writes into the run's folder and, called again after a
-kill, resumes from what is on disk. What the runner adds is a small record beside it:
+The runner knows nothing about models. A stage is a function that writes into the run's folder and resumes from the files
+there when it is called again. The runner adds these files:
 
-    OUT/stages/NAME.json           the stage is finished: its config, counts, seconds, load, peak memory
-    OUT/stages/NAME.running.json   the stage was begun: its config and the seconds so far
+    OUT/stages/NAME.json           of a finished stage: its config, counts, seconds, load, peak memory
+    OUT/stages/NAME.running.json   of an unfinished stage: its config and the seconds so far
     OUT/logs/NAME.log              everything that the stage printed
 
-A record holds the stage's whole config, so that a later call with another one can be refused by naming what changed.
+A record holds the stage's whole config, so that a call with another config can be refused with the keys that changed.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ class Stage:
     """One step of a run.
 
     Attributes:
-        name: the name of its record, its log and of ``--only`` and ``--redo``.
-        work: does the stage and returns its counts (JSON). After a kill it is called again and resumes from the disk.
-        config: all that decides the result (JSON); a finished stage is never taken over under another config.
-        needs: stages whose output it reads.
-        outputs: what it writes, relative to the run's folder. ``--redo`` removes these, and nothing else.
-        check: raises a UserError for what the stage would refuse; all are asked before the first stage runs.
-        differs: what differs between the config of a record and this one, by key; a stage that leaves choices to the machine has
-            a rule of its own.
+        name: names its record and its log; the value of ``--only`` and ``--redo``.
+        work: runs the stage and returns its counts (JSON). After an interruption it is called again and resumes.
+        config: everything that decides the result (JSON). A finished stage is never reused under another config.
+        needs: the stages whose outputs it reads.
+        outputs: the paths it writes, relative to the run's folder. ``--redo`` removes these and nothing else.
+        check: raises a UserError if the stage would fail. All checks run before the first stage.
+        differs: compares the config of a record with this one and returns the differences by key. A stage whose config
+            depends on the machine has its own rule.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Stage:
 def run_stages(
     stages: list[Stage], out: Path, console: Console, only: str | None = None, redo: str | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Run the stages that are not finished, in order, and return the records of all that are.
+    """Run the unfinished stages in order; returns the records of all finished ones.
 
     Args:
-        only: run this stage alone; what it needs must be finished.
-        redo: first forget this stage and all that use its output, directly or not.
+        only: run this stage alone; the stages that it needs must be finished.
+        redo: first remove the results of this stage and of all that depend on it, directly or not.
 
     Raises:
-        ConfigError: ``only`` or ``redo`` names no stage, or a stage was finished or begun under another config.
+        ConfigError: ``only`` or ``redo`` names no stage, or a stage has a record of another config.
         UserError: the folder cannot be written, is in use by another process, or the disk is full.
         Stopped: Ctrl-C or SIGTERM.
     """
@@ -88,15 +88,19 @@ def run_stages(
         for stage in chosen:
             if stage.check is not None and (stage.name in forgotten or stage_record(out, stage.name) is None):
                 stage.check()
-        _forget([stage for stage in stages if stage.name in forgotten], out)  # only now: a refusal must cost nothing
+        _forget(
+            [stage for stage in stages if stage.name in forgotten], out
+        )  # last, so that a refused call removes nothing
         ran = [stage.name for stage in chosen if _skip_or_run(stage, out, console)]
         if not ran:
-            console.print("Nothing to do: " + ("every stage is" if only is None else "it was") + " finished before.")
+            console.print(
+                "Nothing to do: " + ("every stage" if only is None else "the stage") + " is already finished."
+            )
         return {name: record for name in names if (record := stage_record(out, name)) is not None}
 
 
 def stage_dir(out: Path, name: str) -> RunDir:
-    """The records of one stage, which share the run's folder with those of the others."""
+    """The records of one stage. All stages of a run share its folder."""
     return RunDir(out, name, record=f"stages/{name}.running.json", result=f"stages/{name}.json")
 
 
@@ -106,7 +110,7 @@ def stage_record(out: Path, name: str) -> dict[str, Any] | None:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Files that a kill left half written, and outputs that a killed ``--redo`` had moved away."""
+    """Remove half-written files, and outputs that an interrupted ``--redo`` had moved away."""
     for file in (out / "stages").glob(".*.json.*"):
         file.unlink()
     for folder in out.glob(".redo-*"):
@@ -122,22 +126,22 @@ def _refuse_other_config(stage: Stage, stages: list[Stage], out: Path) -> None:
     changed = [f"{key}: {how}" for key, how in stage.differs(record["config"], _as_json(stage.config)).items()]
     if changed:
         later = _dependents(stages, stage.name)[1:]
-        also = f" and what follows from it ({', '.join(later)})" if later else ""
+        also = f" and the stages that depend on it ({', '.join(later)})" if later else ""
         raise ConfigError(
             f"Stage '{stage.name}' in {out} was {'finished' if finished else 'begun'} with another config "
             f"({'; '.join(changed[:3])}). Give another --out, or --redo {stage.name} to do it{also} again."
         )
-    # The outputs of a finished stage must still be there, or the next stage fails in a less clear way.
+    # Check the outputs here, or the next stage would fail with a less clear message.
     for output in stage.outputs if finished else ():
         if not (out / output).exists():
             raise UserError(f"Stage '{stage.name}' was finished, but {out / output} is gone: give --redo {stage.name}.")
 
 
 def _skip_or_run(stage: Stage, out: Path, console: Console) -> bool:
-    """Whether the stage had to be run."""
+    """Run the stage unless it is finished; returns whether it ran."""
     record = stage_record(out, stage.name)
     if record is not None:
-        console.print(f"{stage.name:<9} finished before, in {duration(record['seconds'])}", **PLAIN)
+        console.print(f"{stage.name:<9} already finished, in {duration(record['seconds'])}", **PLAIN)
         return False
     for need in stage.needs:
         if stage_record(out, need) is None:
@@ -157,7 +161,7 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
         return {"stage": stage.name, "config": config, "seconds": seconds, "attempts": before["attempts"] + 1}
 
     def note() -> None:
-        """Write the record of progress; on a full disk the older one stays, and the stage itself reports the disk."""
+        """Write the progress record. On a full disk the older one stays; the stage itself reports the full disk."""
         with contextlib.suppress(OSError):
             records.write(running())
 
@@ -178,7 +182,7 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
                 "seconds": round(state["seconds"], 2),
                 "attempts": state["attempts"],
                 "load_average": {"start": round(load, 2), "end": round(os.getloadavg()[0], 2)},
-                "peak_memory_gb": _peak_memory_gb(),  # of the process so far, so never less than the stage before
+                "peak_memory_gb": _peak_memory_gb(),  # of the whole process, so it never falls between stages
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
@@ -186,15 +190,15 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
     except (KeyboardInterrupt, Stopped) as stop:
         note()
         raise Stopped(
-            f"Stopped in stage '{stage.name}'. Give the same command again to resume; what is complete in {out} is kept.",
+            f"Stopped in stage '{stage.name}'. Give the same command again to resume; complete results in {out} are kept.",
             stop.exit_code if isinstance(stop, Stopped) else None,
         ) from None
     except Exception as error:
         note()
-        console.print(f"{stage.name:<9} failed; what it printed is in {log}", style="red", **PLAIN)
+        console.print(f"{stage.name:<9} failed; its output is in {log}", style="red", **PLAIN)
         if disk_full(error):
             raise UserError(
-                f"The disk is full: stage '{stage.name}' could not write into {out}. What is complete is kept: free "
+                f"The disk is full: stage '{stage.name}' could not write into {out}. Complete results are kept: free "
                 "some space and give the same command again."
             ) from None
         raise
@@ -203,10 +207,10 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
 
 
 def _forget(stages: list[Stage], out: Path) -> None:
-    """Remove the records and outputs of stages, the last first.
+    """Remove the records and outputs of stages, the last stage first.
 
-    Outputs are renamed away before the record goes: a kill in between leaves a record without outputs, which the next
-    call refuses, never outputs without a record, which it would resume from.
+    Outputs are moved away before the record is deleted. An interruption in between leaves a record without outputs, which
+    the next call refuses. The reverse order could leave outputs without a record, from which the next call would resume.
     """
     with temporary_beside(out / "redo") as trash:
         trash.mkdir()
@@ -222,7 +226,7 @@ def _forget(stages: list[Stage], out: Path) -> None:
 
 
 def _dependents(stages: list[Stage], name: str) -> list[str]:
-    """``name`` and every stage that uses its output, directly or through others."""
+    """``name`` and all stages that depend on it, directly or through others."""
     found = [name]
     for stage in stages:
         if stage.name not in found and set(stage.needs) & set(found):
@@ -231,15 +235,16 @@ def _dependents(stages: list[Stage], name: str) -> list[str]:
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON value, independent of the order of its keys."""
+    """The SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _as_json(value: Any) -> Any:
-    """As it will be read back from a record: tuples become lists, keys text."""
+    """The value as a record returns it: tuples become lists, keys become strings."""
     return json.loads(json.dumps(value))
 
 
 def _peak_memory_gb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # ru_maxrss counts bytes on macOS and KiB on Linux.
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 2)

@@ -1,4 +1,4 @@
-"""The six stages of ``reflection-v run``, wired to the rooms that do the work.
+"""The six stages of ``reflection-v run``, connected to the packages that do the work.
 
     problems -> build -> sft -> grpo -> eval -> report
 
@@ -35,13 +35,13 @@ from vlm.identity import SCHEME, model_folder, model_identity
 if TYPE_CHECKING:
     from eval.harness import EvalConfig
 
-PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that say where, not what
-SECRETS = ("api_key_env", "hub_token")  # keys that decide no result, and whose values no record must hold
+PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that hold locations
+SECRETS = ("api_key_env", "hub_token")  # they decide no result, and no record may hold them
 
 
 @dataclass
 class SetUse:
-    """What ``eval.yaml`` says about a problem set of the run config besides ``heldout`` (see ``eval.harness.EvalSet``)."""
+    """The keys of ``eval.yaml`` for a further problem set of the run config (see ``eval.harness.EvalSet``)."""
 
     kind: Literal["shift", "skill", "first_look"]
     style: str | None = None
@@ -52,9 +52,9 @@ class EvalKeys:
     """The keys of ``eval.yaml`` besides those of ``eval.harness.EvalConfig``.
 
     Attributes:
-        base_styles: the prompt styles that the base model is asked in; the better one counts.
-        style: the style that the sft and the rl model are asked in.
-        sets: further problem sets, by their name in the run config.
+        base_styles: the prompt styles for the base model; the better result counts.
+        style: the prompt style for the sft and the rl model.
+        sets: problem sets besides ``heldout``, by their name in the run config.
     """
 
     base_styles: list[str] = field(default_factory=lambda: ["direct", "describe"])
@@ -76,17 +76,17 @@ def run_all(
     """``reflection-v run``.
 
     Args:
-        config_path: the bundled tiny config where None.
-        out: ``runs/NAME``, after the config, where None.
-        model, reasoner, problems, heldout: in place of the config's.
-        only, redo: see ``reflection_v.run.run_stages``, also for what is raised.
+        config_path: None means the bundled tiny config.
+        out: None means ``runs/NAME``, named after the config.
+        model, reasoner, problems, heldout: override the config.
+        only, redo: see ``reflection_v.run.run_stages``, which also lists the exceptions.
     """
     refuse_several("run")
     path = config_path or bundled_config()
     config = load_run_config(path, model=model, reasoner=reasoner)
     if problems is not None:
         config.problems["train"] = own_set(problems)
-        config.problems.pop("rl", None)
+        config.problems.pop("rl", None)  # GRPO then trains on the same set
     if heldout is not None:
         config.problems["heldout"] = own_set(heldout)
     out = out or Path("runs") / (path.parent.name if path.stem == "run" else path.stem)
@@ -99,7 +99,7 @@ def run_all(
 
 
 def own_set(path: Path) -> ProblemSet:
-    """A problem set given on the command line."""
+    """A problem set that the command line names."""
     if not path.exists():
         raise ConfigError(f"There is no problem set at {path}.")
     return ProblemSet(path=str(path.resolve()))
@@ -120,7 +120,7 @@ class Pipeline:
         self.sets = {
             name: Path(one.path) if one.path else out / "problems" / name for name, one in config.problems.items()
         }
-        self.own_keys: dict[str, dict[str, Any]] = {  # what the run decides, whatever a stage's file says
+        self.own_keys: dict[str, dict[str, Any]] = {  # the run sets these keys and overrides the stages' files
             "build": {
                 "problems": str(self.sets["train"]),
                 "out": str(out / "build"),
@@ -141,14 +141,17 @@ class Pipeline:
         }
         for keys in self.own_keys.values():
             keys["seed"] = config.seed
-        # Read once: a file that is edited while an earlier stage runs must not decide what a later one does.
+        # Read all files now: an edit while an earlier stage runs must not change a later stage.
         self.keys = {name: read_config(getattr(config, name), keys) for name, keys in self.own_keys.items()}
-        for name, keys in self.keys.items():  # a record would keep them, and a message about a changed one repeat them
+        for (
+            name,
+            keys,
+        ) in self.keys.items():  # records would store them, and messages about changed keys would show them
             refuse_passwords(keys, getattr(config, name))
         self.build_config = parse_config(BuildConfig, self.keys["build"], config.build)
 
     def stages(self) -> list[Stage]:
-        """In order. The config of each holds all that decides its result, and no path: a run may be moved."""
+        """The stages in order. A stage's config holds everything that decides its result, but no paths: a run may be moved."""
         config = self.config
         vlm = {"model": config.model, "model_sha256": model_identity(config.model)}
         reasoner = {"reasoner_sha256": model_identity(config.reasoner)}
@@ -176,9 +179,9 @@ class Pipeline:
         ]
 
     def differs(self, name: str, before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-        """What differs in the config of a stage, which need not be recorded as this version would record it.
+        """What differs between the recorded config of a stage and this one. Records of earlier versions are converted first.
 
-        A training stage keeps its precision whatever ``auto`` is on this machine.
+        A training stage keeps the recorded precision, even if ``auto`` would choose another one on this machine.
         """
         before, now = placeless(self._with_identities(before)), placeless(now)
         if name in ("sft", "grpo"):
@@ -186,7 +189,7 @@ class Pipeline:
         return changes(with_digests(before), with_digests(now))
 
     def _with_identities(self, before: dict[str, Any]) -> dict[str, Any]:
-        """A recorded config in which models that earlier versions fingerprinted in their way have today's identity."""
+        """A recorded config with model identities of earlier versions replaced by today's, if the model is the same."""
         for key, model in (("model_sha256", self.config.model), ("reasoner_sha256", self.config.reasoner)):
             folder, known = model_folder(model), before.get(key)
             if folder is not None and known and not known.startswith(SCHEME) and known == fingerprint(folder):
@@ -194,7 +197,7 @@ class Pipeline:
         return before
 
     def _reward_files(self) -> dict[str, Any]:
-        """The checksums of the user's own rewards, where they are all there: ``check_grpo`` says what is missing."""
+        """The checksums of the user's own reward files. If one is missing there are none, and ``check_grpo`` reports it."""
         rewards = self.keys["grpo"].get("rewards")
         names = [str(name) for name in rewards if ".py:" in str(name)] if isinstance(rewards, dict) else []
         if not names:
@@ -207,14 +210,16 @@ class Pipeline:
         return {}
 
     def problems(self) -> dict[str, Any]:
-        """Draw the sets that come from a source, read those that are the user's own."""
+        """Draw the problem sets of bundled sources, and read the user's own ones."""
         from data_construction.sources import write_set
         from vlm.problem import read_problems
 
         (self.out / "problems").mkdir(exist_ok=True)
         for name, one in self.config.problems.items():
             folder = self.sets[name]
-            if one.path is None and not (folder / "problems.jsonl").exists():  # written last: complete where it is
+            if (
+                one.path is None and not (folder / "problems.jsonl").exists()
+            ):  # this file is written last, so it marks a complete set
                 assert one.source is not None and one.n is not None and one.split is not None
                 seed = self.config.seed if one.seed is None else one.seed
                 write_set(one.source, one.n, seed, one.split, folder, **one.knobs())
@@ -226,7 +231,7 @@ class Pipeline:
         return run_build(self.build_config)
 
     def check_build(self) -> None:
-        """The prompts and the keys of the servers, which a build would ask for when the problems are drawn."""
+        """Check the prompts and the servers' keys now, since the build would need them only after the problems are drawn."""
         from data_construction.difficulty import check_servers
         from data_construction.prompts import load_prompts
         from data_construction.roles import check_role_keys
@@ -258,7 +263,7 @@ class Pipeline:
         require_packages(load_grpo(self.keys["grpo"]).args)
 
     def evaluate(self) -> dict[str, Any]:
-        """All three models on the held-out problems; returns their accuracies, the rest is in ``eval/eval.json``."""
+        """Evaluate all three models on the held-out problems. Returns the accuracies; ``eval/eval.json`` has the rest."""
         from eval import harness
         from vlm.problem import read_problems
 
@@ -277,7 +282,7 @@ class Pipeline:
         return {f"accuracy of {name}": one["accuracy"]["value"] for name, one in report["models"].items()}
 
     def check_eval(self) -> tuple[EvalKeys, "EvalConfig"]:
-        """The checked keys of ``eval.yaml``: those of the run, and those of the evaluation."""
+        """The checked keys of ``eval.yaml``: those for the run, and those for the evaluation."""
         from eval.harness import EvalConfig
 
         where = self.config.eval
@@ -321,7 +326,7 @@ class Pipeline:
 
 
 def placeless(keys: dict[str, Any]) -> dict[str, Any]:
-    """Without the keys that only say where files are, and without those of ``SECRETS`` at any depth."""
+    """The keys without ``PATHS``, and without ``SECRETS`` at any depth."""
     return {key: _without_secrets(value) for key, value in keys.items() if key not in (*PATHS, *SECRETS)}
 
 

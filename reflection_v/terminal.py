@@ -1,4 +1,4 @@
-"""What a person sees while stages run: one line a stage, with all that a stage prints sent to its log."""
+"""Terminal output of a run: one line per stage. Everything that a stage prints goes to its log."""
 
 import contextlib
 import os
@@ -11,21 +11,21 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-HEARTBEAT = 2.0  # seconds: how much of a stage's time a kill can lose from the count
+HEARTBEAT = 2.0  # seconds: a kill can lose this much of a stage's counted time
 
 
 def terminal() -> Console:
-    """A console on the real standard output, which stays in place while a stage's own output goes to its log."""
+    """A console on the real standard output, which stays usable while a stage's output is redirected to its log."""
     try:
         stream: TextIO = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
-    except (OSError, ValueError):  # no file behind it, as in a notebook
+    except (OSError, ValueError):  # standard output is no file, as in a notebook
         stream = sys.stdout
     return Console(file=stream)
 
 
 @contextlib.contextmanager
 def printing_to(log: Path) -> Iterator[None]:
-    """Send what this process and its children print to ``log``, below Python, where C++ and loggers print as well."""
+    """Redirect the file descriptors 1 and 2 to ``log``, so that output of C++ code and child processes goes there, too."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
@@ -36,7 +36,7 @@ def printing_to(log: Path) -> Iterator[None]:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError):  # a full disk: the failure that matters is already on its way
+            with contextlib.suppress(OSError):  # a full disk: the first error is already being raised
                 stream.flush()
         for number, old in zip((1, 2), saved, strict=True):
             os.dup2(old, number)
@@ -45,11 +45,11 @@ def printing_to(log: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def heartbeat(name: str, log: Path, console: Console, beat: Callable[[], None]) -> Iterator[None]:
-    """Call ``beat`` every few seconds; on a terminal, show a live line: stage, time, the last line that it printed."""
+    """Call ``beat`` every few seconds. On a terminal, also show a live line: stage, time, the last line of its log."""
     over = threading.Event()
     last = TextColumn("[dim]{task.fields[last]}")
     columns = SpinnerColumn("line"), TextColumn("{task.description}"), TimeElapsedColumn(), last
-    # Without redirect_*: rich would otherwise put what the stage prints back on the terminal.
+    # redirect_*=False, because rich would otherwise print the stage's output on the terminal.
     live = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
 
     def pulse(task: TaskID) -> None:
@@ -70,7 +70,7 @@ def heartbeat(name: str, log: Path, console: Console, beat: Callable[[], None]) 
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log, 60 characters of it; progress bars rewrite theirs with carriage returns."""
+    """The first 60 characters of a log's last line. Progress bars rewrite a line after a carriage return."""
     with open(log, "rb") as file:
         file.seek(max(0, os.path.getsize(log) - 2000))
         text = file.read().decode("utf-8", errors="replace")

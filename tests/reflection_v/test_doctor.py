@@ -106,7 +106,7 @@ def in_the_way(name: str, site: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("python", ["is not >=99", "PYTHON=python3.11 make install"]),
         ("missing", ["no-such-package is not installed", "pip install -e"]),
         ("broken", ["breaks 1.0 cannot be imported (OSError: libbreaks.so", "pip install -e"]),
-        ("torch", ["torch cannot multiply on cpu (a wrong product)", "pip install -e"]),
+        ("torch", ["torch cannot multiply on cpu (an incorrect product)", "pip install -e"]),
         ("model", ["The bundled model tiny is not at", "install the project again"]),
         ("disk", ["has 0.10 GB free, and make run needs 0.6", "--out"]),
         ("folder", ["runs cannot be written (Not a directory)", "--out"]),
@@ -223,7 +223,7 @@ def test_a_torch_without_cuda_beside_a_gpu_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "sees no GPU" in look("gpus").warnings[0]
+    assert "finds no GPU" in look("gpus").warnings[0]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # hidden on purpose
     assert look("gpus").warnings == []
 

@@ -75,7 +75,7 @@ def test_a_second_call_does_nothing_and_says_so(run: Run) -> None:
     before = {file: file.stat().st_mtime_ns for file in run.out.rglob("*.*") if file.name != ".lock"}
     printed = run.go()
     assert run.calls == ["draw", "train", "report"]
-    assert "Nothing to do" in printed and printed.count("finished before") == 4
+    assert "Nothing to do" in printed and printed.count("already finished") == 4
     assert {file: file.stat().st_mtime_ns for file in run.out.rglob("*.*") if file.name != ".lock"} == before
 
 
@@ -337,7 +337,7 @@ def test_kill_9_then_the_same_command_goes_on(tmp_path: Path) -> None:
     process = child(tmp_path / "killed", 40, 0.01)
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert "first     finished before" in printed
+    assert "first     already finished" in printed
     killed, uninterrupted = (
         json.loads((tmp_path / name / "stages" / "slow.json").read_text()) for name in ("killed", "whole")
     )
