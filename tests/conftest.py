@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: tiny models with random weights, built once a session. Nothing comes from a hub."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from configs import versions
+
+# A test run in the background may have begun with Ctrl-C ignored, and its child processes would ignore it as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Site:
