@@ -139,7 +139,7 @@ def test_a_student_learns_what_the_teacher_wrote(
 
 
 def test_nothing_kept_is_said(config: ImproveConfig) -> None:
-    with pytest.raises(UserError, match="none was right and grounded enough"):
+    with pytest.raises(UserError, match="answers was correct and grounded enough"):
         run_improve(config)
 
 
