@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and data in the same order after a resume."""
+"""Checkpoints that are either complete or ignored, and a data order that a resumed run repeats."""
 
 import json
 import shutil
@@ -29,22 +29,22 @@ TRAINING_ONLY = (
     "latest",
     "zero_to_fp32",
 )
-
-
+"""Files of a checkpoint, by the start of the name, that only training needs."""
 BEGUN = "begun"
-"""The file that marks a checkpoint as written by this project, from before its first part is saved."""
+"""The file that marks a checkpoint as one of this project, written before anything else of it is saved."""
 REMOVED = ".removed-"
-"""Stands before the name of a checkpoint that is being removed."""
+"""Prefix of the name of a checkpoint that is being removed."""
 
 
 class KeepCheckpoints(TrainerCallback):
-    """Mark a checkpoint once every process has finished its part of it, and only then remove the oldest over ``limit``.
+    """Mark a checkpoint as complete after every process has saved its part, then remove the oldest ones over ``limit``.
 
-    Trainer's own rotation comes before the mark: with a limit of one, a kill in between would leave nothing to resume from.
+    Trainer removes old checkpoints before the mark is written. With a limit of one, an interruption in between would leave
+    nothing to resume from.
 
     Args:
-        limit: how many complete checkpoints are kept; None keeps all.
-        mark: gives what the mark says of the run besides the step; its ``run`` tells this run's checkpoints from others.
+        limit: the number of complete checkpoints to keep; None keeps all.
+        mark: returns the content of the mark besides the step. Its ``run`` is the run's id.
     """
 
     def __init__(self, limit: int | None, mark: Callable[[], Mapping[str, Any]]) -> None:
@@ -70,17 +70,17 @@ class KeepCheckpoints(TrainerCallback):
 
 
 class StopOnSigterm(TrainerCallback):
-    """After SIGTERM, end training after the step under way, with a checkpoint; must be added before ``KeepCheckpoints``.
+    """After SIGTERM, finish the current step, save a checkpoint and end training. Must be added before ``KeepCheckpoints``.
 
-    All processes stop at the same step, whichever of them got the signal. Completions that are still to be reused are no part
-    of a checkpoint, so GRPO goes on until they are used up.
+    All processes stop at the same step, whichever of them received the signal. A checkpoint does not hold completions that
+    will be reused, so GRPO continues until they are used up.
     """
 
     def __init__(self) -> None:
         self.stopped = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
-        # accelerate's loader has the one that starts the workers inside, and gives its own arguments to a loader that skips.
+        # accelerate wraps the loader that starts the workers, and copies the wrapper's arguments when it skips batches.
         loaders: list[Any] = [train_dataloader, getattr(train_dataloader, "base_dataloader", None)]
         for loader in loaders:
             if getattr(loader, "num_workers", 0):
@@ -96,7 +96,7 @@ class StopOnSigterm(TrainerCallback):
 
 
 def without_sigterm(then: Callable[[int], None] | None, worker: int) -> None:
-    """``worker_init_fn`` of data workers: a signal to the whole process group must not end them before the step is done."""
+    """``worker_init_fn`` of data workers: a signal to the whole process group must not end them during a step."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if then is not None:
         then(worker)
@@ -107,7 +107,7 @@ def _folder(args: Any, state: Any) -> Path:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Under another name first: a removal that is cut short leaves nothing that looks like a checkpoint."""
+    """Rename, then remove: an interrupted removal leaves nothing that looks like a checkpoint."""
     gone = checkpoint.with_name(REMOVED + checkpoint.name)
     shutil.rmtree(gone, ignore_errors=True)
     checkpoint.rename(gone)
@@ -115,13 +115,14 @@ def _remove(checkpoint: Path) -> None:
 
 
 def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: bool = True) -> tuple[Path, int] | None:
-    """The complete checkpoint with the most steps, and its step; what a kill left half-written is removed.
+    """The complete checkpoint with the most steps, and its step.
 
     Args:
-        run: the run's id; checkpoints that another run marked do not count. Marks of earlier versions name no run.
+        run: the run's id; checkpoints of other runs do not count. Marks of earlier versions name no run.
+        remove_torn: remove what an interrupted save left.
 
     Raises:
-        UserError: with ``remove_torn``, a checkpoint that this run did not write: it is neither removed nor written over.
+        UserError: with ``remove_torn``, a checkpoint that this run did not write: it is neither removed nor overwritten.
     """
     folder = Path(folder)
     complete = _complete(folder, run)
@@ -141,7 +142,7 @@ def last_checkpoint(folder: str | Path, run: str | None = None, remove_torn: boo
 
 
 def _is_empty(checkpoint: Path) -> bool:
-    """Whether a kill came between the making of the folder and its first mark."""
+    """Whether an interruption came after the folder was made and before its first mark."""
     return checkpoint.is_dir() and all(path.name.startswith(f".{BEGUN}.") for path in checkpoint.iterdir())
 
 
@@ -150,7 +151,7 @@ def _is_of_run(mark: Path, run: str | None) -> bool:
 
 
 def _complete(folder: Path, run: str | None = None) -> list[tuple[int, Path]]:
-    """(step, path) of the complete checkpoints of a run, in order."""
+    """(step, path) of the complete checkpoints of a run, by increasing step."""
     marks = [mark for mark in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{COMPLETE}") if _is_of_run(mark, run)]
     paths = [mark.parent for mark in marks]
     return sorted((int(step), path) for path in paths if (step := path.name.rpartition("-")[2]).isdigit())
@@ -169,13 +170,13 @@ def sizes_of(checkpoint: Path) -> dict[str, int]:
 
 
 def is_final(checkpoint: Path) -> bool:
-    """Whether training had reached its last step: a kill between the last checkpoint and the end of the run."""
+    """Whether a checkpoint is that of the last step: the run was interrupted before the model was published."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return bool(state["global_step"] >= state["max_steps"])
 
 
 def publish(checkpoint: Path, folder: Path) -> None:
-    """Copy the model and the processor of a checkpoint, without what only training needs, into ``folder``."""
+    """Copy model and processor of a checkpoint into ``folder``, without the files that only training needs."""
     for path in checkpoint.iterdir():
         if path.is_file() and not path.name.startswith(TRAINING_ONLY) and path.name not in (BEGUN, COMPLETE):
             shutil.copyfile(path, folder / path.name)
@@ -189,11 +190,11 @@ def trim_log(log: Path, step: int) -> None:
 
 
 class EpochSampler(Sampler[int]):
-    """A random sampler whose order in an epoch follows from seed and epoch alone.
+    """A random sampler whose order depends on seed and epoch only.
 
-    So a run that resumes in its third epoch sees the third epoch's order; a sampler with a running generator would give it
+    A run that resumes in its third epoch sees the third epoch's order, where a sampler with a running generator would give it
     the first one's. The epoch is read from the trainer's state when iteration begins: a resumed loader is a new object, and
-    with several processes nobody tells the sampler inside it.
+    with several processes nothing sets the epoch of the sampler inside it.
     """
 
     def __init__(self, sampler: Any, seed: int, state: Callable[[], Any]) -> None:

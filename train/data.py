@@ -1,8 +1,8 @@
-"""The cold start's rows: read, checked before training, and turned into batches whose prompts are those of inference.
+"""The cold start's rows: read, checked before training, and encoded into batches with the same prompts as at inference.
 
 A row is ``{"prompt": messages with image parts, "completion": text, "images": paths, "masked": [[start, end], ...],
 "mode": "think" | "direct"}``. The loss is on the completion and its end-of-turn token, and not on the ``masked`` character
-spans: facts that the trace takes back later must be read, not learned.
+spans: the model reads facts that the trace corrects later, but does not learn them.
 """
 
 import json
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass
 class Dropped:
-    """Rows left out before training: how many for each reason, and the first few by line."""
+    """Rows dropped before training: their number by reason, and examples by line."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
@@ -62,12 +62,12 @@ class Dropped:
 
 
 class _Unusable(Exception):
-    """A row that cannot be trained on: the reason's name and a sentence."""
+    """A row that cannot be trained on: the name of the reason and an explanation."""
 
 
 @dataclass
 class _Shape:
-    """What ``vlm.chat.encode`` asks of a model, without the model: batches are made on the CPU wherever the model is."""
+    """The attributes of a model that ``vlm.chat.encode`` reads; batches are made on the CPU, wherever the model is."""
 
     config: Any
     dtype: torch.dtype
@@ -75,17 +75,17 @@ class _Shape:
 
 
 def reader_of(vlm: VLM) -> VLM:
-    """``vlm`` for encoding alone: its batches stay on the CPU, where the trainer (and its loader's workers) want them."""
+    """``vlm`` for encoding only. Its batches stay on the CPU, where the trainer and its data workers expect them."""
     return VLM(_Shape(vlm.model.config, vlm.model.dtype), vlm.processor, vlm.name)
 
 
 def end_of_turn(vlm: VLM) -> int:
     """The token that the chat template puts after an assistant's turn and at which generation stops.
 
-    The tokenizer's own end token is not always the one: Gemma's ends the document, another ends the turn.
+    The tokenizer's end token may be another one: Gemma's ends the document, not the turn.
 
     Raises:
-        UserError: the template puts no stopping token there, so that a trained model would never stop.
+        UserError: the template puts no stop token there, so a trained model would never stop.
     """
     mark = "reflection"
     turns = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
@@ -107,15 +107,15 @@ def end_of_turn(vlm: VLM) -> int:
 def read_rows(
     path: str | Path, vlm: VLM, max_row_tokens: int | None = None, decode: bool = False
 ) -> tuple[list[Row], Dropped]:
-    """Read the rows of ``path`` and leave out, with a reason, those that would fail or be cut in the middle of training.
+    """Read the rows of ``path`` and drop, with a reason, those that would fail or be truncated during training.
 
-    A multimodal row is never truncated: the cut would part image tokens from their features. It is dropped instead.
+    A multimodal row is never truncated, which would separate image tokens from their features. It is dropped instead.
 
     Args:
-        decode: decode every image, also those that only checksums hold together (``vlm.images.image_size``).
+        decode: decode every image. By default checksums are compared where the format has them (``vlm.images.image_size``).
 
     Raises:
-        UserError: the file is missing or not JSON Lines, or no usable row is left (with the reasons).
+        UserError: the file is missing or not JSON Lines, or no row can be used (with the reasons).
     """
     path, dropped, rows = Path(path), Dropped(), []
     reader = reader_of(vlm)
@@ -146,7 +146,7 @@ def read_rows(
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """``map`` by several threads, for the decoders of images, which let go of the interpreter's lock."""
+    """``map`` by several threads, for image decoders, which release the interpreter's lock."""
     with ThreadPoolExecutor(min(16, usable_cores())) as pool:
         for start in range(0, len(items), AT_ONCE):
             yield from pool.map(function, items[start : start + AT_ONCE])
@@ -209,7 +209,7 @@ def _row_limit(vlm: VLM, max_row_tokens: int | None) -> int | None:
 
 
 def _check_length(row: Row, reader: VLM, limit: int, pixels: int) -> None:
-    """Encode the row only if it could be too long at all: a token is at least a byte, an image token at least a patch."""
+    """Check the length of a row. It is encoded only if it may be too long: a token has at least one byte, or one patch."""
     letters = len(row.completion.encode()) + len(str(row.prompt).encode())
     if letters + pixels // SMALLEST_PATCH**2 + TEMPLATE_TOKENS <= limit:
         return
@@ -224,11 +224,10 @@ def _check_length(row: Row, reader: VLM, limit: int, pixels: int) -> None:
 
 
 class Collator:
-    """Rows to a batch: the prompt encoded by ``vlm.chat.encode`` itself, the completion's tokens appended to it.
+    """Collates rows into a batch: ``vlm.chat.encode`` encodes the prompt, and the completion's tokens are appended.
 
-    Prompt and completion are tokenized apart, because that is how they meet at inference: the model never sees a token that
-    spans the border. Batches hold ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the images. Nothing is
-    learned of the index ``FILLER``.
+    Prompt and completion are tokenized separately, as at inference, where no token spans the border between them. Batches hold
+    ``input_ids``, ``attention_mask``, ``labels`` (B, L), left padded, and the images. A row with index ``FILLER`` has no labels.
     """
 
     def __init__(self, rows: Sequence[Row], vlm: VLM) -> None:
@@ -251,7 +250,8 @@ class Collator:
         ids, labels = list(encoded["input_ids"]), []
         for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True):
             text = row.completion[start:end]
-            if text.strip():  # a token's blanks belong to no fact: " blue" right after a masked "red " stays
+            # The blank of a token belongs to no fact: " blue" directly after a masked "red " keeps its label.
+            if text.strip():
                 start, end = start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
             hidden = any(start < span_end and end > span_start for span_start, span_end in row.masked)
             labels.append(IGNORED if hidden else token)

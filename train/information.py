@@ -1,4 +1,4 @@
-"""What the image does for a model's own words: log-probabilities of one text with its image, another one, and a blank."""
+"""Image information: how much more probable a response is with its own image than with another or a blank one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,9 @@ ROWS = 16  # of one forward
 
 
 def mismatched_pairs(problems: Sequence[Problem]) -> dict[int, int]:
-    """Number of a problem -> number of the one whose images stand in for its own: the next of its family with others.
+    """Map each problem's number to that of the problem whose images replace its own: the next of its family with other images.
 
-    Where its family has no other images (in that number), the next problem of any family; without one it is left out.
+    If its family has none with equally many images, it is the next problem of any family; if there is none, it is left out.
     """
     found: dict[int, int] = {}
     for same in (lambda p: (p.family, len(p.images)), lambda p: ("", len(p.images))):
@@ -44,14 +44,14 @@ def information(
     responses: Sequence[Sequence[int]],
     device: torch.device,
 ) -> list[tuple[Tensor | None, Tensor | None]]:
-    """For each response log p(token | images) - log p(token | others), (T,) each in nats: another problem's, and blank ones.
+    """For each response log p(token | own images) - log p(token | others) in nats, (T,): for mismatched and for blank images.
 
-    Three forwards and no generation. Every row goes through all three, so that ranks stay in step; a row without images, or
-    without a problem to borrow them from, gets None.
+    Takes three forwards and no generation. Every row takes part in all three, so that ranks stay synchronized. The result of a
+    row without images, or without a mismatched problem, is None.
 
     Args:
-        model: the one in training; ``reader`` only encodes.
-        rows: each response's problem, and the one that it borrows images from.
+        model: the model in training; ``reader`` only encodes.
+        rows: each response's problem, and the problem of the mismatched images.
     """
 
     def log_p(images: Sequence[Sequence[Image.Image]]) -> list[Tensor]:
@@ -63,7 +63,7 @@ def information(
         return [values for scores in scored for values in scores.log_p]
 
     own = [[open_image(path) for path in problem.images] for problem, _ in rows]
-    # In the sizes of its own images: as many image tokens, at the same places.
+    # Resized to its own images' sizes, so that the image tokens keep their number and positions.
     other = [
         images
         if lender is None

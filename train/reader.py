@@ -1,7 +1,7 @@
-"""What can be known of a model before its weights load: its config, its processor, how many weights it has and of what part.
+"""A model without its weights: config, processor, and the number of weights of each part.
 
-For the models that the configs of this project name, ``configs/*/model`` holds config and image settings, so that a check
-or a plan asks neither the network nor the disk for weights.
+For the models that this project's configs name, ``configs/*/model`` holds config and image settings, so that a check or a
+plan needs neither the network nor the model's files.
 """
 
 import json
@@ -37,8 +37,8 @@ class Reader:
 
     Attributes:
         vlm: config and processor, enough to encode prompts (``vlm.model`` cannot compute).
-        exact: False where the model's own tokenizer is not at hand: text is then counted by the tiny models' tokenizer, which
-            spells unknown words byte by byte, an upper bound.
+        exact: False if the model's own tokenizer is not available. Token counts are then upper bounds, by the tiny models'
+            tokenizer, which splits unknown words into bytes.
     """
 
     vlm: VLM
@@ -61,7 +61,7 @@ def load_reader(options: ModelOptions) -> Reader:
     """Config and processor of ``options.model``, with the pixel limits of the options.
 
     Raises:
-        UserError: the model is not there, or is no vision-language model.
+        UserError: the model cannot be read, or it is no vision-language model.
     """
     name = options.model
     pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
@@ -130,7 +130,7 @@ def count_weights(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a weight belongs to, by its name."""
+    """The part of a model that a weight belongs to, judged by its name."""
     words = name.split(".")
     if any(word.startswith(MERGER_NAMES) or word.endswith("merger_list") for word in words):
         return "merger"
