@@ -1,15 +1,15 @@
-"""Whether a run is still finite: it stops at the first loss, gradient or weight that is NaN or infinite.
+"""Finite checks: a run stops at the first loss, gradient or weight that is NaN or infinite.
 
-Nothing that is not finite is ever saved, so the last checkpoint of a run is one to resume from, and the same command ends with
-the same sentence. transformers, left to itself, logs the mean of the losses before in place of a NaN, goes on to the last step,
-and saves what is left.
+Only finite weights are saved, so a run can resume from its last checkpoint, and the same command then stops with the same
+message. transformers alone would log the mean of the earlier losses in place of a NaN, train to the last step, and save the
+result.
 
-- The loss is looked at before its backward: with DeepSpeed the backward takes the optimizer's step as well.
-- Gradients are looked at before they are clipped: clipping spreads one NaN over all of them, and an infinite norm makes all
-  of them 0, which is a step that teaches nothing.
-- Weights are looked at after each step, before each save, and when a run resumes from a checkpoint.
+- The loss is checked before its backward, because DeepSpeed's backward also takes the optimizer's step.
+- Gradients are checked before clipping, which would spread one NaN over all of them. With an infinite norm it would set all of
+  them to 0, and the step would change nothing.
+- Weights are checked after each step, before each save, and when a run resumes from a checkpoint.
 
-All processes stop at the same place: one that goes on alone would wait for the others for ever.
+All processes stop at the same place: a process that continues alone would wait for the others forever.
 """
 
 import math
@@ -29,14 +29,14 @@ from vlm.load import VLM
 
 T = TypeVar("T")
 NUMBERS = "numbers"
-"""The key of a batch under which the numbers of its rows (or problems) stand."""
+"""The key of a batch that holds the numbers of its rows (or problems)."""
 SHOWN = 8
 SMALLEST_SCALE = 2.0**-10
-"""float16 halves its loss scale at each gradient that overflows; from 65536, it gets here only if all of them do."""
+"""float16 halves its loss scale at each overflow. Starting at 65536, it falls this low only if every step overflows."""
 
 
 class Numbered:
-    """A collator whose batches say which rows they hold."""
+    """A collator that adds the numbers of the rows to each batch, so that an error can name them."""
 
     def __init__(self, collate: Any) -> None:
         self.collate = collate
@@ -46,7 +46,7 @@ class Numbered:
 
 
 class FiniteTrainer(Trainer):
-    """A trainer that stops at the first loss or gradient that is not finite, and saves finite weights only."""
+    """A trainer that stops at the first loss or gradient that is not finite, and saves only finite weights."""
 
     model: Any  # the trainer's own types allow None
 
@@ -72,7 +72,7 @@ class FiniteTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def finite_sample(self, generate: Callable[[], T]) -> T:
-        """What ``generate`` returns; the end of the run where the model gives no finite scores to sample from.
+        """Return what ``generate`` returns, or end the run if the scores that the model samples from are not finite.
 
         Raises:
             NotFinite: in all processes.
@@ -82,39 +82,39 @@ class FiniteTrainer(Trainer):
             with finite_scores(self.accelerator.unwrap_model(self.model), "the model"):
                 sampled = generate()
         except NotFinite:
-            if is_deepspeed_zero3_enabled():  # the others wait for this one at their next token, and end when it does
+            if is_deepspeed_zero3_enabled():  # the others wait for this process at their next token, and end with it
                 raise
             lost = "the scores of the next token, from which responses are sampled, are NaN or infinite"
         self.stop_if(lost)
         return sampled  # type: ignore[return-value]
 
     def stop_if(self, lost: str | None, rows: str = "", step: int | None = None) -> None:
-        """End the run in all processes if ``lost`` says in any of them what is not finite.
+        """End the run in all processes if ``lost`` names, in any of them, something that is not finite.
 
         Args:
-            rows: that it was computed from, where they are known.
-            step: that it came of; the one under way where not given.
+            rows: the rows that it was computed from, if they are known.
+            step: the step that produced it. By default the current one.
 
         Raises:
-            NotFinite: with what the first such process says.
+            NotFinite: with the message of the first such process.
         """
         found = of_any_process((lost, rows) if lost else None, self.args.device)
         if found is not None:
             raise NotFinite(diverged(self.args, self.state.global_step + 1 if step is None else step, *found))
 
     def row_names(self, numbers: Sequence[int]) -> str:
-        """What the rows of a batch are called in the user's file; nothing where that is not known."""
+        """The names of a batch's rows in the user's file; empty if they are not known."""
         return ""
 
     def _lost_gradient(self) -> str | None:
-        """What is not finite of the gradient of a step, before it is clipped; with DeepSpeed, after its step was taken."""
+        """What is not finite in the gradient of a step, before clipping; with DeepSpeed, after its step."""
         if self.is_deepspeed_enabled:
             norm = None if self.args.fp16 else self.accelerator.clip_grad_norm_([], math.inf)
-            # Releases before 0.19 say -1 of a norm that is not finite.
+            # Releases before 0.19 return -1 for a norm that is not finite.
             finite = norm is None or 0 <= float(norm) < math.inf
             return None if finite else "the gradient holds NaN or infinity"
         if (scaler := self.accelerator.scaler) is not None:
-            # float16 looks for gradients that overflow by itself, leaves their step out and scales the loss down.
+            # float16 detects overflowing gradients itself, skips their step and lowers the loss scale.
             small = scaler.get_scale() < SMALLEST_SCALE
             return "the gradient holds NaN or infinity at every loss scale of float16" if small else None
         named = [(name, weight.grad) for name, weight in self.model.named_parameters() if weight.grad is not None]
@@ -127,11 +127,11 @@ class FiniteTrainer(Trainer):
 
 
 class FiniteWeights(TrainerCallback):
-    """Looks at the weights after each step, and at what a run resumes from.
+    """Checks the weights after each step, and weights and optimizer state when a run resumes.
 
     Args:
-        trainer: whose weights they are.
-        checkpoint: that the run resumes from.
+        trainer: the trainer of the model.
+        checkpoint: the checkpoint that the run resumes from.
     """
 
     def __init__(self, trainer: FiniteTrainer, checkpoint: Path | None) -> None:
@@ -146,7 +146,7 @@ class FiniteWeights(TrainerCallback):
             raise NotFinite(bad_checkpoint(self.checkpoint, lost))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        # A weight that ZeRO-3 shards has no values here; it is looked at before it is saved.
+        # Under ZeRO-3 a weight is empty here; it is checked before it is saved.
         named = ((name, weight) for name, weight in self.trainer.model.named_parameters() if weight.requires_grad)
         lost = first_not_finite(named)
         self.trainer.stop_if(lost and f"the weight {lost} holds NaN or infinity", step=state.global_step)
@@ -165,10 +165,10 @@ def first_not_finite_weight(model: nn.Module, frozen: bool = False) -> str | Non
 
 
 def check_start(vlm: VLM) -> None:
-    """Refuse a start model whose weights are not finite, also where ZeRO-3 has sharded them, which hides them from its loader.
+    """Under ZeRO-3, refuse a start model whose weights are not finite. Its loader, which checks otherwise, sees no sharded weights.
 
     Raises:
-        NotFinite: with the first such weight.
+        NotFinite: names the first such weight.
     """
     if is_deepspeed_zero3_enabled() and (lost := first_not_finite_weight(vlm.model, frozen=True)) is not None:
         raise NotFinite(broken_model(vlm.name, lost))
@@ -182,7 +182,7 @@ def _state_of(optimizer: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def of_any_process(found: T | None, device: Any) -> T | None:
-    """What the first process has found that has found anything; the same in all of them."""
+    """The first process's ``found`` that is not None, returned in all processes."""
     if world_size() == 1:
         return found
     flag = torch.tensor(float(found is not None), device=device)
@@ -195,7 +195,7 @@ def of_any_process(found: T | None, device: Any) -> T | None:
 
 
 def diverged(args: Any, step: int, lost: str, rows: str = "") -> str:
-    """What to say of a run that has diverged at ``step``."""
+    """The message for a run that has diverged at ``step``."""
     kept = last_checkpoint(args.output_dir, remove_torn=False)
     saved = f"The checkpoint of step {kept[1]} is kept" if kept else "No checkpoint had been saved"
     lower = "lower learning_rate or max_grad_norm" + (", or take precision: float32," if args.bf16 or args.fp16 else "")
@@ -214,7 +214,7 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def bad_checkpoint(checkpoint: Path, lost: str) -> str:
-    """What to say of a checkpoint that is marked as complete (by an earlier version) and holds numbers that are not finite."""
+    """The message for a complete checkpoint (of an earlier version) that holds numbers that are not finite."""
     names, count = lost_in_files(checkpoint)
     where = f"{len(names)} of {count} tensors ({names[0]}{', ...' if len(names) > 1 else ''})" if names else lost
     before = [path for path in complete_before(checkpoint) if not lost_in_files(path)[0]]
@@ -230,20 +230,20 @@ def check_published(checkpoint: Path) -> None:
     """Refuse to publish a checkpoint whose weights are not finite.
 
     Raises:
-        NotFinite: with the number of such tensors.
+        NotFinite: names the number of such tensors.
     """
     if names := lost_in_files(checkpoint)[0]:
         raise NotFinite(bad_checkpoint(checkpoint, names[0]))
 
 
 def lost_in_files(folder: Path) -> tuple[list[str], int]:
-    """Names of the saved tensors of a folder that are not finite, and the number of all."""
+    """The names of a folder's saved tensors that are not finite, and the number of all tensors."""
     from safetensors import safe_open
 
     names, count = [], 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 count += 1
                 names += [name] if first_not_finite([(name, tensors.get_tensor(name))]) else []
     return names, count

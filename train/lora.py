@@ -1,15 +1,16 @@
-"""LoRA: adapters on the language model, merged at the end, so that what comes out is a model folder like any other.
+"""LoRA: adapters on the language model, merged at the end, so that the result is a standard model folder.
 
-A decoder is a stack of blocks, and a block is a mixer (it moves information between tokens: attention, a gated delta rule, a
-convolution, Mamba) and an MLP. Which linear layers there are differs between families, and in hybrid models between blocks, so
-the targets are found from the model: every linear layer of the language model's blocks. What gets no adapter:
+A decoder is a stack of blocks, and a block is a mixer (which moves information between tokens: attention, a gated delta rule,
+a convolution, Mamba) and an MLP. The linear layers differ between families, and in hybrid models between blocks, so the
+targets are found from the model: every linear layer of the language model's blocks. These get no adapter:
 
-- the vision tower, the merger, embeddings and heads, all of which stand outside of these blocks;
-- routers of a mixture of experts, whose small changes move whole tokens between experts, and indexers, which choose tokens
+- the vision tower, the merger, embeddings and heads, which are outside of these blocks;
+- routers of a mixture of experts, because a small change moves whole tokens between experts, and indexers, which select tokens
   without a gradient;
-- in a state space mixer (Mamba) all but ``in_proj``: its fused kernel reads the other weights itself, past an adapter;
-- experts that are stacked in one parameter (as transformers keeps them): PEFT adapts such a parameter by adding up a full
-  matrix for every expert in each forward. ``--check`` and the run say so.
+- in a state space mixer (Mamba) all layers but ``in_proj``: its fused kernel reads the other weights directly, without their
+  adapters;
+- experts that are stacked in one parameter (as transformers keeps them): PEFT would add a full matrix for every expert in each
+  forward. ``--check`` and the run report it.
 """
 
 import json
@@ -30,7 +31,7 @@ from vlm.load import VLM, load_vlm
 
 ADAPTER = "adapter"
 LINEAR = (nn.Linear, Conv1D)  # Conv1D is the linear layer of GPT-2, its weight transposed
-# How the MLP of a block is called, or the end of its class's name. Everything else in a block with weights is its mixer.
+# Names of a block's MLP, and ends of the names of its class. Every other part of a block with weights is its mixer.
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "moe", "block_sparse_moe", "intermediate", "output")
 MLP_CLASSES = ("MLP", "MoE", "Moe", "MoeBlock", "FFN", "FF", "FeedForward", "Experts", "Router")
 ROUTERS = {"router", "gate", "shared_expert_gate"}
@@ -42,7 +43,7 @@ class Block:
 
     Attributes:
         mixer, mlp: the linear layers that can carry an adapter.
-        has_mixer, has_mlp: whether the block has such a part, with linear layers or without.
+        has_mixer, has_mlp: whether the block has such a part, also if it has no linear layer.
         experts: parameters that stack the weights of several experts.
     """
 
@@ -59,7 +60,7 @@ class Block:
 
 
 def find_blocks(model: Any) -> list[Block]:
-    """The blocks of a model's language model, in order: the elements of the outermost module lists of its decoder."""
+    """The language model's blocks, in order: the elements of the outermost module lists of its decoder."""
     decoder = model.get_decoder()
     start = next(name for name, module in model.named_modules() if module is decoder)
     stacks: list[str] = []
@@ -111,7 +112,7 @@ def _weight_shape(weight: Any) -> tuple[int, ...]:
 
 
 def target_names(lora: Lora, model: Any) -> list[str]:
-    """Full names of the language model's layers that get an adapter: those that are named, or all of its blocks.
+    """Full names of the language model's layers that get an adapter: ``lora.targets``, or all linear layers of its blocks.
 
     Raises:
         ConfigError: no linear layer has one of the target names, or none was found.
@@ -126,29 +127,32 @@ def target_names(lora: Lora, model: Any) -> list[str]:
     names = [name for name, layer in model.named_modules() if isinstance(layer, LINEAR) and part_of(name) == "language"]
     targets = [name for name in names if name.rpartition(".")[2] in lora.targets]
     if missing := sorted(set(lora.targets) - {name.rpartition(".")[2] for name in targets}):
-        raise ConfigError(f"'lora.targets': the language model has no linear layer named {', '.join(missing)}.")
+        raise ConfigError(
+            f"'lora.targets': the language model has no linear layer named {', '.join(missing)}; remove 'lora.targets' to adapt "
+            "every linear layer."
+        )
     return targets
 
 
 def _begun_targets(checkpoint: Path, model: Any) -> list[str]:
-    """Full names of the layers that a checkpoint of adapters adapts; PEFT saves the shortest ends that tell them apart."""
+    """Full names of the layers that a checkpoint adapts. PEFT saves only the shortest unambiguous ends of the names."""
     saved = json.loads((checkpoint / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     ends = tuple(f".{name}" for name in saved)
     names = [name for name, _ in model.named_modules() if f".{name}".endswith(ends)]
     if not names:
         raise UserError(
-            f"{checkpoint} holds adapters for layers that the model does not have under this version of transformers: install "
-            "the version that settings.json names, or choose another output_dir."
+            f"{checkpoint} holds adapters for layers that the model does not have in this version of transformers: install the "
+            "version that settings.json names, or choose another output_dir."
         )
     return names
 
 
 def lora_config(lora: Lora | None, model: Any, checkpoint: Path | None = None) -> Any:
-    """PEFT's config for the adapters of ``lora`` on ``model``; None where ``lora`` is None.
+    """PEFT's config for the adapters of ``lora`` on ``model``; None if ``lora`` is None.
 
     Args:
-        checkpoint: that the run resumes from. Its adapters decide the targets: an earlier version found others for the same
-            config, and a run keeps the adapters that it began with.
+        checkpoint: the checkpoint that the run resumes from. Its adapters are the targets, because an earlier version may
+            have found others for the same config, and a run keeps the adapters that it began with.
 
     Raises:
         ConfigError: a number out of range, or no layer has one of the target names.
@@ -159,7 +163,10 @@ def lora_config(lora: Lora | None, model: Any, checkpoint: Path | None = None) -
     from peft import LoraConfig
 
     if lora.r < 1 or lora.alpha < 1 or not 0 <= lora.dropout < 1 or lora.targets == []:
-        raise ConfigError("'lora' needs r and alpha of at least 1, dropout in [0, 1), and at least one target.")
+        raise ConfigError(
+            f"'lora' needs r and alpha of at least 1, dropout in [0, 1) and at least one target, found r {lora.r}, alpha "
+            f"{lora.alpha}, dropout {lora.dropout}, targets {lora.targets}: set them so, or remove the key for its default."
+        )
     begun = checkpoint is not None and (checkpoint / "adapter_config.json").exists()
     targets = _begun_targets(checkpoint, model) if checkpoint and begun else target_names(lora, model)
     mergers = [name for name, _ in model.named_modules() if _is_merger(*name.rpartition(".")[::2])]
@@ -179,7 +186,7 @@ def _is_merger(parent: str, name: str) -> bool:
 
 @dataclass
 class Coverage:
-    """Which blocks of the language model carry adapters, in the mixer and in the MLP.
+    """Which blocks of the language model have adapters, in the mixer and in the MLP.
 
     Attributes:
         layers: the number of layers with an adapter.
@@ -204,7 +211,7 @@ class Coverage:
 
 
 def coverage(model: Any, targets: Collection[str]) -> Coverage:
-    """What adapters on the layers ``targets`` (full names, as those of ``target_names``) reach."""
+    """The coverage of adapters on the layers ``targets`` (full names, as ``target_names`` returns them)."""
     blocks, adapted = find_blocks(model), set(targets)
     mixers, mlps = [block for block in blocks if block.has_mixer], [block for block in blocks if block.has_mlp]
     bare = [block for block in mixers if not adapted & {*block.mixer}]
@@ -218,7 +225,7 @@ def coverage(model: Any, targets: Collection[str]) -> Coverage:
 
 
 def print_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
-    """Print what the adapters of ``lora_config`` reach, and which mixers they leave out; nothing without ``lora``."""
+    """Print the coverage of the adapters of ``lora_config``, and the mixers without adapters; nothing without ``lora``."""
     if lora is None:
         return
     found = coverage(model, peft_config.target_modules)
@@ -226,7 +233,7 @@ def print_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
 
 
 def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:
-    """What the adapters of ``lora`` reach, and a sentence for each part of the language model's blocks that they leave out.
+    """The coverage of the adapters of ``lora``, and a sentence for each part of the language model's blocks without them.
 
     Raises:
         ConfigError: see ``lora_config``.
@@ -245,7 +252,7 @@ def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:
 
 
 def _bare_mixers(lora: Lora, found: Coverage) -> list[str]:
-    """A sentence for the mixers that carry no adapter but could, and one for those that have no linear layer."""
+    """A sentence for the mixers that could have adapters but have none, and one for those without a linear layer."""
     notes = []
     if missed := [block for block in found.bare if block.mixer]:
         names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for block in missed for name in block.mixer))
@@ -263,7 +270,7 @@ def _bare_mixers(lora: Lora, found: Coverage) -> list[str]:
 
 
 def _ranges(blocks: Sequence[Block]) -> str:
-    """The blocks' numbers, runs of them shortened: ``0-2, 4, 6-8``."""
+    """The blocks' numbers, consecutive ones as a range: ``0-2, 4, 6-8``."""
     runs: list[list[int]] = []
     for number in (block.number for block in blocks):
         if runs and number == runs[-1][-1] + 1:
@@ -274,10 +281,10 @@ def _ranges(blocks: Sequence[Block]) -> str:
 
 
 def merge_adapter(folder: Path, model: str, dtype: Any) -> None:
-    """Merge the adapter saved in ``folder`` into ``model`` and leave there the whole model; the adapter moves to ``adapter/``.
+    """Merge the adapter in ``folder`` into ``model`` and save the whole model there; the adapter moves to ``adapter/``.
 
     Raises:
-        UserError: the model that the adapter was trained on cannot be loaded any more, or the merged weights are not finite.
+        UserError: ``model`` cannot be loaded any more, or the merged weights are not finite.
     """
     from peft import PeftModel
 
@@ -291,7 +298,7 @@ def merge_adapter(folder: Path, model: str, dtype: Any) -> None:
     merged = PeftModel.from_pretrained(base.model, str(adapter)).merge_and_unload()
     if (lost := first_not_finite(merged.named_parameters())) is not None:
         raise NotFinite(
-            f"The adapter in {adapter} is finite, but merged into {model} it makes {lost} infinite in {dtype}, so no model is "
-            "published: take dtype: float32 in another output_dir."
+            f"The adapter in {adapter} is finite, but merging it into {model} makes {lost} infinite in {dtype}, so no model is "
+            "published: set dtype: float32 in another output_dir."
         )
     merged.save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""``precision: auto | bfloat16 | float32``: in which arithmetic a training stage computes. Resolved here and nowhere else.
+"""``precision: auto | bfloat16 | float32``: the arithmetic of a training stage. Resolved here and nowhere else.
 
-``auto`` is bfloat16 autocast where the processor or GPU is fast at it (``configs.machine``), else float32. TRL's own ``bf16``
-and ``fp16`` stay: given with a value they are an explicit choice. A run keeps the precision that it began with: a resume on
-another machine computes as before, and an explicit change is refused like that of any other setting. No heavy imports here:
-the front door reads records with it.
+``auto`` is bfloat16 autocast if the processor or GPU is fast at it (``configs.machine``), else float32. TRL's own ``bf16`` and
+``fp16`` also work and count as an explicit choice. A run keeps the precision that it began with: a resume on another machine
+computes as before, and an explicit change is refused like that of any other setting. No heavy imports here, because
+``reflection_v`` reads records with it.
 """
 
 import json
@@ -19,7 +19,7 @@ from configs.provenance import begun
 Choice = Literal["auto", "bfloat16", "float32"]
 
 KEYS = ("precision", "bf16", "fp16")
-"""The keys of a stage's config that decide about it."""
+"""The keys of a stage's config that set the precision."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Precision:
 
     Attributes:
         name: ``bfloat16``, ``float32``, or ``float16`` (by TRL's ``fp16`` alone).
-        source: ``auto``, ``config`` (an explicit choice), or ``default`` (nothing was said: what TRL does on the device).
-        device: the type of the device that it is for.
-        run: the folder of the run that began with it, where a resume has kept it.
+        source: ``auto``, ``config`` (an explicit choice), or ``default`` (not set: TRL's choice on the device).
+        device: the type of the device that computes.
+        run: the folder of the resumed run that began with it.
     """
 
     name: str
@@ -49,14 +49,14 @@ class Precision:
 
 
 def stated(config: Mapping[str, Any], where: str = "the config") -> str | None:
-    """What a stage's config, or the settings of an earlier version's run, say: a precision, ``auto``, or None for nothing.
+    """The precision that a stage's config (or the recorded settings of a run) sets: a name, ``auto``, or None if not set.
 
     Raises:
         ConfigError: ``precision``, ``bf16`` and ``fp16`` contradict each other.
     """
     chosen = config.get("precision")
     if config.get("bf16") and config.get("fp16"):
-        raise ConfigError(f"'bf16' and 'fp16' in {where} are both true: leave one of them out.")
+        raise ConfigError(f"'bf16' and 'fp16' in {where} are both true: remove one of them.")
     given = "bfloat16" if config.get("bf16") else "float16" if config.get("fp16") else None
     if given is None and config.get("bf16") is False:
         given = "float32"
@@ -65,22 +65,22 @@ def stated(config: Mapping[str, Any], where: str = "the config") -> str | None:
     if given not in (None, chosen):
         key = "fp16" if given == "float16" else "bf16"
         raise ConfigError(
-            f"'precision: {chosen}' and '{key}: {str(config[key]).lower()}' in {where} contradict each other: leave {key} out "
-            f"(--{key} null does)."
+            f"'precision: {chosen}' and '{key}: {str(config[key]).lower()}' in {where} contradict each other: remove {key} "
+            f"(or give --{key} null)."
         )
     return chosen
 
 
 def recorded(folder: str | Path) -> str | None:
-    """The precision of the run that has begun in a folder; None where nothing was saved yet."""
+    """The precision of the run in a folder; None if nothing was saved there yet."""
     file = Path(folder) / "settings.json"
     if not begun(folder) or not file.exists():
         return None
     try:
         settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
-    except (OSError, ValueError, AttributeError):  # whoever resumes the run says what is wrong with it
+    except (OSError, ValueError, AttributeError):  # the resume reports what is wrong with the file
         return None
-    # An earlier version recorded bf16 and fp16, and neither of them where TRL's choice was taken.
+    # Earlier versions recorded bf16 and fp16, or neither of them for TRL's choice.
     return _explicit(stated(settings)) or default(device_type(settings))
 
 
@@ -100,17 +100,17 @@ def resolve(config: Mapping[str, Any], where: str = "the config") -> Precision:
 
 
 def fastest(device: str) -> str:
-    """What ``auto`` is on a device of this type."""
+    """What ``auto`` resolves to on a device of this type."""
     return "bfloat16" if bfloat16_is_fast(device) else "float32"
 
 
 def default(device: str) -> str:
-    """What a config that says nothing gets: TRL computes in bfloat16, and this project in float32 on a CPU."""
+    """The precision if a config sets none: float32 on a CPU, else bfloat16, as in TRL."""
     return "float32" if device == "cpu" else "bfloat16"
 
 
 def device_type(config: Mapping[str, Any]) -> str:
-    """The type of the device that a stage with this config trains on, here."""
+    """The type of the device on which a stage with this config trains on this machine."""
     import torch
 
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
@@ -120,10 +120,10 @@ def device_type(config: Mapping[str, Any]) -> str:
 def comparable(
     before: Mapping[str, Any], now: Mapping[str, Any], folder: str | Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A stage's recorded config and its present one, each with one ``precision`` in place of ``KEYS``, to be compared.
+    """A stage's recorded and present config for a comparison, each with one ``precision`` in place of ``KEYS``.
 
-    What came of the recorded one is known from the run in ``folder``; the present one takes that over unless it is explicit. If
-    nothing was saved there, no result depends on the precision, and neither has one.
+    The recorded precision is that of the run in ``folder``. The present config takes it over unless it sets one explicitly. If
+    nothing was saved there, no result depends on the precision, and both configs have none.
     """
     old, new = ({key: value for key, value in one.items() if key not in KEYS} for one in (before, now))
     held = recorded(folder)
@@ -133,10 +133,10 @@ def comparable(
 
 
 def announce(precision: Precision, main: bool) -> None:
-    """Say the precision in one line, and in another that it is slow here where it was not left to ``auto``.
+    """Print the precision, and a warning if it is slow on this machine.
 
     Raises:
-        UserError: the processes that train together have resolved it differently.
+        UserError: the processes that train together have resolved different ones.
     """
     _agree(precision)
     if not main:
@@ -147,7 +147,7 @@ def announce(precision: Precision, main: bool) -> None:
 
 
 def slow_here(precision: Precision) -> str | None:
-    """One sentence with the measured ratio where bfloat16 was chosen on a device that is slow at it."""
+    """A warning with the measured ratio if bfloat16 was chosen on a device that is slow at it, else None."""
     if precision.name != "bfloat16" or bfloat16_is_fast(precision.device):
         return None
     ratio = measure_bfloat16(device_type=precision.device).value
@@ -175,6 +175,6 @@ def _agree(precision: Precision) -> None:
     torch.distributed.all_gather_object(names, precision.name)
     if len(set(names)) > 1:
         raise UserError(
-            f"The machines of this run differ in what they are fast at (processes 0 to {len(names) - 1}: "
-            f"{', '.join(names)}): say precision: bfloat16 or precision: float32."
+            f"'precision: auto' resolves differently on the machines of this run (processes 0 to {len(names) - 1}: "
+            f"{', '.join(names)}): set precision: bfloat16 or precision: float32."
         )

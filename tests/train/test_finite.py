@@ -306,7 +306,7 @@ def test_a_merge_that_overflows_is_not_published(tiny_vlm_dir: Path, tmp_path: P
             if "lora_" in name:
                 weight.fill_(1e20)  # the product of two is infinite
     adapted.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"merged into .* it makes .* infinite .* no model is published"):
+    with pytest.raises(UserError, match=r"merging it into .* makes .* infinite .* no model is published"):
         merge_adapter(tmp_path, str(tiny_vlm_dir), "float32")
     assert not (tmp_path / "model.safetensors").exists()
 

@@ -87,7 +87,7 @@ def test_on_an_accelerator_trl_decides_where_nothing_is_said(monkeypatch: pytest
         ({"precison": "auto"}, "did you mean 'precision'?"),
         ({"precision": "float32", "bf16": True}, "'precision: float32' and 'bf16: true' in the config contradict"),
         ({"precision": "bfloat16", "bf16": False}, "'precision: bfloat16' and 'bf16: false' in the config contradict"),
-        ({"precision": "float32", "fp16": True}, "'fp16: true' in the config contradict each other: leave fp16 out"),
+        ({"precision": "float32", "fp16": True}, "'fp16: true' in the config contradict each other: remove fp16"),
         ({"bf16": True, "fp16": True}, "'bf16' and 'fp16' in the config are both true"),
     ],
 )
