@@ -1,19 +1,19 @@
-"""``--plan``: how many bytes each part of a training run takes on each GPU, before any of them is at hand.
+"""``--plan``: the memory estimate of a training run, by part and GPU, without a GPU.
 
 Derived from the model's own classes (weights are counted on torch's meta device) and the settings of the run. Not measured on
-GPUs. What the numbers rest on, with W weights, T of them trainable, over N processes:
+GPUs. The assumptions, for T trainable weights and N processes:
 
 - DeepSpeed with bf16 keeps bf16 weights and gradients (2 bytes each) and in the optimizer float32 weights and Adam's two
-  moments (12 bytes a trainable weight). ZeRO-2 parts gradients and optimizer over N, ZeRO-3 the weights too.
-- ZeRO-2's step flattens its part of the gradients and copies it to float32: 6 T / N bytes, when the activations are gone. Its
+  moments (12 bytes a trainable weight). ZeRO-2 shards gradients and optimizer over N, ZeRO-3 the weights too.
+- ZeRO-2's step flattens its shard of the gradients and copies it to float32: 6 T / N bytes, after the activations are freed. Its
   buckets (5e8 elements, two of them for the gradients) are part of ``context``.
-- PEFT keeps adapters in float32 (4 bytes, 4 of gradients, 8 of Adam) beside a bf16 model; DeepSpeed turns them to bf16.
+- PEFT keeps adapters in float32 (4 bytes, 4 of gradients, 8 of Adam) beside a bf16 model; DeepSpeed converts them to bf16.
 - Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
-- Activations of one micro-batch: with gradient checkpointing the input of every layer and one layer in full, else all layers in
-  full. A layer in full: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
+- Activations of one micro-batch: with gradient checkpointing the input of every layer and one full layer, else all full layers.
+  A full layer: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
   queries, attention output, gate, up, and their product; I is that of the experts of one token in a mixture); attention itself
   is fused and keeps no square matrix.
-- Vision activations: alike, on patches (4 a token), if the tower is trained; else one layer.
+- Vision activations: the same for patches (4 per token) if the tower is trained, else one layer.
 - Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
 - Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
   share of the GPU's memory, kept during training unless it sleeps; the share must hold the weights (2 bytes each) and the
@@ -36,7 +36,12 @@ from train.reader import count_weights, load_reader, skeleton
 
 GB = 1e9
 GPU_MEMORY = 80.0
-CONTEXT = {0: 2.0, 1: 5.0, 2: 5.0, 3: 2.0}  # by ZeRO stage: CUDA context, communication buckets, fragments: GB a GPU
+CONTEXT = {
+    0: 2.0,
+    1: 5.0,
+    2: 5.0,
+    3: 2.0,
+}  # by ZeRO stage: CUDA context, communication buckets, fragments, in GB per GPU
 VLLM_WORK = 2.0  # GB of vLLM's share for its own activations and graphs
 TILE = 1024
 PROMPT_TOKENS = 512  # text around the images where the config sets no limit
@@ -45,13 +50,13 @@ ANSWER_TOKENS = 1024
 
 @dataclass
 class Plan:
-    """GB a GPU.
+    """The memory estimate, in GB per GPU.
 
     Attributes:
-        parts: by part; those of ``training`` and of ``generation`` are not held at the same time.
-        peak: the larger of the two, with what is held throughout.
-        cpu: GB of CPU memory a process for what is offloaded.
-        facts: the numbers that the plan was made from.
+        parts: by part. Those of training and those of generation are not held at the same time.
+        peak: of training or generation, whichever is larger, with what both hold.
+        cpu: GB of CPU memory per process for offloaded parts.
+        facts: the numbers from which the plan was made.
         advice: settings to change, the most useful first; empty if it fits.
     """
 
@@ -81,13 +86,13 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
 
     Args:
         args: TRL's arguments; options: this project's.
-        gpus: processes, one a GPU; the config's own number (else 1) where not given.
+        gpus: the number of processes, one per GPU. By default that of the config, else 1.
         memory: of one GPU, in GB.
 
     Raises:
         UserError: the model's config cannot be read, or a part to freeze is missing.
     """
-    unset_hf_deepspeed_config()  # reading a ZeRO-3 config switched on the parting of every model that is made from here on
+    unset_hf_deepspeed_config()  # loading a ZeRO-3 config made transformers shard every model built afterwards
     reader = load_reader(options)
     world = gpus or options.gpus or 1
     zero = zero_of(args)
@@ -178,7 +183,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
 
 
 def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
-    """Numbers of weights and of trainable weights by part; adapters are estimated, r x (inputs + outputs) a layer."""
+    """Numbers of weights and of trainable weights by part. An adapter has r x (inputs + outputs) weights per layer."""
     model = skeleton(config.to_json_string())
     every, trainable = count_weights(model)
     for frozen, part in ((options.freeze_vision, "vision"), (options.freeze_merger, "merger")):
@@ -193,7 +198,7 @@ def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[
 
 
 def zero_of(args: Any) -> dict[str, Any]:
-    """What DeepSpeed's config says of parting and offloading."""
+    """Sharding (the ZeRO stage) and offloading in DeepSpeed's config."""
     given = args.deepspeed
     if given is None:
         return {"stage": 0, "offload_optimizer": False, "offload_param": False}
@@ -215,7 +220,7 @@ def _half(args: Any) -> bool:
 
 
 def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, int]:
-    """(image, text, answer) tokens of the longest row that the settings admit, with one image a row."""
+    """(image, text, answer) tokens of the longest row that the settings allow, with one image per row."""
     pixels, merge = _pixel_limit(reader.vlm.processor, options.max_pixels)
     image = pixels // merge**2 if merge else 0
     if isinstance(options, GrpoOptions):
@@ -232,7 +237,7 @@ def _lengths(args: Any, options: ModelOptions, reader: Any) -> tuple[int, int, i
 
 
 def _pixel_limit(processor: Any, limit: int | None) -> tuple[int, int]:
-    """(the most pixels of an image, side of a token in pixels)."""
+    """(the largest number of pixels of an image, the side of an image token in pixels)."""
     reader = processor.image_processor
     size = getattr(reader, "size", None)
     longest = getattr(size, "longest_edge", None)
@@ -261,12 +266,12 @@ def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float
 
 
 def _cache_bytes(config: Any) -> int:
-    """Of one token, in bf16."""
+    """Bytes of the key/value cache of one token, in bf16."""
     return int(2 * 2 * config.num_hidden_layers * _kv_width(config))
 
 
 def _inner_width(config: Any) -> int:
-    """Of a block's MLP; in a mixture of experts those that one token passes through, side by side."""
+    """The inner width of a block's MLP; in a mixture of experts the sum over the experts of one token."""
     experts = (getattr(config, "moe_intermediate_size", None) or 0) * (
         getattr(config, "num_experts_per_tok", None) or 0
     )
@@ -282,7 +287,7 @@ def _kv_width(config: Any) -> int:
 def _advice(
     args: Any, options: ModelOptions, zero: Mapping[str, Any], parts: Mapping[str, float], world: int, generating: bool
 ) -> list[str]:
-    """Settings to change for what is largest, the most useful first."""
+    """Settings that reduce the largest part, the most useful first."""
     advice = []
     if generating and "vLLM" in parts:
         advice.append("lower vllm_gpu_memory_utilization, or run vLLM as a server (vllm_mode: server)")

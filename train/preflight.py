@@ -1,10 +1,10 @@
-"""``--check`` and ``--plan``: what would go wrong in a run, said before any weight loads.
+"""``--check`` and ``--plan``: report what would go wrong in a run, before any weight loads.
 
     python train/grpo.py --config configs/qwen2_5_vl_7b/grpo.yaml --problems my/set --output_dir runs/rl --check
 
-A finding has a level: ``error`` (the run would end or learn nothing), ``dropped`` (rows that are left out), ``note`` (worth
-knowing). The exit code is 1 if there is an error. Where no accelerator is at hand this is not the machine that trains, so
-missing packages and too small disks are notes.
+A finding has a level: ``error`` (the run would fail or learn nothing), ``dropped`` (rows that are not trained on), ``note``
+(worth knowing). The exit code is 1 if there is an error. A machine without accelerator is assumed not to be the one that
+trains, so its missing packages and small disk are only notes.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], StageConfig]
 
 ROW_REMEDIES = {
     **REMEDIES,
-    "malformed": "mend the fields that are named (docs/your-own-data.md shows a row)",
-    "image_count": "give one image part in the prompt for each picture",
+    "malformed": "fix the fields that are named (docs/your-own-data.md shows a row)",
+    "image_count": "give one image part in the prompt for each image",
     "over_long": "raise max_row_tokens, lower max_pixels, or shorten the rows",
     "control_token": "remove control tokens from the completions",
 }
@@ -72,8 +72,8 @@ class Report:
 
 
 def check(stage: StageConfig) -> Report:
-    """All checks of a stage's checked config, in seconds."""
-    unset_hf_deepspeed_config()  # as in make_plan: the config's skeleton is made whole
+    """Run all checks on a stage's config; takes seconds."""
+    unset_hf_deepspeed_config()  # as in make_plan: skeletons must not be sharded
     report, began = Report(), time.monotonic()
     args, options = stage.args, stage.options
     world = options.gpus or world_size()
@@ -93,7 +93,9 @@ def check(stage: StageConfig) -> Report:
     if reader is not None:
         if not reader.exact:
             report.add(
-                "note", "model", f"The tokenizer of {options.model} is not at hand: text tokens are an upper bound."
+                "note",
+                "model",
+                f"The tokenizer of {options.model} is not here, so counts of text tokens are upper bounds.",
             )
         if isinstance(options, GrpoOptions):
             problems = _grpo_rows(report, options, reader)
@@ -115,7 +117,7 @@ def check(stage: StageConfig) -> Report:
 
 
 def _resume(report: Report, stage: StageConfig, world: int) -> None:
-    """What a run in ``output_dir`` is resumed with; a launcher's number of processes is known only where it is stated."""
+    """Report how a run in ``output_dir`` is resumed. With DeepSpeed the number of processes is known only if ``gpus`` is set."""
     known = stage.options.gpus or world > 1 or not stage.args.deepspeed
     if stage.resumption.refusal is not None:
         report.add("error" if known else "note", "resume", str(stage.resumption.refusal))
@@ -124,7 +126,7 @@ def _resume(report: Report, stage: StageConfig, world: int) -> None:
 
 
 def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
-    """Which blocks the adapters reach; False where ``lora`` is a mistake, for which no plan can be made."""
+    """Report the coverage of the adapters; False if ``lora`` is wrong, so that no plan can be made."""
     if options.lora is None:
         return True
     try:
@@ -140,7 +142,7 @@ def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
 
 @contextlib.contextmanager
 def _as_finding(report: Report, check: str) -> Iterator[None]:
-    """Turn what training would end with into a finding."""
+    """Turn an error that training would raise into a finding."""
     try:
         yield
     except UserError as error:
@@ -148,7 +150,7 @@ def _as_finding(report: Report, check: str) -> Iterator[None]:
 
 
 def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list[Problem]) -> None:
-    """What ends a run once the rows are read; problems that the prompt selection leaves out are not foreseen."""
+    """Report what would end a run after the rows are read. The prompt selection's choice is not known yet."""
     with _as_finding(report, "attention_layers"):
         AttentionMass(skeleton(reader.config.to_json_string()), layers=options.attention_layers)
     if problems and options.domain_weights is not None:
@@ -173,7 +175,7 @@ def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Pro
         level: Level = "note" if reason in KEPT_ALL_THE_SAME else "dropped"
         report.add(level, reason, f"{n} rows ({'; '.join(filtered.examples[reason])}): {REMEDIES[reason]}.")
     if not filtered.kept:
-        report.add("error", "problems", f"No problem of {options.problems} can be used: mend what is named above.")
+        report.add("error", "problems", f"No problem of {options.problems} can be used: fix what is named above.")
     report.counts |= {
         "problems": len(filtered.kept),
         "dropped": sum(filtered.dropped.values()),
@@ -208,7 +210,7 @@ def _check_batches(report: Report, args: Any, options: Any, world: int, rows: in
             report.add(
                 "error",
                 "batch",
-                f"A generation writes {responses} responses on {world} processes, no multiple of num_generations "
+                f"A generation has {responses} responses on {world} processes, which is no multiple of num_generations "
                 f"{args.num_generations}: change per_device_train_batch_size or num_generations.",
             )
         step = responses // args.num_generations
@@ -217,14 +219,17 @@ def _check_batches(report: Report, args: Any, options: Any, world: int, rows: in
         report.counts["rows_a_step"] = step
     if 0 < rows < step:
         report.add(
-            "error", "batch", f"{rows} usable rows are fewer than the {step} of one step: give more, or a lower batch."
+            "error",
+            "batch",
+            f"{rows} usable rows are fewer than the {step} of one step: give more rows, or lower the batch size.",
         )
 
 
 def _disk(report: Report, stage: StageConfig, world: int, level: Level) -> None:
-    """A checkpoint holds weights, and 12 bytes (Adam and, under DeepSpeed, float32 weights) a trainable weight.
+    """Compare the disk space that checkpoints need with the free space.
 
-    With LoRA the weights of a checkpoint are those of the adapters; the whole model is written once, merged.
+    A checkpoint has the weights, and 12 bytes per trainable weight (Adam and, under DeepSpeed, float32 weights). With LoRA its
+    weights are those of the adapters, and the whole model is written once, merged.
     """
     args = stage.args
     try:
@@ -236,9 +241,8 @@ def _disk(report: Report, stage: StageConfig, world: int, level: Level) -> None:
     width = 4 if stage.options.dtype == "float32" and not args.deepspeed else 2
     saved = weights * width if stage.options.lora is None else trainable * 4
     one = saved + (trainable * 12 if args.save_strategy != "no" else 0)
-    kept = (
-        0 if args.save_strategy == "no" else (args.save_total_limit or 10) + 1
-    )  # the old one goes after the new one is whole
+    # One more than the limit: the oldest is removed after the new one is complete.
+    kept = 0 if args.save_strategy == "no" else (args.save_total_limit or 10) + 1
     wanted = kept * one + weights * width + (saved if stage.options.lora is not None else 0)
     folder = Path(args.output_dir).resolve()
     folder = next(path for path in (folder, *folder.parents) if path.exists())
@@ -248,7 +252,7 @@ def _disk(report: Report, stage: StageConfig, world: int, level: Level) -> None:
         report.add(
             level,
             "disk",
-            f"Checkpoints want {wanted / GB:.0f} GB and {folder} has {free / GB:.0f} GB: lower save_total_limit "
+            f"Checkpoints need {wanted / GB:.0f} GB and {folder} has {free / GB:.0f} GB: lower save_total_limit "
             "or choose another output_dir.",
         )
 
@@ -261,28 +265,28 @@ def _token_lengths(values: list[int]) -> dict[str, int]:
 
 
 def _precision_of_the_run(given: Mapping[str, Any], config: str) -> dict[str, str]:
-    """The precision that the run will resolve on its device, where this check, on a CPU, would resolve another."""
+    """The precision that the run will resolve on its device, if this check, on a CPU, would resolve another one."""
     if stated(given, config) not in (None, "auto") or given.get("use_cpu"):
         return {}
     if torch.accelerator.is_available():
         return {"precision": resolve(given, config).name}
-    # DeepSpeed trains on GPUs of another machine, where "auto" is bfloat16, and so is TRL's own choice.
+    # With DeepSpeed, another machine trains on GPUs, where both "auto" and TRL's default are bfloat16.
     on_gpus = bool(given.get("deepspeed")) and os.environ.get("DS_ACCELERATOR") != "cpu"
     return {"precision": "bfloat16"} if on_gpus else {}
 
 
 def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
-    """``--check`` and ``--plan`` of a stage's command; prints what it finds and returns the exit code.
+    """``--check`` and ``--plan`` of a stage's command: prints the report and returns the exit code.
 
     Args:
         wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
     """
-    # Parsed as on a CPU: TRL refuses bf16 where there is no GPU, and the machine that checks need not be the one that trains.
+    # Parsed as on a CPU: TRL refuses bf16 without a GPU, and the machine that checks may not be the one that trains.
     given = read_config(config, overrides)
     gpus = given.get("gpus")
     processes = settle_processes().count
     overrides = {**overrides, **_precision_of_the_run(given, config)}
-    # Each process of a launcher looks by itself: nothing is exchanged, and nobody need be waited for.
+    # Each process of a launcher checks on its own: nothing is exchanged, so no process waits for another.
     with as_one_process(), as_if(gpus if isinstance(gpus, int) and gpus > 0 else processes):
         stage = load(config, {**overrides, "use_cpu": True})
     output: dict[str, Any] = {}
@@ -319,16 +323,16 @@ def _print(output: Mapping[str, Any]) -> None:
             print(f"{part:<22}{size:8.2f} GB")
         fit = "fits" if plan["fits"] else "does not fit"
         print(
-            f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB a GPU, {plan['gpus']} x {plan['gpu_memory_gb']:g} GB: {fit}"
+            f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB per GPU, {plan['gpus']} x {plan['gpu_memory_gb']:g} GB: {fit}"
         )
         if plan["cpu_gb"]:
-            print(f"{'CPU memory':<22}{plan['cpu_gb']:8.2f} GB a process")
+            print(f"{'CPU memory':<22}{plan['cpu_gb']:8.2f} GB per process")
         for line in plan["advice"]:
             print(f"change: {line}")
 
 
 def take_flags(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take ``--check``, ``--plan``, ``--json``, ``--memory GB`` out of a command line; ``--gpus`` stays, it is a key.
+    """Take ``--check``, ``--plan``, ``--json``, ``--memory GB`` out of a command line. ``--gpus`` stays: it is a config key.
 
     Raises:
         ConfigError: ``--memory`` without a number.
@@ -343,9 +347,7 @@ def take_flags(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
             try:
                 wanted["memory"] = float(words.pop(0))
             except (IndexError, ValueError):
-                raise ConfigError(
-                    "--memory needs the memory of a GPU in GB behind it, for example --memory 80."
-                ) from None
+                raise ConfigError("--memory needs the memory of one GPU in GB, for example --memory 80.") from None
         else:
             rest.append(word)
     return rest, wanted

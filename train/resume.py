@@ -1,11 +1,11 @@
-"""Resuming under another number of processes, and what a checkpoint must hold to be resumed at all.
+"""Resume with another number of processes, and check what a checkpoint must hold to be resumed.
 
-A step takes ``per_device_train_batch_size x gradient_accumulation_steps x processes`` rows. Trainer finds its place in an epoch,
-the number of steps and the learning rate from that product as it is now, so a run that resumes with another one takes another
-course in silence. Here the product stays: ``gradient_accumulation_steps`` follows the number of processes.
+A step takes ``per_device_train_batch_size x gradient_accumulation_steps x processes`` rows. Trainer computes the position in an
+epoch, the number of steps and the learning rate from the present product, so a run that resumes with another product would
+silently train differently. Here the product stays: ``gradient_accumulation_steps`` is adapted to the number of processes.
 
-Each complete checkpoint holds a mark (``train.checkpoints.KeepCheckpoints``) with ``course`` of the processes that wrote it, and
-``settings.json`` has the same. Checkpoints of earlier versions have an empty mark: settings and files say what was.
+Each complete checkpoint holds a mark (``train.checkpoints.KeepCheckpoints``) with the ``course`` of the processes that wrote it,
+and so does ``settings.json``. In checkpoints of earlier versions the mark is empty, and settings and files tell the course.
 """
 
 import json
@@ -23,10 +23,10 @@ from configs.run_dir import changes, read_record
 from train.checkpoints import is_final, last_checkpoint
 
 CUT = ("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size")
-"""How the rows of a step and of a generation are cut up: what counts are ``rows_a_step`` and ``rows_a_generation``."""
+"""The keys that divide the rows of a step and of a generation; only ``rows_a_step`` and ``rows_a_generation`` must stay."""
 PER_DEVICE, ACCUMULATION, PER_GENERATION, GENERATION = CUT
 DEFAULTS = {PER_DEVICE: 8, ACCUMULATION: 1}  # Trainer's
-# Keys of a DeepSpeed config that only decide about memory and traffic.
+# Keys of a DeepSpeed config that affect memory and communication only.
 DEEPSPEED_FREE = (
     "overlap_comm",
     "contiguous_gradients",
@@ -39,14 +39,14 @@ DEEPSPEED_FREE_ENDS = ("_bucket_size", "_threshold", "max_live_parameters", "max
 
 
 def course(settings: Mapping[str, Any], processes: int) -> dict[str, Any]:
-    """What must stay when the run resumes.
+    """What must stay the same when a run resumes.
 
     Args:
         settings: keys of a training config, or ``vars`` of TRL's arguments.
 
     Returns:
-        ``processes``, ``rows_a_step``, ``rows_a_generation`` (None but for GRPO), ``bound`` (why the number of processes must
-        stay; None where it may change), ``zero`` (DeepSpeed's stage, or None) and ``deepspeed`` (its config, or None).
+        ``processes``, ``rows_a_step``, ``rows_a_generation`` (GRPO only, else None), ``bound`` (why the number of processes
+        must stay, or None if it may change), ``zero`` (DeepSpeed's stage, or None) and ``deepspeed`` (its config, or None).
     """
     rows = rows_at_once(settings, processes)
     step = rows * (settings.get(ACCUMULATION) or DEFAULTS[ACCUMULATION])
@@ -64,7 +64,7 @@ def course(settings: Mapping[str, Any], processes: int) -> dict[str, Any]:
 
 
 def rows_at_once(settings: Mapping[str, Any], processes: int) -> int:
-    """The rows of one forward of all processes."""
+    """The rows of one forward, summed over all processes."""
     accelerator = settings.get("accelerator_config")
     split = (
         accelerator.get("split_batches")
@@ -75,7 +75,7 @@ def rows_at_once(settings: Mapping[str, Any], processes: int) -> int:
 
 
 def bound(settings: Mapping[str, Any]) -> str | None:
-    """Why a run with these settings can only be resumed by as many processes as there were; None where that does not matter."""
+    """Why a run with these settings can be resumed only by the same number of processes; None if any number can."""
     by_accelerate = {
         name for name in ("DEEPSPEED", "FSDP") if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
     }
@@ -93,17 +93,17 @@ def bound(settings: Mapping[str, Any]) -> str | None:
 
 
 def deepspeed_config(given: Any) -> dict[str, Any] | None:
-    """DeepSpeed's config as a mapping, from a mapping or a file; None where there is none, or where it cannot be read."""
+    """DeepSpeed's config as a mapping, from a mapping or a file; None if there is none or it cannot be read."""
     if not given or isinstance(given, Mapping):
         return dict(given) if given else None
     try:
         return dict(json.loads(Path(given).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # DeepSpeed says what is wrong with it
+    except (OSError, ValueError, TypeError):  # DeepSpeed reports what is wrong with it
         return None
 
 
 def changed_deepspeed(before: Any, now: Any) -> list[str]:
-    """The keys in which two DeepSpeed configs differ, without those that a resume may change."""
+    """The keys in which two DeepSpeed configs differ, except those that may change on a resume."""
     changed = changes({"deepspeed": before}, {"deepspeed": now})
     names = {place: place.rpartition(".")[2] for place in changed}
     return [
@@ -112,7 +112,7 @@ def changed_deepspeed(before: Any, now: Any) -> list[str]:
 
 
 def read_course(known: Mapping[str, Any], checkpoint: Path | None) -> dict[str, Any]:
-    """The ``course`` of a run: of its checkpoint's mark, else of its ``settings.json`` (``known``), whatever version wrote them."""
+    """The ``course`` of a run, from its checkpoint's mark, else from its ``settings.json`` (``known``), of any version."""
     mark = read_mark(checkpoint) if checkpoint is not None else {}
     if "rows_a_step" in mark:
         return mark
@@ -124,12 +124,12 @@ def read_course(known: Mapping[str, Any], checkpoint: Path | None) -> dict[str, 
 
 
 def read_mark(checkpoint: Path) -> dict[str, Any]:
-    """The mark of a complete checkpoint; empty if an earlier version made it."""
+    """The mark of a complete checkpoint; empty if an earlier version wrote it."""
     return read_record(checkpoint / COMPLETE)
 
 
 def _writers(checkpoint: Path | None) -> int:
-    """How many processes have left their random state in a checkpoint; 0 where none has."""
+    """The number of processes whose random state is in a checkpoint; 0 if none."""
     if checkpoint is None:
         return 0
     return len(list(checkpoint.glob("rng_state_*.pth"))) or int((checkpoint / "rng_state.pth").exists())
@@ -137,12 +137,12 @@ def _writers(checkpoint: Path | None) -> int:
 
 @dataclass(frozen=True)
 class Resumption:
-    """How the run in an output folder is resumed, found before anything loads.
+    """How the run in an output folder is resumed, decided before anything loads.
 
     Attributes:
-        keys: of the config, to be set in place of what it says.
-        message: one line about them.
-        refusal: why it cannot be resumed.
+        keys: keys of the config with the values that replace its own.
+        message: the line to print about them.
+        refusal: why the run cannot be resumed.
     """
 
     keys: dict[str, int] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class Resumption:
     refusal: UserError | None = None
 
     def confirm(self, main: bool) -> None:
-        """Say it, or raise the refusal."""
+        """Print the message, or raise the refusal."""
         if self.refusal is not None:
             raise self.refusal
         if self.message is not None and main:
@@ -158,10 +158,10 @@ class Resumption:
 
 
 def resumption(settings: Mapping[str, Any], processes: int) -> Resumption:
-    """How ``processes`` processes resume what is in ``output_dir`` of a config; nothing to do where there is no run.
+    """How ``processes`` processes resume the run in a config's ``output_dir``; empty if there is no run.
 
-    A run that has ended, in steps or altogether, can be taken up by any number. Settings are compared elsewhere
-    (``train.run_folder``); where the user has cut the rows up in another way himself, that is left to the comparison.
+    Any number of processes can resume a run whose last step is done. If the user changed the division of the rows (``CUT``),
+    nothing is adapted: ``train.run_folder`` compares the settings and may refuse them.
     """
     folder = Path(settings["output_dir"])
     found, known = last_checkpoint(folder, remove_torn=False), read_record(folder / "settings.json")
@@ -193,14 +193,14 @@ def resumption(settings: Mapping[str, Any], processes: int) -> Resumption:
 def _keep_rows(
     settings: Mapping[str, Any], before: Mapping[str, Any], processes: int, folder: Path, ended: bool
 ) -> Resumption:
-    """The cut under which a step, and a generation, keep their rows."""
+    """The values of ``CUT`` with which a step and a generation keep their rows."""
     rows, at_once = before["rows_a_step"], rows_at_once(settings, processes)
     generation = before.get("rows_a_generation") or rows
     keys = {ACCUMULATION: rows // at_once}
     if settings.get(PER_GENERATION):
         keys[PER_GENERATION] = generation // at_once
     if rows % at_once or generation % at_once:
-        if ended:  # nothing is trained, and any cut that TRL takes will do
+        if ended:  # nothing is trained, so any values that TRL accepts will do
             whole = math.lcm(generation, at_once)
             return Resumption(
                 {ACCUMULATION: whole // at_once, **({PER_GENERATION: whole // at_once} if len(keys) > 1 else {})}
@@ -218,7 +218,7 @@ def _keep_rows(
 
 
 def _cannot_share(settings: Mapping[str, Any], rows: int, generation: int, processes: int, folder: Path) -> UserError:
-    """The refusal, with the values that would do."""
+    """The refusal, with values that would work."""
     size, shared = _given(settings, PER_DEVICE), math.gcd(rows, generation)
     numbers = [str(number) for number in range(1, shared + 1) if shared % (size * number) == 0]
     ways = [f"start it with {' or '.join(numbers)} process{'es' if numbers != ['1'] else ''}"] if numbers else []
@@ -245,9 +245,9 @@ def _several(processes: int) -> str:
 
 
 def missing_part(checkpoint: Path, before: Mapping[str, Any]) -> str | None:
-    """What a complete checkpoint lacks of what a resume needs; transformers leaves some of it out without a word.
+    """What a complete checkpoint lacks for a resume, or None. transformers would silently resume without some of its files.
 
-    A run whose last step was taken needs its weights alone.
+    A run whose last step is done needs only the weights.
     """
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -279,7 +279,7 @@ def missing_part(checkpoint: Path, before: Mapping[str, Any]) -> str | None:
 
 
 def _state_files(checkpoint: Path, before: Mapping[str, Any]) -> list[str]:
-    """What a resume of as many processes reads besides weights and ``trainer_state.json``."""
+    """The files that a resume reads besides weights and ``trainer_state.json``."""
     processes = before["processes"]
     random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     why = before.get("bound") or ""
@@ -296,7 +296,7 @@ def _state_files(checkpoint: Path, before: Mapping[str, Any]) -> list[str]:
 
 
 def _has_weights(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be named as a model: it has whole weights, not only an adapter or the parts of each process."""
+    """Whether a checkpoint can be loaded as a model: it has all weights, not only an adapter or the shards of each process."""
     names = ("model.safetensors", "model.safetensors.index.json")
     return (checkpoint / "config.json").is_file() and any((checkpoint / name).is_file() for name in names)
 
@@ -311,9 +311,9 @@ def _other_ways(checkpoint: Path) -> str:
 
 
 def begin_random_numbers(args: Any, checkpoint: Path, step: int) -> None:
-    """Where the number of processes has changed, give each a random state that follows from seed, step and rank.
+    """If the number of processes has changed, seed each one from seed, step and rank.
 
-    Trainer has no state for it in the checkpoint and would repeat the numbers of the first steps.
+    The checkpoint has no random state for this number, and Trainer would repeat the random numbers of the first steps.
     """
     from transformers import set_seed
 

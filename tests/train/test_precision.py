@@ -279,7 +279,7 @@ def test_machines_that_differ_must_be_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torch.distributed.all_gather_object", gather)
     others = "float32"
     announce(Precision("float32", "auto", "cpu"), main=False)
-    with pytest.raises(UserError, match=r"bfloat16, float32\): say precision: bfloat16 or precision: float32"):
+    with pytest.raises(UserError, match=r"bfloat16, float32\): set precision: bfloat16 or precision: float32"):
         announce(Precision("bfloat16", "auto", "cpu"), main=True)
 
 
