@@ -1,13 +1,13 @@
-"""A thin subclass of TRL's ``GRPOTrainer`` whose rewards know how much each response looked at its image.
+"""A thin subclass of TRL's ``GRPOTrainer`` with rewards for the attention of each response to its image.
 
-What it changes, and why there:
+What it overrides, and why:
 
-- Rows of the data set are problem numbers. Prompts are built where they are used and encoded once, by ``vlm.chat``: training
+- Rows of the data set are problem numbers. Prompts are built when they are used and encoded once, by ``vlm.chat``, so training
   and inference see the same tokens and the same pixels.
-- The attention mass is recorded while transformers generates (rows come one at a time), or, with vLLM, in the pass that
-  computes the old log-probabilities: no forward of its own either way.
-- Rewards are computed once a row, gathered, and only then combined: unjudged rows, controls and the bound of the grounding
-  penalty need the whole group, and one process may hold only a part of it.
+- The attention mass is recorded while transformers generates (one query row per step), or, with vLLM, in the pass that
+  computes the old log-probabilities. Neither needs an additional forward.
+- Rewards are computed per row, gathered, and only then combined: unjudged rows, controls and the bound of the grounding
+  penalty need the whole group, of which one process may hold only a part.
 """
 
 import copy
@@ -47,13 +47,13 @@ from vlm.response import find_reasoning
 
 
 class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
-    """TRL's trainer on problems with images; see the module for what differs.
+    """TRL's trainer on problems with images; the module's docstring lists what differs.
 
     Args:
         vlm: the model to train.
-        problems: those to train on.
+        problems: the problems to train on.
         options: this project's keys of the config (rewards, attention, style).
-        args: TRL's. ``reward_weights`` and ``generation_kwargs["suppress_tokens"]`` are set here.
+        args: TRL's arguments; ``reward_weights`` and ``generation_kwargs["suppress_tokens"]`` are set here.
 
     Raises:
         ConfigError: continuous batching, or vLLM without its importance correction: the mass could not be recorded.
@@ -63,13 +63,13 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     def __init__(self, vlm: VLM, problems: Sequence[Problem], options: GrpoOptions, args: Any, **kwargs: Any) -> None:
         if args.use_transformers_continuous_batching:
             raise ConfigError(
-                "use_transformers_continuous_batching runs outside of the model's attention, so the mass on the picture could "
-                "not be recorded: leave it out, or use vLLM."
+                "use_transformers_continuous_batching bypasses the model's own attention, so the mass on the image cannot be "
+                "recorded: remove it, or use vLLM."
             )
         if args.use_vllm and not args.vllm_importance_sampling_correction:
             raise ConfigError(
-                "With vLLM the mass is recorded in the pass that corrects for its probabilities: set "
-                "vllm_importance_sampling_correction to true."
+                "With vLLM the mass on the image is recorded in the pass of its importance correction: set "
+                "vllm_importance_sampling_correction: true."
             )
         self.problems, self.options = list(problems), options
         self.reader, self.full_processor = reader_of(vlm), vlm.processor
@@ -77,7 +77,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.terms = list(dict.fromkeys([*KNOWN, *self.composition]))
         self._prepare_rewards()
         self.recorded: list[tuple[Tensor, Tensor]] = []
-        AttentionMass(vlm.model, layers=options.attention_layers)  # a layer that is not there: now, not after loading
+        AttentionMass(vlm.model, layers=options.attention_layers)  # raises here if a layer does not exist
         args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
         args.generation_kwargs = _without_image_tokens(args, image_token_ids(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
@@ -92,11 +92,11 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         )
         if self.ref_model is not None:
             drop_empty_images(self.accelerator.unwrap_model(self.ref_model))
-        # TRL gathers the images from the ranks whose batch has any, and waits for ever for one whose batch is text alone.
+        # TRL gathers images only from ranks whose batch has some, and waits forever for a rank whose batch is text only.
         self.shows_images, self.log_multimodal = self.log_multimodal and self.log_completions, False
 
     def _prepare_rewards(self) -> None:
-        """What rewards need beside the response; what is wrong with them is said now and not in the middle of a step."""
+        """Prepare what the rewards need besides the response, so that errors appear before the first step."""
         sources, options = {source_of(name) for name in self.composition}, self.options
         folder = Path(options.reward_folder or ".")
         self.own = {
@@ -115,7 +115,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
                     "'process_claims' has nothing to check claims against: no problem states meta.facts. Name a responder."
                 )
 
-    model: Any  # the trainer's own types allow None
+    model: Any  # TRL's type hints allow None
     processing_class: Any
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -138,7 +138,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return batch
 
     def _example(self, index: int, opened: dict[str, Any]) -> dict[str, Any]:
-        """TRL's columns for a problem; an image that stands several times in a batch is opened once."""
+        """TRL's columns for a problem. ``opened`` caches images by path, since a group shows the same ones."""
         problem = self.problems[index]
         for path in problem.images:
             if path not in opened:
@@ -148,7 +148,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return {"index": index, "prompt": turns, "images": [opened[path] for path in problem.images]}
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any] | None, dict[str, Any]]:
-        """As in TRL, by ``vlm.chat.encode``: the tokens of inference, with user text that cannot become a control token."""
+        """As in TRL, but by ``vlm.chat.encode``: the tokens of inference, and no control token can come from user text."""
         images = [
             [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
             for turns in prompts
@@ -158,11 +158,11 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         mask = batch["attention_mask"].bool()
         fields = {}
         for key, value in batch.items():
-            per_token = value.shape == mask.shape  # TRL pads these again, on its own
+            per_token = value.shape == mask.shape  # unpadded here, because TRL pads them again
             fields[key] = [row[kept].tolist() for row, kept in zip(value, mask, strict=True)] if per_token else value
         prompt_ids = fields.pop("input_ids")
         fields.pop("attention_mask")
-        # None and not [] for text alone: vLLM's side of TRL takes the first image of every list.
+        # None and not [] for text only: TRL's vLLM code takes the first image of every list.
         return prompt_ids, [row or None for row in images] if any(images) else None, fields
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
@@ -174,10 +174,10 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], Any]:
-        """As in TRL; training goes on with ``prompt_ids`` as they are given, vLLM on the same GPUs gets them shortened.
+        """As in TRL, but colocated vLLM gets shortened prompts; training continues with ``prompt_ids`` as given.
 
-        It puts as many image tokens as an image has in place of the first one that it finds, so it must find one an image.
-        vLLM as a server wants them all: TRL sends it the features, placed on these tokens.
+        vLLM replaces one image token per image by as many as the image has, so a prompt must have one per image. A vLLM server
+        needs all of them: TRL sends it the features, placed on these tokens.
         """
         if self.use_vllm:
             if images is not None:
@@ -192,19 +192,19 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return completion_ids, logprobs
 
     def _as_read(self, images: Sequence[Sequence[Any] | None]) -> list[list[Any] | None]:
-        """The images in the size in which training reads them: vLLM sizes them too, by limits that need not be the config's."""
+        """The images in training's size: vLLM resizes too, and its limits may differ from those of the config."""
         fitted = {id(one): fit_image(one, self.full_processor) for row in images for one in row or ()}
         return [[fitted[id(one)] for one in row] if row else None for row in images]
 
     def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """With vLLM the first such pass without gradients, over the sampled responses, is where the mass is recorded."""
+        """With vLLM, record the mass in the first pass without gradients over the sampled responses."""
         compute = partial(super()._get_per_token_logps_and_entropies, model, *args, **kwargs)
         if not self.use_vllm or torch.is_grad_enabled() or self.recorded or model is not self.model:
             return compute()
         return self._recording_pass(compute, *args[:3])
 
     def _recording_pass(self, compute: Callable[[], Any], ids: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
-        """Run a forward over prompt and completion with the rows of a generation recorded: (1 + completion) a sequence."""
+        """Run a forward over prompt and completion, and record the query rows of a generation: 1 + completion per sequence."""
         with AttentionMass(self.model, layers=self.options.attention_layers, rows=logits_to_keep + 1) as probe:
             result = compute()
         mass, lift = (torch.cat([getattr(part, name) for part in probe.recordings], dim=1) for name in ("mass", "lift"))
@@ -214,7 +214,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return result
 
     def _keep(self, mass: Tensor, lift: Tensor, completion_ids: Sequence[Sequence[int]]) -> None:
-        """One (T,) mass and lift a response, averaged over layers, without the end-of-turn token."""
+        """Store the (T,) mass and lift of each response, averaged over layers, without the end-of-turn token."""
         counts = [self._token_count(ids) for ids in completion_ids]
         rows = self.options.attention_rows
         parts = (response_mass(values, counts, rows=rows) for values in (mass, lift))
@@ -245,7 +245,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self._ask_about_claims(rollouts, problems)
         own = map_in_threads(lambda rollout: row_of(rollout, self.options.lift_floor, self.own), rollouts)
         for row, rollout in zip(own, rollouts, strict=True):
-            row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # a curve of the accuracy for each domain
+            row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # logged as the accuracy by domain
         self.rows = rows = gather_object(own)
         mode = "train" if self.model.training else "eval"
         size: Any = self.num_generations if mode == "train" else self.num_generations_eval
@@ -254,10 +254,10 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             rows, self.composition, size, self.args.seed + self.state.global_step, options.drop_in_constant_groups
         )
         for name, column in columns.items():
-            if column.isinf().any():  # TRL would make 0 of every advantage of that group, without a word
+            if column.isinf().any():  # TRL would silently set every advantage of that group to 0
                 raise UserError(
-                    f"At step {self.state.global_step + 1} the reward '{name}' is infinite for a response, and its group would teach "
-                    "nothing: give it the weight 0 and report it, with the row of log.jsonl before."
+                    f"At step {self.state.global_step + 1} the reward '{name}' is infinite for a response, so its group would have no "
+                    "advantage: set its weight to 0, and report it with the last row of log.jsonl."
                 )
         for name, value in metrics(rows, size).items():
             self._metrics[mode][name].append(value)
@@ -282,7 +282,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         )
 
     def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:
-        """Where ``image_information`` is among the rewards, at whatever weight: three forwards over what was written."""
+        """If ``image_information`` is among the rewards, also with weight 0: three forwards over the responses."""
         if self.mismatched is None:
             return
         problems = [self.problems[index] for index in indices]
@@ -298,7 +298,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             rollout.information, rollout.information_blank = other, empty
 
     def _ask_about_claims(self, rollouts: list[Rollout], problems: list[Problem]) -> None:
-        """Ask the responder, once each, about claims that the facts do not cover."""
+        """Ask the responder about claims that the facts do not cover; answers are cached."""
         if self.responder is None:
             return
         open_claims: dict[int, list[Question]] = {}
@@ -318,7 +318,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # the processor as it was loaded, not the trainer's stand-in
+        if self.args.should_save:  # the loaded processor, not its stand-in (_encoded_once)
             self.full_processor.save_pretrained(output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
@@ -326,10 +326,10 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
 
 
 def _encoded_once(processor: Any) -> Any:
-    """A copy of the processor that, when called, hands out the batch that was encoded last.
+    """A copy of the processor that returns the batch that was encoded last.
 
-    TRL calls the processor a second time for the images of the prompts it has just tokenized. It would size them by the
-    processor's own rule, and twice; here it gets what ``vlm.chat.encode`` made of them.
+    TRL calls the processor a second time for the images of the prompts that it has just tokenized, which would process them
+    twice, and in the processor's own size. Here it gets the result of ``vlm.chat.encode``.
     """
 
     def encoded_batch(self: Any, images: Any = None, text: Any = None, **_: Any) -> BatchFeature:
@@ -343,7 +343,7 @@ def _encoded_once(processor: Any) -> Any:
 
 
 def conversation_text(turns: str | list[dict[str, Any]]) -> str:
-    """A conversation as plain text, ``<image>`` where an image stands; text stays what it is."""
+    """A conversation as plain text, with ``<image>`` for an image; a text is returned as it is."""
     if isinstance(turns, str):
         return turns
     contents = ([{"type": "text", "text": c}] if isinstance(c := turn["content"], str) else c for turn in turns)
@@ -351,22 +351,22 @@ def conversation_text(turns: str | list[dict[str, Any]]) -> str:
 
 
 def reasoning_token_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
-    """Token span [start, end) strictly inside the first <think> ... </think>; None without a closed thinking span.
+    """Token span [start, end) strictly inside the first <think> ... </think>; None if it is not closed.
 
-    A prompt may have opened the reasoning already: it then begins at token 0.
+    If the prompt already opened the reasoning, the span begins at token 0.
     """
     text = _decode(tokenizer, ids)
     reasoning = find_reasoning(text)
     if not reasoning.closed:
         return None
     start = _tokens_until(tokenizer, ids, reasoning.start)
-    # A token that holds the end of the reasoning and the tag's begin is not strictly inside.
+    # A token that contains the end of the reasoning and the start of the tag is not inside.
     inside = _tokens_until(tokenizer, ids, reasoning.end + 1) - 1
     return (start, max(start, inside))
 
 
 def _tokens_until(tokenizer: Any, ids: Sequence[int], characters: int) -> int:
-    """The least number of tokens whose text has so many characters (bisection: token texts need not add up)."""
+    """The least number of tokens whose text has at least ``characters`` (bisection, as texts of tokens may not concatenate)."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
@@ -382,7 +382,7 @@ def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _named(term: str) -> Callable[..., list[float | None]]:
-    """A stand-in with a term's name: TRL wants a function for each, and ``_calculate_rewards`` computes them all at once."""
+    """A stand-in with a term's name: TRL needs a function per reward, but ``_calculate_rewards`` computes them together."""
 
     def stand_in(*_: Any, **__: Any) -> list[float | None]:
         raise NotImplementedError(f"{term} is computed by VisualGRPOTrainer._calculate_rewards")
@@ -392,7 +392,7 @@ def _named(term: str) -> Callable[..., list[float | None]]:
 
 
 def _without_image_tokens(args: Any, tokens: list[int]) -> dict[str, Any]:
-    """Generation settings under which no image token is sampled: it would be taken for an image in the next forward."""
+    """Generation settings that never sample an image token: the next forward would expect an image for it."""
     given = dict(args.generation_kwargs or {})
     if args.use_vllm:  # vLLM has no suppress_tokens (derived from its documentation, not run)
         bias = dict.fromkeys(tokens, -100.0)

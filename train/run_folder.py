@@ -1,7 +1,8 @@
 """The folder of a training run: what identifies the run, what a resume may change, and its log.
 
-A run folder holds ``settings.json`` (config and versions), ``log.jsonl`` (one row a logged step), ``checkpoint-N`` and, once
-the run has ended, the model as a standard folder and ``summary.json``, which is written last: it says that all else is there.
+A run folder holds ``settings.json`` (config and versions), ``log.jsonl`` (one row per logged step), ``checkpoint-N`` and, after
+the run has finished, the model as a standard folder and ``summary.json``. The summary is written last: everything else is then
+complete.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from train.resume import CUT, changed_deepspeed, read_course
 from train.resume import course as course_of
 from vlm.identity import model_folder, model_identity
 
-# What may change when a run resumes: where and how often it writes, its memory, its patience.
+# Keys that may change when a run resumes, because they do not affect the result: output, logging, memory, timeouts.
 FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
@@ -38,17 +39,17 @@ FREE = {
 TRAINING_WRITES = (
     *("checkpoint-*", "adapter*", "completions", "*.json", "log.jsonl", "pass_rates*.jsonl", "wandb_run.txt"),
     *("README.md", "*.safetensors", "*.bin", "*.pt", "*.pth", "*.model", "*.tiktoken", "*.jinja"),
-    *("vocab.txt", "merges.txt"),  # of tokenizers; other files that end like this are notes of a person
+    *("vocab.txt", "merges.txt"),  # of tokenizers; other .txt files may be a user's notes
 )
-"""What a run writes into its folder, and transformers, TRL and peft for it; of their names only the endings are known."""
+"""Patterns of the files that a run, transformers, TRL and PEFT write into its folder."""
 FREE_KINDS = ("logging_", "save_", "vllm_", "hub_")
 DECIDING = ("vllm_importance", "vllm_structured")
 
 
 class Log(TrainerCallback):
-    """Append every logged step to ``log.jsonl`` and print a line about it; NaN becomes null.
+    """Append every logged step to ``log.jsonl``, with null for NaN, and print a line about it.
 
-    ``seconds`` in a row is the time spent in training steps since the run began, resumes included.
+    ``seconds`` in a row is the time spent in training steps since the run began, across resumes.
     """
 
     def __init__(self, path: Path, shown: Sequence[str]) -> None:
@@ -79,12 +80,12 @@ def _json_number(value: Any) -> Any:
 
 
 class RunFolder:
-    """The folder of one training run on the data set ``data``, begun from ``model``. Only the main process writes to it.
+    """The folder of one training run on the data set ``data``, starting from ``model``. Only the main process writes to it.
 
     Args:
-        precision_source: see ``train.precision.Precision``; kept beside the settings, of which the precision is one.
-        course: see ``train.resume``; kept beside the settings too.
-        files: the checksums of the user's own rewards (``reward.user.reward_files``); kept there too.
+        precision_source: see ``train.precision.Precision``; recorded beside the settings.
+        course: see ``train.resume``; recorded too.
+        files: the checksums of the user's own rewards (``reward.user.reward_files``); recorded too.
 
     Raises:
         UserError: the folder cannot be written, holds what no training run wrote, or is the folder of the start model.
@@ -110,11 +111,11 @@ class RunFolder:
         self.known: dict[str, Any] = {}
         self.model = model
         with refused_by_all():
-            if main_process:  # another node may have a folder of its own, in which only checkpoints are written
+            if main_process:  # another node may have its own folder, with checkpoints only
                 check_output_folder(self.path, model)
         make_folder(self.path)
         self.before = self.dir.known() or {}
-        # An earlier version knew the start model by its name: its run stays so, or what it sampled would not be found again.
+        # Earlier versions recorded only the start model's name. Such a run keeps it, because the key of its pass rates contains it.
         named_only = bool(self.before) and self.before.get("model_sha256") is None
         self.model_sha256 = None if named_only else model_identity(model)
 
@@ -128,24 +129,24 @@ class RunFolder:
             yield
 
     def finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has ended here; None where there is one to begin or to resume.
+        """The summary of a run that has finished here; None if it is to be started or resumed.
 
         Raises:
-            UserError: what is here has other settings, began from another model, or was trained on other data.
+            UserError: the run here has other settings, another start model or other data.
         """
         ended, checkpoint = self.dir.finished(), last_checkpoint(self.path, remove_torn=False)
         if ended is None and checkpoint is None and not (self.path / "choice.json").exists():
             return None
         if self.before or ended is not None:
             now = {"settings": self.settings, "model_sha256": self.model_sha256, **self.files}
-            with contextlib.suppress(OSError):  # a data set that is not there is said where it is read
+            with contextlib.suppress(OSError):  # a missing data set is reported where it is read
                 now["data_sha256"] = data_sha256(self.data)
             before = read_course(self.before, checkpoint[0] if checkpoint else None)
             self.dir.refuse(changed_settings(_comparable(self.before), _comparable(now), before, self.course))
         return ended
 
     def begin(self) -> tuple[Path, int] | None:
-        """Write ``settings.json`` and find the checkpoint to resume from (path, step), with the log cut back to it.
+        """Write ``settings.json``, find the checkpoint to resume from (path, step), and truncate the log to its step.
 
         Raises:
             UserError: a checkpoint in the folder was not written by this run.
@@ -169,7 +170,7 @@ class RunFolder:
 
     @property
     def mark(self) -> dict[str, Any]:
-        """What a complete checkpoint of this run is marked with."""
+        """The content of the mark of this run's complete checkpoints."""
         return {"run": self.known.get("run"), **self.course}
 
     def rows(self) -> list[dict[str, Any]]:
@@ -189,10 +190,10 @@ def training_dir(folder: str | Path) -> RunDir:
 
 
 def check_output_folder(folder: Path, model: str) -> None:
-    """Refuse the folder of the start model, and one that holds what no training run wrote.
+    """Refuse an output folder that holds the start model, or files that no training run wrote.
 
     Raises:
-        UserError: it is one of them.
+        UserError: it does.
     """
     start = model_folder(model)
     if start is not None and start.resolve().is_relative_to(folder.resolve()) and not _began_from(folder, start, model):
@@ -201,7 +202,7 @@ def check_output_folder(folder: Path, model: str) -> None:
 
 
 def _began_from(folder: Path, start: Path, model: str) -> bool:
-    """Whether an earlier version began this run from a model in a folder of its own below the run's."""
+    """Whether the run in ``folder`` was begun, by an earlier version, from a model in a subfolder of it."""
     apart = start.resolve() != folder.resolve() and not start.name.startswith("checkpoint-")
     return apart and read_record(folder / "settings.json").get("settings", {}).get("model") == model
 
@@ -212,7 +213,7 @@ def _is_training_run(folder: Path) -> bool:
 
 
 def _comparable(known: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a run's record, with the digests of model, data set and rewards where ``changes`` looks for them."""
+    """The settings in a run's record, with the digests of model, data set and rewards under the keys that ``changes`` reads."""
     settings = known.get("settings", {})
     data = "problems" if settings.get("problems") else "dataset"
     digests = {f"model{SHA256}": known.get("model_sha256"), data + SHA256: known.get("data_sha256")}
@@ -226,10 +227,10 @@ def changed_settings(
     course_before: Mapping[str, Any] | None = None,
     course_now: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The keys under which a run would take another course than the one that began.
+    """The keys whose change would make a resumed run differ from the one that began.
 
     Args:
-        course_before, course_now: see ``train.resume.course``; those of one process where not given.
+        course_before, course_now: see ``train.resume.course``. By default those of one process.
     """
     old, new = ({key: value for key, value in one.items() if not _is_free(key)} for one in (before, now))
     changed = list(changes(old, new))
@@ -237,7 +238,7 @@ def changed_settings(
     rows = [(one["rows_a_step"], one.get("rows_a_generation") or one["rows_a_step"]) for one in courses]
     if rows[0] == rows[1]:
         changed = [key for key in changed if key not in CUT]
-    if all(one.get("deepspeed") for one in courses):  # what the file says counts, not where it lies
+    if all(one.get("deepspeed") for one in courses):  # the content of the file is compared, not its path
         changed = [key for key in changed if key.partition(".")[0] != "deepspeed"]
         changed += changed_deepspeed(courses[0]["deepspeed"], courses[1]["deepspeed"])
     precisions = [stated(one) or default(device_type(one)) for one in (before, now)]
