@@ -1,4 +1,4 @@
-"""What a study's config may hold: its arms, and the contrasts that are registered before it runs."""
+"""The config of a study: its arms, and the contrasts that are registered before it runs."""
 
 from typing import Any, Literal
 
@@ -13,9 +13,9 @@ class Arm(StrictModel):
 
     Attributes:
         rewards: of its GRPO run (docs/rewards.md).
-        seeds: how many.
-        start: what it is trained from: the study's cold start (``cold``), or its ``base`` (no cold start).
-        train: False evaluates the start checkpoint as it is.
+        seeds: the number of seeds.
+        start: the checkpoint that training begins with: the study's cold start (``cold``) or its ``base`` model.
+        train: False evaluates the start checkpoint without training.
         keys: further keys of the GRPO config, such as ``drop_in_constant_groups`` or ``blank_pictures``.
     """
 
@@ -39,17 +39,17 @@ class StudyConfig(StrictModel):
 
     Attributes:
         base: the model before any training.
-        run: a finished ``reflection-v run``: its traces, and its sets train, rl and heldout.
+        run: a finished ``reflection-v run``. The study uses its traces and its problem sets train, rl and heldout.
         start: see ``benchmarks.study.start.Start``.
-        grpo: a GRPO config beside this file; model, problems, output_dir, seed, rewards and precision are set here.
-        precision: of every training of the study, its start's too (``train.precision``). No ``auto``: units are compared with
-            each other, and may come from several machines.
+        grpo: a GRPO config beside this file. The study sets model, problems, output_dir, seed, rewards and precision.
+        precision: of all training in the study, the cold start included (``train.precision``). ``auto`` is not allowed,
+            because units are compared with each other and may come from several machines.
         audit: keys of ``eval.audit.AuditConfig``.
-        cross: held-out problems whose responses are crossed; 0 leaves the crosses out.
+        cross: how many held-out problems are used for the crosses; 0 skips them.
         arms: by name.
-        reference: the arm that must have learned for the study to say anything.
+        reference: the arm that must have learned, or the study has no result.
         contrasts: pre-registered; their p-values are corrected together (Holm).
-        entropy_floor: nats a token; below it the reference has nothing left to choose from.
+        entropy_floor: nats per token; below it the reference samples nearly the same response each time.
     """
 
     base: str = "tiny"

@@ -1,12 +1,12 @@
 """Tables and figures of a study: ``python -m benchmarks.study.report runs/study --write docs/study``.
 
-    units.csv       every figure of every unit      swap.svg      swap difference, a dot a seed, means with 95% intervals
+    units.csv       all figures of all units        swap.svg      swap difference: seeds, and means with 95% intervals
     contrasts.csv   the registered contrasts        accuracy.svg  the same for held-out accuracy
-    curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, image taken away, VDM over the response
-    swapped.csv     every swapped problem           cross.svg     change of the mass: text, weights, interaction
-    results.md      tables for people
+    curves.csv      curves by arm, means of seeds   curves.svg    mass, lift, image removed, VDM over the response
+    swapped.csv     all swapped problems            cross.svg     change of the mass: text, weights, interaction
+    results.md      all tables
 
-Whoever runs it again from the same units gets the same files.
+The same units give the same files.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def read_units(study: Path) -> list[Unit]:
     """The finished units, in the order of the study's arms and seeds.
 
     Raises:
-        UserError: there is none, or their tables were not written yet.
+        UserError: no unit is finished, or the tables were not written yet.
     """
     files = sorted(study.glob("*/seed-*/unit.json"))
     units: list[Unit] = [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -52,15 +52,15 @@ def read_units(study: Path) -> list[Unit]:
         raise UserError(f"There are no finished units in {study}: run 'make study' first.")
     tables = study / "contrasts.json"  # written after the units and their crosses
     if not tables.exists() or json.loads(tables.read_text(encoding="utf-8"))["units"] != len(units):
-        raise UserError(f"The tables of {study} are not written yet: give 'make study' again, it goes on there.")
+        raise UserError(f"The tables of {study} are not written yet: run 'make study' again, which writes them.")
     arms = list(json.loads((study / "study.json").read_text(encoding="utf-8"))["arms"])
     return sorted(units, key=lambda unit: (arms.index(unit["arm"]), unit["seed"]))
 
 
 def curve_rows(units: list[Unit]) -> list[tuple[str, str, float, float, int]]:
-    """(arm, curve, x, mean over seeds, seeds) of every curve, as far as all of an arm's seeds reach.
+    """(arm, curve, x, mean over seeds, number of seeds) of each curve, over the range that all seeds of an arm cover.
 
-    Curves over tokens come in bins whose width depends on the longest response, so each is read at whole tokens.
+    Curves over tokens have bins whose width depends on the longest response, so each is interpolated at whole tokens.
     """
     rows = []
     for arm in dict.fromkeys(unit["arm"] for unit in units):
@@ -83,19 +83,22 @@ def curve_rows(units: list[Unit]) -> list[tuple[str, str, float, float, int]]:
 
 
 def _points(curve: Any, x: str, y: str) -> list[tuple[float, float]]:
-    """A curve is either lists by name or rows with estimates."""
+    """The points of a curve, which is stored as lists by name or as rows with estimates."""
     if isinstance(curve, dict):
         return list(zip(curve[x], curve[y], strict=True))
     return [(row[x], row[y]["value"]) for row in curve or [] if row[y]["value"] is not None]
 
 
 def draw(units: list[Unit], study: Path, out: Path) -> None:
-    """The four figures. That of the curves has the arms of the registered contrasts (a pair one colour), the reference and what was
-    not trained; eleven lines at once tell nothing, and curves.csv has them all."""
+    """Draw the four figures.
+
+    To stay readable, curves.svg shows only the arms of the registered contrasts (one colour per pair), the reference and
+    the untrained arms; curves.csv has all arms.
+    """
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "study"  # the same units make the same file
+    matplotlib.rcParams["svg.hashsalt"] = "study"  # fixed ids, so that the same units give the same file
     import matplotlib.pyplot as plt
 
     def save(name: str) -> None:
@@ -160,7 +163,7 @@ def draw(units: list[Unit], study: Path, out: Path) -> None:
 
 
 def write_study_report(study: Path, out: Path) -> None:
-    """Everything that the module's docstring names. Raises UserError where no unit is finished."""
+    """Write all files that the module's docstring lists. Raises UserError if no unit is finished."""
     units = read_units(study)
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(study / "units.csv", out / "units.csv")

@@ -1,11 +1,11 @@
-"""The study: arms that differ in one reward, each over several seeds; what they learn, and whether it is looking.
+"""The study: arms that differ in one reward, each over several seeds. Which of them learn to use the image?
 
     python -m benchmarks.study.run configs/tiny/study/study.yaml --run runs/tiny --out runs/study [--minutes 120] [--only ARM]
 
-It begins with a start of its own (benchmarks/study/start.py). A unit is one arm with one seed: a GRPO run, its audit, and its
-crosses with the reference arm of the same seed and with the start. Its folder holds ``unit.json``, written last; a finished unit
-is kept, a killed one goes on inside of its training or its audit. Units are taken seed by seed, so that after any sitting the
-arms can be compared over equally many seeds. ``--minutes`` starts no unit after that time.
+The study first makes its own start (benchmarks/study/start.py). A unit is one arm with one seed: a GRPO run, its audit, and
+its crosses with the reference arm of the same seed and with the start. ``unit.json`` is written last and marks a finished
+unit; an interrupted unit resumes inside its training or its audit. Units run seed by seed, so that the arms can be compared
+over equally many seeds at any time. After ``--minutes`` no further unit starts.
 
     OUT/start/                                 OUT/units.csv       every figure of every finished unit
     OUT/ARM/seed-S/grpo/    the run            OUT/contrasts.json  the pre-registered contrasts, over seeds
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
 
 def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
-    """Read and check, every arm's GRPO config included, before anything runs.
+    """Read and check the config of the study and the GRPO config of each arm, before anything runs.
 
     Raises:
-        ConfigError: a key, a value, an arm that is not there.
+        ConfigError: an unknown key, a bad value, or an arm that does not exist.
     """
     from eval.audit import AuditConfig
     from train.grpo import load_grpo
@@ -70,7 +70,7 @@ def load_study(path: Path, overrides: Mapping[str, Any] | None = None) -> StudyC
 
 
 def units(config: StudyConfig, only: str | None = None) -> list[tuple[str, int]]:
-    """(arm, seed) in the order in which they are run."""
+    """(arm, seed) of all units, in the order in which they run."""
     most = max(arm.seeds for arm in config.arms.values())
     return [
         (name, seed)
@@ -81,10 +81,10 @@ def units(config: StudyConfig, only: str | None = None) -> list[tuple[str, int]]
 
 
 def run_study(config: StudyConfig, minutes: float | None = None, only: str | None = None) -> dict[str, Any]:
-    """Run the units that are not finished; writes ``units.csv`` and ``contrasts.json`` anew after each.
+    """Run the unfinished units; writes ``units.csv`` and ``contrasts.json`` again after each.
 
     Raises:
-        UserError: another study began in this folder, or a unit's run cannot start.
+        UserError: the folder holds another study, or a unit's run cannot start.
     """
     if only is not None and only not in config.arms:
         raise ConfigError(f"There is no arm '{only}'; there are {', '.join(config.arms)}.")
@@ -102,7 +102,7 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
             if done.exists():
                 continue
             if minutes is not None and time.monotonic() - began > minutes * 60:
-                print(f"{minutes:g} minutes are over: {len(todo) - number + 1} units are left", flush=True)
+                print(f"{minutes:g} minutes are over; {len(todo) - number + 1} units are left", flush=True)
                 break
             print(f"unit {number} of {len(todo)}: {name}, seed {seed}", flush=True)
             run_unit(config, name, seed)
@@ -114,7 +114,7 @@ def run_study(config: StudyConfig, minutes: float | None = None, only: str | Non
 
 
 def _return_memory() -> None:
-    """Have glibc give back what it holds free: responses of ever other lengths leave it with some 300 MB more a unit."""
+    """Make glibc return free memory. Responses of varying lengths fragment the heap by about 300 MB per unit otherwise."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -124,7 +124,7 @@ def unit_folder(config: StudyConfig, name: str, seed: int) -> Path:
 
 
 def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
-    """Train and audit one arm with one seed; both go on where they were."""
+    """Train and audit one arm with one seed; both resume if they were interrupted."""
     from eval.audit import AuditConfig, run_audit
     from train.grpo import run_grpo
     from vlm.problem import read_problems
@@ -150,9 +150,9 @@ def run_unit(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
 
 
 def cross_units(config: StudyConfig) -> None:
-    """Cross every finished unit with the reference arm of its seed and with its untrained start, where these are finished.
+    """Cross each finished unit with the reference arm of its seed and with its untrained start, if these are finished.
 
-    Kept in ``crosses.json`` beside ``unit.json``; what is there is not taken again.
+    The results are in ``crosses.json`` beside ``unit.json``; existing ones are reused.
     """
     from vlm.problem import read_problems
 
@@ -190,7 +190,7 @@ def _cross(
 
 
 def model_of(config: StudyConfig, name: str, seed: int) -> str:
-    """What a unit leaves, or is if nothing is trained."""
+    """The model of a unit: the trained one, or the start if the arm is not trained."""
     arm = config.arms[name]
     return str(unit_folder(config, name, seed) / "grpo") if arm.train else _start_of(config, arm)
 
@@ -204,7 +204,9 @@ def _grpo_keys(config: StudyConfig, name: str, seed: int) -> dict[str, Any]:
     prompts = Path(config.out) / "start" / "prompts"
     own = {"model": _start_of(config, arm), "problems": str(prompts), "seed": seed, "precision": config.precision}
     folder = str(unit_folder(config, name, seed) / "grpo")
-    base = dict.fromkeys(read_config(config.grpo).get("rewards", {}), 0.0)  # an arm says all of its rewards
+    base = dict.fromkeys(
+        read_config(config.grpo).get("rewards", {}), 0.0
+    )  # an arm lists all of its rewards, so those of the file are off
     return {**arm.keys, **own, "output_dir": folder, "rewards": {**base, **arm.rewards}}
 
 
@@ -216,13 +218,13 @@ def _settings(config: StudyConfig) -> dict[str, Any]:
 
 
 NO_FIGURES = ("schema_version", "config", "versions", "problems", "seed", "seconds", "load_average", "measures")
-"""Keys of an audit's report that say how it was made."""
+"""Keys of an audit's report that are no results."""
 ABOUT = ("value", "ci95", "n", "p", "p_holm", "margin", "clusters", "smallest_detectable")
-"""What stands beside an estimate's value and is about that value."""
+"""Keys of an estimate that describe its value."""
 
 
 def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
-    """The numbers of a nested report by dotted name; an estimate counts as its value, curves and lists are left out."""
+    """The numbers of a nested report by dotted name. An estimate becomes its value; curves and lists are skipped."""
     found: dict[str, float] = {}
     for key, value in report.items():
         name = f"{where}{key}"
@@ -237,7 +239,7 @@ def flat(report: Mapping[str, Any], where: str = "") -> dict[str, float]:
 
 
 def finished(config: StudyConfig) -> list[dict[str, Any]]:
-    """The finished units, in order."""
+    """The records of the finished units, in order, with their crosses."""
     rows = []
     for name, seed in units(config):
         folder = unit_folder(config, name, seed)
@@ -250,7 +252,7 @@ def finished(config: StudyConfig) -> list[dict[str, Any]]:
 
 
 def write_tables(config: StudyConfig) -> dict[str, Any]:
-    """``units.csv`` and ``contrasts.json`` of the units that are finished; returns the latter."""
+    """Write ``units.csv`` and ``contrasts.json`` of the finished units; returns the content of the latter."""
     from eval.stats import holm, paired_over_seeds
 
     rows, out = finished(config), Path(config.out)
@@ -270,7 +272,7 @@ def write_tables(config: StudyConfig) -> dict[str, Any]:
         first, second = of(one.first, one.figure), of(one.second, one.figure)
         seeds = min(config.arms[one.first].seeds, config.arms[one.second].seeds)
         contrast = {**one.model_dump(), **paired_over_seeds(first, second)}
-        # A finished unit may lack the figure (no problem to swap): it must not leave the comparison unseen.
+        # A finished unit may lack the figure (no problem to swap). Name its seed, so that it is not dropped silently.
         without = sorted(seed for some in (first, second) for seed, value in some.items() if value is None)
         contrasts.append({**contrast, "seeds_without": without, "final": contrast["n"] + len({*without}) >= seeds})
     for contrast, p in zip(contrasts, holm([contrast["p"] for contrast in contrasts]), strict=True):
@@ -281,10 +283,9 @@ def write_tables(config: StudyConfig) -> dict[str, Any]:
 
 
 def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Has the reference arm learned? Its held-out accuracy minus that of the untrained start, over seeds, and its entropy.
+    """Whether the reference arm has learned: its gain in held-out accuracy over the untrained start, and its entropy.
 
-    ``there`` is None until all seeds of the reference are finished. An untrained arm has one figure, which stands for every
-    seed.
+    ``there`` is None until all seeds of the reference are finished. The untrained start has one value, used for all seeds.
     """
     from eval.stats import paired_over_seeds
 
@@ -303,14 +304,13 @@ def signal(config: StudyConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _same_study(config: StudyConfig, study: RunDir) -> None:
-    """Arms and seeds may be added to a study; what was registered and run must not change under its name."""
+    """Refuse a study that changes what was registered or run. Arms and seeds may be added."""
     from data_construction.build import BuildConfig
 
-    parse_config(
-        BuildConfig, read_config(config.start.build), config.start.build
-    )  # a key must not be copied into the study
+    # Checked first, so that an API key in this file is refused and not copied into study.json.
+    parse_config(BuildConfig, read_config(config.start.build), config.start.build)
     now = config.model_dump(exclude={"out", "run"}) | {"base_sha256": model_identity(config.base)}
-    now["grpo"] = read_config(config.grpo)  # what the files say, not where they lie
+    now["grpo"] = read_config(config.grpo)  # the content of the files, not their paths
     now["start"] |= {key: read_config(getattr(config.start, key)) for key in ("build", "sft")}
     inputs = ("problems/train", "problems/rl", "problems/heldout", "build/traces.jsonl")
     now["inputs"] = {
@@ -334,13 +334,13 @@ def main(argv: list[str] | None = None) -> int:
         path, overrides = parse_arguments(sys.argv[1:] if argv is None else argv, "benchmarks.study.run")
         minutes, only = overrides.pop("minutes", None), overrides.pop("only", None)
         if minutes is not None and not isinstance(minutes, int | float):
-            raise ConfigError("--minutes needs a number behind it.")
+            raise ConfigError("--minutes needs a number, such as --minutes 120.")
         result = run_study(load_study(Path(path), overrides), minutes, only)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped; what was finished is kept, and the same command does the rest.", file=sys.stderr)
+        print("Stopped; finished units are kept, and the same command resumes.", file=sys.stderr)
         return stopped_code()
     print(json.dumps(result, indent=2))
     return 0

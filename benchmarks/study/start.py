@@ -1,10 +1,10 @@
-"""Where the arms of a study start: a cold start of its own, and the prompts that all of them train on.
+"""The start of a study: its own cold start, and the prompts that all arms train on.
 
-It leaves in the study's folder:
+It writes into the study's folder:
 
-    OUT/start/sft.jsonl     rows made of a run's traces, some of them no-op (``data_construction.dataset.MixConfig``)
-    OUT/start/model/        what they make of the base model
-    OUT/start/prompts/      problems that this model solves sometimes; chosen once, so that every arm sees the same
+    OUT/start/sft.jsonl     rows from a run's traces, some with no-op re-looks (``data_construction.dataset.MixConfig``)
+    OUT/start/model/        the base model fine-tuned on these rows
+    OUT/start/prompts/      problems that this model solves sometimes; chosen once, so that all arms train on the same ones
     OUT/start/start.json    counts, written last
 """
 
@@ -20,14 +20,14 @@ from configs.schema import StrictModel, parse_config
 
 
 class Start(StrictModel):
-    """How the start is made.
+    """Settings of the start.
 
     Attributes:
         build: config of the agent loop (beside the study's file) whose ``quality`` and ``mix`` make the rows.
-        mix: keys of ``MixConfig`` on top, such as ``hollow_share``.
+        mix: keys that override its ``mix``, such as ``hollow_share``.
         sft: config of the cold start (beside the study's file).
         prompts: keys of ``train.config.PromptSelection``.
-        seed: of rows, training and choice; the arms' seeds are their own.
+        seed: of rows, training and prompt selection; the arms have their own seeds.
     """
 
     build: str = "../build.yaml"
@@ -40,16 +40,16 @@ class Start(StrictModel):
 def prepare(
     start: Start, base: str, run: Path, grpo: dict[str, Any], out: Path, precision: str = "float32"
 ) -> dict[str, Any]:
-    """Make rows, model and prompts; what is there already stays, a killed training goes on.
+    """Make rows, model and prompts. Existing results are reused, and an interrupted training resumes.
 
     Args:
         base: the model before the cold start.
         run: a finished ``reflection-v run``, for its traces and problem sets.
-        grpo: the checked settings of the arms (temperature, longest completion): prompts are chosen under them.
-        precision: of the cold start: that of the study.
+        grpo: the arms' sampling settings (temperature, longest completion), under which prompts are chosen.
+        precision: of the cold start.
 
     Raises:
-        UserError: the run has no traces, or no prompt is solved sometimes.
+        UserError: the run has no traces, or the model solves each prompt always or never.
     """
     from train.sft import run_sft
 

@@ -1,8 +1,8 @@
-"""What a swap difference is made of: single problems, families, and the problems that two arms share.
+"""The swap difference by problem and by family, over the problems that two arms share.
 
-A problem counts in the swap where both of its images are answered right from scratch, so what an arm has learned decides
-which problems count, and families differ in how readily an answer follows the image. A difference between two arms may then
-be one of the problems that count. Here it is taken over problems that count in both, also family by family.
+A problem counts in the swap test only if the model answers both of its images correctly from scratch. So the problems that
+count depend on what an arm has learned, and families differ in how often the answer follows the image. A difference between
+two arms may therefore come from different problems. Here it is taken over problems that count in both arms.
 """
 
 from collections import defaultdict
@@ -15,11 +15,11 @@ from eval.runner import read_answers
 from eval.stats import paired_over_seeds
 
 MIN_PAIRS = 5
-"""Swapped problems of a family that each of two units must have for their difference to be taken."""
+"""The least number of shared problems in a family; with fewer, its difference is too noisy to report."""
 
 
 class Swapped(NamedTuple):
-    """One swapped problem of one unit. ``value``: it followed the new image (0 or 1) minus it changed with the same one."""
+    """One swapped problem of one unit. ``value``: the answer followed the new image (0 or 1) minus it changed under the same one."""
 
     arm: str
     seed: int
@@ -45,14 +45,14 @@ def swapped_problems(study: Path, units: Iterable[dict[str, Any]]) -> list[Swapp
 
 
 def compositions(rows: Sequence[Swapped], first: str, second: str, untrained: bool = False) -> list[dict[str, Any]]:
-    """The difference of two arms over the problems that count in both, and by family of these, each paired over seeds.
+    """The difference between two arms over the problems that count in both, in total and by family, paired over seeds.
 
     Args:
-        untrained: the second arm is one model without a seed of its own, and stands against every seed of the first.
+        untrained: the second arm is a single model without seeds; it is compared with every seed of the first arm.
 
     Returns:
         Rows with ``over`` (``shared problems``, or a family) and the keys of ``paired_over_seeds``; ``pairs`` is the mean
-        number of problems a seed.
+        number of problems per seed.
     """
     by_unit: dict[tuple[str, int], dict[str, Swapped]] = defaultdict(dict)
     for row in rows:

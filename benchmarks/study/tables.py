@@ -1,4 +1,4 @@
-"""The tables of a study, as Markdown: what was registered, what was not, the crosses."""
+"""The tables of a study, in Markdown: registered contrasts, comparisons that were not registered, crosses."""
 
 import json
 from collections import Counter, defaultdict
@@ -13,7 +13,7 @@ Unit = dict[str, Any]
 
 TABLE = {
     "accuracy": "accuracy",
-    "blank.accuracy": "blank picture",
+    "blank.accuracy": "blank image",
     "swap.difference": "swap difference",
     "swap.prior_answer_rate": "prior answer",
     "looking_share": "says it looks",
@@ -25,11 +25,11 @@ TABLE = {
     "cutoff.area": "cutoff area",
     "grpo.entropy_last": "entropy",
 }
-"""Figure of a unit -> its column in the table of arms."""
+"""Figure of a unit -> the column title in the table of arms."""
 
 
 def by_arm(units: Iterable[Unit], figure: str) -> dict[str, dict[int, float]]:
-    """Arm -> seed -> figure, where the unit has it."""
+    """Arm -> seed -> value of a figure, for the units that have it."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for unit in units:
         if (value := unit["figures"].get(figure)) is not None:
@@ -38,13 +38,13 @@ def by_arm(units: Iterable[Unit], figure: str) -> dict[str, dict[int, float]]:
 
 
 def mean_and_interval(values: dict[int, float]) -> tuple[float, float]:
-    """Mean over seeds and half the width of its 95% t-interval (0 for one seed)."""
+    """The mean over seeds and half the width of its 95% t-interval (0 for one seed)."""
     one = paired_over_seeds(values, dict.fromkeys(values, 0.0))
     return one["value"], (one["interval"][1] - one["value"] if one["interval"] else 0.0)
 
 
 def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
-    """Markdown: the signal, the registered contrasts, the arms, what was not registered, the crosses."""
+    """The whole results page, in Markdown."""
     outcome = json.loads((study / "contrasts.json").read_text(encoding="utf-8"))
     signal, gain = outcome["signal"], outcome["signal"]["gain"]
     text = ["# Results of the study", "", "Written by `benchmarks/study/report.py`; do not edit.", ""]
@@ -104,21 +104,21 @@ def results(study: Path, units: list[Unit], swapped: Sequence[Swapped]) -> str:
 
 
 def made_by(study: Path, units: Iterable[Unit]) -> str:
-    """The commits of the code that trained the units; more than one may mean more than one study."""
+    """The commits of the code that trained the units. Units of several commits may not be comparable."""
     files = [study / unit["arm"] / f"seed-{unit['seed']}" / "grpo" / "settings.json" for unit in units]
     commits = Counter(json.loads(file.read_text(encoding="utf-8")).get("git") for file in files if file.exists())
-    said = ", ".join(f"{(commit or 'unknown')[:12]} ({n} units)" for commit, n in commits.most_common())
-    return f"Trained at commit {said}." if said else ""
+    listed = ", ".join(f"{(commit or 'unknown')[:12]} ({n} units)" for commit, n in commits.most_common())
+    return f"Trained at commit {listed}." if listed else ""
 
 
 AGAINST = ("swap.difference", "accuracy", "attention.second_half", "attention.lift.second_half", "length_mean")
-"""Figures of which each arm is held against the reference."""
+"""The figures in which each arm is compared with the reference."""
 
 
 def against_reference(
     arms: Sequence[str], figures: dict[str, dict[str, dict[int, float]]], reference: str
 ) -> list[str]:
-    """Every arm minus the reference of the same seed: what a reward adds to being paid for correct answers alone."""
+    """Each arm minus the reference of the same seed: what its reward adds to the accuracy reward alone."""
     text = [
         "",
         f"## Against {reference} (not registered)",
@@ -150,11 +150,11 @@ MOVED = {
     "looking_share": "says it looks",
     "grpo.entropy_last": "entropy",
 }
-"""Figures that say whether a reward moved what it pays, and what it moved beside that."""
+"""Figures that show whether a reward moved what it pays for, and what else it moved."""
 
 
 def moved(units: Iterable[Unit], others: Mapping[str, Sequence[str]], untrained: Sequence[str]) -> list[str]:
-    """What an arm has changed against its control, the reference and its untrained start, figure by figure."""
+    """Each arm against its control, the reference and its untrained start, figure by figure."""
     units = list(units)
     text = ["", "## What the rewards moved (not registered)", ""]
     text += ["Paired over seeds, the arm's untrained start against each; p is not corrected for the number of figures."]
@@ -175,10 +175,10 @@ def moved(units: Iterable[Unit], others: Mapping[str, Sequence[str]], untrained:
 def followed(
     swapped: Sequence[Swapped], others: Mapping[str, Sequence[str]], untrained: Sequence[str], families: Sequence[str]
 ) -> list[str]:
-    """The swap difference over problems that count in both of two arms; for the arms in ``families`` by family, too."""
+    """The swap difference over problems that count in both arms; for the arms in ``families`` also by family."""
     text = ["", "## What the swap difference is made of (not registered)", ""]
     text += ["Over problems that count in both arms, altogether and by family; p is not corrected.", ""]
-    text += ["| contrast | over | problems a seed | difference | p | seeds |", "|---|---|---|---|---|---|"]
+    text += ["| contrast | over | problems per seed | difference | p | seeds |", "|---|---|---|---|---|---|"]
     for arm, other in ((arm, other) for arm, seconds in others.items() for other in seconds):
         for part in compositions(swapped, arm, other, other in untrained):
             cells = [part["over"], f"{part['pairs']:.0f}", _interval(part), _number(part["p"]), str(part["n"])]
