@@ -209,8 +209,8 @@ class Engine:
                     return
         finally:
             stream.close()
-        assert stream.response is not None
-        responses = [stream.response]
+        assert stream.result is not None
+        responses = [stream.result]
         for seed in seeds[1:]:
             if self._over(run, stop, deadline):
                 break

@@ -82,7 +82,11 @@ def _answer_rows(rows: Sequence[Mapping[str, Any]], options: SimpleNamespace, ta
         settings["model_sha256"] = identity
     every = [_Asked(_id(row, n), _answer_key(row, settings, options.batch.parent), row) for n, row in enumerate(rows)]
     lines = _read_answers(target)
-    answers = {line["key"]: _answer_of(line) for line in lines if line["status"] == "ok"}
+    answers = {
+        line["key"]: {name: value for name, value in line.items() if name not in ("id", "key")}
+        for line in lines
+        if line["status"] == "ok"
+    }
     missing = _without_line(every, lines)
     copies = [one for one in missing if one.key in answers]
     copied = f", {len(copies)} copied from rows with the same image and question" if copies else ""
@@ -198,10 +202,6 @@ def _may_be_torn(tail: bytes) -> bool:
     except (ValueError, RecursionError):  # cut inside an id that is a text, a list or an object
         return rest.startswith(('"', "[", "{"))
     return rest[end:].startswith(key) or key.startswith(rest[end:])
-
-
-def _answer_of(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name not in ("id", "key")}
 
 
 def _answer_question(

@@ -81,8 +81,8 @@ def answer_question(
                     stream(piece)
         finally:
             pieces.close()  # after Ctrl-C the model must stop writing
-        assert pieces.response is not None  # the stream ended by itself
-        responses = [pieces.response]
+        assert pieces.result is not None  # the stream ended by itself
+        responses = [pieces.result]
     else:
         responses = think_all(model, [messages] * votes, [opened] * votes, how, temperature, seeds)
         if stream is not None and votes == 1:  # a server, which answers in one piece

@@ -19,6 +19,7 @@ from configs.errors import UserError
 from vlm.chat import Message, Prefix, encode, position_limit, prefix_ids
 from vlm.finite import finite_scores
 from vlm.load import VLM
+from vlm.protocol import TextStream
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -100,33 +101,6 @@ def generate(
     return [results[number] for number in range(count)]
 
 
-class TextStream(Iterator[str]):
-    """Pieces of a text while it is written. ``close()``, or dropping the stream, stops the model within one token.
-
-    Attributes:
-        generation: the whole result, once the stream has ended by itself; None before.
-    """
-
-    def __init__(
-        self, vlm: VLM, messages: Sequence[Message], images: Sequence[Image.Image], settings: dict[str, Any]
-    ) -> None:
-        self._outcome: list[Generation] = []
-        self._pieces = _stream(vlm, messages, images, settings, self._outcome)
-
-    @property
-    def generation(self) -> Generation | None:
-        return self._outcome[0] if self._outcome else None
-
-    def __iter__(self) -> "TextStream":
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def close(self) -> None:
-        self._pieces.close()
-
-
 def generate_stream(
     vlm: VLM,
     messages: Sequence[Message],
@@ -137,7 +111,7 @@ def generate_stream(
     top_p: float = 1.0,
     seed: int = 0,
     prefix: Prefix = "",
-) -> TextStream:
+) -> TextStream[Generation]:
     """Like ``generate`` for one conversation, as an iterator of text pieces that together are ``Generation.text``."""
     settings = {
         "max_new_tokens": max_new_tokens,
@@ -146,7 +120,7 @@ def generate_stream(
         "seeds": [seed],
         "prefixes": [prefix],
     }
-    return TextStream(vlm, messages, images, settings)
+    return TextStream(_stream(vlm, messages, images, settings))
 
 
 @dataclass(frozen=True)
@@ -327,8 +301,7 @@ def _stream(
     messages: Sequence[Message],
     images: Sequence[Image.Image],
     settings: dict[str, Any],
-    outcome: list[Generation],
-) -> Generator[str, None, None]:
+) -> Generator[str, None, Generation]:
     pieces: queue.Queue[Any] = queue.Queue()
     stop = StopSwitch()
 
@@ -349,7 +322,7 @@ def _stream(
             yield piece
         if isinstance(piece, BaseException):
             raise piece
-        outcome.append(piece)
+        return piece
     finally:
         stop.event.set()
         thread.join()

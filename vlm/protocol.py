@@ -1,11 +1,14 @@
-"""What goes to a backend and what comes back: a request, a reply, an error. Pure Python."""
+"""What goes to a backend and what comes back: a request, a reply or a stream, an error. Pure Python."""
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
 from configs.errors import UserError
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,31 @@ class BackendError(UserError):
     def __init__(self, message: str, name: str = "backend") -> None:
         super().__init__(message)
         self.name = name
+
+
+class TextStream(Iterator[str], Generic[R]):
+    """Pieces of a text while it is written. ``close()``, or dropping the stream, stops the model within one token.
+
+    Attributes:
+        result: what ``pieces`` returned, once the stream has ended by itself; None before.
+    """
+
+    def __init__(self, pieces: Generator[str, None, R]) -> None:
+        self._pieces = pieces
+        self.result: R | None = None
+
+    def __iter__(self) -> "TextStream[R]":
+        return self
+
+    def __next__(self) -> str:
+        try:
+            return next(self._pieces)
+        except StopIteration as end:
+            self.result = self.result or end.value  # a second call after the end brings no value
+            raise
+
+    def close(self) -> None:
+        self._pieces.close()
 
 
 class Backend(Protocol):

@@ -6,18 +6,19 @@ self-consistency, arXiv 2203.11171.
 
     stream = think_stream(vlm, question_messages(question, 1), [image], EFFORTS["high"])
     for piece in stream: print(piece, end="")
-    stream.response     # the whole of it
+    stream.result       # the whole response
 
 Without a ``<think>`` tag (a base model that was never taught one) the reasoning is what stands before the last ``\\boxed``.
 """
 
 import bisect
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, UserError
+from vlm.protocol import TextStream
 from vlm.response import count_looks, find_reasoning
 
 if TYPE_CHECKING:
@@ -85,27 +86,6 @@ class BudgetedResponse:
     closed: bool = False
 
 
-class BudgetedStream(Iterator[str]):
-    """Pieces that together are ``response.text``. ``close()`` stops the model within a token; ``response`` is None before the end."""
-
-    def __init__(self, pieces: Generator[str, None, BudgetedResponse]) -> None:
-        self._pieces = pieces
-        self.response: BudgetedResponse | None = None
-
-    def __iter__(self) -> "BudgetedStream":
-        return self
-
-    def __next__(self) -> str:
-        try:
-            return next(self._pieces)
-        except StopIteration as end:
-            self.response = self.response or end.value
-            raise
-
-    def close(self) -> None:
-        self._pieces.close()
-
-
 def think_stream(
     vlm: "VLM",
     messages: "Sequence[Message]",
@@ -115,9 +95,9 @@ def think_stream(
     temperature: float = 0.0,
     seed: int = 0,
     prefix: str = "",
-) -> BudgetedStream:
+) -> TextStream[BudgetedResponse]:
     """One conversation, piece by piece; arguments as ``vlm.generate.generate_stream``. No piece is ever taken back."""
-    return BudgetedStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
+    return TextStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
 
 
 def _pieces(
@@ -153,8 +133,8 @@ def _pieces(
                     shown = written[:safe]
         finally:
             stream.close()
-        assert stream.generation is not None  # the stream ended by itself
-        course.take(stream.generation)
+        assert stream.result is not None  # the stream ended by itself
+        course.take(stream.result)
         if len(course.text) > len(shown):
             yield course.text[len(shown) :]
             shown = course.text

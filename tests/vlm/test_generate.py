@@ -315,10 +315,10 @@ def test_pieces_are_the_text(vlm: VLM, reasoner: VLM) -> None:
     ):
         settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.5}
         stream = generate_stream(model, messages, pictures, seed=7, prefix=prefix, **settings)
-        assert stream.generation is None
+        assert stream.result is None
         pieces = list(stream)
         [written] = generate(model, [messages], [pictures], seeds=[7], prefixes=[prefix], **settings)
-        assert stream.generation == written and "".join(pieces) == written.text
+        assert stream.result == written and "".join(pieces) == written.text
         assert len(pieces) > 10
 
 
@@ -331,8 +331,8 @@ def test_a_stream_ends_with_the_end_token(vlm: VLM) -> None:
         text = "".join(stream)
     finally:
         with_end(vlm, None)
-    assert isinstance(stream.generation, Generation) and stream.generation.finished
-    assert text == stream.generation.text and len(stream.generation.token_ids) <= 6
+    assert isinstance(stream.result, Generation) and stream.result.finished
+    assert text == stream.result.text and len(stream.result.token_ids) <= 6
 
 
 def stream_threads() -> list[threading.Thread]:

@@ -19,7 +19,8 @@ from vlm.asking import answer_question
 from vlm.backends import ScriptedBackend
 from vlm.infer import main
 from vlm.load import VLM, load_vlm
-from vlm.reasoning import EFFORTS, BudgetedResponse, BudgetedStream, Effort
+from vlm.protocol import TextStream
+from vlm.reasoning import EFFORTS, BudgetedResponse, Effort
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,13 +82,13 @@ def test_the_reply_is_taken_apart(vlm_: VLM, photo: Path, monkeypatch: pytest.Mo
     text = "<think> I see 3. Let me look again. It is 2. </think> \\boxed{2}"
     asked: list[Any] = []
 
-    def said(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> BudgetedStream:
+    def said(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> TextStream[BudgetedResponse]:
         def pieces() -> Any:
             yield from (text[:20], text[20:])
             return BudgetedResponse(text, 20, True)
 
         asked.append(effort)
-        return BudgetedStream(pieces())
+        return TextStream(pieces())
 
     monkeypatch.setattr("vlm.asking.think_stream", said)
     result = answer_question(vlm_, [photo], "How many?", effort="high")

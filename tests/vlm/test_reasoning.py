@@ -55,7 +55,7 @@ class Author:
         written = self.write(prefix, max_new_tokens)
 
         class Said(list[str]):
-            generation = written
+            result = written
 
             def close(self) -> None: ...
 
@@ -72,11 +72,11 @@ def both_ways(vlm: VLM, monkeypatch: pytest.MonkeyPatch, effort: Effort, *texts:
     monkeypatch.setattr("vlm.generate.generate", batching.batch)
     stream = think_stream(vlm, MESSAGES, [PICTURE], effort, prefix=prefix)
     pieces = list(stream)
-    assert stream.response is not None and "".join(pieces) == stream.response.text
+    assert stream.result is not None and "".join(pieces) == stream.result.text
     if not prefix:  # only a stream continues a prefix
-        assert think_batch(vlm, [MESSAGES], [[PICTURE]], effort) == [stream.response]
+        assert think_batch(vlm, [MESSAGES], [[PICTURE]], effort) == [stream.result]
         assert streaming.asked == batching.asked
-    return stream.response, streaming.asked
+    return stream.result, streaming.asked
 
 
 def test_a_thought_within_its_budget_is_left_alone(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +129,9 @@ def test_it_goes_on_from_a_prefix(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_real_model_streams_what_a_batch_writes(vlm_: VLM, looks: int, temperature: float) -> None:
     effort = Effort(40, looks=looks)
     stream = think_stream(vlm_, MESSAGES, [PICTURE], effort, temperature=temperature, seed=7)
-    assert "".join(stream) == (stream.response and stream.response.text)
+    assert "".join(stream) == (stream.result and stream.result.text)
     batch = think_batch(vlm_, [MESSAGES] * 3, [[PICTURE]] * 3, effort, temperature=temperature, seeds=[7, 8, 7])
-    assert batch[0] == batch[2] == stream.response
+    assert batch[0] == batch[2] == stream.result
     assert (batch[0] == batch[1]) == (temperature == 0)
 
 
@@ -139,7 +139,7 @@ def test_closing_a_stream_stops_the_model(vlm_: VLM) -> None:
     stream = think_stream(vlm_, MESSAGES, [PICTURE], Effort(2048))
     next(stream)
     stream.close()
-    assert stream.response is None and vlm_.lock.acquire(timeout=5)
+    assert stream.result is None and vlm_.lock.acquire(timeout=5)
     vlm_.lock.release()
 
 
