@@ -95,6 +95,7 @@ def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None
         "length": rollout.token_count,
         "looks": count_looks(rollout.text),
     }
+    # Logged for incorrect responses too, which the attention terms do not score.
     seen = rollout.finished and rollout.n_images > 0 and rollout.token_count >= 2
     for name, values in (("mass", rollout.mass), ("lift", rollout.lift)):
         if seen and values is not None and bool(torch.isfinite(values).all()):
@@ -151,6 +152,7 @@ def combine(
         if source not in _UNSHAPED:
             if gate is not None:
                 values = torch.where(paid, values, 0.0)
+            # Shuffled before it is scaled: the control then has the same spread as the term it stands for.
             if name != source:
                 values = group.shuffled(values, paid, size, seed)
             if term.std is not None:
@@ -159,6 +161,7 @@ def combine(
             if drop_in_constant_groups:
                 values = group.drop_in_constant_groups(values, accuracy, size)
         columns[name] = values
+    # Penalties come last: each is bounded by what the other terms give a correct row over the incorrect ones of its group.
     total = torch.zeros_like(accuracy)
     for name, values in columns.items():
         if name not in PENALTIES and name in terms:

@@ -82,6 +82,7 @@ def ask_responder(backend: Backend, questions: Sequence[Question]) -> dict[Quest
         return await asyncio.gather(*map(ask, questions), return_exceptions=True)
 
     answers = asyncio.run(ask_all())
+    # A claim that fails alone stays unjudged. If all fail, the responder itself is at fault.
     failed = [answer for answer in answers if isinstance(answer, BaseException)]
     if failed and len(failed) == len(answers):
         if isinstance(failed[0], BackendError):

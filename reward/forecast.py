@@ -30,6 +30,7 @@ def correlation(left: Tensor, right: Tensor, size: int, keep: Tensor) -> dict[st
     value = group.within_group_correlation(left, right, size, keep=valid)
     if math.isnan(value) or freedom < 5:
         return {"value": None, "ci95": None, "n": int(valid.sum())}
+    # Clipped, because atanh(1) is infinite. Fisher's standard error is 1 / sqrt(n - 3), here with n - 1 = freedom.
     z, half = math.atanh(max(-0.999999, min(0.999999, value))), 1.96 / math.sqrt(freedom - 2)
     return {"value": value, "ci95": [math.tanh(z - half), math.tanh(z + half)], "n": int(valid.sum())}
 
@@ -86,6 +87,7 @@ def forecast(
         ``warnings``: ``{"term", "kind", "why"}``; ``kind`` is length, flatness, ties, against_right, outweighs, unjudged or
         no_signal. ``go``: there are none.
     """
+    # The same function as in training, so that the forecast judges the columns that the trainer will see.
     terms = terms_of(rewards)
     columns = combine(rows, rewards, size, seed, drop_in_constant_groups)
     correct = torch.tensor([row["right"] for row in rows])
@@ -98,6 +100,7 @@ def forecast(
     parts = contributions(columns, terms, size, scale, normalize_first)
     advantage = torch.stack(list(parts.values())).sum(0)
     energy = advantage.square().sum().item()
+    # Not the same as ``energy``: terms may cancel in a row, but a share is of what all terms push.
     pushed = sum(values.square().sum().item() for values in parts.values())
     figures: dict[str, Any] = {}
     for name in columns:
@@ -158,6 +161,7 @@ def _warnings(report: dict[str, Any]) -> list[dict[str, str]]:
             if source_of(name) != "length" and _sure(figures["length"], direction):
                 why = f"within a group its correlation with length is {_interval_in_words(figures['length'])}"
                 warn(name, "length", f"'{name}' {way} {why}: expect {word} text, whether or not the model looks more.")
+        # A flat curve is no fault where late attention explains the term, so the second half is checked first.
         unseen = not _sure(figures["second_half"], sign)
         if unseen and (_sure(figures["flatness"], sign) or _sure(figures["first_half"], -sign)):
             by = "flatness" if _sure(figures["flatness"], sign) else "first_half"

@@ -28,6 +28,7 @@ def shuffled(values: Tensor, correct: Tensor, size: int, seed: int) -> Tensor:
     Incorrect rows keep theirs: a permutation over all rows would pay incorrect answers out of a gated term. The same ``seed``
     gives the same permutation on every process.
     """
+    # On the CPU: the permutation must not depend on the device.
     generator = torch.Generator().manual_seed(seed)
     result = values.clone()
     for start in range(0, len(values), size):
@@ -111,6 +112,7 @@ def within_group_correlation(left: Tensor, right: Tensor, size: int, keep: Tenso
     valid = (valid if keep is None else valid & keep.bool()).view(-1, size)
     centred = []
     for values in (left, right):
+        # In float64: the deviations within a group may be far smaller than the values.
         grouped = torch.where(valid, values.view(-1, size), 0.0).double()
         mean = grouped.sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
         centred.append(torch.where(valid, grouped - mean, 0.0))

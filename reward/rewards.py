@@ -91,6 +91,7 @@ def accuracy_reward(rollout: Rollout) -> Score:
 
 def response_format(rollout: Rollout) -> Score:
     """1 for a finished response with a marked answer after one closed thinking span (if the prompt asks for one), else 0."""
+    # Each condition is a part of its own, so that the log shows which one a policy still breaks.
     response = parse_response(rollout.text)
     parts = {
         "closed": float(response.closed or not rollout.thinks),

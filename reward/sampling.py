@@ -48,6 +48,7 @@ def sample_and_grade(
         images: of a problem; its files where not given.
     """
     known = known or {}
+    # Whole problems only: a batch then has all samples of a problem, and an interrupted run continues between problems.
     at_once = max(1, batch_size // samples)
     for start in range(0, len(problems), at_once):
         batch = problems[start : start + at_once]

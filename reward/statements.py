@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+# Key and value have bounded lengths, so that the pattern runs in linear time on any text.
 STATEMENT = re.compile(r"(?<![\w:])([A-Za-z][\w ]{0,23}?): ([^\n:;.,]{1,80})(?=[\n;.,]|$)")
 
 

@@ -104,6 +104,7 @@ def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> I
 
 def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
     """Whether the verifier can grade by each gold answer at all; equal ones are looked at once."""
+    # A large set has few different gold answers, and each check is a request to a child process.
     golds = list(dict.fromkeys(map(_gold, problems)))
     return dict(zip(golds, map_in_threads(gradable, golds), strict=True))
 

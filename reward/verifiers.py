@@ -166,9 +166,11 @@ def verify_expression(answer: str, gold: str, choices: list[str] | None = None) 
     """
     if words(answer) == words(gold) and re.sub(r"\s", "", plain(answer)) == re.sub(r"\s", "", plain(gold)):
         return _graded(1.0, "")
+    # "x = 3" and "y = 3" are not equal, although their right-hand sides are.
     named = [re.match(r"\s*([A-Za-z]\w{0,20})\s*=(?!=)", plain(one)) for one in (answer, gold)]
     if named[0] and named[1] and named[0][1] != named[1][1]:
         return _graded(0.0, "another name")
+    # Plain numbers do not need the algebra system, which takes far longer.
     want, got = read_quantity(gold), read_quantity(answer)
     if want is not None and got is not None and not (want.percent or got.percent):
         if not (want.unit or got.unit):
@@ -213,6 +215,7 @@ def verify_logic(answer: str, gold: str, choices: list[str] | None = None) -> Ve
     want, got = read_sequence(gold), read_sequence(answer)
     if not want:
         return _cannot_read(gold)
+    # Only an arrow or ">" in the gold answer says that the order counts.
     if re.search(r">|→", gold):
         hits = sum(left == right for left, right in zip(want, got, strict=False))
         return _graded(hits / max(len(want), len(got), 1), "order differs", items=hits / len(want))

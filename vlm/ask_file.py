@@ -109,6 +109,7 @@ def _answer_new(rows: Sequence[_Asked], options: SimpleNamespace, target: Path) 
     for number, one in enumerate(rows):
         rows_of[one.key].append(number)
     keys, failed, done = list(rows_of), 0, 0
+    # Answers are saved after each batch: an interruption costs one batch.
     at_once = max(1, RESPONSES_AT_ONCE // options.votes)
     for start in range(0, len(keys), at_once):
         batch = keys[start : start + at_once]

@@ -73,6 +73,7 @@ def answer_question(
     messages = question_messages(question, len(opened), how.style, choices)
     temperature = vote_temperature(votes, temperature)
     started = time.perf_counter()
+    # Several votes run as one batch, which does not stream.
     if is_local(model) and votes == 1:
         pieces = think_stream(model, messages, opened, how, temperature=temperature, seed=seed)
         try:

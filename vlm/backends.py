@@ -138,6 +138,7 @@ class HFBackend:
         while True:
             while not closing and max(map(len, pending.values()), default=0) < self.batch_size:
                 try:
+                    # Without pending requests the thread sleeps; with some it waits briefly for others to join the batch.
                     item = self._waiting.get(timeout=self.linger) if pending else self._waiting.get()
                 except queue.Empty:
                     break

@@ -104,6 +104,7 @@ def encode(
             f"The chat template of {vlm.name} failed ({error}): check chat_template.jinja in its folder."
         ) from error
     bos = getattr(tokenizer, "bos_token", None)
+    # A template that begins with the BOS token has written it already; a second one is unlike anything in training.
     options: dict[str, Any] = {
         "padding": True,
         "padding_side": "left",
@@ -116,6 +117,7 @@ def encode(
         fitted = [[fit_image(open_image(image), vlm.processor) for image in shown] for shown in images]
         if any(fitted):
             options["images"] = fitted
+            # The images have their final size. A second resize by the processor could round differently.
             if uses_pixel_policy(vlm.processor):
                 options["do_resize"] = False
         batch = vlm.processor(text=texts, **options)

@@ -57,6 +57,7 @@ class ArgumentReader:
         variadic = [p.name for p in self.signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
         for name in variadic:
             given = {**given, **given.pop(name, {})}
+        # By type, because releases disagree on the name.
         caches = [value for value in given.values() if isinstance(value, Cache)]
         ids, mask = _first(given, IDS), _first(given, MASKS)
         if ids is None and given.get("inputs_embeds") is None:

@@ -100,6 +100,7 @@ def overlay(image: Image.Image, attention: torch.Tensor, most: float | None = No
     scale = max(float(attention.max()) if most is None else most, 1e-12)
     cells = Image.fromarray((attention / scale).clamp(0, 1).numpy().astype(np.float32))
     level = np.asarray(cells.resize(image.size, Image.Resampling.BILINEAR)).clip(0, 1)
+    # Interpolated by hand: an overlay needs four stops, not a plotting library.
     at = np.linspace(0, 1, len(_STOPS))
     colour = np.stack([np.interp(level, at, _STOPS[:, channel]) for channel in range(4)], axis=-1)
     opacity = colour[..., 3:]
@@ -109,6 +110,7 @@ def overlay(image: Image.Image, attention: torch.Tensor, most: float | None = No
 
 def draw_heatmap(images: Sequence[Image.Image], maps: Sequence[torch.Tensor]) -> Image.Image:
     """All images of a conversation with their maps, side by side, on one scale of colour."""
+    # One scale, so that the colours of two images can be compared.
     most = max(float(one.max()) for one in maps)
     drawn = [overlay(image, one, most) for image, one in zip(images, maps, strict=True)]
     gap = 8

@@ -49,6 +49,7 @@ def cache_alone(unreachable: str | None) -> Iterator[None]:
         return
     from huggingface_hub import constants
 
+    # Both libraries read their flag when they are imported, so the environment variable comes too late.
     with _OFFLINE:
         _inside += 1
         known = [place for place, _ in _before]

@@ -40,6 +40,7 @@ def model_folder(name: str | Path) -> Path | None:
     """The folder of a bundled or local model; None for a hub name or a served model. Errors as ``model_identity``."""
     from vlm.load import BUNDLED, bundled_model
 
+    # A folder named "tiny" wins over the bundled model, as it does when the model is loaded.
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -134,6 +134,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     processor = attempt("the processor", reader.from_pretrained, where, local_files_only=local, **processor_kwargs)
     if reads_images and not hasattr(processor, "image_processor"):
         raise UserError(f"{name} has no image processor: copy preprocessor_config.json from the model it came from.")
+    # Loaded on the CPU first and moved, except with ``auto``, which needs accelerate's map at load time.
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"config": config, "dtype": dtypes[dtype], "local_files_only": local, "output_loading_info": True}
     if device == "auto":

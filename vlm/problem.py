@@ -56,6 +56,7 @@ def read_problems(path: str | Path) -> list[Problem]:
     file = path / "problems.jsonl" if path.is_dir() else path
     if not file.exists():
         raise UserError(f"No problem set at {path}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
+    # A duplicate id would make two rows share one saved answer.
     problems, seen = [], set()
     for number, row in enumerate(read_jsonl(file), start=1):
         try:

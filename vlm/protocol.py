@@ -52,6 +52,7 @@ class BackendError(UserError):
             ``too_long``, ``backend`` (anything else).
     """
 
+    # One word, so that failures can be counted by kind. Messages hold names and numbers, and all differ.
     def __init__(self, message: str, name: str = "backend") -> None:
         super().__init__(message)
         self.name = name

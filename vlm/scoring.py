@@ -109,12 +109,14 @@ def read_batch(
 
     Dropout is off: with it, two forwards over the same text and image differ by several nats.
     """
+    # Rows are left padded and end together, so the last ``longest`` positions hold every response.
     longest = max([1, *lengths])
     scores = Scores()
     probe = AttentionMass(model, attention, rows=longest + 1, per_token=per_token) if attention is not None else None
     with torch.no_grad(), evaluation_mode(model), probe or nullcontext():
         kept = longest + 1 if log_p or distributions else 1
         logits = model(**batch, logits_to_keep=kept, use_cache=False).logits
+    # Row by row: a float32 softmax of the whole batch over the vocabulary would need a second copy of all logits.
     for row, length in enumerate(lengths) if log_p or distributions else ():
         shares = logits[row, longest - length : longest].float().log_softmax(-1)  # row t predicts token t + 1
         if log_p:

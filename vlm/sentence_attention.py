@@ -96,6 +96,7 @@ def attention_by_sentence(
     if not images:
         raise UserError("There is nothing to look at: the conversation has no image.")
     response = response[:MAX_READ]
+    # A tokenizer keeps settings of a call, so no other thread may use it meanwhile.
     with vlm.lock:
         ids = prefix_ids(vlm.tokenizer, response)
         if not ids:
