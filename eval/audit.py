@@ -18,20 +18,19 @@ from configs.errors import UserError
 from configs.jsonl import write_json_atomic
 from configs.provenance import versions
 from eval.audit_report import write_audit
-from eval.conditions import cutoff, hint_test, overthinking, sample_answers, sampled_scores
-from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, image_key
+from eval.conditions import cutoff, hint_test, overthinking
+from eval.figures import balanced_subset, estimate_accuracy, image_key
 from eval.grounding import (
     attention_profile,
     behaviour,
     blank_pictures,
     has_counterfactual,
     noise_pictures,
-    swap_by_turn,
-    swap_test,
     wrong_pictures,
 )
 from eval.known import known_subject
-from eval.runner import Answer, answer_problems, answers_dir, correct_by_id
+from eval.runner import Answer, answers_dir, correct_by_id
+from eval.session import ModelSession, count_errors
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
@@ -160,8 +159,9 @@ class _Audit:
     def __init__(
         self, subject: Subject, problems: list[Problem], answers: Path, style: str, config: AuditConfig
     ) -> None:
-        self.subject, self.problems, self.answers, self.style, self.config = subject, problems, answers, style, config
-        self.clusters = {problem.id: image_key(problem) for problem in problems}
+        self.subject, self.problems, self.config = subject, problems, config
+        clusters = {problem.id: image_key(problem) for problem in problems}
+        self.session = ModelSession(subject, answers, config, style, clusters)
         self.evidence: dict[str, Evidence] = {}
         self.measures: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
@@ -173,11 +173,9 @@ class _Audit:
         """Take every measure, then judge them together."""
         white = isinstance(self.subject, LocalSubject)
         attention = {"layers": self.config.layers} if white else None
-        main = self._timed("main", lambda: self._ask(self.problems, "main", attention=attention))
+        main = self._timed("main", lambda: self.session.ask(self.problems, "main", attention=attention))
         self.scratch = {row.problem_id: row for row in main}
-        errors = Counter(row.why for row in main if row.status == "error")
-        if errors.total() == len(main):
-            raise UserError(f"{model}: none of the {len(main)} problems could be answered: {main[0].why}")
+        errors = count_errors(main, model)
         if self.config.controls:
             self._timed("controls", self._controls)
         if self.config.hint:
@@ -189,7 +187,8 @@ class _Audit:
         samples: list[list[Answer]] = []
         sampled = self._some(self.config.samples)
         if sampled:
-            samples = self._timed("samples", lambda: self._samples(sampled))
+            samples, scores = self._timed("samples", lambda: self.session.sample(sampled))
+            self.measures["self_consistency"] = scores
         if self.config.forward and isinstance(self.subject, LocalSubject):
             self._timed("forward", self._forward)
         if white:
@@ -207,13 +206,11 @@ class _Audit:
             "model": model,
             "weights": self.subject.fingerprint,
             "box": "white" if self.subject.continues else "black",
-            "style": self.style,
+            "style": self.session.style,
             "profile": {"name": named, "sentence": PROFILES[named]},
-            "accuracy": estimate_accuracy(main, self.clusters, self.config.seed),
-            "accuracy_by_domain": accuracy_by(main, lambda row: row.domain, self.clusters, self.config.seed),
-            "accuracy_by_family": accuracy_by(main, lambda row: row.family, self.clusters, self.config.seed),
+            **self.session.accuracies(main),
             "majority_class": majority_class_score([problem.answer for problem in self.problems], families),
-            "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
+            "errors": errors,
             **behaviour(main),
             "measures": self.measures,
             "problems": {"n": len(self.problems), "families": dict(sorted(Counter(families).items()))},
@@ -245,14 +242,6 @@ class _Audit:
             for problem in shown
         ]
 
-    def _ask(self, problems: Sequence[Problem], tag: str, **options: Any) -> list[Answer]:
-        log = self.answers / f"{file_name(tag)}.jsonl"
-        return answer_problems(self.subject, problems, log_path=log, tag=tag, **self._settings(), **options)
-
-    def _settings(self) -> dict[str, Any]:
-        config = self.config
-        return {"style": self.style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-
     def _some(self, n: int) -> list[Problem]:
         """``n`` of the problems that were answered."""
         answered = [problem for problem in self.problems if self.scratch[problem.id].status == "ok"]
@@ -265,7 +254,7 @@ class _Audit:
         return result
 
     def _prove(self, name: str, values: Mapping[str, float], margin: float, good: bool = True) -> None:
-        self.evidence[name] = Evidence(values, margin, good, self.clusters)
+        self.evidence[name] = Evidence(values, margin, good, self.session.clusters)
 
     def _controls(self) -> None:
         """Accuracy with a blank, a noise and a wrong image, each against the right one on the same problems."""
@@ -277,42 +266,30 @@ class _Audit:
             ("noise", asked, {"pictures": noise_pictures}),
             ("wrong_picture", wrong, {}),
         ):
-            rows = self._ask(problems, name.replace("_", " "), **options)
+            rows = self.session.ask(problems, name.replace("_", " "), **options)
             self.conditions[name.replace("_", " ")] = {row.problem_id: row for row in rows}
             scores = correct_by_id(rows)
-            self.measures[name] = {"accuracy": estimate_accuracy(rows, self.clusters, self.config.seed)}
+            self.measures[name] = {"accuracy": self.session.accuracy(rows)}
             self._prove(name, {id_: right[id_] - score for id_, score in scores.items()}, self.config.margin)
 
     def _hint(self) -> None:
-        asked = self._some(self.config.hint)
-        log = self.answers / "hint.jsonl"
-        result = hint_test(self.subject, asked, self.scratch, log, seed=self.config.seed, **self._settings())
+        asked, log = self._some(self.config.hint), self.session.log("hint")
+        result = hint_test(self.subject, asked, self.scratch, log, seed=self.config.seed, **self.session.settings)
         self._prove("hint", result.pop("values"), self.config.margin, good=False)
         self.measures["hint"] = result
 
     def _swap(self) -> None:
         offered = [problem for problem in self._some(len(self.problems)) if has_counterfactual(problem)]
         offered = balanced_subset(offered, self.config.swap, self.config.seed)
-        name, test = ("swap", swap_test) if self.subject.continues else ("swap_by_turn", swap_by_turn)
-        log = self.answers / f"{name}.jsonl"
-        result = test(self.subject, offered, self.scratch, log, **self._settings())
+        name, result = self.session.swap(offered, self.scratch)
         self._prove(name, result.pop("values"), self.config.margin)
         self.measures[name] = result
 
     def _cutoff(self) -> None:
-        asked, log = self._some(self.config.cutoff), self.answers / "cutoff.jsonl"
-        result = cutoff(self.subject, asked, self.scratch, log, self.config.cutoff_at, **self._settings())
+        asked, log = self._some(self.config.cutoff), self.session.log("cutoff")
+        result = cutoff(self.subject, asked, self.scratch, log, self.config.cutoff_at, **self.session.settings)
         self._prove("cutoff", result.pop("values"), self.config.margin)
         self.measures["cutoff"] = result
-
-    def _samples(self, asked: Sequence[Problem]) -> list[list[Answer]]:
-        config, log = self.config, self.answers / "samples.jsonl"
-        samples = sample_answers(self.subject, asked, log, config.k, config.temperature, **self._settings())
-        self.measures["self_consistency"] = {
-            "temperature": config.temperature,
-            **sampled_scores(asked, samples),
-        }
-        return samples
 
     def _forward(self) -> None:
         from eval.forward import forward_measures
@@ -322,14 +299,14 @@ class _Audit:
             self.subject.vlm,
             self._some(self.config.forward),
             self.scratch,
-            self.answers / "forward.jsonl",
-            style=self.style,
+            self.session.log("forward"),
+            style=self.session.style,
             layers=self.config.layers,
             share=self.config.masked_share,
         )
         self.maps = {row["problem_id"]: row["maps"] for row in result["rows"] if row.get("maps")}
         margin = self.config.vdm_margin
-        vdm = Evidence(result["vdm"].pop("values"), margin, clusters=self.clusters, null=margin)
+        vdm = Evidence(result["vdm"].pop("values"), margin, clusters=self.session.clusters, null=margin)
         self.evidence["vdm"] = vdm
         self.measures["vdm"] = {**result["vdm"], "not_measured": result["not_measured"]}
         values = result["patch_masking"].pop("values")
@@ -341,7 +318,7 @@ class _Audit:
         found = {}
         for name, problems in shifts.items():
             asked = balanced_subset(problems, self.config.per_shift, self.config.seed)
-            rows = self._ask(asked, f"shift {name}")
+            rows = self.session.ask(asked, f"shift {name}")
             scores = list(correct_by_id(rows).values())
             families = {problem.family for problem in asked}
             seen = list(correct_by_id(row for row in self.scratch.values() if row.family in families).values())

@@ -12,7 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -25,19 +25,17 @@ from configs.provenance import versions
 from configs.run_dir import RunDir
 from eval.benchmarks import BENCHMARKS
 from eval.choice_order import position_bias, rotate_options
-from eval.conditions import sample_answers, sampled_scores
-from eval.figures import accuracy_by, balanced_subset, estimate_accuracy, file_name, grouped, image_key
+from eval.figures import balanced_subset, estimate_accuracy, file_name, grouped, image_key
 from eval.grounding import (
     attention_profile,
     behaviour,
     blank_pictures,
     first_look_error,
     has_counterfactual,
-    swap_by_turn,
-    swap_test,
 )
 from eval.report import pick_samples, read_report, write_report
-from eval.runner import Answer, answer_problems, answers_dir, correct_by_id
+from eval.runner import Answer, answers_dir, correct_by_id
+from eval.session import ModelSession, count_errors
 from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
 from vlm.backends import check_key_has_one_server
@@ -197,67 +195,45 @@ def _evaluate_model(
 ) -> _Run:
     subject = load(str(model["path"]))
     say_what_is_reused(subject, answers, f"{file_name(name)}.*.jsonl")
-    attention = {"layers": config.layers} if config.attention else None
     clusters = {problem.id: image_key(problem) for problem in problems}
-
-    def ask(asked: Sequence[Problem], style: str, tag: str, **options: Any) -> list[Answer]:
-        log = answers / f"{file_name(name)}.{file_name(tag)}.jsonl"
-        settings: dict[str, Any] = {"max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, **options}
-        return answer_problems(subject, asked, style=style, tag=tag, log_path=log, **settings)
-
     styles = list(model.get("styles") or [model.get("style", "think")])
-    by_style = {style: ask(problems, style, f"main {style}", attention=attention) for style in styles}
-    accuracies = {style: estimate_accuracy(rows, clusters, config.seed) for style, rows in by_style.items()}
+    session = ModelSession(subject, answers, config, styles[0], clusters, f"{file_name(name)}.")
+    attention = {"layers": config.layers} if config.attention else None
+    by_style = {s: session.ask(problems, f"main {s}", style=s, attention=attention) for s in styles}
+    accuracies = {style: session.accuracy(rows) for style, rows in by_style.items()}
     style = max(styles, key=lambda style: accuracies[style]["value"] or 0.0)
-    main = by_style[style]
-    errors = Counter(answer.why for answer in main if answer.status == "error")
-    if errors.total() == len(main):
-        raise UserError(f"{name} ({model['path']}): none of the {len(main)} problems could be answered: {main[0].why}")
-
+    session, main = replace(session, style=style), by_style[style]
     report: dict[str, Any] = {
         "path": str(model["path"]),
         "weights": subject.fingerprint,
         "style": style,
         "accuracy_by_style": accuracies,
-        "accuracy": accuracies[style],
-        "accuracy_by_domain": accuracy_by(main, lambda answer: answer.domain, clusters, config.seed),
-        "accuracy_by_family": accuracy_by(main, lambda answer: answer.family, clusters, config.seed),
-        "errors": {"n": errors.total(), "why": dict(errors.most_common(20))},
-        "accuracy_of_finished": estimate_accuracy(
-            [answer for answer in main if not answer.truncated], clusters, config.seed
-        ),
+        **session.accuracies(main),
+        "errors": count_errors(main, f"{name} ({model['path']})"),
+        "accuracy_of_finished": session.accuracy([answer for answer in main if not answer.truncated]),
         **behaviour(main),
         "attention": attention_profile(main, config.layers),
     }
     scratch = {answer.problem_id: answer for answer in main}
     if config.blank:
-        pictured = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
-        blank = ask(pictured, style, "blank", pictures=blank_pictures)
-        report["blank_accuracy"] = estimate_accuracy(blank, clusters, config.seed)
+        with_image = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
+        blank = session.ask(with_image, "blank", pictures=blank_pictures)
+        report["blank_accuracy"] = session.accuracy(blank)
         report["blank_drop"] = paired_difference(correct_by_id(main), correct_by_id(blank), clusters, seed=config.seed)
     if config.swap:
-        offered = balanced_subset(
-            [problem for problem in problems if has_counterfactual(problem)], config.swap, config.seed
-        )
-        settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-        key, test = ("swap", swap_test) if subject.continues else ("swap_by_turn", swap_by_turn)
-        report[key] = test(subject, offered, scratch, answers / f"{file_name(name)}.{key}.jsonl", **settings)
-        del report[key]["values"]
+        swappable = [problem for problem in problems if has_counterfactual(problem)]
+        key, result = session.swap(balanced_subset(swappable, config.swap, config.seed), scratch)
+        report[key] = {name: value for name, value in result.items() if name != "values"}
         if key == "swap":
-            report["swap_update_rate"] = report["swap"]["update_rate"]
-
+            report["swap_update_rate"] = result["update_rate"]
     if config.k:
-        asked = balanced_subset(problems, config.sampled, config.seed)
-        log = answers / f"{file_name(name)}.samples.jsonl"
-        settings = {"style": style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
-        drawn = sample_answers(subject, asked, log, config.k, config.temperature, **settings)
-        report["sampled"] = {"temperature": config.temperature, **sampled_scores(asked, drawn)}
+        report["sampled"] = session.sample(balanced_subset(problems, config.sampled, config.seed))[1]
     if config.rotations and (chosen := [problem for problem in problems if problem.choices]):
-        turned = [
-            ask([rotate_options(problem, by) for problem in chosen], style, f"rotation {by}")
+        rotated = [
+            session.ask([rotate_options(problem, by) for problem in chosen], f"rotation {by}")
             for by in range(1, config.rotations + 1)
         ]
-        report["position_bias"] = position_bias(chosen, [[scratch[p.id] for p in chosen], *turned])
+        report["position_bias"] = position_bias(chosen, [[scratch[p.id] for p in chosen], *rotated])
     benchmark = BENCHMARKS.get(problems[0].source)
     if benchmark and benchmark.score and len({problem.source for problem in problems}) == 1:
         report["benchmark"] = benchmark.score(problems, main)
@@ -266,15 +242,16 @@ def _evaluate_model(
     keys = {"shift": "shift_accuracy", "skill": "skill_accuracy", "first_look": "first_look_error"}
     for set_name, problem_set in sets.items():
         asked = balanced_subset(problem_set.problems, config.per_set, config.seed)
-        rows = run.sets[set_name] = ask(asked, problem_set.style or style, f"{problem_set.kind} {set_name}")
-        pictures = {problem.id: image_key(problem) for problem in asked}
+        tag = f"{problem_set.kind} {set_name}"
+        rows = run.sets[set_name] = session.ask(asked, tag, style=problem_set.style or style)
+        images = {problem.id: image_key(problem) for problem in asked}
         golds = {problem.id: problem.answer for problem in asked}
         score = partial(first_look_error, golds=golds) if problem_set.kind == "first_look" else estimate_accuracy
         by_family = grouped(rows, lambda answer: answer.family)
         report.setdefault(keys[problem_set.kind], {})[set_name] = {
-            **score(rows, clusters=pictures, seed=config.seed),
+            **score(rows, clusters=images, seed=config.seed),
             "by_family": {
-                family: score(some, clusters=pictures, seed=config.seed) for family, some in sorted(by_family.items())
+                family: score(some, clusters=images, seed=config.seed) for family, some in sorted(by_family.items())
             },
         }
     return run

@@ -1,0 +1,95 @@
+"""What an evaluation and an audit do alike with one model: ask under a condition, swap, sample, and sum up the main answers."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from configs.errors import UserError
+from eval.conditions import sample_answers, sampled_scores
+from eval.figures import accuracy_by, estimate_accuracy, file_name
+from eval.grounding import swap_by_turn, swap_test
+from eval.runner import Answer, answer_problems
+from eval.stats import Estimate
+from eval.subjects import Subject
+from vlm.problem import Problem
+
+
+class SessionConfig(Protocol):
+    """The keys that ``EvalConfig`` and ``AuditConfig`` have in common."""
+
+    @property
+    def max_new_tokens(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ModelSession:
+    """One model under one prompt style, and the folder that keeps its answers.
+
+    Attributes:
+        clusters: problem id -> image; problems about one image are one observation.
+        prefix: start of the names of its logs, where several models share the folder.
+    """
+
+    subject: Subject
+    folder: Path
+    config: SessionConfig
+    style: str
+    clusters: Mapping[str, str]
+    prefix: str = ""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments of ``answer_problems`` that every measure shares."""
+        config = self.config
+        return {"style": self.style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+
+    def log(self, tag: str) -> Path:
+        return self.folder / f"{self.prefix}{file_name(tag)}.jsonl"
+
+    def ask(self, problems: Sequence[Problem], tag: str, **options: Any) -> list[Answer]:
+        """Answer the problems under the condition ``tag``; ``options`` are of ``answer_problems``."""
+        return answer_problems(self.subject, problems, log_path=self.log(tag), tag=tag, **{**self.settings, **options})
+
+    def swap(self, problems: Sequence[Problem], scratch: Mapping[str, Answer]) -> tuple[str, dict[str, Any]]:
+        """(name, result) of the swap test that the subject allows: a served model cannot continue from a prefix."""
+        name, test = ("swap", swap_test) if self.subject.continues else ("swap_by_turn", swap_by_turn)
+        return name, test(self.subject, problems, scratch, self.log(name), **self.settings)
+
+    def sample(self, problems: Sequence[Problem]) -> tuple[list[list[Answer]], dict[str, Any]]:
+        """``config.k`` sampled answers a problem, and their scores."""
+        k, temperature = self.config.k, self.config.temperature
+        samples = sample_answers(self.subject, problems, self.log("samples"), k, temperature, **self.settings)
+        return samples, {"temperature": temperature, **sampled_scores(problems, samples)}
+
+    def accuracy(self, answers: Sequence[Answer]) -> Estimate:
+        return estimate_accuracy(answers, self.clusters, self.config.seed)
+
+    def accuracies(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Accuracy of the main answers: of all, by domain and by family."""
+        return {
+            "accuracy": self.accuracy(answers),
+            "accuracy_by_domain": accuracy_by(answers, lambda row: row.domain, self.clusters, self.config.seed),
+            "accuracy_by_family": accuracy_by(answers, lambda row: row.family, self.clusters, self.config.seed),
+        }
+
+
+def count_errors(answers: Sequence[Answer], model: str) -> dict[str, Any]:
+    """How many answers failed, with the most frequent reasons.
+
+    Raises:
+        UserError: all of them failed, so that there is nothing to measure.
+    """
+    errors = Counter(answer.why for answer in answers if answer.status == "error")
+    if errors.total() == len(answers):
+        raise UserError(f"{model}: none of the {len(answers)} problems could be answered: {answers[0].why}")
+    return {"n": errors.total(), "why": dict(errors.most_common(20))}
