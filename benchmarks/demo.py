@@ -66,7 +66,7 @@ def pick(page: Any, example: int) -> None:
     page.wait_for_selector("textarea")
     before = page.evaluate("document.querySelector('textarea').value")
     page.click(f"button.example >> nth={example}")
-    page.wait_for_selector(".slot img[src^='picture/example-']")
+    page.wait_for_selector(".slot img[src^='image/example-']")
     page.wait_for_function("before => !['', before].includes(document.querySelector('textarea').value)", arg=before)
 
 

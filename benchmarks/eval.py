@@ -29,7 +29,7 @@ from data_construction.sources import LEARNED, write_set  # noqa: E402
 from data_construction.sources.audit_sets import AUDIT_SIZE, SHIFT_SIZE  # noqa: E402
 from eval.audit import AuditConfig, run_audit  # noqa: E402
 from eval.forward import forward_measures  # noqa: E402
-from eval.runner import answer_problems, open_pictures  # noqa: E402
+from eval.runner import answer_problems, open_images  # noqa: E402
 from eval.subjects import LocalSubject  # noqa: E402
 from vlm.attention import AttentionMass  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
@@ -55,7 +55,7 @@ def generation_share(subject: LocalSubject, problems: list[Problem], runs: int, 
 
     def plain(batch: list[Problem], _: Path) -> None:
         messages = [question_messages(problem.question, 1, "think", problem.choices) for problem in batch]
-        images = [open_pictures(problem) for problem in batch]
+        images = [open_images(problem) for problem in batch]
         generate(subject.vlm, messages, images, max_new_tokens=TOKENS, batch_size=BATCH)
 
     def harness(batch: list[Problem], log: Path) -> None:

@@ -19,7 +19,7 @@ import torch  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import write_text_atomic  # noqa: E402
-from eval.runner import open_pictures  # noqa: E402
+from eval.runner import open_images  # noqa: E402
 from eval.stats import estimate_share  # noqa: E402
 from reward.grade import grade  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
@@ -33,7 +33,7 @@ BATCH, TOKENS, SINGLES = 64, 256, 20
 def answer(vlm: VLM, problems: list[Problem]) -> tuple[list[float | None], float]:
     """Scores of the problems, and tokens a second."""
     messages = [question_messages(p.question, len(p.images), "think", p.choices) for p in problems]
-    images = [open_pictures(p) for p in problems]
+    images = [open_images(p) for p in problems]
     began = time.perf_counter()
     written = generate(vlm, messages, images, max_new_tokens=TOKENS, batch_size=BATCH)
     seconds = time.perf_counter() - began

@@ -1,1 +1,1 @@
-"""The page on which a person sees where a model looks while it thinks, and tests it."""
+"""A web page that shows where a model looks while it reasons, and tests whether it does."""

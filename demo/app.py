@@ -1,4 +1,4 @@
-"""The page: what is on it, and what its buttons do. Serving it is ``demo.serve``, the models ``demo.engine``."""
+"""The Gradio page: its layout and its event handlers. ``demo.serve`` serves it, ``demo.engine`` runs the models."""
 
 import logging
 import time
@@ -11,7 +11,7 @@ import gradio as gr
 from configs.errors import UserError, memory_error
 from demo import page
 from demo.engine import TESTS, Engine, Run, Sessions
-from demo.pictures import MAX_UPLOAD, PictureStore
+from demo.image_store import MAX_UPLOAD, ImageStore
 from vlm.reasoning import EFFORTS
 
 STATIC = Path(__file__).parent / "static"
@@ -24,18 +24,16 @@ QUEUE = 32
 log = logging.getLogger("demo")
 
 
-def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.Blocks:
-    """The Gradio page over an engine. It reads no file of the visitor's: images come as tokens of the store."""
-    handlers = Handlers(engine, pictures, sessions)
+def build_app(engine: Engine, store: ImageStore, sessions: Sessions) -> gr.Blocks:
+    """The Gradio page over an engine. Images come as tokens of the store, so no event can name a file of the host."""
+    handlers = Handlers(engine, store, sessions)
     choose, slot = ((STATIC / name).read_text(encoding="utf-8") for name in ("choose.js", "slot.js"))
     with gr.Blocks(title="Reflection-V", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
         gr.Markdown("# Reflection-V\nWhere does a vision-language model look while it thinks? Ask, then test it.")
         with gr.Row():
             with gr.Column(scale=2, min_width=280):
-                picture = gr.HTML(
-                    "", html_template=_slot("Picture: choose, drop or paste a file", "slot"), js_on_load=slot
-                )
-                shown = gr.HTML(page.example_cards(pictures.examples), js_on_load=choose, elem_id="examples")
+                image = gr.HTML("", html_template=_slot("Image: choose, drop or paste a file", "slot"), js_on_load=slot)
+                shown = gr.HTML(page.example_cards(store.examples), js_on_load=choose, elem_id="examples")
                 question = gr.Textbox(label="Question", lines=2, max_lines=6, max_length=20_000)
                 with gr.Row():
                     effort = gr.Dropdown(list(EFFORTS), value="medium", label="Effort", min_width=90, filterable=False)
@@ -45,14 +43,12 @@ def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=100)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=100)
-                status = gr.HTML(page.status("Pick an example, or choose a picture and ask."), elem_id="status")
+                status = gr.HTML(page.status("Choose an example, or an image of your own, and ask."), elem_id="status")
             with gr.Column(scale=3, min_width=300):
                 with gr.Row(elem_id="tests"):
-                    other = gr.HTML(
-                        "", html_template=_slot("Other picture, for the swap", "slot small"), js_on_load=slot
-                    )
+                    other = gr.HTML("", html_template=_slot("Other image, for the swap", "slot small"), js_on_load=slot)
                     with gr.Column(min_width=200):
-                        gr.Markdown("**Test the look**: the model goes on from the middle of its own response.")
+                        gr.Markdown("**Test the re-look**: the model continues from the middle of its own response.")
                         with gr.Row():
                             tests = {
                                 kind: gr.Button(name, elem_id=f"test-{kind}", size="md", min_width=110)
@@ -63,13 +59,14 @@ def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.
                     before = gr.HTML("", js_on_load=choose, elem_id="before")
                     after = gr.HTML("", js_on_load=choose, elem_id="after", visible=False)
 
-        here: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        quick = here | {"concurrency_limit": 8, "concurrency_id": "quick"}
-        slow = here | {"concurrency_limit": 1, "concurrency_id": "model"}
+        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        quick = private | {"concurrency_limit": 8, "concurrency_id": "quick"}
+        # One run at a time: two generations on one GPU would each take twice as long and need twice the memory.
+        slow = private | {"concurrency_limit": 1, "concurrency_id": "model"}
         results = [status, verdict, before, after]
-        shown.select(handlers.example, None, [picture, other, question], **quick)
+        shown.select(handlers.example, None, [image, other, question], **quick)
         gr.on([ask.click, question.submit], handlers.begin, None, status, **quick).then(
-            handlers.ask, [picture, question, model, effort, votes], results, **slow
+            handlers.ask, [image, question, model, effort, votes], results, **slow
         )
         for kind, button in tests.items():
             button.click(handlers.begin, None, status, **quick).then(handlers.test(kind), other, results, **slow)
@@ -80,32 +77,33 @@ def build_app(engine: Engine, pictures: PictureStore, sessions: Sessions) -> gr.
     return blocks.queue(max_size=QUEUE)
 
 
-def _slot(says: str, classes: str) -> str:
+def _slot(label: str, classes: str) -> str:
+    """HTML of one image field; ``static/slot.js`` handles choosing, dropping and pasting a file."""
     return (
-        f'<div class="{classes}" data-limit="{MAX_UPLOAD}"><label><img alt="The chosen picture" hidden>'
-        f'<span class="says">{says}</span><input type="file" accept="image/*" aria-label="{says}"></label>'
+        f'<div class="{classes}" data-limit="{MAX_UPLOAD}"><label><img alt="The chosen image" hidden>'
+        f'<span class="says">{label}</span><input type="file" accept="image/*" aria-label="{label}"></label>'
         '<div class="wrong" role="alert"></div></div>'
     )
 
 
 class Handlers:
-    """What the buttons do. Values from the page are untrusted: anyone can post to it."""
+    """The event handlers. Values from the page are untrusted: anyone can post to it."""
 
-    def __init__(self, engine: Engine, pictures: PictureStore, sessions: Sessions) -> None:
-        self.engine, self.pictures, self.sessions = engine, pictures, sessions
+    def __init__(self, engine: Engine, store: ImageStore, sessions: Sessions) -> None:
+        self.engine, self.store, self.sessions = engine, store, sessions
 
     def example(self, event: gr.EventData) -> tuple[Any, Any, Any]:
         """Put an example's image, its counterpart and its question on the page."""
         number = _event_number(event)
-        if number is None or number >= len(self.pictures.examples):
+        if number is None or number >= len(self.store.examples):
             return gr.skip(), gr.skip(), gr.skip()
-        example = self.pictures.examples[number]
+        example = self.store.examples[number]
         return example.token, example.other, example.question
 
     def begin(self, request: gr.Request) -> str:
-        """A new run of this visitor: it ends the one before, and the stop button is for this one from now on."""
+        """Start a new run of this visitor. It ends the previous run; the stop button then belongs to the new one."""
         self.sessions.of(request.session_hash).restart()
-        return page.waiting()
+        return page.status("Waiting for the model …")
 
     def stop(self, request: gr.Request) -> str:
         self.sessions.of(request.session_hash).stop.set()
@@ -123,13 +121,13 @@ class Handlers:
         def runs() -> Iterator[Run]:
             session.before = session.after = None
             if not isinstance(question, str) or not question.strip():
-                raise UserError("Ask something about the picture.")
+                raise UserError("Type a question about the image first.")
             if not isinstance(effort, str) or type(votes) is not int or votes not in VOTES:
-                raise UserError("Pick effort and votes from their lists.")
+                raise UserError("Choose effort and votes from their lists.")
             if not token:
-                raise UserError("Choose a picture first, or pick an example.")
-            picture = self.pictures.get(token)
-            for run in self.engine.ask(model, picture, question, effort, votes, session.stop):
+                raise UserError("Choose an image first, or an example.")
+            image = self.store.get(token)
+            for run in self.engine.ask(model, image, question, effort, votes, session.stop):
                 session.before = run
                 yield run
 
@@ -148,14 +146,14 @@ class Handlers:
                 if session.before is None or not session.before.text.strip():
                     raise UserError("Ask first: a test needs a response.")
                 session.after = None
-                other = self.pictures.get(token) if kind == "swap" and token else None
+                other = self.store.get(token) if kind == "swap" and token else None
                 for run in self.engine.test(kind, session.before, other, session.stop):
                     session.after = run
                     yield run
 
             def panels(run: Run) -> tuple[Any, ...]:
-                said = page.describe_change(session.before, run) if session.before is not None else ""
-                return said, gr.skip(), gr.update(value=page.run_panel(run), visible=True)
+                change = page.describe_change(session.before, run) if session.before is not None else ""
+                return change, gr.skip(), gr.update(value=page.run_panel(run), visible=True)
 
             yield from self._show(runs, panels)
 
@@ -176,7 +174,7 @@ class Handlers:
     def _show(
         self, runs: Callable[[], Iterator[Run]], panels: Callable[[Run], tuple[Any, ...]]
     ) -> Iterator[tuple[Any, ...]]:
-        """Draw a growing run now and then, and its end; an error ends it in words."""
+        """Redraw a growing run every ``REDRAW`` seconds and once at its end; an error becomes the status line."""
         drawn, run = 0.0, None
         try:
             for run in runs():
@@ -190,13 +188,13 @@ class Handlers:
         except Exception as error:
             full = memory_error(error)
             if full is None:
-                log.exception("a run failed")
-            said = "The demo failed at this, which is its fault and not yours: what went wrong stands in its terminal."
-            yield page.status(str(full or said), "error"), gr.skip(), gr.skip(), gr.skip()
+                log.exception("A run failed.")
+            message = "The demo failed with an internal error: see the traceback in the terminal that runs it."
+            yield page.status(str(full or message), "error"), gr.skip(), gr.skip(), gr.skip()
 
 
 def _event_number(event: gr.EventData) -> int | None:
-    """The ``n`` of an event from the page, if it is a natural number."""
+    """The ``n`` of an event from the page, if it is an integer of at least 0."""
     data = getattr(event, "_data", None)
     number = data.get("n") if isinstance(data, dict) else None
     return number if isinstance(number, int) and not isinstance(number, bool) and number >= 0 else None

@@ -1,4 +1,4 @@
-"""What the page does with models: ask and stream, stop, and the three tests of a look. No Gradio and no HTML here."""
+"""Runs the models for the page: ask and stream, stop, and the three tests of a re-look. No Gradio and no HTML here."""
 
 import asyncio
 import threading
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 RUN_SECONDS = 120.0
 MODELS_KEPT = 2
 SESSIONS = 64
-TESTS = {"again": "Look again", "swap": "Swap picture", "blank": "Blank picture"}
+TESTS = {"again": "Look again", "swap": "Swap image", "blank": "Blank image"}
 
 
 @dataclass
 class Run:
-    """One response, under way or done.
+    """One response, running or finished.
 
     Attributes:
-        text: from the first character of the response; ``given`` characters of it were put there by a test.
+        text: the response so far. A test wrote its first ``given`` characters, the model the rest.
         state: ``thinking``, ``done``, ``stopped`` (by the visitor) or ``late`` (by the time limit).
-        attention: where it looked; None while it writes, and for a server.
+        attention: mass by sentence and its maps; None while the response grows, and for a server.
     """
 
     model: str
-    picture: Image.Image = field(repr=False)
+    image: Image.Image = field(repr=False)
     question: str
     effort: str
     title: str = "Response"
@@ -71,20 +71,20 @@ class Run:
 
 @dataclass
 class Session:
-    """What one visitor has on the page. ``stop`` is set by the stop button."""
+    """The runs of one visitor. The stop button sets ``stop``."""
 
     before: Run | None = None
     after: Run | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def restart(self) -> None:
-        """End the run under way, if any; the stop button is for the next one from now on."""
+        """End the current run, if any. A new event, so that stopping the old run cannot stop the next one."""
         self.stop.set()
         self.stop = threading.Event()
 
 
 class Sessions:
-    """Session hash -> session; the one longest unused goes where there are too many."""
+    """Session hash -> session. If there are more than ``capacity``, the least recently used one is dropped."""
 
     def __init__(self, capacity: int = SESSIONS) -> None:
         self._kept: OrderedDict[str, Session] = OrderedDict()
@@ -92,7 +92,7 @@ class Sessions:
 
     def of(self, name: str | None) -> Session:
         if not name:
-            raise UserError("The page has lost its session: load it again.")
+            raise UserError("The page has lost its session: reload the page.")
         with self._lock:
             session = self._kept.pop(name, None) or Session()
             self._kept[name] = session
@@ -109,15 +109,15 @@ class Sessions:
 
 
 class Engine:
-    """The models that visitors may pick from; loaded when first asked, the latest ``MODELS_KEPT`` kept.
+    """The models that visitors may choose. Each is loaded at its first question; the last ``MODELS_KEPT`` used stay in memory.
 
     Attributes:
-        names: what visitors read -> the model. Neither a folder's path nor a server's address is theirs to see.
+        names: the label that visitors see -> the model. A label shows neither a folder's path nor a server's address.
     """
 
     def __init__(self, names: Sequence[str], api_key_env: str | None = None) -> None:
         check_key_has_one_server(names, api_key_env)
-        for name in names:  # now, and not when a visitor asks: the message is for whoever started the page
+        for name in names:  # checked at start: the message is for whoever runs the demo, not for a visitor
             check_key(name, api_key_env)
         self.names = _labels(names)
         self._api_key_env = api_key_env
@@ -127,7 +127,7 @@ class Engine:
     def model(self, name: object) -> Model:
         """Raises UserError for a name that was not offered, or a model that does not load."""
         if not isinstance(name, str) or name not in self.names:
-            raise ConfigError("This model is not offered here: pick one of the list.")
+            raise ConfigError("This model is not offered here: choose one from the list.")
         with self._lock:
             model = self._loaded.pop(name, None) or load_for_asking(self.names[name], self._api_key_env)
             self._loaded[name] = model
@@ -136,28 +136,29 @@ class Engine:
             return model
 
     def ask(
-        self, name: str, picture: Image.Image, question: str, effort: str, votes: int, stop: threading.Event
+        self, name: str, image: Image.Image, question: str, effort: str, votes: int, stop: threading.Event
     ) -> Iterator[Run]:
-        """The same ``Run`` again and again while it grows; the last one is done and watched. Errors as UserError."""
-        run = Run(name, picture, question, effort)
+        """Yield the same ``Run`` repeatedly while it grows; the last time it is complete, with attention. Raises UserError."""
+        run = Run(name, image, question, effort)
         yield from self._write(run, find_effort(effort), votes, stop)
 
     def test(self, kind: str, before: Run, other: Image.Image | None, stop: threading.Event) -> Iterator[Run]:
-        """Let the model resume from within its own response: with a cue to look again, another image, or a blank one."""
+        """Let the model continue from within its own response: after a re-look cue, with another image, or with a blank one."""
         if kind == "again":
             end = reasoning_end(before.text)
-            kept, picture = before.text[: len(before.text) if end is None else end].rstrip(), before.picture
+            kept, image = before.text[: len(before.text) if end is None else end].rstrip(), before.image
             given = f"{kept} {CUE}"
         else:
-            given = _interrupted(before.text)
+            given = _cut_response(before.text)
             if kind == "blank":
-                picture = blank(before.picture)
+                image = blank(before.image)
             elif other is None:
-                raise UserError("Choose the other picture first: the one to swap in.")
+                raise UserError("Choose the other image first: the one to swap in.")
             else:
-                picture = other.resize(before.picture.size)  # of equal size: nothing else changes for the model
-        run = Run(before.model, picture, before.question, before.effort, TESTS[kind], given, len(given))
-        # A forced look of our own would blur what the test shows.
+                # The same size gives the same number of image tokens, so that only the content changes.
+                image = other.resize(before.image.size)
+        run = Run(before.model, image, before.question, before.effort, TESTS[kind], given, len(given))
+        # No forced re-looks: the test shows what the model does by itself.
         effort = replace(find_effort(before.effort), looks=0)
         yield from self._write(run, effort, 1, stop)
 
@@ -180,7 +181,7 @@ class Engine:
         if is_local(model) and run.text.strip():
             from vlm.sentence_attention import attention_by_sentence
 
-            run.attention = attention_by_sentence(model, messages, [run.picture], run.text, breaks=[run.given])
+            run.attention = attention_by_sentence(model, messages, [run.image], run.text, breaks=[run.given])
         elif not is_local(model):
             run.note = "A server does not show where its model looks."
         yield run
@@ -198,7 +199,7 @@ class Engine:
         temperature = vote_temperature(len(seeds), None)
         given = run.text
         stream = think_stream(
-            model, messages, [run.picture], effort, temperature=temperature, seed=seeds[0], prefix=given
+            model, messages, [run.image], effort, temperature=temperature, seed=seeds[0], prefix=given
         )
         try:
             for piece in stream:
@@ -214,7 +215,7 @@ class Engine:
         for seed in seeds[1:]:
             if self._over(run, stop, deadline):
                 break
-            responses += think_batch(model, [messages], [[run.picture]], effort, temperature=temperature, seeds=[seed])
+            responses += think_batch(model, [messages], [[run.image]], effort, temperature=temperature, seeds=[seed])
             run.note = f"{len(responses)} of {len(seeds)} votes"
             yield []
         run.note = ""
@@ -231,14 +232,16 @@ class Engine:
         deadline: float,
     ) -> Iterator[list[BudgetedResponse]]:
         if run.given:
-            raise UserError("A server cannot be interrupted in its thought: pick a model that runs here for this test.")
+            raise UserError(
+                "A served model cannot continue from a prefix: choose a model of this process for this test."
+            )
         outcome: list[list[BudgetedResponse] | BaseException] = []
         temperature = vote_temperature(len(seeds), None)
 
         async def call() -> list[BudgetedResponse]:
             try:
                 asked = [
-                    think_served(model, messages, [run.picture], effort, temperature=temperature, seed=seed)
+                    think_served(model, messages, [run.image], effort, temperature=temperature, seed=seed)
                     for seed in seeds
                 ]
                 return list(await asyncio.gather(*asked))
@@ -255,10 +258,12 @@ class Engine:
         thread.start()
         while not outcome:
             if self._over(run, stop, deadline):
-                return  # the reply, should it come, is dropped
+                return  # a reply that still arrives is dropped
             thread.join(0.1)
             yield []
-        if isinstance(outcome[0], BackendError):  # its sentence begins with the server's address
+        if isinstance(
+            outcome[0], BackendError
+        ):  # its message begins with the server's address, which visitors must not see
             raise BackendError(str(outcome[0]).replace(model.name, run.model), outcome[0].name) from None
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
@@ -274,19 +279,19 @@ class Engine:
 
     @staticmethod
     def _finish(run: Run, responses: list[BudgetedResponse]) -> None:
-        """Read the outcome off the responses; those of a test read on after what was given."""
+        """Fill the run from its finished responses. Those of a test start after the given text."""
         given = run.text[: run.given]
-        whole = summarize([replace(thought, text=given + thought.text) for thought in responses])
+        whole = summarize([replace(response, text=given + response.text) for response in responses])
         run.text, run.answer, run.tokens, run.looks = whole["text"], whole["answer"], whole["tokens"], whole["looks"]
         run.votes, run.agreement = whole["votes"]["counts"], whole["votes"]["agreement"]
         if whole["closed"]:
-            run.note = "The thought ran out of its budget and was closed."
+            run.note = "The reasoning reached its token budget and was closed."
         elif not whole["finished"]:
-            run.note = "The answer ran out of its budget."
+            run.note = "The answer reached its token budget."
 
 
-def _interrupted(text: str) -> str:
-    """The response up to where a test cuts it: as evaluation does, else (no sentence, no blank to cut at) at half."""
+def _cut_response(text: str) -> str:
+    """The response up to the cut of a test: as the swap test cuts, or at half if there is no sentence or space to cut at."""
     if cut := cut_reasoning(text):
         return cut[0]
     start, end = reasoning_span(text)
@@ -297,6 +302,7 @@ def _interrupted(text: str) -> str:
 
 
 def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Label -> model; models with the same last part of their names get a number."""
     labels: dict[str, str] = {}
     for name in dict.fromkeys(names):
         short = (

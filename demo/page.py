@@ -1,4 +1,4 @@
-"""The parts of the page that change, as HTML. Every text that a visitor or a model wrote is escaped here and nowhere else."""
+"""The changing parts of the page as HTML. This is the only place that escapes what a visitor or a model wrote."""
 
 import base64
 import io
@@ -9,37 +9,33 @@ from markupsafe import Markup
 from PIL import Image
 
 from demo.engine import Run
-from demo.pictures import Example
+from demo.image_store import Example
 from vlm.heatmap import overlay
 from vlm.response import first_relook
 
 SHOWN_SIDE = 640
-"""Pixels: a longer side of a heat map is scaled down to it."""
+"""Largest side of a heat map in pixels; larger images are scaled down to it."""
 CURVE = 600, 120
 MAX_POINTS = 400
 STATES = {"thinking": "Thinking", "done": "Done", "stopped": "Stopped", "late": "Stopped"}
 
 
 def status(text: str, kind: str = "info") -> str:
-    """One line that screen readers announce. ``kind``: ``info`` or ``error``."""
+    """The status line, which screen readers announce. ``kind``: ``info`` or ``error``."""
     role = "alert" if kind == "error" else "status"
     return Markup('<p class="status {}" role="{}">{}</p>').format(kind, role, text)
 
 
 def run_status(run: Run) -> str:
-    """What the status line says about a run."""
+    """The status line of a run."""
     return status(f"{STATES[run.state]}: {run.tokens} tokens, {run.seconds:.1f} s. {run.note}".strip())
-
-
-def waiting() -> str:
-    return status("Waiting for the model …")
 
 
 def example_cards(found: Sequence[Example]) -> str:
     """Buttons with the example images."""
     buttons = [
         Markup(
-            '<button type="button" class="example" data-n="{n}"><img src="picture/{token}" alt="">'
+            '<button type="button" class="example" data-n="{n}"><img src="image/{token}" alt="">'
             "<span>{question}</span></button>"
         ).format(n=n, token=example.token, question=example.question.rpartition(". ")[2])
         for n, example in enumerate(found)
@@ -50,7 +46,7 @@ def example_cards(found: Sequence[Example]) -> str:
 
 
 def run_panel(run: Run, chosen: int | None = None) -> str:
-    """A response: answer, sentences in the colour of their image mass, heat map and curve of the chosen one."""
+    """One response: its answer, its sentences coloured by image mass, and heat map and curve of the chosen sentence."""
     parts = [Markup("<h2>{}</h2>").format(run.title), _answer_block(run), _trace(run, chosen)]
     if run.attention is not None:
         parts += [_figure(run, chosen), _mass_curve(run, chosen)]
@@ -60,27 +56,27 @@ def run_panel(run: Run, chosen: int | None = None) -> str:
 
 
 def describe_change(before: Run, after: Run) -> str:
-    """What a test showed, in words that claim no more than it did."""
+    """The result of a test in words. One run is one observation, so no wording claims a property of the model."""
     if after.state != "done":
         return ""
     was, now = (run.answer if run.answer is not None else "none" for run in (before, after))
     if before.answer is None or after.answer is None:
-        said = "One of the two has no answer, so nothing can be compared."
+        change = "One of the two responses has no answer, so nothing can be compared."
     elif was == now:
-        said = {
-            "Look again": "The second look changed nothing.",
-            "Swap picture": "The picture changed in the middle of the thought and the answer did not: it may have read its own "
-            "text and not the picture, or both pictures give this answer.",
-            "Blank picture": "The picture was gone and the answer stayed: from there on it did not need the picture.",
+        change = {
+            "Look again": "The re-look did not change the answer.",
+            "Swap image": "The image changed in the middle of the reasoning and the answer did not: the model may have read its "
+            "own text instead of the image, or both images have this answer.",
+            "Blank image": "The answer stayed without the image: after the cut the model did not need it.",
         }[after.title]
     else:
-        said = {
-            "Look again": "The second look changed the answer.",
-            "Swap picture": "The answer followed the change of the picture in the middle of the thought.",
-            "Blank picture": "Without the picture the answer changed: it still needed it.",
+        change = {
+            "Look again": "The re-look changed the answer.",
+            "Swap image": "The answer changed when the image changed in the middle of the reasoning.",
+            "Blank image": "The answer changed without the image: after the cut the model still needed it.",
         }[after.title]
     return Markup('<p class="verdict" role="status"><strong>{}</strong> → <strong>{}</strong>. {}</p>').format(
-        was, now, said
+        was, now, change
     )
 
 
@@ -90,7 +86,7 @@ def _answer_block(run: Run) -> Markup:
     answer = Markup('<p class="answer">Answer: <strong>{}</strong></p>').format(
         "none" if run.answer is None else run.answer
     )
-    looks = f"looks back {run.looks} time{'' if run.looks == 1 else 's'}"
+    looks = f"{run.looks} re-look{'' if run.looks == 1 else 's'}"
     facts = [f"{run.tokens} tokens", f"{run.seconds:.1f} s", looks]
     if sum(run.votes.values()) > 1:
         given = ", ".join(f"{name} × {count}" for name, count in run.votes.items())
@@ -107,7 +103,7 @@ def _trace(run: Run, chosen: int | None) -> Markup:
     buttons = [
         Markup(
             '<button type="button" class="sentence{given}" data-n="{n}" aria-pressed="{pressed}" style="--heat:{heat:.3f}" '
-            'title="{mass:.1%} of its attention is on the picture, {lift:.2f} times an even spread">{text}'
+            'title="{mass:.1%} of the attention is on the image, {lift:.2f} times uniform attention">{text}'
             "<small>{mass:.0%}</small></button>"
         ).format(
             given=" given" if sentence.end <= run.given else "",
@@ -121,7 +117,7 @@ def _trace(run: Run, chosen: int | None) -> Markup:
         for n, sentence in enumerate(run.attention.sentences)
     ]
     hint = Markup(
-        '<p class="hint">Colour and percentage: how much of its attention is on the picture while it writes. '
+        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes. '
         "Choose a sentence.</p>"
     )
     return Markup('<div class="trace" role="group" aria-label="Sentences of the response">{}</div>{}').format(
@@ -136,26 +132,26 @@ def _figure(run: Run, chosen: int | None) -> Markup:
     every = [sentence.maps[0] for sentence in run.attention.sentences if sentence.maps]
     most = max((float(heat.max()) for heat in every), default=0.0)
     if chosen is None:
-        heat, said = run.attention.maps[0], "the whole response"
+        heat, span = run.attention.maps[0], "the whole response"
     else:
-        heat, said = run.attention.sentences[chosen].maps[0], f"“{run.attention.sentences[chosen].text[:120]}”"
+        heat, span = run.attention.sentences[chosen].maps[0], f"“{run.attention.sentences[chosen].text[:120]}”"
     return Markup(
-        '<figure><img class="heat" src="{}" alt="Heat map over the picture"><figcaption>Where it looks while it writes {}. '
+        '<figure><img class="heat" src="{}" alt="Heat map over the image"><figcaption>Attention on the image while the model writes {}. '
         '<span class="scale" aria-hidden="true"></span></figcaption></figure>'
-    ).format(_heat_uri(run.picture, heat, most), said)
+    ).format(_heat_uri(run.image, heat, most), span)
 
 
-def _heat_uri(picture: Image.Image, heat: torch.Tensor, most: float) -> str:
-    scale = SHOWN_SIDE / max(picture.size)
+def _heat_uri(image: Image.Image, heat: torch.Tensor, most: float) -> str:
+    scale = SHOWN_SIDE / max(image.size)
     if scale < 1:
-        picture = picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
+        image = image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
     data = io.BytesIO()
-    overlay(picture, heat, most).save(data, "WEBP", quality=85)
+    overlay(image, heat, most).save(data, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _mass_curve(run: Run, chosen: int | None) -> Markup:
-    """Mass by token, with the chosen sentence, the first look back, and what looking everywhere alike would give."""
+    """Mass by token, with the chosen sentence, the first re-look, and the mass of uniform attention."""
     assert run.attention is not None
     mass, lift = run.attention.mass, run.attention.lift
     width, height = CURVE
@@ -169,8 +165,10 @@ def _mass_curve(run: Run, chosen: int | None) -> Markup:
 
     marks = Markup("")
     if chosen is not None:
-        first, last = run.attention.sentences[chosen].tokens
-        marks += _band("chosen", first, last, len(mass))
+        first, last = (token * width / len(mass) for token in run.attention.sentences[chosen].tokens)
+        marks += Markup('<rect class="chosen" x="{:.1f}" y="0" width="{:.1f}" height="{}"/>').format(
+            first, last - first, height
+        )
     relook = first_relook(run.text)
     if relook is not None:
         at = next((s.tokens[0] for s in run.attention.sentences if s.end > relook), 0) * width / len(mass)
@@ -178,9 +176,9 @@ def _mass_curve(run: Run, chosen: int | None) -> Markup:
     return Markup(
         '<figure class="curve"><div class="axis"><span>{top:.0%}</span><span>0%</span></div>'
         '<svg viewBox="0 0 {w} {h}" preserveAspectRatio="none" role="img" '
-        'aria-label="Attention to the picture by token, from {first:.0%} to {last:.0%}">'
+        'aria-label="Attention to the image by token, from {first:.0%} to {last:.0%}">'
         '{marks}<polyline class="even" points="{even}"/><polyline class="mass" points="{line}"/></svg>'
-        '<figcaption><span class="key mass">attention on the picture</span> <span class="key even">an even spread over all '
+        '<figcaption><span class="key mass">attention on the image</span> <span class="key even">uniform attention over all '
         "tokens</span>{relook} <span>token 1 to {count}</span></figcaption></figure>"
     ).format(
         top=top,
@@ -191,21 +189,13 @@ def _mass_curve(run: Run, chosen: int | None) -> Markup:
         marks=marks,
         even=line(even),
         line=line(mass),
-        relook=Markup(' <span class="key relook">first look back</span>') if relook is not None else "",
+        relook=Markup(' <span class="key relook">first re-look</span>') if relook is not None else "",
         count=len(mass),
     )
 
 
-def _band(name: str, first: int, last: int, count: int) -> Markup:
-    width, height = CURVE
-    left, right = first * width / count, last * width / count
-    return Markup('<rect class="{}" x="{:.1f}" y="0" width="{:.1f}" height="{}"/>').format(
-        name, left, right - left, height
-    )
-
-
 def has_sentence(run: Run | None, number: object) -> bool:
-    """Whether a number that came from the page names a sentence of the run."""
+    """Whether a number from the page, which is untrusted, is the index of a sentence of the run."""
     return (
         run is not None
         and run.attention is not None

@@ -1,7 +1,7 @@
-"""Serving the page safely: only the routes that it needs, images in memory, nothing from or to the network.
+"""Serve the page safely: only the routes that it needs, images in memory, no connection to another host.
 
 Gradio has many more routes than this page uses (files, proxies, downloads of URLs, run history). The gate in front of it
-lets through a short list and answers 404 to the rest, so none of them can read a file of the host.
+admits a short list and answers 404 to everything else, so that no route can read a file of the host.
 """
 
 import json
@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any
 
-# Read when gradio is imported: no telemetry, no look for a newer version, no run history.
+# Gradio reads these at import: no telemetry, no check for a newer version, no run history.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
 
 import gradio as gr
@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse
 from configs.errors import ConfigError, UserError
 from demo.app import STATIC, build_app
 from demo.engine import Engine, Sessions
-from demo.pictures import MAX_UPLOAD, PictureStore
+from demo.image_store import MAX_UPLOAD, ImageStore
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -31,16 +31,17 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 ROUTES = {
     "GET": re.compile(
-        r"/|/config/?|/theme\.css|/assets/[\w./-]+|/static/[\w./-]+|/favicon\.ico|/manifest\.json|/picture/[\w-]+"
+        r"/|/config/?|/theme\.css|/assets/[\w./-]+|/static/[\w./-]+|/favicon\.ico|/manifest\.json|/image/[\w-]+"
         r"|/gradio_api/(?:info|app_id|startup-events|queue/data|heartbeat/\w+)/?"
     ),
-    "POST": re.compile(r"/picture|/gradio_api/(?:queue/join|cancel|reset)/?"),
+    "POST": re.compile(r"/image|/gradio_api/(?:queue/join|cancel|reset)/?"),
 }
 MAX_PATH = 255
-"""Bytes of a request's path. The page's are shorter; looking for a file of a longer name is an error of the system."""
+"""Bytes of a request's path. The page's own are shorter; the system raises an error for a file name that is longer."""
 MAX_BODY = 200_000
-"""Bytes of any request but an upload."""
+"""Bytes of any request except an upload."""
 DRAINED = 200 * 2**20
+"""Bytes of a request that is too large which are still read, so that the browser shows the reply."""
 HEADERS = {
     # The page's own scripts are inline and compile templates; nothing may be loaded from, or sent to, another host.
     "Content-Security-Policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -53,10 +54,10 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class Gate:
-    """ASGI middleware: the routes of ``ROUTES``, bodies of bounded size and known shape, requests of this page only.
+    """ASGI middleware that admits the routes of ``ROUTES``, bodies of bounded size and known shape, and requests of this page.
 
     Args:
-        local: answer to the names of this machine only.
+        local: answer only requests whose Host is a name of this machine.
         functions: the numbers of Gradio's event handlers.
     """
 
@@ -74,12 +75,12 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        if scope["method"] == "POST" and scope["path"] != "/picture":
+        if scope["method"] == "POST" and scope["path"] != "/image":
             body = await read_body(receive, MAX_BODY)
             if body is None or not is_plain(body, self.functions):
-                await JSONResponse({"error": "This request is not one of this page."}, 413 if body is None else 400)(
-                    scope, receive, send
-                )
+                await JSONResponse(
+                    {"error": "This request is not one that this page sends."}, 413 if body is None else 400
+                )(scope, receive, send)
                 return
             receive = _replay(body, receive)
 
@@ -99,9 +100,9 @@ class Gate:
         if unknown or b"deep_link" in scope["query_string"]:  # it names a file
             return JSONResponse({"error": "There is nothing here."}, 404)
         host = headers.get("host", "")
-        # Another site's page could reach this machine under a name of its own (DNS rebinding), or post to it.
+        # A page of another site could reach this machine under that site's name (DNS rebinding), or post to it.
         if self.local and _host_name(host) not in LOCAL:
-            return JSONResponse({"error": "This demo answers only to its own machine."}, 403)
+            return JSONResponse({"error": "This demo answers only requests from its own machine."}, 403)
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return JSONResponse({"error": "This request comes from another page."}, 403)
@@ -115,7 +116,7 @@ def _host_name(host: str) -> str:
 async def read_body(receive: Receive, limit: int) -> bytes | None:
     """A request's body; None if it is larger than ``limit`` bytes.
 
-    What is too much is read and dropped, up to ``DRAINED``: a browser that is cut off shows no answer.
+    The rest is read and dropped, up to ``DRAINED``: if the connection were closed early, a browser would not show the reply.
     """
     body, size = bytearray(), 0
     while size <= DRAINED:
@@ -140,12 +141,11 @@ SHAPES: dict[str, tuple[type, ...]] = {
 
 
 def is_plain(body: bytes, functions: Collection[int]) -> bool:
-    """Whether a body is JSON of the known shape without a file in it: Gradio would open its path, or download its URL."""
+    """Whether a body is JSON of the known shape without a file: Gradio would open its path, or download its URL."""
     try:
         value = json.loads(body)
-        json.dumps(
-            value, ensure_ascii=False, allow_nan=False
-        ).encode()  # half a surrogate pair can be read, not written
+        # A lone surrogate can be parsed but not encoded, and would fail later inside Gradio.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return False
     if not isinstance(value, dict) or any(
@@ -154,9 +154,8 @@ def is_plain(body: bytes, functions: Collection[int]) -> bool:
         return False
     if value.get("fn_index", next(iter(functions))) not in functions:
         return False
-    if (
-        value.get("session_hash") == ""
-    ):  # its event would wait in Gradio's queue under another name, and fail every later one
+    # Gradio queues an event with an empty session under another name, where it makes every later event fail.
+    if value.get("session_hash") == "":
         return False
     waiting: list[Any] = [value]
     while waiting:
@@ -183,31 +182,31 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def make_server(engine: Engine, local: bool = True, pictures: PictureStore | None = None) -> Gate:
-    """The whole application, for uvicorn or a test client."""
-    pictures, sessions = pictures or PictureStore(), Sessions()
+def make_server(engine: Engine, local: bool = True, store: ImageStore | None = None) -> Gate:
+    """The whole application behind its gate, for uvicorn or a test client."""
+    store, sessions = store or ImageStore(), Sessions()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.post("/picture")
+    @app.post("/image")
     async def upload(request: Request) -> JSONResponse:
         data = await read_body(request.receive, MAX_UPLOAD)
         if data is None:
-            return JSONResponse({"error": "The picture is larger than 20 MB: save a smaller version of it."}, 413)
+            return JSONResponse({"error": "The image is larger than 20 MB: save a smaller version of it."}, 413)
         try:
-            token = await run_in_threadpool(pictures.add, data)
-        except UserError as error:  # not a 4xx: browsers would log that as an error of the page
+            token = await run_in_threadpool(store.add, data)
+        except UserError as error:  # no 4xx status: browsers log those as errors of the page
             return JSONResponse({"error": str(error)})
         return JSONResponse({"token": token})
 
-    @app.get("/picture/{token}")
+    @app.get("/image/{token}")
     def show(token: str) -> Response:
         try:
-            data = pictures.png(token)
+            data = store.png(token)
         except UserError as error:
             return JSONResponse({"error": str(error)}, 404)
         return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
-    blocks = build_app(engine, pictures, sessions)
+    blocks = build_app(engine, store, sessions)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -225,7 +224,7 @@ def make_server(engine: Engine, local: bool = True, pictures: PictureStore | Non
 
 
 def serve(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, api_key_env: str | None = None) -> None:
-    """Serve the page until it is interrupted; the first model is loaded before the address is printed.
+    """Serve the page until Ctrl-C. The first model is loaded before the address is printed, so that a bad name fails at once.
 
     Raises:
         UserError: a model that does not load, or a port that is taken.
@@ -238,17 +237,17 @@ def serve(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, api_
         uvicorn.Config(make_server(engine, local), log_level="warning", timeout_graceful_shutdown=2)
     )
     shown = f"[{host}]" if ":" in host else host
-    print(f"The demo is at http://{shown}:{listening.getsockname()[1]} (Ctrl-C ends it)", flush=True)
+    print(f"The demo is at http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
     if not local:
-        print("Whoever can reach this machine can use it: there is no password.", flush=True)
+        print("There is no password: everyone who can reach this machine can use the demo.", flush=True)
     server.run(sockets=[listening])
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; port 0 takes a free one. Raises ConfigError where it cannot be had."""
+    """A socket bound to the address; port 0 takes a free one. Raises ConfigError if the port cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart may reuse the port at once
     try:
         listening.bind((host, port))
     except OSError as error:

@@ -1,8 +1,8 @@
-"""``reflection-v audit MODEL``: does this model really look? Every measure with n, interval and verdict, and one name for it all.
+"""``reflection-v audit MODEL``: does this model use the image? Every measure with n, interval and verdict, and one profile.
 
-A model of this process is a white box: its responses are cut, its attention recorded, its distributions compared. A served
-model is a black box: the measures that need only questions and answers, and a swap by a further user turn in place of the
-swap in mid-response.
+A model in this process is a white box: its responses are cut, its attention is recorded, its distributions are compared. A
+served model is a black box: it gets the measures that need only questions and answers, and a swap by a further user turn
+instead of the swap in mid-response.
 """
 
 import os
@@ -23,16 +23,16 @@ from eval.figures import balanced_subset, estimate_accuracy, image_key
 from eval.grounding import (
     attention_profile,
     behaviour,
-    blank_pictures,
+    blank_images,
     has_counterfactual,
-    noise_pictures,
-    wrong_pictures,
+    mismatched_images,
+    noise_images,
 )
 from eval.known import known_subject
 from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import difference_of_shares, majority_class_score
-from eval.subjects import LocalSubject, Subject, load_subject, say_what_is_reused
+from eval.subjects import LocalSubject, Subject, load_subject, warn_about_reuse
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from vlm.problem import Problem
@@ -45,13 +45,13 @@ class AuditConfig:
     Attributes:
         max_new_tokens: limit of a response; longer ones count as truncated.
         batch_size: responses generated at once.
-        main: problems answered from scratch.
-        controls: of them, those asked again with a blank, a noise and a wrong image.
-        hint: those asked again with a wrong hint.
-        swap: those with a counterfactual image offered to the swap.
-        cutoff: those finished without the image; ``cutoff_at``: after which shares (up to 1) or tokens of the response.
-        samples: those sampled ``k`` times at ``temperature``.
-        forward: responses read again for VDM and patch masking; ``masked_share`` of the patches is painted over.
+        main: problems answered from scratch; the keys below are numbers of these.
+        controls: problems asked again with a blank, a noise and a mismatched image.
+        hint: problems asked again with an incorrect hint.
+        swap: problems with a counterfactual image offered to the swap test.
+        cutoff: problems finished without the image; ``cutoff_at``: after which shares (up to 1) or tokens of the response.
+        samples: problems sampled ``k`` times at ``temperature``.
+        forward: responses scored again for VDM and patch masking; ``masked_share`` of the patches is masked.
         per_shift: problems of each set of unseen images.
         margin: a difference of accuracy below this does not matter; ``vdm_margin`` and ``nats_margin`` likewise.
         layers: whose attention is recorded (``last``, ``all``, a list).
@@ -85,14 +85,16 @@ class AuditConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_variable(self.api_key_env)  # it stands in the report, where a key given by mistake must not
+        check_variable(
+            self.api_key_env
+        )  # the report holds this name, so a key given here by mistake would be published
 
 
 QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}
 
 
 def quick(config: AuditConfig, given: Mapping[str, Any] | None = None) -> AuditConfig:
-    """Fewer problems for the same measures: about a quarter of the time. Keys in ``given`` stay as they are."""
+    """The same measures on fewer problems, in about a quarter of the time. Keys in ``given`` keep their values."""
     few = {**QUICK, "per_shift": 30, "shown": 30}
     return replace(config, **{key: value for key, value in few.items() if key not in (given or {})})  # type: ignore[arg-type]
 
@@ -111,12 +113,12 @@ def run_audit(
 
     Args:
         model: a folder, a hub name, ``tiny``, ``openai:NAME@URL``, or ``scripted:NAME`` (see ``eval.known``).
-        problems: those with ``meta.counterfactual`` can be swapped; the others serve the other measures.
+        problems: those with ``meta.counterfactual`` can be swapped; all of them serve the other measures.
         shifts: name -> problems with images unlike those of training.
-        subject: in place of the model that the name stands for.
+        subject: used instead of loading ``model``.
 
     Returns:
-        What audit.json holds; see docs/audit.md.
+        The content of audit.json; see docs/audit.md.
 
     Raises:
         UserError: no problems, no such model, or a model of which every question failed (with the first reason).
@@ -143,7 +145,7 @@ def _audit(
         subject = (
             known_subject(name, problems) if name != model else load_subject(model, config.dtype, config.api_key_env)
         )
-    say_what_is_reused(subject, out / "answers", "*.jsonl")
+    warn_about_reuse(subject, out / "answers", "*.jsonl")
     audit = _Audit(subject, balanced_subset(problems, config.main, config.seed), out / "answers", style, config)
     report = audit.report(model, shifts)
     report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
@@ -154,14 +156,16 @@ def _audit(
 
 
 class _Audit:
-    """One model's audit under way."""
+    """The state of one audit: the model's session and what has been measured so far."""
 
     def __init__(
         self, subject: Subject, problems: list[Problem], answers: Path, style: str, config: AuditConfig
     ) -> None:
         self.subject, self.problems, self.config = subject, problems, config
         clusters = {problem.id: image_key(problem) for problem in problems}
-        self.session = ModelSession(subject, answers, config, style, clusters)
+        self.session = ModelSession(
+            subject, answers, style, clusters, config.max_new_tokens, config.batch_size, config.seed
+        )
         self.evidence: dict[str, Evidence] = {}
         self.measures: dict[str, dict[str, Any]] = {}
         self.seconds: dict[str, float] = {}
@@ -170,7 +174,7 @@ class _Audit:
         self.maps: dict[str, list[Any]] = {}
 
     def report(self, model: str, shifts: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
-        """Take every measure, then judge them together."""
+        """Take every measure, then judge all of them together, since p-values are corrected for their number."""
         white = isinstance(self.subject, LocalSubject)
         attention = {"layers": self.config.layers} if white else None
         main = self._timed("main", lambda: self.session.ask(self.problems, "main", attention=attention))
@@ -187,7 +191,9 @@ class _Audit:
         samples: list[list[Answer]] = []
         sampled = self._some(self.config.samples)
         if sampled:
-            samples, scores = self._timed("samples", lambda: self.session.sample(sampled))
+            samples, scores = self._timed(
+                "samples", lambda: self.session.sample(sampled, self.config.k, self.config.temperature)
+            )
             self.measures["self_consistency"] = scores
         if self.config.forward and isinstance(self.subject, LocalSubject):
             self._timed("forward", self._forward)
@@ -222,7 +228,7 @@ class _Audit:
         }
 
     def cases(self) -> list[dict[str, Any]]:
-        """What the page shows of single problems: question, image, and the answer under every condition."""
+        """The cases of the page: question, image, and the answer under every condition."""
         shown = balanced_subset(self.problems, self.config.shown, self.config.seed)
         return [
             {
@@ -243,7 +249,7 @@ class _Audit:
         ]
 
     def _some(self, n: int) -> list[Problem]:
-        """``n`` of the problems that were answered."""
+        """``n`` of the problems that were answered; the others have no answer to compare with."""
         answered = [problem for problem in self.problems if self.scratch[problem.id].status == "ok"]
         return balanced_subset(answered, n, self.config.seed) if n else []
 
@@ -257,20 +263,20 @@ class _Audit:
         self.evidence[name] = Evidence(values, margin, good, self.session.clusters)
 
     def _controls(self) -> None:
-        """Accuracy with a blank, a noise and a wrong image, each against the right one on the same problems."""
+        """Accuracy with a blank, a noise and a mismatched image, each compared with the own image on the same problems."""
         asked = [problem for problem in self._some(self.config.controls) if problem.images]
-        wrong = wrong_pictures(asked, self.config.seed)
-        right = correct_by_id(self.scratch.values())
+        mismatched = mismatched_images(asked, self.config.seed)
+        correct = correct_by_id(self.scratch.values())
         for name, problems, options in (
-            ("blank", asked, {"pictures": blank_pictures}),
-            ("noise", asked, {"pictures": noise_pictures}),
-            ("wrong_picture", wrong, {}),
+            ("blank", asked, {"images": blank_images}),
+            ("noise", asked, {"images": noise_images}),
+            ("wrong_picture", mismatched, {}),
         ):
             rows = self.session.ask(problems, name.replace("_", " "), **options)
             self.conditions[name.replace("_", " ")] = {row.problem_id: row for row in rows}
             scores = correct_by_id(rows)
             self.measures[name] = {"accuracy": self.session.accuracy(rows)}
-            self._prove(name, {id_: right[id_] - score for id_, score in scores.items()}, self.config.margin)
+            self._prove(name, {id_: correct[id_] - score for id_, score in scores.items()}, self.config.margin)
 
     def _hint(self) -> None:
         asked, log = self._some(self.config.hint), self.session.log("hint")
@@ -314,7 +320,7 @@ class _Audit:
         self._prove("patch_masking", values, self.config.nats_margin)
 
     def _shifts(self, shifts: Mapping[str, Sequence[Problem]]) -> None:
-        """Accuracy on each set of unseen images, and the drop from the main problems of the same families."""
+        """Accuracy on each set of unseen images, and the drop against the main problems of the same families."""
         found = {}
         for name, problems in shifts.items():
             asked = balanced_subset(problems, self.config.per_shift, self.config.seed)
@@ -345,5 +351,5 @@ def summary(report: Mapping[str, Any]) -> list[str]:
             figure += f", 95% {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
             lines.append(f"{name.replace('_', ' '):<15} {one['verdict']:<18}{figure}, n {one['n']}")
     if report["errors"]["n"]:
-        lines.append(f"{report['errors']['n']} problems could not be asked or graded; they count in no figure")
+        lines.append(f"{report['errors']['n']} problems could not be asked or graded; no figure counts them")
     return lines

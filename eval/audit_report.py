@@ -1,7 +1,7 @@
 """``audit.json`` and ``audit.html`` (self-contained, no script, no network) of an audit.
 
-The table of cases is filtered by radio buttons and style rules alone, so that the page's content policy can forbid scripts:
-what a model wrote is untrusted text.
+Radio buttons and style rules filter the cases, so that the page's content policy can forbid scripts: model output is
+untrusted text.
 """
 
 import json
@@ -15,63 +15,63 @@ from configs.jsonl import write_json_atomic, write_text_atomic
 from eval import charts
 from eval.report import LONGEST_SHOWN, highlight, page_template, thumbnail
 
-# Measure -> (title, what was done, what its figure is, path to further estimates: (label, key, signed)).
+# Measure -> (title, condition, meaning of its figure, further estimates as (label, key)). The keys are those of audit.json.
 JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
     "wrong_picture": (
-        "Wrong picture",
-        "another problem's picture of the same kind",
+        "Mismatched image",
+        "the image of another problem of the family",
         "accuracy lost",
         (("accuracy with it", "accuracy"),),
     ),
-    "blank": ("Blank picture", "painted over in mid-grey", "accuracy lost", (("accuracy with it", "accuracy"),)),
-    "noise": ("Noise picture", "uniform noise", "accuracy lost", (("accuracy with it", "accuracy"),)),
+    "blank": ("Blank image", "painted over in mid-grey", "accuracy lost", (("accuracy with it", "accuracy"),)),
+    "noise": ("Noise image", "uniform noise", "accuracy lost", (("accuracy with it", "accuracy"),)),
     "swap": (
         "Swap in mid-response",
-        "picture replaced behind the first re-look, or at half",
+        "image replaced after the first re-look, or at half of the reasoning",
         "update minus change",
         (
             ("updated", "update_rate"),
-            ("changed, same picture", "change_rate_same"),
+            ("changed, same image", "change_rate_same"),
             ("changed, faint noise", "change_rate_noise"),
             ("prior answer", "prior_answer_rate"),
         ),
     ),
     "swap_by_turn": (
         "Swap by a user turn",
-        "another picture shown after the answer",
+        "another image shown after the answer",
         "update minus change",
         (
             ("updated", "update_rate"),
-            ("changed, same picture", "change_rate_same"),
+            ("changed, same image", "change_rate_same"),
             ("prior answer", "prior_answer_rate"),
         ),
     ),
     "cutoff": (
         "Visual cutoff",
-        "picture removed at the first cut",
+        "image removed at the first cut",
         "accuracy lost",
         (("accuracy, uncut", "full"),),
     ),
     "hint": (
-        "Wrong hint",
-        "a wrong answer in the question",
+        "Incorrect hint",
+        "an incorrect answer in the question",
         "followed beyond base rate",
         (("followed", "follow_rate"), ("given without it", "base_rate"), ("admitted", "admitted")),
     ),
     "vdm": (
         "Visual dependency (VDM)",
-        "distance of next-word distributions with and without picture",
+        "distance of next-token distributions with and without the image",
         "second half, 0 to 1",
         (("first half", "first_half"), ("second over first", "ratio")),
     ),
     "patch_masking": (
         "Patch masking",
-        "most against least attended patches painted over",
-        "nats a token, most minus least",
+        "most and least attended patches masked",
+        "nats per token, most minus least",
         (("most attended", "most_attended"), ("least attended", "least_attended")),
     ),
 }
-FIELDS = ("right", "wrong", "error")
+STATUSES = ("correct", "incorrect", "error")
 
 
 def write_audit(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
@@ -83,7 +83,7 @@ def write_audit(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
 
 
 def render_audit(report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
-    """The page."""
+    """The HTML page of an audit."""
     measures = report["measures"]
     judged = [{"name": name, "one": measures[name], "text": text} for name, text in JUDGED.items() if name in measures]
     shown = [_case(case) for case in cases]
@@ -98,7 +98,7 @@ def render_audit(report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) 
         ),
         cases=shown,
         family_names=sorted({case["family"] for case in shown}),
-        statuses=[status for status in FIELDS if any(case["status"] == status for case in shown)],
+        statuses=[status for status in STATUSES if any(case["status"] == status for case in shown)],
     )
 
 
@@ -113,9 +113,7 @@ def _curves(report: Mapping[str, Any]) -> list[Markup]:
             points.append((1.0, cut["full"]["value"]))
         series = {"accuracy": ([100 * x for x, _ in points], [y for _, y in points])}
         drawn.append(
-            charts.lines(
-                "Visual cutoff: accuracy", series, "% of the response with the picture", colours={"accuracy": 1}
-            )
+            charts.lines("Visual cutoff: accuracy", series, "% of the response with the image", colours={"accuracy": 1})
         )
     if vdm := measures.get("vdm"):
         curve = vdm["curve"]
@@ -139,9 +137,11 @@ def _case(case: Mapping[str, Any]) -> dict[str, Any]:
     maps = case.get("maps") or [None] * len(case["images"])
     return {
         **case,
-        "status": "error" if main["status"] == "error" else "right" if main["right"] else "wrong",
+        "status": "error" if main["status"] == "error" else "correct" if main["right"] else "incorrect",
         "pieces": highlight(text[:LONGEST_SHOWN]),
         "cut": max(0, len(text) - LONGEST_SHOWN),
-        "pictures": [thumbnail(image) for image in case["images"]],
-        "heat": [thumbnail(image, own) for image, own in zip(case["images"], maps, strict=True) if own is not None],
+        "thumbnails": [thumbnail(image) for image in case["images"]],
+        "heat_maps": [
+            thumbnail(image, own) for image, own in zip(case["images"], maps, strict=True) if own is not None
+        ],
     }

@@ -1,8 +1,8 @@
-"""The benchmarks that the field reports, as problem sets: published columns in, ``problems.jsonl`` and images out.
+"""Published benchmarks as problem sets: reads their columns, writes ``problems.jsonl`` and images.
 
-A row that cannot be asked (no answer, an answer that names no option, an image that cannot be read) is left out and
-named with its reason: counted apart, never as wrong. Nothing in a data set is executed: lists written as text are read as
-literals, of bounded length.
+A row that cannot be asked (no answer, an answer that names no option, an image that cannot be read) is dropped and
+recorded with its reason: counted separately, never as incorrect. Nothing in a data set is executed: lists in text form are
+parsed as literals of bounded length.
 """
 
 import ast
@@ -35,13 +35,13 @@ class BadRow(UserError):
 
 @dataclass(frozen=True)
 class Item:
-    """A row's problem before its images are on disk. ``pictures``: paths, bytes, or ``{"bytes", "path"}`` of ``datasets``."""
+    """A row's problem before its images are on disk. ``images``: paths, bytes, or ``{"bytes", "path"}`` of ``datasets``."""
 
     id: str
     domain: str
     question: str
     answer: str
-    pictures: list[Any]
+    images: list[Any]
     choices: list[str] | None = None
     family: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark lies on the hub, and how a row of it is read. ``configs`` empty: all of the data set's."""
+    """Where a benchmark is on the hub, and how its rows are read. Empty ``configs``: all configs of the data set."""
 
     hub: str
     split: str
@@ -62,7 +62,7 @@ class Benchmark:
 
 
 def read_mathvista(row: Mapping[str, Any]) -> Item:
-    """AI4Math/MathVista: ``choices`` hold the answer's words; a free answer is rounded to ``precision``, unit beside it."""
+    """AI4Math/MathVista: ``choices`` contain the answer's text; a free answer is rounded to ``precision``, its unit is separate."""
     question, kind = _text(row, "question"), str(row.get("answer_type"))
     choices = _options(row.get("choices"))
     if unit := str(row.get("unit") or "").strip():
@@ -78,7 +78,7 @@ def read_mathvista(row: Mapping[str, Any]) -> Item:
             places = int(float(precision))
             question += f" Give {places} decimal place{'s' if places != 1 else ''}."
     family = str((row.get("metadata") or {}).get("task") or kind)
-    return Item(str(row["pid"]), domain, question, answer, _pictures(row, "decoded_image", "image"), choices, family)
+    return Item(str(row["pid"]), domain, question, answer, _first_image(row, "decoded_image", "image"), choices, family)
 
 
 def read_mathvision(row: Mapping[str, Any]) -> Item:
@@ -87,24 +87,24 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
     if choices:
         _check_option(answer, choices)
         if [choice.strip() for choice in choices] == [chr(ord("A") + n) for n in range(len(choices))]:
-            choices = None  # they stand in the image: listing the letters would say nothing
+            choices = None  # the options are in the image: a list of bare letters adds nothing
     domain = "choice" if _options(row.get("options")) else "expression"
     question = re.sub(r"<image\d+>", "", _text(row, "question"))
-    pictures = _pictures(row, "decoded_image", "image")
-    return Item(str(row["id"]), domain, question, answer, pictures, choices, str(row.get("subject") or domain))
+    images = _first_image(row, "decoded_image", "image")
+    return Item(str(row["id"]), domain, question, answer, images, choices, str(row.get("subject") or domain))
 
 
 def read_mmmu(row: Mapping[str, Any]) -> Item:
     """MMMU/MMMU and the standard configs of MMMU-Pro: options as text of a list, up to seven images, open questions."""
-    pictures = [row[name] for n in range(1, 8) if row.get(name := f"image_{n}") is not None]
+    images = [row[name] for n in range(1, 8) if row.get(name := f"image_{n}") is not None]
     choices, answers = _options(row.get("options")), _options(row.get("answer")) or [_text(row, "answer")]
     family = str(row.get("subject") or row.get("subfield") or "")
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         _check_option(answers[0], choices)
-        return Item(str(row["id"]), "choice", _text(row, "question"), answers[0], pictures, choices, family)
+        return Item(str(row["id"]), "choice", _text(row, "question"), answers[0], images, choices, family)
     number = len(answers) == 1 and is_quantity(answers[0])
     gold = "|".join(answer.replace("|", " ") for answer in answers)  # any of several counts
-    return Item(str(row["id"]), "number" if number else "text", _text(row, "question"), gold, pictures, None, family)
+    return Item(str(row["id"]), "number" if number else "text", _text(row, "question"), gold, images, None, family)
 
 
 def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
@@ -113,17 +113,17 @@ def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
     answer = _text(row, "answer")
     _check_option(answer, _options(row.get("options")))
     return Item(
-        str(row["id"]), "choice", question, answer, _pictures(row, "image"), None, str(row.get("subject") or "")
+        str(row["id"]), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
     )
 
 
 def read_m3cot(row: Mapping[str, Any]) -> Item:
-    """LightChen2333/M3CoT: context, question, choices, and the letter of the right one."""
+    """LightChen2333/M3CoT: context, question, choices, and the letter of the correct one."""
     choices, answer = _options(row.get("choices")), _text(row, "answer")
     _check_option(answer, choices)
     question = f"{row.get('context') or ''}\n{_text(row, 'question')}".strip()
     return Item(
-        str(row["id"]), "choice", question, answer, _pictures(row, "image"), choices, str(row.get("domain") or "")
+        str(row["id"]), "choice", question, answer, _first_image(row, "image"), choices, str(row.get("domain") or "")
     )
 
 
@@ -134,25 +134,25 @@ def read_hallusionbench(row: Mapping[str, Any]) -> Item:
         raise BadRow(f"gt_answer is {row.get('gt_answer')!r}, not 0 or 1")
     keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
     meta = {key: str(row.get(key)) for key in keys}
-    pictures = _pictures(row, "image") if row.get("image") is not None else []
+    images = _first_image(row, "image") if row.get("image") is not None else []
     id_ = "-".join(meta.values())
-    return Item(id_, "yes_no", _text(row, "question"), answer, pictures, None, meta["subcategory"], meta)
+    return Item(id_, "yes_no", _text(row, "question"), answer, images, None, meta["subcategory"], meta)
 
 
 def hallusion_scores(problems: Sequence[Problem], answers: Sequence[Answer]) -> dict[str, Estimate]:
-    """HallusionBench's three accuracies, in [0, 1]: of all questions (``aAcc``), of figures whose questions are all right
-    (``fAcc``, figures only: category VS with figure 0 shows none), and of questions that are right on all of their figures
-    (``qAcc``). A group with an error in it is left out. Source: arXiv 2310.14566, section 3.
+    """HallusionBench's three accuracies, in [0, 1]: of all questions (``aAcc``), of figures whose questions are all
+    answered correctly (``fAcc``; not category VS with figure 0, which has no image), and of questions that are answered correctly
+    for all of their figures (``qAcc``). A group with an error in it is left out. Source: arXiv 2310.14566, section 3.
     """
     figures: dict[tuple[str, ...], list[bool | None]] = defaultdict(list)
     questions: dict[tuple[str, ...], list[bool | None]] = defaultdict(list)
     for problem, answer in zip(problems, answers, strict=True):
         meta = problem.meta
-        right = answer.correct if answer.status == "ok" else None
+        correct = answer.correct if answer.status == "ok" else None
         group = (meta["category"], meta["subcategory"], meta["set_id"])
         if not (meta["category"] == "VS" and meta["figure_id"] == "0"):
-            figures[*group, meta["figure_id"]].append(right)
-        questions[*group, meta["question_id"]].append(right)
+            figures[*group, meta["figure_id"]].append(correct)
+        questions[*group, meta["question_id"]].append(correct)
 
     def share(groups: Iterable[Sequence[bool | None]]) -> Estimate:
         return estimate_share([float(all(group)) for group in groups if None not in group])
@@ -190,10 +190,10 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
 
     Args:
         name: a key of ``BENCHMARKS``.
-        data: a hub name or a local folder in place of the published one (``datasets.load_dataset`` or ``save_to_disk``).
+        data: a hub name or a local folder instead of the published one (``datasets.load_dataset`` or ``save_to_disk``).
 
     Returns:
-        The problems with absolute image paths, and how many rows were left out by reason (also in ``left_out.json``).
+        The problems with absolute image paths, and the number of dropped rows by reason (also in ``left_out.json``).
 
     Raises:
         ConfigError: an unknown benchmark.
@@ -217,7 +217,7 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
             left_out.append({"row": number, "why": str(error)})
     if not problems:
         why = f" ({left_out[0]['why']})" if left_out else ""
-        raise UserError(f"No row of {data or BENCHMARKS[name].hub} can be asked{why}: is it {name}?")
+        raise UserError(f"No row of {data or BENCHMARKS[name].hub} can be asked{why}: check that it is {name}.")
     write_problems(problems, folder)
     write_json_atomic(folder / "left_out.json", left_out)
     for problem in problems:
@@ -226,7 +226,7 @@ def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tu
 
 
 def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """The rows with their images undecoded (``{"bytes", "path"}``): a broken one then costs its row, not the run."""
+    """The rows with undecoded images (``{"bytes", "path"}``), so that a broken image costs its row, not the run."""
     import datasets
 
     source = data or benchmark.hub
@@ -241,7 +241,7 @@ def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping
             else:
                 configs = benchmark.configs or datasets.get_dataset_config_names(source)
                 parts = [datasets.load_dataset(source, config, split=benchmark.split) for config in configs]
-    except Exception as error:  # the loaders raise their own and those of the network's libraries
+    except Exception as error:  # the loaders raise errors of many libraries, without a common base class
         reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"The data set {source} cannot be loaded ({reason}): {hub_remedy(unreachable)} (--data)."
@@ -251,18 +251,18 @@ def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping
             if isinstance(kind, datasets.Image):
                 part = part.cast_column(column, datasets.Image(decode=False))
         for row in part:
-            yield {key: _beside(value, source) if local else value for key, value in row.items()}
+            yield {key: _resolve_image(value, source) if local else value for key, value in row.items()}
 
 
 def _local_split(folder: str) -> str:
-    """``load_dataset`` calls files of a folder "train" unless their names say otherwise."""
+    """The split of a local folder: ``load_dataset`` calls its files "train" unless their names contain another split."""
     import datasets
 
     return next(iter(datasets.load_dataset_builder(folder).config.data_files or {"train": None}))
 
 
-def _beside(value: Any, folder: str) -> Any:
-    """An image path in a local folder's rows is relative to it."""
+def _resolve_image(value: Any, folder: str) -> Any:
+    """Resolve an image path in the rows of a local folder, which is relative to that folder."""
     if isinstance(value, str) and re.fullmatch(r"[\w./ -]{1,300}\.(?:png|jpe?g|webp|gif|bmp)", value, re.IGNORECASE):
         path = Path(folder) / value
         return str(path) if path.is_relative_to(folder) and ".." not in path.parts else value
@@ -271,11 +271,11 @@ def _beside(value: Any, folder: str) -> Any:
 
 def _problem(name: str, item: Item, number: int, folder: Path) -> Problem:
     files = []
-    for index, source in enumerate(item.pictures):
+    for index, source in enumerate(item.images):
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
         if source is None:
-            raise BadRow("it has no picture")
+            raise BadRow("it has no image")
         file = f"images/{number:05d}-{index}.png"
         open_image(source).save(folder / file, compress_level=1)
         files.append(file)
@@ -298,21 +298,21 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return str(value).strip()
 
 
-def _pictures(row: Mapping[str, Any], *columns: str) -> list[Any]:
-    """The first of the columns that is filled."""
+def _first_image(row: Mapping[str, Any], *columns: str) -> list[Any]:
+    """The image of the first column that has one."""
     found = next((row[column] for column in columns if row.get(column) is not None), None)
     if found is None:
-        raise BadRow("it has no picture")
+        raise BadRow("it has no image")
     return [found]
 
 
 def _options(value: Any) -> list[str] | None:
-    """A list of options, also written as text (``"['a', 'b']"``); None for none. A missing one keeps its letter."""
+    """A list of options, also written as text (``"['a', 'b']"``); None for none. A missing option keeps its letter."""
     if isinstance(value, str) and value.strip().startswith("["):
         if len(value) > MAX_LITERAL:
             raise BadRow("its list of options is too long to be read")
         try:
-            value = ast.literal_eval(value.strip())  # literals only: nothing is run
+            value = ast.literal_eval(value.strip())  # literals only: nothing is executed
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise BadRow("its list of options cannot be read") from None
     if not isinstance(value, list | tuple) or not value:
@@ -322,7 +322,7 @@ def _options(value: Any) -> list[str] | None:
 
 
 def _check_option(answer: str, choices: list[str] | None) -> None:
-    """The answer must name one of the options, by letter or by its words."""
+    """The answer must name one of the options, by letter or by its text."""
     if not choices:
         raise BadRow("it has no options")
     letters = [chr(ord("A") + index) for index in range(len(choices))]

@@ -1,4 +1,4 @@
-"""Multiple choice with the options in another order: is an option chosen for what it says, or for its letter?"""
+"""Multiple choice with the options in another order: does the model choose an option for its content or for its letter?"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from vlm.problem import Problem
 
 
 def rotate_options(problem: Problem, by: int) -> Problem:
-    """The problem with its options moved up by ``by`` places, and the gold answer as the right one's new letter."""
+    """The problem with its options moved up by ``by`` places, and the new letter of the correct option as gold answer."""
     choices = problem.choices or []
     index = gold_option(problem)
     if index is None:
@@ -25,7 +25,7 @@ def rotate_options(problem: Problem, by: int) -> Problem:
 def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]]) -> dict[str, Any]:
     """Does the letter matter? ``orders[r]`` are the answers with the options moved up by r places (0: as given).
 
-    Returns ``accuracy`` by order; ``chosen`` and ``gold``: share of each letter among the answers and the right ones, in
+    Returns ``accuracy`` by order; ``chosen`` and ``gold``: share of each letter among the answers and the correct options, in
     [0, 1]; ``same_choice``: share of problems on which all orders chose the same option (not letter).
     """
     chosen: Counter[str] = Counter()
@@ -36,12 +36,13 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
         for by, rows in enumerate(orders):
             shown = rotate_options(problem, by)
             index = chosen_option(shown, rows[number].answer)
-            right = gold_option(shown)
-            if rows[number].status != "ok" or right is None:
+            gold_index = gold_option(shown)
+            if rows[number].status != "ok" or gold_index is None:
                 continue
-            gold[chr(ord("A") + right)] += 1
+            gold[chr(ord("A") + gold_index)] += 1
             if index is not None:
                 chosen[chr(ord("A") + index)] += 1
+            # Undo the rotation, so that choices compare by option and not by letter.
             picked.append(None if index is None else (index + by) % len(problem.choices or [0]))
         if len(picked) == len(orders):
             same.append(float(picked[0] is not None and len(set(picked)) == 1))

@@ -1,4 +1,4 @@
-"""Two finished evaluations side by side, from their reports and logs alone."""
+"""Compare two finished evaluations from their reports and logs."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from eval.stats import paired_difference
 
 def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:
     """``reflection-v eval --compare A B`` of two finished evaluations: their reports side by side and the paired difference,
-    second minus first, over the problems that both answered and whose gold answers agree. Nothing is generated.
+    second minus first, over the problems that both answered and that were graded alike. Nothing is generated.
 
     Raises:
-        UserError: a folder is no finished evaluation, or the two have no problem in common.
+        UserError: a folder is not a finished evaluation, or the two have no problem in common.
     """
     if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
@@ -31,15 +31,16 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
         label = name if name not in sides else f"{name} ({folder.name})"
         sides[label] = (figures, list(latest.values()))
     (_, rows), (_, others) = sides.values()
+    # ``graded`` hashes verifier and gold answer: a difference must not come from another grading.
     graded = {(row.problem_id, row.graded) for row in rows} & {(row.problem_id, row.graded) for row in others}
     if not graded:
         raise UserError(f"{first} and {second} have no problem in common: evaluate both on the same problem set.")
-    right = {
+    correct = {
         label: correct_by_id(row for row in rows if (row.problem_id, row.graded) in graded)
         for label, (_, rows) in sides.items()
     }
-    earlier, later = right
-    pair = {"models": [later, earlier], **paired_difference(right[later], right[earlier])}
+    earlier, later = correct
+    pair = {"models": [later, earlier], **paired_difference(correct[later], correct[earlier])}
     result = {
         "schema_version": REPORT_SCHEMA,
         "models": {label: figures for label, (figures, _) in sides.items()},

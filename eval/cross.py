@@ -1,14 +1,14 @@
-"""The 2 x 2 cross: each model reads its own responses and the other's, word for word, and the attention is taken each time.
+"""The 2 x 2 cross: each of two models scores its own responses and the other's, and the attention is recorded each time.
 
-Policy gradient changes what is written and the weights that read it. Where the mass on the image has risen, this says which of
-the two it was: a text that any model would read with more attention, or a model that attends more to any text.
+A policy gradient changes both the responses and the weights that read them. If the mass on the image has risen, the cross
+tells the two apart: a text that any model reads with more attention, or a model that attends more in any text.
 """
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.runner import Answer, can_be_read_again, open_pictures
+from eval.runner import Answer, can_be_scored, open_images
 from eval.stats import estimate_mean
 from reward.rewards import halves
 from vlm.chat import question_messages
@@ -28,12 +28,12 @@ def second_half_mass(
     batch_size: int = 16,
 ) -> dict[str, float]:
     """Problem id -> mean mass of the second half of its answer as ``vlm`` reads it (predicting rows); in [0, 1]."""
-    usable = [problem for problem in problems if can_be_read_again(problem, answers.get(problem.id))]
+    usable = [problem for problem in problems if can_be_scored(problem, answers.get(problem.id))]
     found: dict[str, float] = {}
     for start in range(0, len(usable), batch_size):
         part = usable[start : start + batch_size]
         responses = [answers[problem.id].text for problem in part]
-        images = [open_pictures(problem) for problem in part]
+        images = [open_images(problem) for problem in part]
         turns = [question_messages(p.question, len(p.images), style, p.choices) for p in part]
         scores = score_responses(vlm, turns, images, responses, attention=layers, log_p=False)
         found |= {problem.id: halves(mass)[1] for problem, mass in zip(part, scores.mass, strict=True)}
@@ -47,10 +47,10 @@ def cross(
     style: str = "think",
     layers: Any = "last",
 ) -> dict[str, Any]:
-    """Cross two arms, given as name -> (model, problem id -> its answer), the reference first.
+    """Cross two arms, given as name -> (model, problem id -> its answer); the first one is the reference.
 
     Returns:
-        ``cells``: "TEXT by WEIGHTS" -> mean mass of the second half, over the problems that all four could read; and
+        ``cells``: "TEXT by WEIGHTS" -> mean mass of the second half, over the problems that all four cells could score; and
         ``effects``: ``total``, ``text``, ``weights``, ``interaction`` (``cross_effects``), each an estimate over problems.
     """
     reference, arm = arms
@@ -80,8 +80,8 @@ def cross_effects(cells: Mapping[tuple[str, str], float], arm: str, reference: s
         cells: (whose text, whose weights) -> the measure of that text read by those weights; all four of the two arms.
 
     Returns:
-        ``total`` = ``text`` + ``weights`` + ``interaction``, each taken from the reference's cell: what its weights make of the
-        arm's text, what the arm's weights make of its text, and what only both together do.
+        ``total`` = ``text`` + ``weights`` + ``interaction``, relative to the reference's own cell: the effect of the arm's text
+        under the reference's weights, of the arm's weights on the reference's text, and of both together beyond their sum.
     """
     base = cells[reference, reference]
     text, weights = cells[arm, reference] - base, cells[reference, arm] - base

@@ -1,4 +1,4 @@
-"""What every evaluation and audit needs: accuracy of answers, subsets of problems, and what makes two problems dependent."""
+"""Shared by evaluations and audits: accuracy of answers, subsets of problems, and the clusters of dependent problems."""
 
 import random
 import re
@@ -15,8 +15,8 @@ Item = TypeVar("Item")
 
 def estimate_accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
     """Share of correct answers (a verifier's score of 1; partial credit is not correct), in [0, 1]; errors are left out."""
-    right = correct_by_id(answers)
-    return estimate_share(right.values(), [clusters[id_] for id_ in right], seed=seed)
+    correct = correct_by_id(answers)
+    return estimate_share(correct.values(), [clusters[id_] for id_ in correct], seed=seed)
 
 
 def accuracy_by(
@@ -27,12 +27,12 @@ def accuracy_by(
 
 
 def image_key(problem: Problem) -> str:
-    """What makes two problems dependent: the same images (or, without any, nothing)."""
+    """The cluster of a problem: problems with the same images are dependent, those without images are not."""
     return "|".join(problem.images) or problem.id
 
 
 def balanced_subset(problems: Sequence[Problem], n: int | None, seed: int = 0) -> list[Problem]:
-    """``n`` of the problems, families in turn, in a seeded order; all of them for None. A smaller n gives a subset."""
+    """``n`` of the problems, families in turn, in a seeded order; all of them if n is None. A smaller n gives a subset."""
     if n is None or n >= len(problems):
         return list(problems)
     queues = []
@@ -44,7 +44,7 @@ def balanced_subset(problems: Sequence[Problem], n: int | None, seed: int = 0) -
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], str]) -> dict[str, list[Item]]:
-    """The items by their key, in the order in which they come."""
+    """Key -> its items, both in order of appearance."""
     groups: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)

@@ -1,5 +1,5 @@
-"""Measures that need no new text: the model reads its own response again, with the image, without it, and with parts
-of it painted over. Four forwards a response at most, and none of them generates.
+"""Measures by teacher-forced forwards: the model scores its own response with the image, without it, and with parts of it
+masked. At most four forwards per response; nothing is generated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
-from eval.runner import Answer, can_be_read_again, open_pictures
+from eval.runner import Answer, can_be_scored, open_images
 from eval.stats import estimate_mean
 from reward.rewards import halves
 from vlm.chat import prefix_ids, question_messages
@@ -36,18 +36,18 @@ def forward_measures(
     share: float = 0.25,
     batch_size: int = 16,
 ) -> dict[str, Any]:
-    """VDM and patch masking over finished responses; rows already in the log are read from it.
+    """VDM and patch masking over finished responses; rows that are already in the log are reused.
 
     Args:
-        answers: problem id -> its answer under ``style``; errors, truncated ones and those under ``MIN_REASONING`` tokens
+        answers: problem id -> its answer under ``style``; errors, truncated responses and those below ``MIN_REASONING`` tokens
             cannot be judged and are skipped.
-        share: part of the image's patches that is painted grey, in (0, 1].
+        share: part of the image's patches that is masked in grey, in (0, 1].
 
     Returns:
-        ``rows`` (one a response: ``vdm``, ``vdm_halves``, ``most_drop``, ``least_drop``, ``maps`` of attention on the
+        ``rows`` (one per response: ``vdm``, ``vdm_halves``, ``most_drop``, ``least_drop``, ``maps`` of attention on the
         images, or ``why`` it failed) and the figures of ``forward_figures``.
     """
-    usable = [(p, answers[p.id]) for p in problems if can_be_read_again(p, answers.get(p.id))]
+    usable = [(p, answers[p.id]) for p in problems if can_be_scored(p, answers.get(p.id))]
     repair_jsonl(log_path)
     settings = [style, layers, share]
     saved = {row["key"]: row for row in read_log(log_path)} if log_path.exists() else {}
@@ -58,7 +58,9 @@ def forward_measures(
         if all(keys[problem.id] in saved for problem, _ in part):
             continue
         read_now = [{"key": keys[row["problem_id"]], **row} for row in _read_all(vlm, part, style, layers, share)]
-        new = [row for row in read_now if row["key"] not in saved]  # a kill may have cut the batch in the middle
+        new = [
+            row for row in read_now if row["key"] not in saved
+        ]  # an interrupted run may have saved a part of the batch
         append_jsonl(log_path, new)
         saved |= {row["key"]: row for row in new}
     rows = [saved[keys[problem.id]] for problem, _ in usable]
@@ -69,8 +71,8 @@ def forward_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Count the rows of ``forward_measures``.
 
     ``vdm``: ``first_half``, ``second_half`` (means over the response's halves, in [0, 1]), ``ratio``, ``curve`` and
-    ``values`` (problem id -> second half). ``patch_masking``: mean loss of log probability (nats a token) with the most and
-    the least attended patches painted over, and ``values``: their difference; above 0, attention lies where it matters.
+    ``values`` (problem id -> second half). ``patch_masking``: mean loss of log probability (nats per token) with the most and
+    the least attended patches masked, and ``values``: their difference; above 0, attention is on patches that matter.
     """
     halved = [row for row in rows if row.get("vdm_halves")]
     masked = [row for row in rows if row.get("most_drop") is not None]
@@ -103,7 +105,7 @@ def forward_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _read_all(
     vlm: "VLM", part: Sequence[tuple[Problem, Answer]], style: str, layers: Any, share: float
 ) -> list[dict[str, Any]]:
-    """The rows of one batch; a response that cannot be read (its image is gone) costs one row."""
+    """The rows of one batch; a response that cannot be scored (its image is gone) costs one row."""
     try:
         return _read_batch(vlm, part, style, layers, share)
     except UserError as error:
@@ -115,7 +117,7 @@ def _read_all(
 def _read_batch(
     vlm: "VLM", part: Sequence[tuple[Problem, Answer]], style: str, layers: Any, share: float
 ) -> list[dict[str, Any]]:
-    images = [[fit_image(image, vlm.processor) for image in open_pictures(problem)] for problem, _ in part]
+    images = [[fit_image(image, vlm.processor) for image in open_images(problem)] for problem, _ in part]
     responses = [prefix_ids(vlm.tokenizer, answer.text) for _, answer in part]
 
     def read(shown: Sequence[Sequence[Image.Image]], **options: Any) -> Scores:
@@ -125,11 +127,11 @@ def _read_batch(
         ]
         return score_responses(vlm, conversations, shown, responses, **options)
 
-    with vlm.lock:
+    with vlm.lock:  # attention is recorded by hooks on the model, which one caller at a time may set
         seen = read(images, attention=layers, maps=True, distributions=True)
         blind = read([[] for _ in part], log_p=False, distributions=True)
         distances = [hellinger(p, q).cpu() for p, q in zip(seen.root, blind.root, strict=True)]
-        del seen.root, blind.root
+        del seen.root, blind.root  # a distribution per token over the vocabulary: free it before the next forwards
         drops: dict[str, list[float | None]] = {"most": [None] * len(part), "least": [None] * len(part)}
         maps = [seen.maps(row) for row in range(len(part))]
         for name in drops if seen.grids else ():

@@ -1,7 +1,7 @@
-"""Does an answer depend on the image, and does a second look see it? Measures of one subject, each with n and interval.
+"""Does an answer depend on the image, and does a re-look read it? Measures of one subject, each with n and interval.
 
 Each measure has a part that asks the subject and a part that only counts (``swap_rates``, ``attention_profile``), so
-that the counting is checked by hand and repeated from the logs.
+that the counting can be checked by hand and repeated from the logs.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from eval.runner import Answer, answer_problems, open_pictures
+from eval.runner import Answer, answer_problems, open_images
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import grade_answer, share_of_facts_missed
@@ -23,63 +23,64 @@ from vlm.problem import Problem
 from vlm.response import LOOK_CUES, RELOOK_CUES, find_reasoning, first_relook, split_sentences
 
 FAINT = 4
-"""Levels (of 255) by which faint noise moves a pixel at most."""
+"""Largest change of a pixel by faint noise, in levels of 255."""
 CURVE_POINTS = 60
+# Re-look cues first: "let me look again" also matches a pattern of a plain look, which would cut earlier.
 _CUES = [re.compile("|".join(patterns), re.IGNORECASE) for patterns in (RELOOK_CUES, LOOK_CUES)]
 
 
-def noise_pictures(problem: Problem) -> list[Image.Image]:
-    """Uniform noise of the images' sizes, seeded by the problem: nothing to see, and no even grey either."""
+def noise_images(problem: Problem) -> list[Image.Image]:
+    """Uniform noise of the images' sizes, seeded by the problem: no content, but unlike a blank not uniform."""
     generator = np.random.default_rng(list(problem.id.encode()))
-    sizes = [image.size for image in open_pictures(problem)]
+    sizes = [image.size for image in open_images(problem)]
     return [Image.fromarray(generator.integers(0, 256, (height, width, 3), np.uint8)) for width, height in sizes]
 
 
-def faintly_noisy_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's images, each pixel moved by at most ``FAINT`` levels, seeded by the problem: another image of the same things."""
+def faintly_noisy_images(problem: Problem) -> list[Image.Image]:
+    """The problem's images, each pixel changed by at most ``FAINT`` levels, seeded by the problem: other pixels, same content."""
     generator = np.random.default_rng(list(problem.id.encode()))
     shown = []
-    for image in open_pictures(problem):
+    for image in open_images(problem):
         pixels = np.asarray(image.convert("RGB"), np.int16)
         noise = generator.integers(-FAINT, FAINT + 1, pixels.shape, np.int16)
         shown.append(Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)))
     return shown
 
 
-def wrong_pictures(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
-    """The problems with the images of another one of their family: an image like those of training, but not theirs.
+def mismatched_images(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
+    """The problems with the images of another problem of their family: plausible images, but not their own.
 
-    The images go round in a seeded circle. A problem that is alone in its family (with its number of images), or
-    whose next in the circle has the same images, is left out.
+    Each problem takes the images of the next one in a seeded circle. A problem is left out if it is alone in its family (with
+    its number of images), or if the next one has the same images.
     """
     circles: dict[tuple[str, int], list[Problem]] = {}
     for problem in problems:
         if problem.images:
             circles.setdefault((problem.family, len(problem.images)), []).append(problem)
-    lenders: dict[str, Problem] = {}
+    sources: dict[str, Problem] = {}
     for (family, _), members in circles.items():
         order = sorted(members, key=lambda problem: problem.id)
         random.Random(f"{seed}/{family}").shuffle(order)
-        lenders |= {problem.id: lender for problem, lender in zip(order, [*order[1:], order[0]], strict=True)}
+        sources |= {problem.id: source for problem, source in zip(order, [*order[1:], order[0]], strict=True)}
     return [
-        problem.model_copy(update={"images": lenders[problem.id].images})
+        problem.model_copy(update={"images": sources[problem.id].images})
         for problem in problems
-        if problem.id in lenders and lenders[problem.id].images != problem.images
+        if problem.id in sources and sources[problem.id].images != problem.images
     ]
 
 
-def blank_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's images painted over in mid-grey, of the same size: what is answered from the question alone.
+def blank_images(problem: Problem) -> list[Image.Image]:
+    """The problem's images in mid-grey, of the same size: the answer can then come from the question alone.
 
     Source: the blank-image control of Hallucination-as-Cue, arXiv 2604.03179.
     """
-    return [blank(image) for image in open_pictures(problem)]
+    return [blank(image) for image in open_images(problem)]
 
 
 def reasoning_span(text: str) -> tuple[int, int]:
-    """Character span of a response's reasoning: inside ``<think>`` where closed, else all before the last ``\\boxed``.
+    """Character span of a response's reasoning: inside ``<think>`` if it is closed, else everything before the last ``\\boxed``.
 
-    Empty where there is neither: a text in which reasoning and answer cannot be told apart.
+    Empty if there is neither, since reasoning and answer then cannot be separated.
     """
     reasoning = find_reasoning(text)
     return (reasoning.start, reasoning.end) if reasoning.closed else (0, max(0, text.rfind("\\boxed")))
@@ -88,8 +89,8 @@ def reasoning_span(text: str) -> tuple[int, int]:
 def cut_reasoning(text: str) -> tuple[str, str] | None:
     """(the response up to the cut, ``cue`` or ``half``), or None without reasoning to cut.
 
-    The cut is right after the words of the first re-look ("let me look again"): the model has said that it looks and
-    not yet what it sees. Without a re-look it is at half of the reasoning's characters, moved back to the end of a
+    The cut is directly after the words of the first re-look ("let me look again"): the model has announced the look, but not
+    yet written what it sees. Without a re-look, the cut is at half of the reasoning's characters, moved back to the end of a
     sentence or else of a word.
     """
     start, end = reasoning_span(text)
@@ -107,7 +108,7 @@ def cut_reasoning(text: str) -> tuple[str, str] | None:
 
 
 def has_counterfactual(problem: Problem) -> bool:
-    """Whether the problem brings another image that gives its question another answer."""
+    """Whether the problem has another image for which its question has another answer."""
     other = problem.meta.get("counterfactual")
     if not isinstance(other, dict) or not {"image", "answer"} <= other.keys() or len(problem.images) != 1:
         return False
@@ -123,12 +124,12 @@ def counterfactual(problem: Problem) -> Problem:
 def swap_test(
     subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
 ) -> dict[str, Any]:
-    """Swap the image in the middle of a right response and see whether the answer follows it.
+    """Swap the image in the middle of a correct response and see whether the answer follows it.
 
-    Only pairs count whose two images were both answered right from scratch: else an answer that does not change may
-    just be one that could not be read. The response is cut (``cut_reasoning``), the image replaced by its
-    counterfactual, and the subject finishes; the control puts the same image back in. A greedy model that is given the same
-    text and image cannot but go on as before, so a second control shows the image under faint noise.
+    Only pairs count whose two images were both answered correctly from scratch: otherwise an unchanged answer may only show
+    that the model cannot read the other image. The response is cut (``cut_reasoning``), the image is replaced by its
+    counterfactual, and the subject finishes. The first control shows the same image again. With the same text and image a
+    greedy model always continues as before, so a second control shows the image with faint noise.
 
     Source: VisualSwap, arXiv 2605.15864; the control and the prior-answer rate answer "Recompute or Reuse", 2608.01930.
 
@@ -138,8 +139,8 @@ def swap_test(
         settings: of ``answer_problems`` (style, max_new_tokens, batch_size).
 
     Returns:
-        ``swap_rates`` of the pairs, ``change_rate_noise`` (no longer right under faint noise; not part of the difference),
-        how many were ``offered`` and how they were lost on the way.
+        ``swap_rates`` of the pairs, ``change_rate_noise`` (no longer correct with faint noise; not part of the difference),
+        and the numbers of problems ``offered`` and left after each step.
     """
     both, counts = _correct_on_both(subject, problems, scratch, logs, settings)
     cuts = {problem.id: cut for problem in both if (cut := cut_reasoning(scratch[problem.id].text))}
@@ -151,7 +152,7 @@ def swap_test(
 
     swapped = finish([counterfactual(problem) for problem in pairs], "swap: other picture")
     same = finish(pairs, "swap: same picture")
-    noisy = finish(pairs, "swap: faint noise", pictures=faintly_noisy_pictures)
+    noisy = finish(pairs, "swap: faint noise", images=faintly_noisy_images)
     return {
         **swap_rates(pairs, swapped, same),
         "change_rate_noise": estimate_share([float(not answer.correct) for answer in noisy if answer.status == "ok"]),
@@ -163,7 +164,7 @@ def swap_test(
 def swap_by_turn(
     subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, **settings: Any
 ) -> dict[str, Any]:
-    """The swap test for a model that cannot resume from a text begun: the other image comes in a further user turn.
+    """The swap test for a model that cannot continue from a prefix: the other image comes in a further user turn.
 
     The subject has answered; a second turn shows an image "once more" and asks again, the counterfactual one or, for
     the control, the same. A weaker test than ``swap_test``, and a measure of its own: a new turn invites a new answer,
@@ -187,7 +188,7 @@ def swap_by_turn(
 def _correct_on_both(
     subject: Subject, problems: Sequence[Problem], scratch: Mapping[str, Answer], logs: Path, settings: dict[str, Any]
 ) -> tuple[list[Problem], dict[str, int]]:
-    """The problems whose own and whose counterfactual image are answered correctly from scratch; and how many were lost."""
+    """The problems whose own and whose counterfactual image are answered correctly from scratch; and the number left after each step."""
     offered = [problem for problem in problems if has_counterfactual(problem) and problem.id in scratch]
     usable = {id_ for id_, answer in scratch.items() if answer.correct and not answer.truncated}
     solved = [problem for problem in offered if problem.id in usable]
@@ -200,9 +201,9 @@ def _correct_on_both(
 def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequence[Answer]) -> dict[str, Any]:
     """Count a finished swap test; rates in [0, 1], the difference in [-1, 1].
 
-    ``update_rate``: answers right for the new image. ``change_rate_same``: answers no longer right though the same
-    image was put back. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
-    never looks. ``prior_answer_rate``: answers still right for the old image after the swap. Errors are left out.
+    ``update_rate``: answers correct for the new image. ``change_rate_same``: answers no longer correct although the same
+    image was shown again. ``difference``: update minus change, paired; 0 for a model that always flips and for one that
+    never looks. ``prior_answer_rate``: answers still correct for the old image after the swap. Errors are left out.
     ``values``: problem id -> its own update minus change.
     """
     rows = [
@@ -249,7 +250,7 @@ def attention_profile(answers: Sequence[Answer], layers: Any = "last") -> dict[s
 
 
 def attention_curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[float]]) -> dict[str, list[float]]:
-    """Means by position in at most ``CURVE_POINTS`` bins, as far as a tenth of the responses (and five) reach."""
+    """Means by position in at most ``CURVE_POINTS`` bins, up to the length that a tenth of the responses (at least five) reach."""
     curve: dict[str, list[float]] = {"position": [], "mass": [], "lift": [], "n": []}
     lengths = sorted((len(mass) for mass in masses), reverse=True)
     enough = max(5, -(-len(lengths) // 10))
@@ -268,7 +269,7 @@ def attention_curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[
 
 
 def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
-    """How the subject writes: looks back at the image a response, tokens a response, share cut off at the limit."""
+    """How the subject writes: re-looks per response, tokens per response, share truncated at the limit."""
     written = [answer for answer in answers if answer.status == "ok"]
     return {
         "looks_mean": estimate_mean([answer.looks for answer in written]),
@@ -281,13 +282,13 @@ def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
 def first_look_error(
     answers: Iterable[Answer], golds: Mapping[str, str], clusters: Mapping[str, Any], seed: int = 0
 ) -> Estimate:
-    """Share of single facts that a look gets wrong, in [0, 1], a mean over the answers; errors are left out.
+    """Share of incorrect single facts, in [0, 1], a mean over the answers; errors are left out.
 
     ``row 1: red none blue`` states three facts of row 1; an answer without such statements is one fact.
     """
-    wrong = {
+    incorrect = {
         answer.problem_id: share_of_facts_missed(answer.answer, golds[answer.problem_id], answer.correct)
         for answer in answers
         if answer.status == "ok"
     }
-    return estimate_share(wrong.values(), [clusters[id_] for id_ in wrong], seed=seed)
+    return estimate_share(incorrect.values(), [clusters[id_] for id_ in incorrect], seed=seed)

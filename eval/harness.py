@@ -1,10 +1,10 @@
-"""Evaluate models on held-out problems: accuracy with intervals, paired differences, and how grounded the answers are.
+"""Evaluate models on held-out problems: accuracy with intervals, paired differences, and grounding.
 
     report = evaluate({"base": {"path": "tiny", "styles": ["direct", "describe"]}, "sft": {"path": "runs/tiny/sft"}},
                       problems, "runs/tiny/eval")
 
-One model is loaded at a time and all its measures are taken before the next. Every answer is in ``OUT/answers/``; a second
-call with the same models and problems generates nothing.
+One model is loaded at a time, and all its measures are taken before the next one is loaded. ``OUT/answers/`` holds every
+answer; a second call with the same models and problems generates nothing.
 """
 
 import gc
@@ -29,7 +29,7 @@ from eval.figures import balanced_subset, estimate_accuracy, file_name, grouped,
 from eval.grounding import (
     attention_profile,
     behaviour,
-    blank_pictures,
+    blank_images,
     first_look_error,
     has_counterfactual,
 )
@@ -37,7 +37,7 @@ from eval.report import pick_samples, read_report, write_report
 from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import majority_class_score, paired_difference
-from eval.subjects import RecordedSubject, Subject, load_subject, say_what_is_reused
+from eval.subjects import RecordedSubject, Subject, load_subject, warn_about_reuse
 from vlm.backends import check_key_has_one_server
 from vlm.problem import Problem, read_problems
 
@@ -46,7 +46,7 @@ REPORT_SCHEMA = 1
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What to measure and on how many problems; 0 leaves a measure out. Subsets are spread over the families.
+    """What to measure, and on how many problems (0 skips a measure). Subsets are balanced over the families.
 
     Attributes:
         max_new_tokens: limit of a response; longer ones count as truncated.
@@ -56,10 +56,11 @@ class EvalConfig:
         blank: problems asked again with a blank image.
         swap: problems with a counterfactual image offered to the swap test.
         per_set: problems of each named set (shift, skill, first look); None is all of them.
-        samples: responses shown in the report beside their image.
-        k: sampled answers a problem at ``temperature`` (avg@k, pass@k, maj@k), for ``sampled`` problems; 0 is greedy only.
+        samples: problems whose responses the report shows with their image.
+        k: sampled answers per problem at ``temperature`` (avg@k, pass@k, maj@k), for ``sampled`` problems; 0 is greedy only.
         rotations: further orders in which the options of multiple-choice problems are shown, to expose position bias.
-        dtype: of the weights; float32, in which a batch equals its singles, unless the model is too large for it.
+        dtype: of the weights. In float32 a batch gives the same answers as its problems one by one; choose another only if the
+            model is too large for it.
         api_key_env: the environment variable that holds a served model's key.
         seed: of subsets and bootstrap.
     """
@@ -82,15 +83,17 @@ class EvalConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_variable(self.api_key_env)  # it stands in the report, where a key given by mistake must not
+        check_variable(
+            self.api_key_env
+        )  # the report holds this name, so a key given here by mistake would be published
 
 
 @dataclass(frozen=True)
 class EvalSet:
     """A further list of problems: ``shift`` (images unlike those of training), ``skill`` (what the model could do before
-    it was trained, such as describing) or ``first_look`` (single facts, whose error rate is reported).
+    training, such as describing) or ``first_look`` (single facts, whose error rate is reported).
 
-    ``style`` None asks in the style that each model's main answers were given in.
+    ``style`` None uses the style of each model's main answers.
     """
 
     kind: Literal["shift", "skill", "first_look"]
@@ -100,7 +103,7 @@ class EvalSet:
 
 @dataclass
 class _Run:
-    """One model's answers, kept for comparison with the next ones after its weights are gone."""
+    """One model's answers, kept for the paired comparisons after its weights have been released."""
 
     report: dict[str, Any]
     main: list[Answer]
@@ -119,11 +122,11 @@ def evaluate(
 
     Args:
         models: name -> ``{"path": model, "style": S}`` or ``{"path": model, "styles": [S, ...]}``; of several prompt styles
-            the one with the higher accuracy counts (in favour of that model, since it is chosen on these very problems).
+            the most accurate one counts (this favours the model, because the style is chosen on the same problems).
             Paired differences are later model minus earlier one, so name them in the order base, sft, rl.
         out_dir: gets ``answers/*.jsonl`` (resumable) and ``samples.json``.
         sets: name -> further problems.
-        load: makes a subject of a model's path; ``load_subject`` with the config's dtype where not given.
+        load: makes a subject from a model's path; the default is ``load_subject`` with the config's dtype.
 
     Returns:
         The report; it can be written as JSON. ``eval.report.write_report`` makes report.json and report.html of it.
@@ -133,7 +136,7 @@ def evaluate(
             writes into.
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
-    with RunDir(out, "evaluation").held():  # the rounds of improve write their model's answers beside other files
+    with RunDir(out, "evaluation").held():  # ``held`` only: rounds of ``improve`` write into folders with other files
         return _evaluate(models, problems, out, config, sets, load)
 
 
@@ -155,7 +158,7 @@ def _evaluate(
         start = time.monotonic()
         runs[name] = _evaluate_model(name, model, chosen, out / "answers", config, sets, load)
         seconds[name] = round(time.monotonic() - start, 1)
-        gc.collect()
+        gc.collect()  # releases this model's weights before the next one is loaded
     write_json_atomic(
         out / "samples.json", pick_samples(chosen, {n: run.main for n, run in runs.items()}, config.samples)
     )
@@ -194,10 +197,11 @@ def _evaluate_model(
     load: Callable[[str], Subject],
 ) -> _Run:
     subject = load(str(model["path"]))
-    say_what_is_reused(subject, answers, f"{file_name(name)}.*.jsonl")
+    warn_about_reuse(subject, answers, f"{file_name(name)}.*.jsonl")
     clusters = {problem.id: image_key(problem) for problem in problems}
     styles = list(model.get("styles") or [model.get("style", "think")])
-    session = ModelSession(subject, answers, config, styles[0], clusters, f"{file_name(name)}.")
+    limits = config.max_new_tokens, config.batch_size, config.seed
+    session = ModelSession(subject, answers, styles[0], clusters, *limits, prefix=f"{file_name(name)}.")
     attention = {"layers": config.layers} if config.attention else None
     by_style = {s: session.ask(problems, f"main {s}", style=s, attention=attention) for s in styles}
     accuracies = {style: session.accuracy(rows) for style, rows in by_style.items()}
@@ -217,7 +221,7 @@ def _evaluate_model(
     scratch = {answer.problem_id: answer for answer in main}
     if config.blank:
         with_image = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
-        blank = session.ask(with_image, "blank", pictures=blank_pictures)
+        blank = session.ask(with_image, "blank", images=blank_images)
         report["blank_accuracy"] = session.accuracy(blank)
         report["blank_drop"] = paired_difference(correct_by_id(main), correct_by_id(blank), clusters, seed=config.seed)
     if config.swap:
@@ -227,7 +231,9 @@ def _evaluate_model(
         if key == "swap":
             report["swap_update_rate"] = result["update_rate"]
     if config.k:
-        report["sampled"] = session.sample(balanced_subset(problems, config.sampled, config.seed))[1]
+        report["sampled"] = session.sample(
+            balanced_subset(problems, config.sampled, config.seed), config.k, config.temperature
+        )[1]
     if config.rotations and (chosen := [problem for problem in problems if problem.choices]):
         rotated = [
             session.ask([rotate_options(problem, by) for problem in chosen], f"rotation {by}")
@@ -300,13 +306,13 @@ def run_eval(
 def _pairs(
     answers: Mapping[str, Sequence[Answer]], problems: Sequence[Problem], seed: int
 ) -> dict[str, dict[str, Any]]:
-    """``later-earlier`` for every two models; ``models`` in it names the two again."""
+    """``later-earlier`` -> paired difference, for every pair of models; its key ``models`` names the two."""
     clusters = {problem.id: image_key(problem) for problem in problems}
-    right = {name: correct_by_id(rows) for name, rows in answers.items()}
+    correct = {name: correct_by_id(rows) for name, rows in answers.items()}
     return {
         f"{later}-{earlier}": {
             "models": [later, earlier],
-            **paired_difference(right[later], right[earlier], clusters, seed=seed),
+            **paired_difference(correct[later], correct[earlier], clusters, seed=seed),
         }
-        for earlier, later in combinations(right, 2)
+        for earlier, later in combinations(correct, 2)
     }

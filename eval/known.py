@@ -1,7 +1,7 @@
-"""Models whose grounding is known because it is written down: what an audit must find out about each.
+"""Scripted models whose grounding is known by construction, and the profile that an audit must give each of them.
 
 ``reflection-v audit scripted:NAME`` runs one of them. They recognize the images of a problem set by their pixels and
-"see" what the set's own answers say.
+"see" the answers of that set.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from PIL import Image
 
 from configs.errors import ConfigError, UserError
 from eval.grounding import counterfactual, has_counterfactual
-from eval.runner import open_pictures
+from eval.runner import open_images
 from eval.subjects import ScriptedSubject, Turn
 from vlm.problem import Problem
 
@@ -50,8 +50,8 @@ class _Scripts:
             for shown in both:
                 families.setdefault(problem.family, []).append(shown.answer)
                 try:
-                    self.truth[problem.question, _pixels(open_pictures(shown))] = shown.answer
-                except UserError:  # a broken image: nothing will be seen on it
+                    self.truth[problem.question, _pixels(open_images(shown))] = shown.answer
+                except UserError:  # a broken image has no pixels to recognize
                     continue
         for problem in problems:
             self.answers[problem.question] = sorted(set(families[problem.family]))
@@ -66,16 +66,16 @@ class _Scripts:
         }[name]
 
     def sees(self, turn: Turn) -> str:
-        """The truth about the image shown last; about an unknown or missing one, what its text or a blind guess says."""
-        pictures = list(turn.again) or turn.images
-        there = self.truth.get((turn.question, _pixels(pictures))) if pictures else None
+        """The answer to the latest image. Without a known image: the answer in the text so far, else a blind guess."""
+        images = list(turn.again) or turn.images
+        there = self.truth.get((turn.question, _pixels(images))) if images else None
         return there or _told(turn) or self.blind(turn)
 
     def blind(self, turn: Turn) -> str:
         return self._pick(turn, turn.question)
 
     def guess(self, turn: Turn) -> str:
-        shown = _pixels(turn.pictures) if turn.pictures else ""
+        shown = _pixels(turn.all_images) if turn.all_images else ""
         return self._pick(turn, f"{turn.seed}/{turn.prefix}/{turn.note}/{turn.reply}/{shown}/{turn.question}")
 
     def flipped(self, turn: Turn) -> str:
@@ -87,7 +87,7 @@ class _Scripts:
 
 
 def _told(turn: Turn) -> str | None:
-    """What its own text so far says that it saw."""
+    """The answer that the text so far contains."""
     found = _SEEN.findall(turn.prefix + (turn.reply or ""))
     return found[-1] if found else None
 

@@ -1,4 +1,4 @@
-"""``reflection-v eval --via lmms-eval``: the tasks of that package, where the extra ``bench`` is installed."""
+"""``reflection-v eval --via lmms-eval``: the tasks of that package, if the extra ``bench`` is installed."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ def lmms_command(model: str, tasks: str, out: str | Path, limit: int | None = No
     """The command line of lmms-eval for a model of Hugging Face (its backends are named after families) or a server.
 
     Raises:
-        ConfigError: the bundled model, which no backend of lmms-eval knows.
+        ConfigError: lmms-eval has no backend for the model, as for the bundled one.
     """
     if (served := served_model(model)) is not None:
         name, url = served
@@ -28,7 +28,7 @@ def lmms_command(model: str, tasks: str, out: str | Path, limit: int | None = No
         family = next((value for key, value in families.items() if key in model.lower()), None)
         if family is None:
             raise ConfigError(
-                f"lmms-eval has no backend for {model}: give a Qwen2.5-VL or Qwen3-VL by a name that says so, or serve it "
+                f"lmms-eval has no backend for {model}: give a Qwen2.5-VL or Qwen3-VL whose name contains the family, or serve it "
                 "and give openai:NAME@URL."
             )
         backend, arguments = family, f"pretrained={model}"
@@ -38,7 +38,7 @@ def lmms_command(model: str, tasks: str, out: str | Path, limit: int | None = No
 
 
 def run_lmms(model: str, tasks: str, out: str | Path, limit: int | None = None) -> None:
-    """Run it; its own results go into ``out``.
+    """Run lmms-eval; it writes its own results into ``out``.
 
     Raises:
         UserError: lmms-eval is not installed, or it failed.
@@ -47,4 +47,4 @@ def run_lmms(model: str, tasks: str, out: str | Path, limit: int | None = None) 
     if not is_installed("lmms_eval"):
         raise UserError(f"lmms-eval is not installed: {install_command('bench')}")
     if code := subprocess.run(command, check=False).returncode:
-        raise UserError(f"lmms-eval ended with exit code {code}: its own messages above say why.")
+        raise UserError(f"lmms-eval ended with exit code {code}: see its messages above.")

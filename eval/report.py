@@ -1,7 +1,7 @@
-"""One page and one file from an evaluation: ``report.html`` (self-contained, no script, no network) and ``report.json``.
+"""The two files of an evaluation: ``report.html`` (self-contained, no script, no network) and ``report.json``.
 
-Model output and questions are untrusted text: the template escapes everything, and the page's own content policy forbids
-scripts and network even if it did not.
+Model output and questions are untrusted text: the template escapes everything. The page's content policy forbids
+scripts and network as a second barrier.
 """
 
 import base64
@@ -35,9 +35,9 @@ LEARNING_CURVES: dict[str, dict[str, dict[str, str]]] = {
     },
     "grpo": {
         "GRPO: reward": {"total": "reward"},
-        "GRPO: share of right answers": {"right": "accuracy/right"},
+        "GRPO: share of correct answers": {"correct": "accuracy/right"},
         "GRPO: tokens per response": {"tokens": "completions/mean_length"},
-        "GRPO: looks back per response": {"looks": "looks/mean"},
+        "GRPO: re-looks per response": {"re-looks": "looks/mean"},
         "GRPO: image mass": {"first half": "mass/first_half", "second half": "mass/second_half"},
         "GRPO: lift": {"first half": "lift/first_half", "second half": "lift/second_half"},
         "GRPO: entropy": {"entropy": "entropy"},
@@ -56,8 +56,8 @@ def write_report(
     """Write ``report.json`` and ``report.html`` into ``out_dir``.
 
     Args:
-        report: of ``eval.harness.evaluate``; a run adds ``data``, ``grpo``, ``seconds`` and whatever else it knows, and all
-            of it goes into the JSON. Every part may be missing: the page shows what is there.
+        report: of ``eval.harness.evaluate``; a run adds ``data``, ``grpo``, ``seconds`` and other keys, and all of them go
+            into the JSON. Every part may be missing: the page shows what there is.
         logs: stage (``sft``, ``grpo``) -> its ``log.jsonl``, one row a step; missing files are skipped.
         samples: rows of ``pick_samples``, or the file that holds them.
 
@@ -76,7 +76,7 @@ def read_report(folder: str | Path) -> dict[str, Any]:
     """report.json of an evaluation.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: the file is missing or cannot be read.
     """
     file = Path(folder) / "report.json"
     try:
@@ -89,9 +89,9 @@ def read_report(folder: str | Path) -> dict[str, Any]:
 
 
 def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Answer]], n: int) -> list[dict[str, Any]]:
-    """``n`` problems to show with every model's response: one after the other from each pattern of correct and incorrect.
+    """``n`` problems to show with every model's response, taken in turn from each pattern of correct and incorrect.
 
-    Taking patterns in turn ("only the last model is right", "all are wrong", ...) shows failures as well as successes;
+    Taking patterns in turn ("only the last model is correct", "all are incorrect", ...) shows failures as well as successes;
     within a pattern those with the most re-looks come first.
     """
     by_model = {name: {answer.problem_id: answer for answer in rows} for name, rows in answers.items()}
@@ -124,7 +124,7 @@ def pick_samples(problems: Sequence[Problem], answers: Mapping[str, Sequence[Ans
 def render(
     report: Mapping[str, Any], logs: Mapping[str, Sequence[Mapping[str, Any]]], samples: Sequence[Mapping[str, Any]]
 ) -> str:
-    """The page. ``logs`` are the rows of each stage's log."""
+    """The HTML page. ``logs`` are the rows of each stage's log."""
     models = report.get("models", {})
     return page_template("report.html.jinja").render(
         report=report,
@@ -137,9 +137,9 @@ def render(
         evaluation_sets=[
             (title, key)
             for title, key in (
-                ("Pictures unlike those of training: accuracy", "shift_accuracy"),
-                ("Skills from before: accuracy", "skill_accuracy"),
-                ("Single facts: share wrong", "first_look_error"),
+                ("Images unlike those of training: accuracy", "shift_accuracy"),
+                ("Skills from before training: accuracy", "skill_accuracy"),
+                ("Single facts: share incorrect", "first_look_error"),
             )
             if any(model.get(key) for model in models.values())
         ],
@@ -147,7 +147,7 @@ def render(
 
 
 def page_template(name: str) -> Template:
-    """A page of ``eval/templates``: everything that is put into it is escaped."""
+    """A page of ``eval/templates``, which escapes every value."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -160,7 +160,7 @@ def page_template(name: str) -> Template:
 
 
 def format_estimate(estimate: Mapping[str, Any] | None) -> Markup:
-    """``0.712 [0.684, 0.739] n = 1,000`` with markup for the small print; "insufficient data" for nothing."""
+    """``0.712 [0.684, 0.739] n = 1,000`` with markup for the interval; "insufficient data" without a value."""
     if not estimate or estimate.get("value") is None:
         return Markup('<span class="none">insufficient data</span>')
     interval = estimate.get("ci95")
@@ -171,7 +171,7 @@ def format_estimate(estimate: Mapping[str, Any] | None) -> Markup:
 
 
 def format_difference(estimate: Mapping[str, Any] | None) -> Markup:
-    """An estimate with its sign; bold only where the interval excludes 0."""
+    """An estimate with its sign; bold only if the interval excludes 0."""
     if not estimate or estimate.get("value") is None:
         return Markup('<span class="none">insufficient data</span>')
     interval = estimate.get("ci95")
@@ -182,14 +182,14 @@ def format_difference(estimate: Mapping[str, Any] | None) -> Markup:
 
 
 def format_number(value: Any) -> str:
-    """A number for people: no more digits than mean anything."""
+    """A number as text, with at most four significant digits."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
 def highlight(text: str) -> list[tuple[str, bool]]:
-    """The text in pieces, in order and complete; True for a sentence that goes back to the image."""
+    """The whole text in pieces, in order; True marks a sentence that is a re-look."""
     pieces: list[tuple[str, bool]] = []
     done = looks = 0
     for start, end in split_sentences(text):
@@ -230,7 +230,8 @@ def _attention_charts(models: Mapping[str, Any]) -> list[Markup]:
 
 def _learning_charts(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Markup]:
     drawn = []
-    for first_colour, (stage, curves) in enumerate(LEARNING_CURVES.items(), start=1):  # as the stage's model
+    # A stage's curves have the colour that the model of this stage has in the other charts.
+    for first_colour, (stage, curves) in enumerate(LEARNING_CURVES.items(), start=1):
         for title, keys in curves.items():
             series = {name: _series(logs.get(stage, []), key) for name, key in keys.items()}
             colours = {name: first_colour + index for index, name in enumerate(series)}
@@ -253,18 +254,18 @@ def _show(sample: Mapping[str, Any]) -> dict[str, Any]:
         text = response["text"]
         cut = max(0, len(text) - LONGEST_SHOWN)
         responses[name] = {**response, "pieces": highlight(text[:LONGEST_SHOWN]), "cut": cut}
-    return {**sample, "responses": responses, "pictures": [thumbnail(image) for image in sample["images"]]}
+    return {**sample, "responses": responses, "thumbnails": [thumbnail(image) for image in sample["images"]]}
 
 
 def thumbnail(path: str, attention: list[list[float]] | None = None) -> str | None:
-    """The image as a data URI, under its map of attention where one is given; None where it can no longer be read."""
+    """The image as a data URI, with its attention map over it if one is given; None if the file can no longer be read."""
     try:
         image = open_image(path)
     except ImageError:
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     if attention is not None:
-        import torch
+        import torch  # slow to import, and only audits of a local model have maps
 
         from vlm.heatmap import overlay
 

@@ -1,10 +1,10 @@
 """Answer problems with a subject and keep every answer: one append-only log for each model and condition.
 
-A log row is an ``Answer``. A batch is on disk before the next one is generated, so a killed run goes on where it stopped;
-rows are matched by a key over everything that decides the answer, so a changed model, prompt or image is never taken for
-the saved one. The grade has a hash of its own (verifier, gold answer): where that changed, a saved text is graded again and
-not written again. A problem that cannot be asked (its image is unreadable) or cannot be graded is a row with status
-``error``: counted apart, never as wrong, and tried again by the next run.
+A log row is an ``Answer``. Each batch is on disk before the next one is generated, so an interrupted run resumes where it
+stopped. Rows are matched by a key over everything that decides the answer, so an answer of another model, prompt or image is
+never reused. The grade has a hash of its own (verifier, gold answer): if that changed, a saved response is graded again, not
+generated again. A problem that cannot be asked (its image is unreadable) or graded is a row with status ``error``: counted
+separately, never as incorrect, and retried by the next run.
 """
 
 import hashlib
@@ -35,16 +35,16 @@ from vlm.response import count_looks
 if TYPE_CHECKING:
     from vlm.generate import Generation
 
-Pictures = Callable[[Problem], list[Image.Image]]
+ImageSource = Callable[[Problem], list[Image.Image]]
 
 
 class Answer(BaseModel):
-    """One problem answered under one condition. All fields after ``why`` are of the response's own tokens, without prefix.
+    """One problem answered under one condition. All fields after ``prefix`` describe the generated tokens only.
 
-    ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value a token, row of the token itself) and
-    their means by halves are there if attention was recorded; the halves are None where they cannot be judged: no image,
-    truncated, or fewer than ``MIN_REASONING`` tokens. ``prompt_sha256`` is of the style's instruction and ``graded`` of all
-    that decides the grade but the text, 16 digits each.
+    ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value per token, from the token's own query
+    row) and their means by halves are set if attention was recorded. The halves are None if they cannot be judged: no image,
+    truncated, or fewer than ``MIN_REASONING`` tokens. ``prompt_sha256`` hashes the style's instruction, ``graded`` everything
+    except the text that decides the grade; 16 digits each.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -78,13 +78,13 @@ class Answer(BaseModel):
         return self.score is not None and self.score >= 1.0
 
 
-def open_pictures(problem: Problem) -> list[Image.Image]:
-    """The problem's own images, as a person sees them."""
+def open_images(problem: Problem) -> list[Image.Image]:
+    """The problem's own images, upright and in RGB."""
     return [open_image(image) for image in problem.images]
 
 
-def can_be_read_again(problem: Problem, answer: Answer | None) -> bool:
-    """Whether a response can be judged by forwards over it: finished, about an image, at least ``MIN_REASONING`` tokens."""
+def can_be_scored(problem: Problem, answer: Answer | None) -> bool:
+    """Whether teacher-forced forwards can judge a response: finished, about an image, at least ``MIN_REASONING`` tokens."""
     return bool(
         problem.images and answer and answer.status == "ok" and not answer.truncated and answer.tokens >= MIN_REASONING
     )
@@ -101,31 +101,32 @@ def answer_problems(
     batch_size: int = 64,
     attention: dict[str, Any] | None = None,
     temperature: float = 0.0,
-    pictures: Pictures = open_pictures,
+    images: ImageSource = open_images,
     prefixes: Mapping[str, str] | None = None,
     notes: Mapping[str, str] | None = None,
     replies: Mapping[str, tuple[str, str]] | None = None,
 ) -> list[Answer]:
-    """Answer every problem once; answers already in the log are read from it.
+    """Answer every problem once; answers that are already in the log are reused.
 
     Args:
         style: a key of ``vlm.chat.INSTRUCTIONS``.
-        log_path: JSON Lines, made if missing. Batches do not depend on what it holds, so a resumed run generates each
-            of them with the same neighbours as an uninterrupted one.
+        log_path: JSON Lines, created if missing. Batches do not depend on its content, so a resumed run generates each
+            response beside the same neighbours as an uninterrupted run.
         tag: names the condition; answers under another tag are never reused.
         attention: settings of ``vlm.attention.AttentionMass``; records mass and lift of every token.
-        temperature: 0 takes the likeliest token. A row's seed comes from its key, so another tag is another sample.
-        pictures: what is shown in place of the problem's own images (a blank, say). ``tag`` must tell such variants apart.
-        prefixes: problem id -> the part of the response that is written already.
+        temperature: 0 is greedy. A row's seed comes from its key, so another tag gives another sample.
+        images: returns the images to show instead of the problem's own (blank ones, for example). The key does not cover it,
+            so ``tag`` must differ between such variants.
+        prefixes: problem id -> the start of the response, which the subject continues.
         notes: problem id -> a remark that comes with the question.
-        replies: problem id -> (its earlier answer, the image file that it is then shown).
+        replies: problem id -> (its earlier answer, the image file of the next turn).
 
     Returns:
-        One answer a problem, in the order of ``problems``.
+        One answer per problem, in the order of ``problems``.
 
     Raises:
         ConfigError: an unknown style.
-        UserError: the log holds a line that is not an answer.
+        UserError: a line of the log is not an answer.
     """
     if style not in INSTRUCTIONS:
         raise ConfigError(f"Unknown prompt style '{style}': choose from {', '.join(INSTRUCTIONS)}.")
@@ -134,7 +135,7 @@ def answer_problems(
     repair_jsonl(log)
     saved = {answer.key: answer for answer in read_answers(log)} if log.exists() else {}
     settings = [subject.fingerprint, tag, style, INSTRUCTIONS[style], max_new_tokens, attention, temperature]
-    questions = {problem.id: _Question(problem, style, tag, pictures) for problem in problems}
+    questions = {problem.id: _Question(problem, style, tag, images) for problem in problems}
     for problem in problems:
         question = questions[problem.id]
         question.prefix = (prefixes or {}).get(problem.id, "")
@@ -142,14 +143,14 @@ def answer_problems(
         question.reply, question.again = (replies or {}).get(problem.id, (None, None))
         question.key = _key(question, settings)
 
-    # Responses of one kind of question are of like length: batching them together wastes the fewest steps.
+    # Responses to one kind of question have similar lengths, so batching them together wastes the fewest steps.
     order = sorted(problems, key=lambda problem: (problem.family, len(problem.question), problem.id))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     with _progress() as progress:
         bar = progress.add_task(f"{subject.name}: {tag}", total=len(order))
         for batch in batches:
             asked = [questions[problem.id] for problem in batch]
-            missing = {one.key for one in asked if one.key not in saved or _to_be_asked_again(saved[one.key])}
+            missing = {one.key for one in asked if one.key not in saved or _needs_generation(saved[one.key])}
             if missing:
                 write = partial(
                     subject.write, max_new_tokens=max_new_tokens, attention=attention, temperature=temperature
@@ -159,11 +160,9 @@ def answer_problems(
                 append_jsonl(log, [row.model_dump() for row in new])
                 saved.update({row.key: row for row in new})
             progress.advance(bar, len(batch))
-    if progress.disable:  # no bar in a log file, but a line a condition
+    if progress.disable:  # no terminal: one line per condition instead of a bar
         print(f"{subject.name}: {tag}: {len(order)} answered", file=sys.stderr, flush=True)
-    return _graded_anew(
-        [(questions[problem.id].problem, saved[questions[problem.id].key]) for problem in problems], log
-    )
+    return _regrade([(questions[problem.id].problem, saved[questions[problem.id].key]) for problem in problems], log)
 
 
 def read_answers(log_path: str | Path) -> list[Answer]:
@@ -179,16 +178,16 @@ def read_answers(log_path: str | Path) -> list[Answer]:
 
 
 def answers_dir(out: str | Path, report: Literal["report", "audit"] = "report") -> RunDir:
-    """The folder of an evaluation or, by its ``report``, of an audit. What it is known by stands in each answer's key."""
+    """The folder of an evaluation or, by ``report``, of an audit. It records no identity: each answer's key holds it."""
 
     def is_ours(folder: Path) -> bool:
-        if (folder / "stages").is_dir():  # of a whole run, whose report is another one
+        if (folder / "stages").is_dir():  # the folder of ``reflection-v run``, which has a report.json of its own
             return False
         if (folder / f"{report}.json").exists():
             return "schema_version" in read_record(folder / f"{report}.json")
         logs = list((folder / "answers").glob("*"))
-        begun = not (folder / f"{report}.html").exists() and (logs or not (folder / cases).exists())
-        return bool(begun) and all(map(_is_answer_log, logs))
+        unfinished = not (folder / f"{report}.html").exists() and (logs or not (folder / cases).exists())
+        return bool(unfinished) and all(map(_is_answer_log, logs))
 
     cases = {"report": "samples.json", "audit": "cases.json"}[report]
     stage = {"report": "evaluation", "audit": "audit"}[report]
@@ -197,7 +196,7 @@ def answers_dir(out: str | Path, report: Literal["report", "audit"] = "report") 
 
 
 def _is_answer_log(path: Path) -> bool:
-    """Whether the first row of a file is one of a log; a file without a complete row may be one."""
+    """Whether a file may be a log of answers: its first row has a key, or it has no complete row yet."""
     if path.suffix != ".jsonl" or not path.is_file():
         return False
     with open(path, "rb") as file:
@@ -220,7 +219,7 @@ class _Question:
     problem: Problem
     style: str
     tag: str
-    pictures: Pictures
+    images: ImageSource
     key: str = ""
     prefix: str = ""
     note: str | None = None
@@ -246,9 +245,9 @@ class _Question:
         )
 
     def turn(self) -> Turn:
-        """Raises UserError where an image cannot be read."""
+        """The question as the subject gets it. Raises UserError if an image cannot be read."""
         again = (open_image(self.again),) if self.again else ()
-        problem, images = self.problem, self.pictures(self.problem)
+        problem, images = self.problem, self.images(self.problem)
         return Turn(
             problem.question, problem.choices, self.style, images, self.prefix, self.note, self.reply, again, self.seed
         )
@@ -273,14 +272,14 @@ def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list
             continue
         row.text, row.tokens, row.truncated = generation.text, len(generation.token_ids), not generation.finished
         row.looks = count_looks(generation.text)
-        if turn.pictures:
+        if turn.all_images:
             _record_attention(row, generation)
         _grade(row, problem)
     return rows
 
 
 def _write(write: Callable[..., Any], turns: Sequence[Turn]) -> "list[Generation | UserError]":
-    """One generation a turn. Where a batch is refused, each turn is asked alone, so that one bad question costs one row."""
+    """One generation per turn. If a batch is refused, each turn is asked alone, so that one bad question costs one row."""
     try:
         return list(write(turns))
     except UserError as error:
@@ -289,13 +288,13 @@ def _write(write: Callable[..., Any], turns: Sequence[Turn]) -> "list[Generation
         return [result for turn in turns for result in _write(write, [turn])]
 
 
-def _to_be_asked_again(row: Answer) -> bool:
-    """Whether nothing was written; a text that could not be graded is graded again, not written again."""
+def _needs_generation(row: Answer) -> bool:
+    """Whether a saved row has no response. One that could not be graded is graded again, not generated again."""
     return row.status == "error" and not row.text
 
 
-def _graded_anew(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answer]:
-    """The rows with the grades of today's verifier and gold answers; changed ones go into the log."""
+def _regrade(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answer]:
+    """The rows with grades of the current verifier and gold answers; changed rows are appended to the log."""
     current, changed = [], []
     for problem, row in rows:
         if row.text and (row.status == "error" or row.graded != grading_sha256(problem)):
@@ -322,22 +321,24 @@ def _record_attention(row: Answer, generation: "Generation") -> None:
         values = getattr(generation, name)
         if values is None:
             continue
-        values = values.float().mean(0)  # layers count alike
+        values = values.float().mean(0)  # all layers have equal weight
         if row.truncated:
-            values = values[:-1]  # generation never feeds its last token; a finished response ends in the end token
+            values = values[
+                :-1
+            ]  # the last token was never fed, so it has no query row; otherwise this is the end token
         if not bool(values.isfinite().all()):
             raise RuntimeError(f"{row.problem_id}: the attention {name} of the response is not finite.")
         judged = not row.truncated and len(values) >= MIN_REASONING
-        setattr(row, name, [round(value, 5) for value in values.tolist()])  # finer than any figure of the report
+        setattr(row, name, [round(value, 5) for value in values.tolist()])  # more digits than any figure of the report
         setattr(row, f"{name}_halves", halves(values) if judged else None)
 
 
 def _key(question: _Question, settings: list[Any]) -> str:
-    """16 hexadecimal digits over all that decides the answer (its grade has its own, ``grading_sha256``)."""
+    """16 hexadecimal digits over everything that decides the answer (the grade has ``grading_sha256``)."""
     problem = question.problem
     shown = [*problem.images, *([question.again] if question.again else [])]
-    begun = [question.prefix, question.note, question.reply]
-    asked = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], begun]
+    continued = [question.prefix, question.note, question.reply]
+    asked = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], continued]
     return hashlib.sha256(json.dumps([settings, asked]).encode()).hexdigest()[:16]
 
 

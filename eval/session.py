@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from configs.errors import UserError
 from eval.conditions import sample_answers, sampled_scores
@@ -14,21 +14,6 @@ from eval.runner import Answer, answer_problems
 from eval.stats import Estimate
 from eval.subjects import Subject
 from vlm.problem import Problem
-
-
-class SessionConfig(Protocol):
-    """The keys that ``EvalConfig`` and ``AuditConfig`` have in common."""
-
-    @property
-    def max_new_tokens(self) -> int: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def temperature(self) -> float: ...
-    @property
-    def seed(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,16 +27,17 @@ class ModelSession:
 
     subject: Subject
     folder: Path
-    config: SessionConfig
     style: str
     clusters: Mapping[str, str]
+    max_new_tokens: int
+    batch_size: int
+    seed: int
     prefix: str = ""
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments of ``answer_problems`` that every measure shares."""
-        config = self.config
-        return {"style": self.style, "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size}
+        return {"style": self.style, "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
 
     def log(self, tag: str) -> Path:
         return self.folder / f"{self.prefix}{file_name(tag)}.jsonl"
@@ -65,21 +51,22 @@ class ModelSession:
         name, test = ("swap", swap_test) if self.subject.continues else ("swap_by_turn", swap_by_turn)
         return name, test(self.subject, problems, scratch, self.log(name), **self.settings)
 
-    def sample(self, problems: Sequence[Problem]) -> tuple[list[list[Answer]], dict[str, Any]]:
-        """``config.k`` sampled answers a problem, and their scores."""
-        k, temperature = self.config.k, self.config.temperature
+    def sample(
+        self, problems: Sequence[Problem], k: int, temperature: float
+    ) -> tuple[list[list[Answer]], dict[str, Any]]:
+        """``k`` sampled answers per problem, and their scores."""
         samples = sample_answers(self.subject, problems, self.log("samples"), k, temperature, **self.settings)
         return samples, {"temperature": temperature, **sampled_scores(problems, samples)}
 
     def accuracy(self, answers: Sequence[Answer]) -> Estimate:
-        return estimate_accuracy(answers, self.clusters, self.config.seed)
+        return estimate_accuracy(answers, self.clusters, self.seed)
 
     def accuracies(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Accuracy of the main answers: of all, by domain and by family."""
         return {
             "accuracy": self.accuracy(answers),
-            "accuracy_by_domain": accuracy_by(answers, lambda row: row.domain, self.clusters, self.config.seed),
-            "accuracy_by_family": accuracy_by(answers, lambda row: row.family, self.clusters, self.config.seed),
+            "accuracy_by_domain": accuracy_by(answers, lambda row: row.domain, self.clusters, self.seed),
+            "accuracy_by_family": accuracy_by(answers, lambda row: row.family, self.clusters, self.seed),
         }
 
 

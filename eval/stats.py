@@ -1,6 +1,6 @@
-"""All statistics of the project: intervals, paired differences, corrections for many tests, and what could have been seen.
+"""All statistics of the project: intervals, paired differences, corrections for many tests, and detectable effects.
 
-Every figure comes with its n and a 95% interval, and nothing comes from nothing.
+Every figure comes with its n and a 95% interval.
 
 An *estimate* is ``{"value": float | None, "ci95": [low, high] | None, "n": int}``. With n = 0 the value is ``None``
 (insufficient data); one single observation of a quantity that is not correct-or-incorrect has a value but no interval.
@@ -24,12 +24,12 @@ _DRAWS_AT_ONCE = 2_000_000  # bounds the memory of the resampling, whatever the 
 
 
 def insufficient() -> Estimate:
-    """The estimate of nothing."""
+    """The estimate from no data."""
     return {"value": None, "ci95": None, "n": 0}
 
 
 def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Score interval of a share, within [0, 1]; honest at 0 and n successes and at small n, where ``p +- 1.96 se`` is not.
+    """Score interval of a share, within [0, 1]; correct at 0 and n successes and at small n, where ``p +- 1.96 se`` is too narrow.
 
     Source: Wilson (1927), Probable inference, the law of succession, and statistical inference.
 
@@ -37,7 +37,7 @@ def wilson_interval(successes: float, n: int, confidence: float = 0.95) -> tuple
         ValueError: n < 1, or successes outside [0, n].
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} is no share.")
+        raise ValueError(f"{successes} successes of {n} is not a share.")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / n
     centre = share + z * z / (2 * n)
@@ -88,9 +88,9 @@ def estimate_mean(values: Iterable[float], clusters: Sequence[Hashable] | None =
 def estimate_share(scores: Iterable[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Estimate:
     """Mean of scores in [0, 1] (accuracy, rates) with 95% interval.
 
-    Right-or-wrong scores of independent images get Wilson's interval; partial scores or repeated images the
-    (clustered) bootstrap. Where that would claim certainty (all scores 0, or all 1) or has nothing to draw from (one
-    image), Wilson's interval over the number of clusters stands in.
+    Binary scores of independent images get Wilson's interval; partial scores or repeated images get the (clustered)
+    bootstrap. If that would claim certainty (all scores 0, or all 1) or has only one image to draw from, Wilson's interval over
+    the number of clusters is used instead.
     """
     values = [float(score) for score in scores]
     if not values:
@@ -110,9 +110,9 @@ def estimate_share(scores: Iterable[float], clusters: Sequence[Hashable] | None 
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p that two models which disagree on these many problems are equally often right, in (0, 1].
+    """Two-sided exact p that two models which disagree on these many problems are equally accurate, in (0, 1].
 
-    Under equality each disagreement falls either way with probability 1/2.
+    If both are equally accurate, each disagreement favours either one with probability 1/2.
     Source: McNemar (1947); the exact form is the sign test on the discordant pairs.
     """
     return float(binomtest(only_first, only_first + only_second).pvalue) if only_first + only_second else 1.0
@@ -125,15 +125,15 @@ def paired_difference(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of (first - second) over the problems that both answered, in [-1, 1], with what a reader needs to judge it.
+    """Mean of (first - second) over the problems that both answered, in [-1, 1], with McNemar's test.
 
     Args:
         first, second: problem id -> score in [0, 1]; ids that only one of them has are left out.
         clusters: problem id -> image, for the clustered paired bootstrap.
 
     Returns:
-        An estimate, plus ``mcnemar_p`` (exact, where a score of 1 is right), ``only_first`` and ``only_second`` (problems
-        that just one got right) and ``smallest_detectable`` (see there; at the discordance seen).
+        An estimate, plus ``mcnemar_p`` (exact; a score of 1 is correct), ``only_first`` and ``only_second`` (problems
+        that only one answered correctly) and ``smallest_detectable`` (at the observed discordance).
     """
     ids = [key for key in first if key in second]
     estimate = estimate_mean(
@@ -154,13 +154,13 @@ def smallest_detectable(n: int, discordant: float, *, alpha: float = 0.05, power
     """Smallest true difference of two paired shares that a McNemar test on n problems finds with this power.
 
     Solves n = (z_(alpha/2) sqrt(d) + z_power sqrt(d - x^2))^2 / x^2 for x, where d = ``discordant`` is the share of
-    problems on which the two disagree. ``None`` where no difference possible at this d (x <= d) would be found.
+    problems on which the two disagree. ``None`` if no difference that is possible at this d (x <= d) would be found.
     Source: Connor (1987), Sample size for testing differences in proportions for the paired-sample design.
     """
     z_alpha, z_power = NormalDist().inv_cdf(1 - alpha / 2), NormalDist().inv_cdf(power)
-    if n < z_alpha**2 or not 0 < discordant <= 1:  # so few are never enough, as x is at most d and d at most 1
+    if n < z_alpha**2 or not 0 < discordant <= 1:  # too few for any x, since x <= d <= 1
         return None
-    # sqrt(n) x - z_alpha sqrt(d) = z_power sqrt(d - x^2), squared, is a quadratic equation in x; its larger root holds.
+    # sqrt(n) x - z_alpha sqrt(d) = z_power sqrt(d - x^2), squared, is a quadratic equation in x; its larger root is the solution.
     root = z_alpha * math.sqrt(n) + z_power * math.sqrt(n + z_power**2 - z_alpha**2)
     effect = math.sqrt(discordant) * root / (n + z_power**2)
     return effect if effect <= discordant else None
@@ -169,19 +169,19 @@ def smallest_detectable(n: int, discordant: float, *, alpha: float = 0.05, power
 def majority_class_score(answers: Sequence[str], families: Sequence[str] | None = None) -> Estimate:
     """Accuracy of always giving the most common gold answer (of the family, where given), in [0, 1], without interval.
 
-    The most common answer is read off the very answers it is scored on, so no constant guess can score higher.
+    The most common answer is taken from the answers that it is scored on, so no constant guess scores higher.
     """
     if not answers:
         return insufficient()
     counts: dict[str, Counter[str]] = {}
     for answer, family in zip(answers, families or [""] * len(answers), strict=True):
         counts.setdefault(family, Counter())[answer.strip().lower()] += 1
-    right = sum(count.most_common(1)[0][1] for count in counts.values())
-    return {"value": right / len(answers), "ci95": None, "n": len(answers)}
+    correct = sum(count.most_common(1)[0][1] for count in counts.values())
+    return {"value": correct / len(answers), "ci95": None, "n": len(answers)}
 
 
 def difference_of_shares(first: float, n_first: int, second: float, n_second: int) -> Estimate:
-    """First minus second share of two *different* groups of problems, in [-1, 1], from the counts of right ones.
+    """First minus second share of two *different* groups of problems, in [-1, 1], from the counts of correct answers.
 
     Source: Newcombe (1998), Interval estimation for the difference between independent proportions, method 10.
     """
@@ -195,11 +195,11 @@ def difference_of_shares(first: float, n_first: int, second: float, n_second: in
 
 
 def paired_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float] | None:
-    """Interval of the mean of paired differences, in their units; honest where all pairs agree.
+    """Interval of the mean of paired differences, in their units; not too narrow if all pairs agree.
 
     Differences of correct-or-incorrect (-1, 0, 1) get Agresti and Min's interval (half a pair added to each of the four
-    cells), other values the bootstrap. A bootstrap of pairs that all agree has no width: five agreeing pairs would
-    "prove" that nothing changes.
+    cells), other values the bootstrap. A bootstrap of pairs that all agree has width 0, so five agreeing pairs
+    would "prove" that nothing changes.
 
     Source: Agresti and Min (2005), Simple improved confidence intervals for comparing matched proportions.
     """
@@ -216,7 +216,7 @@ def paired_interval(values: Sequence[float], confidence: float = 0.95, seed: int
 
 
 def estimate_bounded_mean(values: Sequence[float], low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Mean with the normal 95% interval, cut to [``low``, ``high``]; without an interval under two values."""
+    """Mean with the normal 95% interval, clipped to [``low``, ``high``]; no interval below two values."""
     if len(values) < 2:
         return {"value": values[0], "ci95": None, "n": 1} if values else insufficient()
     mean, reach = sum(values) / len(values), 1.96 * stdev(values) / math.sqrt(len(values))
@@ -226,7 +226,7 @@ def estimate_bounded_mean(values: Sequence[float], low: float = 0.0, high: float
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values adjusted for their number, in the given order, so that the chance of any false alarm stays below alpha.
 
-    A test without a p (None) counts as made: what was registered must be paid for. Source: Holm (1979).
+    A test without a p (None) still counts, because it was registered. Source: Holm (1979).
     """
     order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -243,12 +243,12 @@ def paired_over_seeds(
     """Mean of (first - second) over the seeds that both have, with Student's interval at 1 - ``alpha`` and two-sided p.
 
     A seed is the unit: problems of one seed share a training run, so their number says nothing about another run. A bootstrap
-    over a handful of seeds understates the variance; t does not.
+    over a few seeds underestimates the variance; Student's t does not.
 
     Returns:
         ``value``, ``interval``, ``p``, ``n``, ``deviation`` (of the differences) and ``smallest_detectable``: the true difference
-        that a test at ``alpha`` would find with probability ``power`` at the deviation seen. None where fewer than two seeds
-        leave nothing to say.
+        that a test at ``alpha`` would find with probability ``power`` at the deviation seen. None below
+        two seeds.
     """
     differences = [a - b for seed, a in sorted(first.items()) if a is not None and (b := second.get(seed)) is not None]
     n = len(differences)
@@ -274,7 +274,7 @@ def smallest_effect(n: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """In standard deviations of the seed difference: what a two-sided paired t over ``n`` seeds finds with ``power``."""
     threshold = float(t.ppf(1 - alpha / 2, n - 1))
     low, high = 0.0, 1000.0
-    for _ in range(60):  # the chance to find an effect grows with it
+    for _ in range(60):  # bisection: power grows with the effect
         middle = (low + high) / 2
         found = float(nct.sf(threshold, n - 1, middle * math.sqrt(n)))
         low, high = (low, middle) if math.isnan(found) or found >= power else (middle, high)

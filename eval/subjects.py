@@ -1,8 +1,8 @@
-"""Who is evaluated: anything that writes a text for a question about images, from nothing or from a text begun.
+"""What is evaluated: anything that writes a response to a question about images, possibly continuing from a prefix.
 
 ``LocalSubject`` is a Hugging Face model in this process (a white box), ``ServedSubject`` one behind an OpenAI-compatible
-server (a black box: no attention, no text begun); ``ScriptedSubject`` runs a function in their place, for tests and for
-checking a measure against models whose grounding is known because it was written down (``eval.known``).
+server (a black box: no attention, no prefix); ``ScriptedSubject`` runs a function instead, for tests and to check a
+measure against models whose grounding is known by construction (``eval.known``).
 """
 
 import asyncio
@@ -28,12 +28,12 @@ SHOWN_AGAIN = "Here is the picture once more. Look at it, then answer the questi
 
 @dataclass(frozen=True)
 class Turn:
-    """All that a subject gets to see of a problem.
+    """Everything that a subject is shown of a problem.
 
     Attributes:
-        prefix: text that it has written already and resumes from.
-        note: a remark that comes with the question and need not be true.
-        reply: its earlier answer to this question; ``again`` are the images it is then shown (``SHOWN_AGAIN``).
+        prefix: start of the response, which the subject continues.
+        note: a remark that comes with the question and may be false.
+        reply: its earlier answer to this question; ``again`` are the images of the next turn (``SHOWN_AGAIN``).
         seed: of the sampling.
     """
 
@@ -57,7 +57,7 @@ class Turn:
         return [*asked, {"role": "assistant", "content": self.reply}, {"role": "user", "content": shown}]
 
     @property
-    def pictures(self) -> list[Image.Image]:
+    def all_images(self) -> list[Image.Image]:
         """Every image of the conversation, in order."""
         return [*self.images, *self.again]
 
@@ -65,7 +65,7 @@ class Turn:
 class Subject(Protocol):
     """``fingerprint`` changes when the model does: saved answers of another fingerprint are not reused.
 
-    ``continues``: it can resume from a text begun, which is what the measures that cut a response need.
+    ``continues``: it can continue from a prefix, as the measures that cut a response require.
     """
 
     name: str
@@ -80,8 +80,8 @@ class Subject(Protocol):
         attention: dict[str, Any] | None = None,
         temperature: float = 0.0,
     ) -> "Sequence[Generation | UserError]":
-        """One generation a turn, in order, without the prefix; greedy at temperature 0. An error in place of a
-        generation (or raised, for the whole call) is a row with status ``error``."""
+        """One generation per turn, in order, without the prefix; greedy at temperature 0. An error instead of a
+        generation (or raised, for the whole call) becomes a row with status ``error``."""
         ...
 
     def head(self, text: str, tokens: int) -> str:
@@ -112,7 +112,7 @@ class LocalSubject:
         return generate(
             self.vlm,
             [turn.messages for turn in turns],
-            [turn.pictures for turn in turns],
+            [turn.all_images for turn in turns],
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seeds=[turn.seed for turn in turns],
@@ -130,7 +130,7 @@ class LocalSubject:
 
 
 class ServedSubject:
-    """A model behind a backend, asked with ``parallel`` requests at a time. A token is what the server counts as one."""
+    """A model behind a backend, with ``parallel`` requests at a time. Token counts are those of the server."""
 
     continues = False
 
@@ -150,8 +150,8 @@ class ServedSubject:
         from vlm.backends import Request
 
         if any(turn.prefix for turn in turns):
-            raise RuntimeError("a served model cannot go on from a text begun")
-        requests = [Request(t.messages, t.pictures, max_new_tokens, temperature, seed=t.seed) for t in turns]
+            raise RuntimeError("a served model cannot continue from a prefix")
+        requests = [Request(t.messages, t.all_images, max_new_tokens, temperature, seed=t.seed) for t in turns]
         return [_as_generation(reply) for reply in asyncio.run(self._complete(requests))]
 
     async def _complete(self, requests: "list[Request]") -> "list[Reply | UserError]":
@@ -167,10 +167,10 @@ class ServedSubject:
         try:
             return list(await asyncio.gather(*map(one, requests)))
         finally:
-            await self.backend.aclose()
+            await self.backend.aclose()  # its connections belong to this event loop, which ends here
 
     def head(self, text: str, tokens: int) -> str:
-        raise RuntimeError("a served model's tokens are not known")
+        raise RuntimeError("the tokens of a served model are not known")
 
 
 class ScriptedSubject:
@@ -212,7 +212,7 @@ class ScriptedSubject:
 
 
 class RecordedSubject(ScriptedSubject):
-    """Stands in for a model whose answers are in a log: it has its fingerprint and writes nothing new."""
+    """Replaces a model whose answers are in a log: it has the fingerprint of that model and generates nothing."""
 
     def __init__(self, name: str, fingerprint: str):
         super().__init__(lambda turn: "", name)
@@ -228,14 +228,14 @@ def _as_generation(reply: "Reply | UserError") -> "Generation | UserError":
 
     if isinstance(reply, UserError):
         return reply
-    ids = list(range(reply.completion_tokens))
+    ids = list(range(reply.completion_tokens))  # a server sends no token ids; only their number is used
     return Generation(reply.text, ids, reply.finish_reason != "length", reply.prompt_tokens)
 
 
 def load_subject(
     path: str, dtype: Literal["float32", "bfloat16", "auto"] = "float32", api_key_env: str | None = None
 ) -> Subject:
-    """The model that a name stands for: a folder, hub name or bundled model, or ``openai:NAME@URL`` for a served one.
+    """Load a model by name: a folder, hub name or bundled model, or ``openai:NAME@URL`` for a served one.
 
     Args:
         api_key_env: the environment variable that holds the server's key.
@@ -256,12 +256,12 @@ def load_subject(
     return LocalSubject(load_vlm(path, dtype=dtype))
 
 
-def say_what_is_reused(subject: Subject, answers: Path, pattern: str) -> None:
-    """A server may have got other weights under the same name, which nobody can see from here: say that answers are kept."""
+def warn_about_reuse(subject: Subject, answers: Path, pattern: str) -> None:
+    """Warn that saved answers are reused: a server may have other weights under the same name, which cannot be detected."""
     if isinstance(subject, ServedSubject) and any(answers.glob(pattern)):
         print(
-            f"{subject.name} is known by its name and address alone: answers saved in {answers} are used again. If it has "
-            "got other weights since, choose another --out.",
+            f"{subject.name} is known by its name and address alone: answers saved in {answers} are used again. If the "
+            "server has other weights since then, choose another --out.",
             file=sys.stderr,
         )
 
@@ -269,8 +269,8 @@ def say_what_is_reused(subject: Subject, answers: Path, pattern: str) -> None:
 def weights_checksum(model: Any) -> str:
     """16 hexadecimal digits of the model's weights, the same on every machine.
 
-    Each tensor counts by its name, its shape and the exact integer sum of its bits, which does not depend on the order
-    of summation.
+    The hash covers each tensor's name, shape and the exact integer sum of its bits. Integer sums do not depend on the order of
+    summation, so every machine gets the same one.
     """
     import torch
 

@@ -1,10 +1,10 @@
-"""From paired values to a verdict, and from verdicts to a name for what the model does.
+"""From paired values to verdicts, and from verdicts to a profile of the model.
 
-A verdict is ``grounded``, ``not grounded`` or ``insufficient data``. Each needs evidence: *grounded* a difference that chance
-does not explain, *not grounded* an interval that leaves no room for a difference that would matter (``margin``); all
-that lies between, and whatever has fewer than ``MIN_CLUSTERS`` independent images, is insufficient data.
+A verdict is ``grounded``, ``not grounded`` or ``insufficient data``. *Grounded* requires a difference that chance does not
+explain. *Not grounded* requires an interval that excludes every difference that would matter (``margin``). Anything in
+between, and anything with fewer than ``MIN_CLUSTERS`` independent images, is insufficient data.
 
-Many measures are judged at once, so p-values are Holm's, and the intervals behind *not grounded* are Bonferroni's.
+Many measures are judged at once, so p-values are corrected by Holm's method and the intervals of *not grounded* by Bonferroni's.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -25,13 +25,13 @@ MIN_CLUSTERS = 20
 
 @dataclass(frozen=True)
 class Evidence:
-    """Paired values of one measure, one a problem.
+    """Paired values of one measure, one per problem.
 
     Attributes:
         values: problem id -> value.
         margin: an effect below this does not matter, in the units of the values.
-        good: True if values above 0 speak for grounding, False if against it (a hint's sway).
-        clusters: problem id -> image; problems about one image are one observation.
+        good: True if values above 0 are evidence for grounding, False if against it (the sway of a hint).
+        clusters: problem id -> image; problems about one image count as one observation.
         null: the value of no effect.
     """
 
@@ -43,7 +43,7 @@ class Evidence:
 
     @property
     def means(self) -> list[float]:
-        """One value a cluster."""
+        """One value per cluster."""
         grouped: dict[Hashable, list[float]] = {}
         for id_, value in self.values.items():
             grouped.setdefault(self.clusters.get(id_, id_), []).append(value)
@@ -55,7 +55,7 @@ def judge_measures(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str,
 
     Returns:
         name -> an estimate of the mean (``value``, ``ci95``, ``n``) with ``clusters``, ``p`` (exact sign test, two-sided; None
-        without data), ``p_holm``, ``margin``, ``smallest_detectable`` (of right-or-wrong pairs, at the disagreement seen) and ``verdict``.
+        without data), ``p_holm``, ``margin``, ``smallest_detectable`` (for binary scores, at the observed disagreement) and ``verdict``.
     """
     found = {name: _measured(evidence, len(measures), seed) for name, evidence in measures.items()}
     tested = {name: one["p"] for name, one in found.items() if one["p"] is not None}
@@ -68,13 +68,13 @@ def judge_measures(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str,
 
 
 def verdict_of(one: Mapping[str, Any], widened: Sequence[float] | None, evidence: Evidence) -> Verdict:
-    """See the module's head. ``widened`` is the interval at the level that holds over all measures."""
+    """The verdict as the module docstring defines it. ``widened`` is the interval at Bonferroni's level."""
     if one["clusters"] < MIN_CLUSTERS or widened is None or one["p_holm"] is None:
         return INSUFFICIENT
     small, present = (NOT_GROUNDED, GROUNDED) if evidence.good else (GROUNDED, NOT_GROUNDED)
     if widened[1] < evidence.margin:
         return small
-    # The sign test speaks of most problems and the interval of their mean: both must.
+    # The sign test is about the majority of problems, the interval about their mean: both must agree.
     return present if one["p_holm"] < ALPHA and one["ci95"][0] > evidence.null else INSUFFICIENT
 
 
@@ -98,29 +98,29 @@ def _measured(evidence: Evidence, n_measures: int, seed: int) -> Estimate:
 
 
 PROFILES = {
-    "looks again": "It uses the picture, and when the picture changes in mid-answer its answer follows.",
-    "looks again in part": "It uses the picture; when the picture changes in mid-answer its answer follows in some cases only.",
-    "looks at first only": "It uses the picture to begin with, then goes by its own text: a changed picture goes unnoticed.",
-    "flips when interrupted": "It uses the picture, but an interruption changes its answer though the picture stays (nearly) as it was.",
-    "ignores the picture": "Its answers do not depend on the picture.",
-    "answers at random": "Its answers depend neither on the picture nor on the question: asked twice, it says something else.",
-    "uses the picture": "It uses the picture; whether it looks again cannot be told from these data.",
-    "insufficient data": "These data do not tell whether it uses the picture.",
+    "looks again": "It uses the image, and its answer follows when the image changes in mid-response.",
+    "looks again in part": "It uses the image; when the image changes in mid-response, its answer follows only in some cases.",
+    "looks at first only": "It uses the image at first, then only its own text: it does not notice that the image changes.",
+    "flips when interrupted": "It uses the image, but an interruption changes its answer even if the image stays (nearly) the same.",
+    "ignores the picture": "Its answers do not depend on the image.",
+    "answers at random": "Its answers depend neither on the image nor on the question: samples of one question differ.",
+    "uses the picture": "It uses the image; these data do not show whether it looks again.",
+    "insufficient data": "These data do not show whether it uses the image.",
 }
 
 
 def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The name in ``PROFILES`` that the verdicts add up to.
+    """The name in ``PROFILES`` that follows from the verdicts.
 
-    Whether the image is used is read off the wrong image (a blank is unlike anything in training and may hurt for that
-    reason alone); whether it looks again, off the swap, or of a served model off the swap by a user turn.
+    The mismatched image decides whether the image is used: a blank one is unlike all training images and may lower accuracy for
+    that reason alone. The swap decides whether the model looks again, or the swap by a user turn if the model is served.
     """
     used = measures.get("wrong_picture", {}).get("verdict", INSUFFICIENT)
     if used != GROUNDED:
         samples = measures.get("self_consistency", {})
         excess, chance = samples.get("excess_agreement") or {}, samples.get("chance_agreement") or {}
         enough = (excess.get("n") or 0) >= MIN_CLUSTERS and excess.get("ci95")
-        # A model that says the same to everything agrees with itself by chance alone, and is not random.
+        # A model that gives one answer to everything agrees with itself by chance alone, but is not random.
         if enough and excess["ci95"][1] < 0.1 and chance["value"] < 0.9:
             return "answers at random"
         return "ignores the picture" if used == NOT_GROUNDED else "insufficient data"
@@ -128,7 +128,7 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
     controls = [swap.get(name) or {} for name in ("change_rate_same", "change_rate_noise")]
     judged = [one for one in controls if one.get("ci95") and one["n"] >= MIN_CLUSTERS]
     if swap.get("clusters", 0) >= MIN_CLUSTERS and any(one["ci95"][0] > 0.5 for one in judged):
-        return "flips when interrupted"  # whatever it does with another image
+        return "flips when interrupted"  # then the swap shows nothing: the answer would change with any image
     if swap.get("verdict") == GROUNDED:
         return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"
     return "looks at first only" if swap.get("verdict") == NOT_GROUNDED else "uses the picture"

@@ -1,4 +1,4 @@
-// Buttons with data-n: a click tells Python which; arrow keys move between them, and the focus survives the redrawing.
+// Buttons with data-n: a click sends the number to Python, arrow keys move between buttons, and redrawing keeps the focus.
 let last = null;
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-n]");

@@ -1,27 +1,27 @@
-// One place for a picture: choose, drop or paste a file; it is sent to /picture, and the value becomes its token.
+// One image field: choose, drop or paste a file. It is posted to /image, and its token becomes the value.
 const label = () => element.querySelector("label");
 const show = () => {
   const token = typeof props.value === "string" ? props.value : "";
   const image = element.querySelector("img");
   if (!image) return;
   image.hidden = !token;
-  if (token) image.src = "picture/" + encodeURIComponent(token);
+  if (token) image.src = "image/" + encodeURIComponent(token);
   else image.removeAttribute("src");
 };
-const wrong = (text) => { element.querySelector(".wrong").textContent = text; };
+const showError = (text) => { element.querySelector(".wrong").textContent = text; };
 const take = async (file) => {
   if (!file) return;
-  wrong("");
+  showError("");
   if (file.size > Number(element.querySelector(".slot").dataset.limit)) {
-    wrong("The picture is larger than 20 MB: save a smaller version of it.");
+    showError("The image is larger than 20 MB: save a smaller version of it.");
     return;
   }
   try {
-    const answer = await fetch("picture", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
-    const said = await answer.json();
-    if (said.token) { props.value = said.token; show(); trigger("change"); } else wrong(said.error || "The picture was refused.");
+    const answer = await fetch("image", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    const reply = await answer.json();
+    if (reply.token) { props.value = reply.token; show(); trigger("change"); } else showError(reply.error || "The image was refused.");
   } catch (error) {
-    wrong("The picture could not be sent: is the demo still running?");
+    showError("The image could not be sent: check that the demo is still running.");
   }
 };
 element.addEventListener("change", (event) => {
@@ -34,5 +34,5 @@ element.addEventListener("dragover", (event) => { event.preventDefault(); label(
 element.addEventListener("dragleave", () => label().classList.remove("over"));
 element.addEventListener("drop", (event) => { event.preventDefault(); label().classList.remove("over"); take(event.dataTransfer.files[0]); });
 element.addEventListener("paste", (event) => take([...event.clipboardData.files][0]));
-watch("value", () => { wrong(""); show(); });
+watch("value", () => { showError(""); show(); });
 show();

@@ -90,7 +90,7 @@ class Visitor:
     def example(self, number: int) -> None:
         self.page.click(f"button.example >> nth={number}")
         self.page.wait_for_function("document.querySelector('textarea').value !== ''")
-        self.page.wait_for_selector(".slot img[src^='picture/example-']")
+        self.page.wait_for_selector(".slot img[src^='image/example-']")
 
     def finished(self, panel: str = "#before") -> None:
         self.page.wait_for_selector(f"{panel} section[data-state='done'] button.sentence")

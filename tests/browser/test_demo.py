@@ -90,7 +90,7 @@ def test_two_visitors_at_once_see_their_own(visit: Any, tmp_path: Path) -> None:
         file = tmp_path / f"{number}.png"
         Image.effect_noise((64 + 32 * number, 64), 90).convert("RGB").save(file)
         visitor.page.set_input_files("input[type=file] >> nth=0", file)
-        visitor.page.wait_for_selector(".slot img[src^='picture/']")
+        visitor.page.wait_for_selector(".slot img[src^='image/']")
         sources.append(visitor.page.get_attribute(".slot img", "src"))
         visitor.page.fill("textarea", f"Question number {number}?")
         visitor.choose_effort("low")
@@ -127,14 +127,12 @@ def test_a_60_mb_upload_is_refused_in_words(visit: Any, tmp_path: Path) -> None:
         large.truncate(60 * 2**20)
     visitor.page.set_input_files("input[type=file] >> nth=0", file)
     visitor.page.wait_for_function("document.querySelector('.wrong').textContent !== ''")
-    assert (
-        visitor.page.inner_text(".wrong >> nth=0") == "The picture is larger than 20 MB: save a smaller version of it."
-    )
+    assert visitor.page.inner_text(".wrong >> nth=0") == "The image is larger than 20 MB: save a smaller version of it."
     visitor.page.click("#ask")
     visitor.page.wait_for_selector("#status .error")
 
 
-def test_a_file_that_is_no_picture_is_refused_in_words(visit: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused_in_words(visit: Any, tmp_path: Path) -> None:
     visitor = visit()
     (tmp_path / "notes.png").write_text("no picture")
     visitor.page.set_input_files("input[type=file] >> nth=0", tmp_path / "notes.png")
@@ -149,7 +147,7 @@ def test_mistakes_are_answered_in_words(visit: Any) -> None:
     assert "Ask something" in visitor.page.inner_text("#status")
     visitor.page.fill("textarea", "What is here?")
     visitor.page.click("#ask")
-    visitor.page.wait_for_function("document.querySelector('#status').innerText.includes('Choose a picture')")
+    visitor.page.wait_for_function("document.querySelector('#status').innerText.includes('Choose an image')")
 
 
 @pytest.mark.parametrize(

@@ -73,25 +73,25 @@ def finished(engine: Engine, text: str) -> Run:
     return Run(name, PICTURE, "How many stars?", "off", text=text, state="done", answer="1")
 
 
-TEXT = "<think> row 1: star. Let me look at the picture again. row 2: none. </think> \\boxed{1}"
+TEXT = "<think> row 1: star. Let me look at the image again. row 2: none. </think> \\boxed{1}"
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "picture"),
+    ("kind", "given", "image"),
     [
-        ("again", f"<think> row 1: star. Let me look at the picture again. row 2: none. {CUE}", PICTURE),
-        ("swap", "<think> row 1: star. Let me look at the picture again", OTHER.resize(PICTURE.size)),
+        ("again", f"<think> row 1: star. Let me look at the image again. row 2: none. {CUE}", PICTURE),
+        ("swap", "<think> row 1: star. Let me look at the image again", OTHER.resize(PICTURE.size)),
         (
             "blank",
-            "<think> row 1: star. Let me look at the picture again",
+            "<think> row 1: star. Let me look at the image again",
             Image.new("RGB", PICTURE.size, (127, 127, 127)),
         ),
     ],
 )
-def test_a_test_goes_on_from_the_models_own_words(engine: Engine, kind: str, given: str, picture: Image.Image) -> None:
+def test_a_test_goes_on_from_the_models_own_words(engine: Engine, kind: str, given: str, image: Image.Image) -> None:
     *_, run = engine.test(kind, finished(engine, TEXT), OTHER, threading.Event())
     assert run.text.startswith(given) and len(run.text) > len(given) == run.given
-    assert run.picture.tobytes() == picture.tobytes() and run.state == "done" and run.attention is not None
+    assert run.image.tobytes() == image.tobytes() and run.state == "done" and run.attention is not None
 
 
 def test_a_text_without_blanks_is_cut_at_half(engine: Engine) -> None:
@@ -100,7 +100,7 @@ def test_a_text_without_blanks_is_cut_at_half(engine: Engine) -> None:
 
 
 def test_what_cannot_be_tested(engine: Engine) -> None:
-    with pytest.raises(UserError, match="Choose the other picture first"):
+    with pytest.raises(UserError, match="Choose the other image first"):
         list(engine.test("swap", finished(engine, TEXT), None, threading.Event()))
     with pytest.raises(UserError, match="no reasoning to interrupt"):
         list(engine.test("blank", finished(engine, "\\boxed{1}"), None, threading.Event()))
@@ -117,7 +117,7 @@ def test_a_server_answers_without_attention(monkeypatch: pytest.MonkeyPatch) -> 
     last = ask(engine)[-1]
     assert (last.answer, last.attention, last.state) == ("2", None, "done") and "does not show" in last.note
     assert ask(engine, votes=4)[-1].votes == {"2": 4}
-    with pytest.raises(UserError, match="cannot be interrupted"):
+    with pytest.raises(UserError, match="cannot continue from a prefix"):
         list(engine.test("again", finished(engine, TEXT), None, threading.Event()))
 
 
@@ -159,5 +159,5 @@ def test_sessions_are_apart_and_bounded() -> None:
     first.restart()
     assert old.is_set() and not first.stop.is_set()
     sessions.drop("c"), sessions.drop("nobody"), sessions.drop(None)
-    with pytest.raises(UserError, match="load it again"):
+    with pytest.raises(UserError, match="reload the page"):
         sessions.of(None)

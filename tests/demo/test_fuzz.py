@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from demo.engine import Engine, Sessions
-from demo.pictures import PictureStore
+from demo.image_store import ImageStore
 from demo.serve import make_server
 from reflection_v.cli import app
 from vlm.reasoning import EFFORTS, Effort
@@ -150,7 +150,7 @@ def test_posts_to_the_queue(client: TestClient, body: dict[str, Any]) -> None:
 def test_any_path_and_any_body(client: TestClient, method: str, parts: list[str], body: bytes) -> None:
     from urllib.parse import quote
 
-    heads = ["gradio_api", "file=", "picture", "assets", "static", "proxy="]
+    heads = ["gradio_api", "file=", "image", "assets", "static", "proxy="]
     path = "/" + "/".join(
         quote(part.encode("utf-8", "replace").decode(), safe="/.%=") for part in [heads[len(body) % 6], *parts]
     )
@@ -169,7 +169,7 @@ def test_handlers_take_anything(
     from demo.app import Handlers
 
     request, event = SimpleNamespace(session_hash="fuzz"), SimpleNamespace(_data={"n": number})
-    handlers: Any = Handlers(Engine([str(tiny_vlm_dir)]), PictureStore(), Sessions())
+    handlers: Any = Handlers(Engine([str(tiny_vlm_dir)]), ImageStore(), Sessions())
     assert len(handlers.example(event)) == 3
     for yielded in handlers.ask(token, question, model, effort, votes, request):
         assert len(yielded) == 4 and "its fault" not in yielded[0]
@@ -185,7 +185,7 @@ def test_handlers_take_anything(
     head=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"BM", b"II*\x00"]),
 )
 def test_any_upload(client: TestClient, data: bytes, head: bytes) -> None:
-    answer = client.post("/picture", content=head + data)
+    answer = client.post("/image", content=head + data)
     assert answer.status_code == 200 and ("token" in answer.json()) != ("error" in answer.json())
 
 
@@ -200,10 +200,10 @@ def test_any_upload(client: TestClient, data: bytes, head: bytes) -> None:
 def test_ask(
     tiny_vlm_dir: Path, tmp_path: Path, image: str, question: str, more: list[str], effort: str, votes: int
 ) -> None:
-    picture = tmp_path / "picture.png"
-    if not picture.exists():
-        Image.new("RGB", (32, 32), "red").save(picture)
-    image = str(picture) if len(image) % 2 else image
+    image = tmp_path / "image.png"
+    if not image.exists():
+        Image.new("RGB", (32, 32), "red").save(image)
+    image = str(image) if len(image) % 2 else image
     arguments = [
         "ask",
         "--model",

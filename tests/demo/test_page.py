@@ -15,7 +15,7 @@ EVIL = "<img src=x onerror=alert(1)> <script>alert(2)</script> \"' ${alert(3)} {
 
 
 def run(**changes: object) -> Run:
-    values = {"model": "tiny", "picture": Image.new("RGB", (40, 30), "blue"), "question": EVIL, "effort": "low"}
+    values = {"model": "tiny", "image": Image.new("RGB", (40, 30), "blue"), "question": EVIL, "effort": "low"}
     return Run(**(values | changes))
 
 
@@ -66,7 +66,7 @@ def test_sentences_are_coloured_by_their_mass() -> None:
     heats = [float(value) for value in re.findall(r"--heat:([\d.]+)", html)]
     assert heats == pytest.approx([1.0, 0.5, 1 / 3], abs=1e-3)
     assert re.findall(r'aria-pressed="(\w+)"', html) == ["false", "true", "false"]
-    assert "<small>40%</small>" in html and "1.50 times an even spread" in html
+    assert "<small>40%</small>" in html and "1.50 times uniform attention" in html
     assert 'class="relook"' in html and 'rect class="chosen"' in html and "let me look again" in html
 
 

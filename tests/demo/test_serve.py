@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from configs.errors import ConfigError, UserError
 from demo.engine import Engine
-from demo.pictures import MAX_UPLOAD
+from demo.image_store import MAX_UPLOAD
 from demo.serve import HEADERS, MAX_BODY, make_server, serve
 
 pytestmark = pytest.mark.seam
@@ -82,7 +82,7 @@ def test_no_way_to_a_file_or_another_host(client: TestClient, path: str) -> None
 )
 def test_no_other_post(client: TestClient, path: str) -> None:
     assert client.post(path, json={"data": []}).status_code == 404
-    assert client.put("/picture").status_code == client.delete("/").status_code == 404
+    assert client.put("/image").status_code == client.delete("/").status_code == 404
 
 
 def join(client: TestClient, data: Any, **more: Any) -> int:
@@ -114,14 +114,14 @@ def test_an_event_of_an_empty_session_is_refused(client: TestClient) -> None:
     assert join(client, [], session_hash="") == 400
 
 
-def test_a_picture_goes_in_and_comes_back(client: TestClient) -> None:
-    token = client.post("/picture", content=png()).json()["token"]
-    assert client.get(f"/picture/{token}").content.startswith(b"\x89PNG")
-    assert client.get("/picture/example-count").status_code == 200
-    assert client.get("/picture/unknown").status_code == 404
-    answer = client.post("/picture", content=b"<svg onload=alert(1)>")
+def test_an_image_goes_in_and_comes_back(client: TestClient) -> None:
+    token = client.post("/image", content=png()).json()["token"]
+    assert client.get(f"/image/{token}").content.startswith(b"\x89PNG")
+    assert client.get("/image/example-count").status_code == 200
+    assert client.get("/image/unknown").status_code == 404
+    answer = client.post("/image", content=b"<svg onload=alert(1)>")
     assert "token" not in answer.json() and "cannot be read as an image" in answer.json()["error"]
-    answer = client.post("/picture", content=b"x" * (MAX_UPLOAD + 1))
+    answer = client.post("/image", content=b"x" * (MAX_UPLOAD + 1))
     assert answer.status_code == 413 and "larger than 20 MB" in answer.json()["error"]
 
 
@@ -137,7 +137,7 @@ def test_a_picture_goes_in_and_comes_back(client: TestClient) -> None:
 )
 def test_other_sites_are_kept_out(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/", headers=headers).status_code == 403
-    assert client.post("/picture", content=png(), headers=headers).status_code == 403
+    assert client.post("/image", content=png(), headers=headers).status_code == 403
 
 
 def test_its_own_page_and_a_public_host_are_let_in(client: TestClient, tiny_vlm_dir: Path) -> None:

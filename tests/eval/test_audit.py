@@ -56,7 +56,7 @@ def test_an_audit_given_again_asks_nothing_and_says_the_same(problems: list[Prob
     assert summary(first)[0].startswith("scripted:always_looks: looks again.")
 
 
-def test_a_broken_picture_is_counted_apart_in_every_measure(problems: list[Problem], tmp_path: Path) -> None:
+def test_a_broken_image_is_counted_apart_in_every_measure(problems: list[Problem], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG and no more")
     mixed = [p.model_copy(update={"images": [str(broken)]}) if n < 10 else p for n, p in enumerate(problems)]
@@ -109,5 +109,5 @@ def test_the_page_escapes_what_a_model_wrote(problems: list[Problem], tmp_path: 
     run_audit("scripted:<b>", problems[:20], tmp_path, subject=subject, config=AuditConfig(shown=20))
     page = (tmp_path / "audit.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page and "scripted:<b>" not in page
-    assert page.count("<article") == 20 and 'id="status-right"' in page
+    assert page.count("<article") == 20 and 'id="status-correct"' in page
     assert Image.open(problems[0].images[0]).size == (192, 192)

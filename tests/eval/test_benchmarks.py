@@ -181,7 +181,7 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
         prepare_benchmark("mathvista", tmp_path / "b", str(tmp_path / "nowhere/at-all"))
 
 
-def test_a_folder_of_json_lines_with_pictures_beside_it(tmp_path: Path) -> None:
+def test_a_folder_of_json_lines_with_images_beside_it(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "pics").mkdir(parents=True)
     Image.new("RGB", (6, 4), "red").save(folder / "pics/a.png")

@@ -11,12 +11,12 @@ from eval.conditions import (
     cutoff,
     cutoff_area,
     hint_test,
+    incorrect_hints,
     overthinking,
     sample_answers,
     sampled_scores,
-    wrong_hints,
 )
-from eval.grounding import noise_pictures, swap_by_turn, wrong_pictures
+from eval.grounding import mismatched_images, noise_images, swap_by_turn
 from eval.runner import Answer, answer_problems
 from eval.stats import difference_of_shares, estimate_share
 from eval.subjects import ScriptedSubject, Turn
@@ -78,13 +78,13 @@ def test_hint_by_hand(tmp_path: Path) -> None:
 
 def test_hints_are_wrong_answers_of_the_same_kind(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path, 6)
-    assert wrong_hints(problems)["p0"] == "green"  # the counterfactual's answer
+    assert incorrect_hints(problems)["p0"] == "green"  # the counterfactual's answer
     plain = [problem.model_copy(update={"meta": {"family": "f"}}) for problem in problems]
-    hints = wrong_hints(plain)
+    hints = incorrect_hints(plain)
     assert all(hints[p.id] != p.answer and hints[p.id] in ("red", "green", "blue") for p in plain)
     choice = plain[0].model_copy(update={"domain": "choice", "choices": ["red", "brown"]})
-    assert wrong_hints([choice]) == {"p0": "brown"}
-    assert wrong_hints([plain[0]]) == {}
+    assert incorrect_hints([choice]) == {"p0": "brown"}
+    assert incorrect_hints([plain[0]]) == {}
 
 
 @pytest.mark.parametrize(
@@ -154,23 +154,23 @@ def test_overthinking_by_hand() -> None:
     assert overthinking([row("p", "x", False)])["tokens_per_right"]["value"] is None
 
 
-def test_wrong_pictures_are_another_problems(tmp_path: Path) -> None:
+def test_mismatched_images_are_another_problems(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
-    swapped = wrong_pictures(problems)
+    swapped = mismatched_images(problems)
     assert len(swapped) == 12
     for before, after in zip(problems, swapped, strict=True):
         donor = next(p for p in problems if p.images == after.images)
         assert donor.id != before.id and donor.family == before.family and after.answer == before.answer
-    assert wrong_pictures(problems, seed=1) != swapped and wrong_pictures(problems) == swapped
-    assert wrong_pictures(problems[:1]) == []
+    assert mismatched_images(problems, seed=1) != swapped and mismatched_images(problems) == swapped
+    assert mismatched_images(problems[:1]) == []
 
 
 def test_noise_keeps_the_size_and_is_the_same_again(tmp_path: Path) -> None:
     first, second = colour_problems(tmp_path, 2)
-    (noise,) = noise_pictures(first)
+    (noise,) = noise_images(first)
     assert (
         noise.size == (8, 8)
-        and noise.tobytes() == noise_pictures(first)[0].tobytes() != noise_pictures(second)[0].tobytes()
+        and noise.tobytes() == noise_images(first)[0].tobytes() != noise_images(second)[0].tobytes()
     )
 
 

@@ -90,7 +90,7 @@ def test_page_of_a_run_that_knows_little(tmp_path: Path) -> None:
     assert "Responses" not in file.read_text()
 
 
-def test_a_picture_that_is_gone_leaves_a_sentence(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_leaves_a_sentence(tmp_path: Path) -> None:
     response = {"text": "x" * 7000, "answer": None, "right": False, "truncated": True, "looks": 0}
     sample = {
         "id": "a",

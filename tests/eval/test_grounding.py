@@ -20,14 +20,14 @@ from eval.grounding import (
     FAINT,
     attention_profile,
     behaviour,
-    blank_pictures,
+    blank_images,
     cut_reasoning,
-    faintly_noisy_pictures,
+    faintly_noisy_images,
     has_counterfactual,
     reasoning_span,
     swap_test,
 )
-from eval.runner import Answer, answer_problems, open_pictures
+from eval.runner import Answer, answer_problems, open_images
 from eval.subjects import Turn
 from reward.grade import share_of_facts_missed
 
@@ -68,13 +68,13 @@ def test_a_model_that_any_disturbance_moves_is_seen_by_faint_noise_alone(tmp_pat
 
 def test_faint_noise_is_faint_and_the_same_each_time(tmp_path: Path) -> None:
     problem = colour_problems(tmp_path, 1)[0]
-    clean = np.asarray(open_pictures(problem)[0].convert("RGB"), np.int16)
-    noisy, again = (np.asarray(faintly_noisy_pictures(problem)[0], np.int16) for _ in range(2))
+    clean = np.asarray(open_images(problem)[0].convert("RGB"), np.int16)
+    noisy, again = (np.asarray(faintly_noisy_images(problem)[0], np.int16) for _ in range(2))
     assert noisy.shape == clean.shape and np.array_equal(noisy, again)
     assert 0 < np.abs(noisy - clean).max() <= FAINT
 
 
-def test_swap_needs_both_pictures_right_from_scratch(tmp_path: Path) -> None:
+def test_swap_needs_both_images_right_from_scratch(tmp_path: Path) -> None:
     """A model that always says red is right on a third of the images and never on their counterfactuals."""
     result = swap(never_looks, tmp_path)
     assert result["right_from_scratch"] == 4 and result["both_right"] == result["n"] == 0
@@ -94,9 +94,9 @@ def test_swap_by_hand_with_errors_left_out(tmp_path: Path) -> None:
     assert result["difference"]["value"] == 0.5 and result["prior_answer_rate"]["value"] == 0.5
 
 
-def test_blank_pictures_keep_the_size_and_nothing_else(tmp_path: Path) -> None:
+def test_blank_images_keep_the_size_and_nothing_else(tmp_path: Path) -> None:
     problem = colour_problems(tmp_path, 1)[0]
-    (blank,) = blank_pictures(problem)
+    (blank,) = blank_images(problem)
     assert blank.size == (8, 8) and blank.getcolors() == [(64, (127, 127, 127))]
 
 

@@ -90,7 +90,7 @@ def test_a_second_evaluation_generates_nothing_and_says_the_same(tmp_path: Path)
     assert first == second
 
 
-def test_broken_pictures_lower_n_and_not_the_accuracy(tmp_path: Path) -> None:
+def test_broken_images_lower_n_and_not_the_accuracy(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
     for problem in problems[:3]:
         Path(problem.images[0]).write_bytes(b"\x89PNG but no more")
@@ -169,7 +169,7 @@ def test_run_eval_names_an_output_folder_that_cannot_be_written(tmp_path: Path) 
         run_eval("r", tmp_path, tmp_path / "file" / "out", load=load)
 
 
-def test_a_tenth_of_the_pictures_broken(tmp_path: Path) -> None:
+def test_a_tenth_of_the_images_broken(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path, 1000)
     for problem in problems[::10]:
         Path(problem.images[0]).write_bytes(b"no picture")

@@ -119,7 +119,7 @@ def test_a_changed_gold_answer_is_graded_again_and_not_written_again(tmp_path: P
     assert ask(scripted(always_looks), problems, log) == second and len(read_jsonl(log)) == 4
 
 
-def test_an_ungradable_text_is_kept_and_graded_when_the_gold_answer_is_mended(tmp_path: Path) -> None:
+def test_an_ungradable_text_is_kept_and_graded_when_the_gold_answer_is_fixed(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path, 2)
     problems[0] = problems[0].model_copy(update={"domain": "number", "answer": "no number"})
     log = tmp_path / "log.jsonl"
@@ -130,7 +130,7 @@ def test_an_ungradable_text_is_kept_and_graded_when_the_gold_answer_is_mended(tm
     assert mended[0].status == "ok" and mended[0].score == 0.0
 
 
-def test_broken_pictures_are_counted_apart_and_tried_again(tmp_path: Path) -> None:
+def test_broken_images_are_counted_apart_and_tried_again(tmp_path: Path) -> None:
     problems = colour_problems(tmp_path)
     good = Path(problems[0].images[0]).read_bytes()
     Path(problems[0].images[0]).write_bytes(b"not a picture")

@@ -24,7 +24,7 @@ def test_wilson_interval_at_the_ends_is_neither_empty_nor_outside() -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (3, 2), (-1, 4)])
 def test_wilson_interval_refuses_what_is_no_share(successes: int, n: int) -> None:
-    with pytest.raises(ValueError, match="no share"):
+    with pytest.raises(ValueError, match="not a share"):
         stats.wilson_interval(successes, n)
 
 
@@ -55,18 +55,18 @@ def test_bootstrap_of_a_mean_is_about_the_normal_interval() -> None:
 def test_clusters_widen_the_interval_by_the_root_of_their_size() -> None:
     """Four copies of each value are one observation, not four."""
     single = np.random.default_rng(2).normal(0, 1, 100)
-    copies, pictures = np.repeat(single, 4), np.repeat(np.arange(100), 4).tolist()
+    copies, images = np.repeat(single, 4), np.repeat(np.arange(100), 4).tolist()
 
     def width(interval: tuple[float, float] | None) -> float:
         assert interval is not None
         return interval[1] - interval[0]
 
     alone = width(stats.bootstrap_interval(single.tolist()))
-    assert width(stats.bootstrap_interval(copies.tolist(), pictures)) == pytest.approx(alone, rel=0.1)
+    assert width(stats.bootstrap_interval(copies.tolist(), images)) == pytest.approx(alone, rel=0.1)
     assert width(stats.bootstrap_interval(copies.tolist())) == pytest.approx(alone / 2, rel=0.1)
 
 
-def test_share_of_one_repeated_picture_that_is_always_right_is_not_certain() -> None:
+def test_share_of_one_repeated_image_that_is_always_right_is_not_certain() -> None:
     low, high = stats.estimate_share([1] * 40, ["a"] * 20 + ["b"] * 20)["ci95"]
     assert (low, high) == pytest.approx(stats.wilson_interval(2, 2))
     low, high = stats.estimate_share([1, 0, 1, 0], ["a"] * 4)["ci95"]

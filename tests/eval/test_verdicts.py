@@ -40,7 +40,7 @@ def test_verdicts() -> None:
     }
 
 
-def test_questions_about_one_picture_are_one_observation() -> None:
+def test_questions_about_one_image_are_one_observation() -> None:
     values = {f"p{n}": 1.0 for n in range(100)}
     one = judge_measures({"m": Evidence(values, 0.1, clusters={id_: int(id_[1:]) // 10 for id_ in values})})["m"]
     assert one["n"] == 100 and one["clusters"] == 10 and one["verdict"] == "insufficient data"

@@ -1,4 +1,4 @@
-"""Images that visitors gave, held in memory under names that cannot be guessed; nothing is written to disk."""
+"""Uploaded images, held in memory under tokens that cannot be guessed. Nothing is written to disk."""
 
 import io
 import secrets
@@ -17,15 +17,15 @@ from vlm.problem import read_problems
 
 MAX_UPLOAD = 20 * 2**20
 SHOWN_PIXELS = 2_000_000
-"""An image is scaled down to this: what models read, and what bounds the memory (6 MB each)."""
+"""Larger images are scaled down to this: models read no more, and it bounds the memory (6 MB an image)."""
 CAPACITY = 64
 LIFETIME = 3600.0
-"""Seconds that an image is kept after it was last used."""
+"""Seconds that an image is kept after its last use."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A bundled image with its question and another image that gives the question another answer."""
+    """A bundled image, its question, and another image for which the question has another answer."""
 
     token: str
     other: str
@@ -34,8 +34,8 @@ class Example:
     other_answer: str
 
 
-class PictureStore:
-    """Token -> image. The least recently used one goes where there are too many; examples stay."""
+class ImageStore:
+    """Token -> image. If there are more than ``capacity``, the least recently used one is dropped; examples stay."""
 
     def __init__(self, capacity: int = CAPACITY, clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: OrderedDict[str, tuple[float, Image.Image]] = OrderedDict()
@@ -45,19 +45,19 @@ class PictureStore:
 
     def add(self, data: bytes) -> str:
         """Keep the image of an uploaded file. Returns its token; raises ImageError as ``vlm.images.open_image``."""
-        picture = open_image(data)
-        if (scale := (SHOWN_PIXELS / (picture.width * picture.height)) ** 0.5) < 1:
-            size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        image = open_image(data)
+        if (scale := (SHOWN_PIXELS / (image.width * image.height)) ** 0.5) < 1:
+            size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+            image = image.resize(size, Image.Resampling.LANCZOS)
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._kept[token] = (self._clock(), picture)
+            self._kept[token] = (self._clock(), image)
             while len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         return token
 
     def get(self, token: object) -> Image.Image:
-        """Raises ImageError where there is no such image, or no longer."""
+        """The image of a token. Raises ImageError if there is none, or if it is no longer kept."""
         if isinstance(token, str):
             if token in self._examples:
                 return self._examples[token]
@@ -66,13 +66,13 @@ class PictureStore:
                 for old in [name for name, (used, _) in self._kept.items() if now - used > LIFETIME]:
                     del self._kept[old]
                 if token in self._kept:
-                    _, picture = self._kept.pop(token)
-                    self._kept[token] = (now, picture)
-                    return picture
-        raise ImageError("The picture is no longer here: choose it again.")
+                    _, image = self._kept.pop(token)
+                    self._kept[token] = (now, image)
+                    return image
+        raise ImageError("The image is no longer here: choose it again.")
 
     def png(self, token: object) -> bytes:
-        """The image as a file; errors as ``get``."""
+        """The image as a PNG file; errors as in ``get``."""
         data = io.BytesIO()
         self.get(token).save(data, "PNG")
         return data.getvalue()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import ImageError
-from demo.pictures import LIFETIME, SHOWN_PIXELS, PictureStore
+from demo.image_store import LIFETIME, SHOWN_PIXELS, ImageStore
 from eval.grounding import counterfactual, has_counterfactual
 from vlm.problem import read_problems
 
@@ -18,8 +18,8 @@ def png(size: tuple[int, int] = (8, 6)) -> bytes:
     return data.getvalue()
 
 
-def test_a_picture_comes_back_by_its_token_alone() -> None:
-    store = PictureStore()
+def test_an_image_comes_back_by_its_token_alone() -> None:
+    store = ImageStore()
     first, second = store.add(png()), store.add(png())
     assert first != second and len(first) >= 32  # the same file is two images: no name follows from the content
     assert store.get(first).size == (8, 6) and store.png(first).startswith(b"\x89PNG")
@@ -30,7 +30,7 @@ def test_a_picture_comes_back_by_its_token_alone() -> None:
 
 def test_too_many_too_old_too_large() -> None:
     now = [0.0]
-    store = PictureStore(capacity=2, clock=lambda: now[0])
+    store = ImageStore(capacity=2, clock=lambda: now[0])
     tokens = [store.add(png()) for _ in range(2)]
     store.get(tokens[0])
     third = store.add(png())
@@ -49,7 +49,7 @@ def test_too_many_too_old_too_large() -> None:
 
 
 def test_every_example_is_a_problem_with_a_counterpart() -> None:
-    store = PictureStore(capacity=1)
+    store = ImageStore(capacity=1)
     store.add(png()), store.add(png())
     assert len(store.examples) >= 4
     for example in store.examples:
