@@ -127,32 +127,22 @@ def run_audit(
     if not problems:
         raise UserError("There are no problems to audit on: the problem set is empty.")
     with answers_dir(out, "audit").held():
-        return _audit(model, problems, out, style, config, shifts or {}, subject)
-
-
-def _audit(
-    model: str,
-    problems: Sequence[Problem],
-    out: Path,
-    style: str,
-    config: AuditConfig,
-    shifts: Mapping[str, Sequence[Problem]],
-    subject: Subject | None,
-) -> dict[str, Any]:
-    started = time.monotonic()
-    if subject is None:
-        name = model.removeprefix("scripted:")
-        subject = (
-            known_subject(name, problems) if name != model else load_subject(model, config.dtype, config.api_key_env)
-        )
-    warn_about_reuse(subject, out / "answers", "*.jsonl")
-    audit = _Audit(subject, balanced_subset(problems, config.main, config.seed), out / "answers", style, config)
-    report = audit.report(model, shifts)
-    report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
-    report["load_average"] = round(os.getloadavg()[0], 2)
-    write_json_atomic(out / "cases.json", audit.cases())
-    write_audit(report, out)
-    return report
+        started = time.monotonic()
+        if subject is None:
+            name = model.removeprefix("scripted:")
+            subject = (
+                known_subject(name, problems)
+                if name != model
+                else load_subject(model, config.dtype, config.api_key_env)
+            )
+        warn_about_reuse(subject, out / "answers", "*.jsonl")
+        audit = _Audit(subject, balanced_subset(problems, config.main, config.seed), out / "answers", style, config)
+        report = audit.report(model, shifts or {})
+        report["seconds"] = {**audit.seconds, "all": round(time.monotonic() - started, 1)}
+        report["load_average"] = round(os.getloadavg()[0], 2)
+        write_json_atomic(out / "cases.json", audit.cases())
+        write_audit(report, out)
+        return report
 
 
 class _Audit:

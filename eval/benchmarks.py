@@ -317,8 +317,7 @@ def _options(value: Any) -> list[str] | None:
             raise BadRow("its list of options cannot be read") from None
     if not isinstance(value, list | tuple) or not value:
         return None
-    options = [MISSING if one is None else str(one).strip() or MISSING for one in value]
-    return options
+    return [MISSING if one is None else str(one).strip() or MISSING for one in value]
 
 
 def _check_option(answer: str, choices: list[str] | None) -> None:

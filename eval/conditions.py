@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.runner import Answer, answer_problems, correct_by_id
-from eval.stats import Estimate, bootstrap_interval, estimate_mean, estimate_share
+from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import Gold, answer_name, grade_answer
 from vlm.problem import Problem
@@ -287,5 +287,4 @@ def _tokens_per_right(rows: Sequence[Answer]) -> Estimate:
     # Residuals of the delta method: the interval of their mean is that of the ratio.
     share = correct / len(rows)
     residuals = [value + (row.tokens - value * row.correct) / share for row in rows]
-    interval = bootstrap_interval(residuals)
-    return {"value": value, "ci95": list(interval) if interval else None, "n": len(rows)}
+    return {**estimate_mean(residuals), "value": value}

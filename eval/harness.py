@@ -137,54 +137,43 @@ def evaluate(
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
     with RunDir(out, "evaluation").held():  # ``held`` only: rounds of ``improve`` write into folders with other files
-        return _evaluate(models, problems, out, config, sets, load)
-
-
-def _evaluate(
-    models: Mapping[str, Mapping[str, Any]],
-    problems: Sequence[Problem],
-    out: Path,
-    config: EvalConfig,
-    sets: Mapping[str, EvalSet],
-    load: Callable[[str], Subject] | None,
-) -> dict[str, Any]:
-    load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
-    if not problems:
-        raise UserError("There are no problems to evaluate on: the problem set is empty.")
-    chosen = balanced_subset(problems, config.main, config.seed)
-    check_key_has_one_server([str(model["path"]) for model in models.values()], config.api_key_env)
-    runs, seconds = {}, {}
-    for name, model in models.items():
-        start = time.monotonic()
-        runs[name] = _evaluate_model(name, model, chosen, out / "answers", config, sets, load)
-        seconds[name] = round(time.monotonic() - start, 1)
-        gc.collect()  # releases this model's weights before the next one is loaded
-    write_json_atomic(
-        out / "samples.json", pick_samples(chosen, {n: run.main for n, run in runs.items()}, config.samples)
-    )
-    families = [problem.family for problem in chosen]
-    return {
-        "schema_version": REPORT_SCHEMA,
-        "models": {name: run.report for name, run in runs.items()},
-        "paired": _pairs({name: run.main for name, run in runs.items()}, chosen, config.seed),
-        "paired_sets": {
-            set_name: _pairs(
-                {name: run.sets[set_name] for name, run in runs.items()}, problem_set.problems, config.seed
-            )
-            for set_name, problem_set in sets.items()
-        },
-        "majority_class": {
-            **majority_class_score([problem.answer for problem in chosen], families),
-            "by_family": {
-                family: majority_class_score([p.answer for p in members])
-                for family, members in grouped(chosen, lambda problem: problem.family).items()
+        load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
+        if not problems:
+            raise UserError("There are no problems to evaluate on: the problem set is empty.")
+        chosen = balanced_subset(problems, config.main, config.seed)
+        check_key_has_one_server([str(model["path"]) for model in models.values()], config.api_key_env)
+        runs, seconds = {}, {}
+        for name, model in models.items():
+            start = time.monotonic()
+            runs[name] = _evaluate_model(name, model, chosen, out / "answers", config, sets, load)
+            seconds[name] = round(time.monotonic() - start, 1)
+            gc.collect()  # releases this model's weights before the next one is loaded
+        write_json_atomic(
+            out / "samples.json", pick_samples(chosen, {n: run.main for n, run in runs.items()}, config.samples)
+        )
+        families = [problem.family for problem in chosen]
+        return {
+            "schema_version": REPORT_SCHEMA,
+            "models": {name: run.report for name, run in runs.items()},
+            "paired": _pairs({name: run.main for name, run in runs.items()}, chosen, config.seed),
+            "paired_sets": {
+                set_name: _pairs(
+                    {name: run.sets[set_name] for name, run in runs.items()}, problem_set.problems, config.seed
+                )
+                for set_name, problem_set in sets.items()
             },
-        },
-        "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
-        "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
-        "versions": versions(),
-        "seed": config.seed,
-    }
+            "majority_class": {
+                **majority_class_score([problem.answer for problem in chosen], families),
+                "by_family": {
+                    family: majority_class_score([p.answer for p in members])
+                    for family, members in grouped(chosen, lambda problem: problem.family).items()
+                },
+            },
+            "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
+            "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
+            "versions": versions(),
+            "seed": config.seed,
+        }
 
 
 def _evaluate_model(

@@ -39,7 +39,7 @@ ImageSource = Callable[[Problem], list[Image.Image]]
 
 
 class Answer(BaseModel):
-    """One problem answered under one condition. All fields after ``prefix`` describe the generated tokens only.
+    """One problem answered under one condition. ``text``, ``tokens`` and the attention are without ``prefix``.
 
     ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value per token, from the token's own query
     row) and their means by halves are set if attention was recorded. The halves are None if they cannot be judged: no image,
@@ -323,9 +323,8 @@ def _record_attention(row: Answer, generation: "Generation") -> None:
             continue
         values = values.float().mean(0)  # all layers have equal weight
         if row.truncated:
-            values = values[
-                :-1
-            ]  # the last token was never fed, so it has no query row; otherwise this is the end token
+            # The last generated token is never fed, so it has no query row. In a finished response that is the end token.
+            values = values[:-1]
         if not bool(values.isfinite().all()):
             raise RuntimeError(f"{row.problem_id}: the attention {name} of the response is not finite.")
         judged = not row.truncated and len(values) >= MIN_REASONING
