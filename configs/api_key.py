@@ -1,7 +1,7 @@
-"""The key of a served model: read from an environment variable, checked, and replaced by ``***`` wherever it turns up.
+"""The key of a served model: read from an environment variable, checked, and replaced by ``***`` in all text.
 
 A config or a command names the variable (``api_key_env``) and never holds the key. Servers and HTTP libraries quote keys in
-error messages, headers and replies, as they are or encoded, so all text that comes from there passes ``ApiKey.redact``.
+error messages, headers and replies, plain or encoded, so all text from them passes through ``ApiKey.redact``.
 """
 
 import base64
@@ -15,24 +15,24 @@ from configs.errors import ConfigError
 
 HIDDEN = "***"
 SHORTEST = 6
-"""Shorter keys are not replaced: servers without a check are given words such as ``EMPTY`` or ``none``, and text is full of them."""
+"""Shorter keys are not replaced: servers without a check get words such as ``EMPTY`` or ``none``, which are common in text."""
 CUT = 16
-"""Of keys from this length on, two thirds from the beginning count as the key: what quotes it may cut it off."""
+"""From this length on, the first two thirds of a key already count as the key, because a quotation may truncate it."""
 LIBRARY_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY")
-"""Tokens that libraries read by themselves; their error messages may quote them."""
+"""Variables of tokens that libraries read themselves and may quote in error messages."""
 SECRET_NAMES = ("api_key", "apikey", "x_api_key", "authorization", "access_token", "password", "secret", "token")
 
-# Names by convention: capital words and short numbers. Other text may be a key that was given in place of a name.
+# Conventional names: capital words and short numbers. Any other text may be a key, given by mistake instead of a name.
 _CONVENTIONAL = re.compile(r"_*[A-Z]{1,20}\d{0,2}(?:_+(?:[A-Z]{1,20}\d{0,2}|\d{1,2}))*_*")
 _CREDENTIALS = re.compile(r"(://)[^\s/?#]*@")
 _QUERY = re.compile(r"(https?://[^\s?#]*)[?#]\S*")
 
 
 class ApiKey:
-    """A key that is shown nowhere: neither ``repr`` nor ``str`` holds it.
+    """A key that is never shown: neither ``repr`` nor ``str`` contains it.
 
     Args:
-        variable: the environment variable that it was read from.
+        variable: the environment variable from which it was read.
         value: the key.
     """
 
@@ -46,13 +46,13 @@ class ApiKey:
         return f"ApiKey({self.variable})"
 
     def reveal(self) -> str:
-        """The key itself, for the HTTP client alone."""
+        """The key itself; only the HTTP client may use it."""
         return self._value
 
     def redact(self, text: str) -> str:
-        """``text`` with ``***`` in place of the key, also where it is percent-encoded, escaped, in base64, or cut off.
+        """``text`` with ``***`` in place of the key, also if it is percent-encoded, escaped, in base64, or truncated.
 
-        To be called before a text is shortened: a cut may leave too little of the key to be recognized.
+        Call it before a text is shortened, which may leave too little of the key to be recognized.
         """
         if self._forms:
             text = text.replace(self._value, HIDDEN)
@@ -65,7 +65,7 @@ def check_variable(variable: object) -> str | None:
     """``variable`` if it can be the name of an environment variable; None stays None.
 
     Raises:
-        ConfigError: it looks like a key, and is therefore not repeated.
+        ConfigError: it is no such name. The message does not repeat it, since it may be a key.
     """
     if variable is None:
         return None
@@ -81,10 +81,10 @@ def read_key(variable: str, server: str) -> ApiKey:
     """The key in an environment variable, without the blanks and line ends around it.
 
     Args:
-        server: whose key it is, for the error message.
+        server: the server of the key, for the error message.
 
     Raises:
-        ConfigError: no such variable, or what it holds cannot be sent in a header; names the variable, never the value.
+        ConfigError: the variable is not set, or its value cannot be sent in a header. It names the variable, never the value.
     """
     check_variable(variable)
     value = os.environ.get(variable)
@@ -98,7 +98,7 @@ def read_key(variable: str, server: str) -> ApiKey:
 
 
 def _fault(value: str) -> str | None:
-    """Why a value cannot be a key; None where it can."""
+    """Why a value cannot be a key, or None."""
     if not value:
         return "it is blank, so export the key in it"
     if not value.isascii():
@@ -111,7 +111,7 @@ def _fault(value: str) -> str | None:
 
 
 def redact_tokens(text: str) -> str:
-    """``text`` without the tokens of ``LIBRARY_VARIABLES`` and without the passwords in its URLs."""
+    """``text`` without the tokens of ``LIBRARY_VARIABLES`` and without passwords in URLs."""
     for variable in LIBRARY_VARIABLES:
         if value := os.environ.get(variable, "").strip():
             text = ApiKey(variable, value).redact(text)
@@ -119,15 +119,15 @@ def redact_tokens(text: str) -> str:
 
 
 def refuse_secrets(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``body``, keys for a server's request, if none of them is a secret by its name.
+    """``body``, keys for a server's request, if no key is the name of a secret.
 
     Raises:
-        ConfigError: names the one that is.
+        ConfigError: one is; names it.
     """
     for name, value in body.items():
         if str(name).lower().replace("-", "_") in SECRET_NAMES:
             raise ConfigError(
-                f"'{name}' in extra_body: a key must not stand in a config; name its variable as api_key_env."
+                f"'{name}' in extra_body: a config must not hold a key; name its environment variable as api_key_env."
             )
         if isinstance(value, Mapping):
             refuse_secrets(value)
@@ -140,18 +140,20 @@ def hide_credentials(text: str) -> str:
 
 
 def refuse_passwords(keys: Mapping[str, Any], where: str) -> None:
-    """Check a config whose values are kept in files, before one of them is repeated anywhere.
+    """Check a config whose values are written to files, before any of them is repeated.
 
     Raises:
-        ConfigError: a URL in it carries a password, or that of a served model a query; names the key.
+        ConfigError: a URL in it has a password, or the URL of a served model has a query; names the key.
     """
     for key, value in keys.items():
         if isinstance(value, Mapping):
             refuse_passwords(value, where)
         elif isinstance(value, str) and has_credentials(value):
-            raise ConfigError(f"'{key}' in {where}: a URL must not carry a password.")
+            raise ConfigError(
+                f"'{key}' in {where}: a URL must not carry a password; put it into an environment variable (api_key_env)."
+            )
         elif isinstance(value, str) and value.startswith("openai:") and _QUERY.search(value):
-            raise ConfigError(f"'{key}' in {where}: the URL of a served model must end before its query.")
+            raise ConfigError(f"'{key}' in {where}: the URL of a served model must end before its query; remove it.")
 
 
 def has_credentials(text: str) -> bool:
@@ -160,7 +162,7 @@ def has_credentials(text: str) -> bool:
 
 
 class _Form:
-    """One way in which a key may be written: a pattern for each of its characters."""
+    """One encoding of a key, as a pattern for each of its characters."""
 
     def __init__(self, units: Sequence[str], flags: int = 0) -> None:
         head = len(units) if len(units) < CUT else len(units) * 2 // 3
@@ -195,9 +197,9 @@ def _forms(key: str) -> list[_Form]:
 
 
 def _escaped(letter: str) -> str:
-    """A pattern for a character of a key as URLs, JSON, Python's ``repr`` and HTML write it, some of them twice.
+    """A pattern for a character of a key as URLs, JSON, Python's ``repr`` and HTML write it, also if encoded twice.
 
-    All repetitions are bounded, most of them possessive: a hostile text must not make the search slow.
+    All repetitions are bounded, and most are possessive, so that a hostile text cannot make the search slow.
     """
     code = ord(letter[0])
     others = rf"%(?:25){{0,3}}{code:02x}|u00{code:02x}|&(?:amp;){{0,3}}+#(?:0{{0,4}}+{code}|x0{{0,4}}+{code:x});"
@@ -213,7 +215,7 @@ def _escaped(letter: str) -> str:
 
 
 def _base64_parts(key: str) -> list[str]:
-    """What stands in base64 for the key inside of any text, such as ``user:KEY``: it may begin at each of three places."""
+    """The base64 of a key inside a longer text, such as ``user:KEY``: three forms, since base64 encodes three bytes at once."""
     parts = []
     for before in range(3):
         whole = base64.b64encode(b"\0" * before + key.encode()).decode()

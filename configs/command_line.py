@@ -1,4 +1,4 @@
-"""What the commands have in common: a user's mistake is one sentence on standard error and an exit code."""
+"""Shared by the commands: a user's mistake ends as one sentence on standard error and an exit code."""
 
 import errno
 import sys
@@ -14,9 +14,9 @@ from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
 
 WITHOUT_MODELS = ("problems", "doctor")
-"""Commands that load no model: they say nothing of versions."""
+"""Commands that load no model: they print no line about versions."""
 WITHOUT_WORK = ("demo", "doctor")
-"""Commands that leave nothing unfinished: SIGTERM just ends them."""
+"""Commands without work to resume: SIGTERM ends them at once."""
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 KeyName = Annotated[
@@ -30,7 +30,7 @@ KeyName = Annotated[
 class Guarded(TyperCommand):
     """A command in which a user's mistake ends as a sentence and an exit code.
 
-    Commands that load models first name the packages that are newer or older than the tested ones.
+    Commands that load models first print the packages that are newer or older than the tested ones.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -50,8 +50,8 @@ class Guarded(TyperCommand):
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The sentence and the exit code for an error that a user can fix; None for a bug."""
-    if isinstance(error, BaseExceptionGroup):  # tasks that ran side by side: the first that says something
+    """The sentence and the exit code for an error that a user can fix; None for a bug, which keeps its traceback."""
+    if isinstance(error, BaseExceptionGroup):  # concurrent tasks: the first error that a user can fix
         return next((found for inner in error.exceptions if (found := explain(inner))), None)
     if isinstance(error, UserError):
         return str(error), error.exit_code
@@ -71,7 +71,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def explain_import(error: ImportError) -> str | None:
-    """The sentence for a package that is missing, or whose release does not fit; None for a module of this project."""
+    """The sentence for a missing package or a release that does not fit; None for a module of this project."""
     module = (error.name or "").partition(".")[0]
     extra = extra_of(module)
     if isinstance(error, ModuleNotFoundError) and module and not is_installed(module):

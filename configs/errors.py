@@ -1,4 +1,4 @@
-"""Errors that are a user's to fix: one sentence that names the thing and the remedy."""
+"""Errors that a user can fix: one sentence with the cause and the remedy."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUD
 
 
 class UserError(Exception):
-    """The work failed for a reason the user can fix. The command line prints the sentence and exits with ``exit_code``."""
+    """An error that the user can fix. The command line prints its sentence and exits with ``exit_code``."""
 
     exit_code = 1
 
@@ -26,12 +26,12 @@ class ImageError(UserError):
 
 
 def memory_error(error: BaseException, doing: str = "") -> UserError | None:
-    """What to say of memory that is full, on a GPU or on the machine; None for every other error.
+    """The error to raise if a GPU's or the machine's memory is full; None for every other error.
 
     Args:
-        doing: what failed for it, as ``Loading the weights``.
+        doing: what failed because of it, such as ``Loading the weights``.
     """
-    torch = sys.modules.get("torch")  # an error of torch's own means that it is loaded
+    torch = sys.modules.get("torch")  # if torch is not loaded, the error is not from torch
     text, remedy = str(error), "end what else uses it"
     by_words = isinstance(error, RuntimeError | OSError)
     if (torch is not None and isinstance(error, torch.OutOfMemoryError)) or (

@@ -1,4 +1,4 @@
-"""What a model or a data set is known by: the content of its files, wherever they are. Which files make a model: ``vlm.identity``."""
+"""Digests that identify a model or a data set by the content of its files. ``vlm.identity`` lists the files of a model."""
 
 import hashlib
 import os
@@ -6,12 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 
 WHOLE = 64 << 20
-"""Bytes: a larger file counts by its size and ``BLOCKS`` blocks; a checkpoint of 7 billion parameters would take half a minute."""
+"""In bytes. Of a larger file only the size and ``BLOCKS`` blocks are read: a 7B checkpoint would take half a minute."""
 BLOCKS, BLOCK = 256, 1 << 14
 
 
 def data_sha256(path: str | Path) -> str:
-    """sha256 of a data set's JSON Lines file (its images are named in it, not read)."""
+    """sha256 of a data set's JSON Lines file. Its images are not read."""
     file = Path(path)
     with open(file / "problems.jsonl" if file.is_dir() else file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -29,7 +29,7 @@ def content_digest(folder: Path, files: list[Path]) -> str:
 
 @lru_cache(maxsize=4096)
 def _content(file: str, size: int, _mtime_ns: int, _inode: int) -> str:
-    """sha256 of a file, of blocks spread evenly over it where it is large; kept as long as the file does not change."""
+    """sha256 of a file, or of blocks spread evenly over a large one; cached until the file changes."""
     with open(file, "rb") as stream:
         if size <= WHOLE:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -41,9 +41,9 @@ def _content(file: str, size: int, _mtime_ns: int, _inode: int) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """sha256 over the names and contents of a file, or of all files below a folder: of data sets and of finished stages.
+    """sha256 over names and contents of a file, or of all files below a folder, for data sets and finished stages.
 
-    Of a file above 64 MB only the size and the first and last MB count.
+    Of a file above 64 MB only the size and the first and last MB are read.
     """
     total = hashlib.sha256()
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

@@ -1,4 +1,4 @@
-"""JSON Lines that survive a kill, and files that are either complete or absent."""
+"""JSON Lines logs that survive an interruption, and files that are either complete or absent."""
 
 import codecs
 import contextlib
@@ -17,7 +17,7 @@ from configs.errors import UserError
 
 
 def append_jsonl(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows to a log and return only when they are on disk (flush and fsync). A torn last line is repaired first."""
+    """Append rows to a log and return when they are on disk (flush and fsync). A torn last line is repaired first."""
     if _is_torn(Path(path)):
         repair_jsonl(path)
     with open(path, "a", encoding="utf-8") as file:
@@ -33,7 +33,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """False for a text with half of a surrogate pair: JSON can spell it, but no file and no tokenizer can hold it."""
+    """False for a text with half of a surrogate pair, which JSON can express but UTF-8 files and tokenizers cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -42,10 +42,10 @@ def is_unicode(text: str) -> bool:
 
 
 def repair_jsonl(path: str | Path) -> int:
-    """Cut a torn last line (a kill or a full disk in the middle of a write). Returns the number of bytes removed.
+    """Remove a torn last line (a write was interrupted, or the disk was full). Returns the number of bytes removed.
 
-    Only for a log that this program appends to: nothing is ever cut from a file that a user wrote.
-    A last row that is whole and only lacks its newline, as editors leave it, is kept and gets one.
+    Only for a log that this program appends to: nothing is ever removed from a file that a user wrote. A complete last row
+    without a newline, as some editors leave it, is kept and gets one.
     """
     path = Path(path)
     if not _is_torn(path):
@@ -79,7 +79,7 @@ def _is_torn(path: Path) -> bool:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """All rows of a file that a user may have written. Every line counts: what cannot be read ends in a sentence.
+    """All rows of a file that a user may have written. Every line must be valid.
 
     Raises:
         UserError: as ``iter_jsonl``, or the file holds no rows.
@@ -91,7 +91,7 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
 
 
 def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows one by one, in the memory of one. The last line may lack its newline, but it must be whole.
+    """The rows one by one, of which only one is in memory. The last line may lack its newline, but it must be complete.
 
     Raises:
         UserError: the file is missing or cannot be opened, or a line is not a JSON object (named by its number).
@@ -107,11 +107,11 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
     """The complete rows of a log that this program itself appends to (``append_jsonl``, ``DurableLog``).
 
-    A last line without newline that is no JSON object is a write that was interrupted: it is skipped, and its row is
-    written again by whoever resumes. In a file that a user wrote the same line is a mistake: use ``iter_jsonl`` there.
+    A last line without newline that is no JSON object is an interrupted write: it is skipped, and the resumed run writes its
+    row again. In a user's file the same line is a mistake: use ``iter_jsonl`` there.
 
     Raises:
-        UserError: as ``iter_jsonl``, of the other lines.
+        UserError: as ``iter_jsonl``, for the other lines.
     """
     return _iter_rows(Path(path), may_be_torn=True)
 
@@ -137,14 +137,14 @@ def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
                     return
                 raise UserError(f"{path}, line {number}: not valid JSON ({error}); fix or remove that line.") from None
             if not isinstance(row, dict):
-                if torn:  # the rows of a log are objects, so this is the beginning of none
+                if torn:  # an interrupted write can end in valid JSON, but a row is always an object
                     return
                 raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
             yield row
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write a whole file or nothing: to a neighbour first, then renamed over the target."""
+    """Write a whole file or nothing: write to a temporary file beside it, then rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(path) as temporary:
@@ -156,15 +156,15 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         os.replace(temporary, path)
 
 
-_temporary: set[str] = set()  # names that this process writes under at this moment
+_temporary: set[str] = set()  # temporary names that this process is using
 
 
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """A free path beside ``path``, to write a file or a folder under before it is renamed to ``path``.
+    """A free path beside ``path``, for a file or a folder that is then renamed to ``path``.
 
-    What stands there at the end of the block is removed. A kill leaves it, so what processes of this machine left of
-    ``path`` when they were killed is removed first: the name tells the machine and the process.
+    What is left there at the end of the block is removed. An interrupted process leaves it, so leftovers of dead processes of
+    this machine are removed first: the name contains the machine and the process.
     """
     machine = f"{zlib.crc32(socket.gethostname().encode()):08x}"
     for old in path.parent.glob(f".{glob.escape(path.name)}.{machine}-*"):

@@ -1,4 +1,4 @@
-"""Locks: one process at a time writes into a folder or a file."""
+"""Locks: only one process at a time writes into a folder or a file."""
 
 import contextlib
 import errno
@@ -18,9 +18,9 @@ _held: dict[Path, int] = {}  # lock files that this process holds, and how often
 
 @contextlib.contextmanager
 def lock(folder: str | Path) -> Iterator[None]:
-    """Hold a folder for this process until the block ends; the kernel frees it when the process ends, however it ends.
+    """Lock a folder for this process until the block ends. The kernel releases the lock when the process ends for any reason.
 
-    A process may enter a folder that it holds already: a stage locks its folder, and so does the command that runs it.
+    The lock is reentrant: a stage locks its folder, and so does the command that runs the stage.
 
     Raises:
         UserError: another process holds it.
@@ -31,7 +31,7 @@ def lock(folder: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_beside(file: Path) -> Iterator[None]:
-    """``lock`` of a single file: holds ``.NAME.lock`` beside it, which is removed afterwards."""
+    """``lock`` for a single file: locks ``.NAME.lock`` beside it, which is removed afterwards."""
     place = file.with_name(f".{file.name}.lock")
     with lock_file(place, file):
         try:
@@ -42,10 +42,10 @@ def lock_beside(file: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
-    """Hold ``path``, made where it does not exist, in the name of ``held_for``, which the error names; see ``lock``.
+    """Lock the file ``path``, which is created if needed, on behalf of ``held_for``, which the error names; see ``lock``.
 
-    A POSIX record lock, not flock: a worker that was forked off and outlives a killed run would keep an flock held. A
-    process loses such a lock when it closes the file anywhere, so a lock within a lock opens nothing.
+    This is a POSIX record lock and not flock: a forked worker that outlives an interrupted run would keep an flock. A process
+    loses a record lock when it closes any handle of the file, so an inner lock must not open it again.
     """
     path = path.resolve()
     if path in _held:
@@ -59,13 +59,13 @@ def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # closed below
     except PermissionError:
         raise UserError(
-            f"{held_for} cannot be held, since {path} belongs to another user: remove that file, or choose another output folder."
+            f"{held_for} cannot be locked, because {path} belongs to another user: remove that file, or choose another output folder."
         ) from None
     with file:
         _acquire(file, held_for)
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno()))):
-            # Its last holder removed it between the two lines above: another process may hold a new file of that name.
-            raise UserError(f"{held_for} was in use until now by another run: give the same command again.")
+            # The last holder removed the file after we opened it, and another process may have locked a new one of that name.
+            raise UserError(f"Another run has just released {held_for}: give the same command again.")
         _held[path] = 1
         try:
             yield

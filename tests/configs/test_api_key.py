@@ -186,7 +186,7 @@ def test_served_names() -> None:
 
 @pytest.mark.parametrize("body", [{"api_key": "x"}, {"extra_headers": {"Authorization": "x"}}, {"X-Api-Key": "x"}])
 def test_a_request_body_in_a_config_holds_no_key(body: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="must not stand in a config"):
+    with pytest.raises(ConfigError, match="must not hold a key"):
         refuse_secrets(body)
     assert refuse_secrets({"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}})
 
