@@ -1,7 +1,7 @@
-"""What this machine is and what it is fast at: cores, processor, bfloat16. The one place that asks.
+"""This machine's cores, processor, and speed in bfloat16. Only this module asks for them.
 
-Nothing here fails on a platform that it does not know: a question without an answer is answered by a measurement, or by the
-cautious choice (float32, one core). torch is imported inside the functions that need it.
+Nothing here fails on an unknown platform: a measurement decides, or the safe choice (float32, one core). torch is imported
+inside the functions that need it.
 """
 
 import math
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 BFLOAT16_ON_X86 = ("avx512_bf16", "amx_bf16")
-"""Instruction sets that multiply bfloat16. With AVX-512 alone oneDNN converts to float32 first, and is slower for it."""
+"""Instruction sets that multiply bfloat16. With AVX-512 only, oneDNN converts to float32 first, which is slower than float32."""
 
-# The names of each system for the instruction sets that matter here: Linux's /proc/cpuinfo, macOS's sysctl, torch.cpu.
+# Names of the relevant instruction sets in Linux's /proc/cpuinfo, macOS's sysctl and torch.cpu, mapped to one name.
 NAMES = {
     "avx2": "avx2",
     "avx512f": "avx512f",
@@ -35,7 +35,7 @@ NAMES = {
 }
 ORDER = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon", "sve", "bf16")
 X86_LEVELS = {"avx2": 1, "avx512f": 2, "avx512_bf16": 3, "amx_bf16": 4}
-# What the environment may hold oneDNN and ATen down to, as the highest of the levels above that is still allowed.
+# Limits on oneDNN and ATen by environment variables, as the highest level of X86_LEVELS that is still allowed.
 ONEDNN_LEVELS = {
     "SSE41": 0,
     "AVX": 0,
@@ -55,10 +55,10 @@ class Processor:
     """The processor as torch uses it.
 
     Attributes:
-        name: as the system calls it.
+        name: the system's name for it.
         architecture: ``x86_64``, ``arm64``, ...
-        instructions: those of ``ORDER`` that are there and that the environment allows; empty where the system does not say.
-        limit: the environment variable that holds torch down, as ``NAME=VALUE``; None where there is none.
+        instructions: those of ``ORDER`` that it has and that the environment allows; empty if unknown.
+        limit: the environment variable that limits torch, as ``NAME=VALUE``; None if there is none.
     """
 
     name: str
@@ -73,19 +73,19 @@ class Processor:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Seconds of the same training step of a linear layer in float32 and under bfloat16 autocast."""
+    """Seconds of one training step of a linear layer, in float32 and under bfloat16 autocast."""
 
     float32: float
     bfloat16: float
 
     @property
     def value(self) -> float:
-        """How many times as long bfloat16 takes; above 1 it is the slower one."""
+        """The time of bfloat16 divided by that of float32; above 1, bfloat16 is slower."""
         return self.bfloat16 / self.float32
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: its affinity, a container's quota of CPU time, and the machine's cores; at least 1."""
+    """The number of cores that this process may use, by its affinity, a container's CPU quota, and the machine; at least 1."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows have no such call
@@ -95,17 +95,17 @@ def usable_cores() -> int:
 
 
 def cores_a_rank() -> int:
-    """``usable_cores`` shared among the processes that a launcher started on this machine; at least 1."""
-    # torchrun and accelerate say LOCAL_WORLD_SIZE, DeepSpeed's launcher LOCAL_SIZE.
+    """``usable_cores`` divided by the number of processes that a launcher started on this machine; at least 1."""
+    # torchrun and accelerate set LOCAL_WORLD_SIZE, DeepSpeed's launcher sets LOCAL_SIZE.
     ranks = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or "1"
     return max(1, usable_cores() // max(1, int(ranks) if ranks.isdigit() else 1))
 
 
 def limit_threads() -> int:
-    """Give torch no more threads than there are cores for this process; returns the number that it has now.
+    """Limit torch's threads to the cores of this process; returns the number of threads.
 
-    torch sees neither a container's quota nor the other ranks on this machine, and with more threads than cores each waits
-    for the others. What the user said by ``OMP_NUM_THREADS`` stays, and so does a lower number that was set before.
+    torch knows neither a container's quota nor the other ranks on this machine, and more threads than cores slow each other
+    down. A number that the user set by ``OMP_NUM_THREADS`` stays, and so does a lower number that was set before.
     """
     import torch
 
@@ -125,11 +125,11 @@ def processor() -> Processor:
 
 
 def bfloat16_is_fast(device_type: str) -> bool:
-    """Whether bfloat16 autocast is the faster arithmetic on a device of this type (``cpu``, ``cuda``, ...).
+    """Whether bfloat16 autocast is faster than float32 on a device of this type (``cpu``, ``cuda``, ...).
 
-    CPU: it multiplies bfloat16 and torch's kernels use that; where neither is known, a measurement decides. CUDA: compute
-    capability 8.0 or later, or ROCm. XPU: what torch says of it. Others, MPS among them: no, since nobody has measured them
-    for this project; say ``bfloat16`` to have it there.
+    CPU: if it multiplies bfloat16 and torch's kernels use that; if this is unknown, a measurement decides. CUDA: compute
+    capability 8.0 or later, or ROCm. XPU: torch's answer. Others, such as MPS: no, since they were not measured for this
+    project; set ``precision: bfloat16`` to use it there.
     """
     import torch
 
@@ -139,7 +139,7 @@ def bfloat16_is_fast(device_type: str) -> bool:
         backend = getattr(torch, device_type, None)
         try:
             return bool(backend.is_available() and backend.is_bf16_supported(including_emulation=False))  # type: ignore[union-attr]
-        except (AttributeError, TypeError):  # a torch without the question
+        except (AttributeError, TypeError):  # this release of torch cannot tell
             return False
     return False
 
@@ -149,26 +149,28 @@ def _fast_on_cpu() -> bool:
     kernels = _onednn_takes_bfloat16()
     if not instructions or kernels is None:
         return measure_bfloat16().value < 1
-    # oneDNN also "supports" what it only converts (AVX-512 without bf16), so both must say yes.
+    # oneDNN also reports support if it only converts (AVX-512 without bf16), so the processor must support it too.
     return kernels and ("bf16" in instructions or any(name in instructions for name in BFLOAT16_ON_X86))
 
 
 def _onednn_takes_bfloat16() -> bool | None:
-    """What torch says of oneDNN's bfloat16 kernels here; None where this torch does not say."""
+    """Whether torch reports bfloat16 kernels of oneDNN; None if this release of torch cannot tell."""
     import torch
 
-    if not torch.backends.mkldnn.is_available():  # as on macOS: a plain loop stands against a tuned float32 library
+    if (
+        not torch.backends.mkldnn.is_available()
+    ):  # as on macOS, where a plain loop competes with a tuned float32 library
         return False
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    except (AttributeError, RuntimeError):  # a private call: it may go
+    except (AttributeError, RuntimeError):  # a private call, which may be removed
         return None
 
 
 def measure_bfloat16(seconds: float = 0.4, device_type: str = "cpu") -> Ratio:
-    """Time a training step of a linear layer in float32 and under bfloat16 autocast, in turns, for about so many seconds.
+    """Time a training step of a linear layer in float32 and under bfloat16 autocast, alternating, for about ``seconds``.
 
-    The number of threads and the random state stay as they are.
+    The number of threads and the random state do not change.
     """
     import torch
 
@@ -187,7 +189,7 @@ def measure_bfloat16(seconds: float = 0.4, device_type: str = "cpu") -> Ratio:
         return time.perf_counter() - began
 
     with torch.enable_grad():
-        step(False), step(True)  # the first ones also start threads and choose kernels
+        step(False), step(True)  # warm-up: the first steps also start threads and select kernels
         end, times = time.perf_counter() + seconds, [(step(False), step(True))]
         while len(times) < 3 or time.perf_counter() < end:
             times.append((step(False), step(True)))
@@ -196,7 +198,7 @@ def measure_bfloat16(seconds: float = 0.4, device_type: str = "cpu") -> Ratio:
 
 
 def _limit() -> tuple[int, str | None]:
-    """The highest level of ``X86_LEVELS`` that the environment allows, and the variable that says so."""
+    """The highest level of ``X86_LEVELS`` that the environment allows, and the variable that sets it."""
     limits = [
         (ONEDNN_LEVELS.get(os.environ.get(name, "").upper(), 9), f"{name}={os.environ.get(name)}")
         for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
@@ -209,7 +211,7 @@ def _limit() -> tuple[int, str | None]:
 
 @cache
 def _flags() -> frozenset[str]:
-    """The names that the system has for the instruction sets of this processor; empty where it does not say."""
+    """The system's names for the instruction sets of this processor; empty if unknown."""
     sources: tuple[Callable[[], set[str]], ...] = (_linux_flags, _mac_flags, _torch_flags)
     return next((frozenset(flags) for source in sources if (flags := source())), frozenset())
 
@@ -246,7 +248,7 @@ def _name() -> str:
 
 
 def _cpuinfo(*keys: str) -> str:
-    """The value of the first line of /proc/cpuinfo under one of these keys; empty where there is none."""
+    """The value of the first line of /proc/cpuinfo with one of these keys; empty if there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -284,7 +286,7 @@ def _cpu_quota(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/
 
 
 def _upwards(mount: Path, path: str) -> list[Path]:
-    """The folder of a control group and of those around it: a limit of any of them holds."""
+    """The folders of a control group and of its parents: the limit of each applies."""
     folder = mount / path.strip("/")
     return [folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))]
 

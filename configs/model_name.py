@@ -1,4 +1,4 @@
-"""Names of models: ``tiny``, a folder, a hub name, or ``openai:NAME@URL`` for a served one. They never carry a key."""
+"""Names of models: ``tiny``, a folder, a hub name, or ``openai:NAME@URL`` for a served one. They never contain a key."""
 
 import re
 from urllib.parse import urlsplit
@@ -17,14 +17,14 @@ def served_model(spec: str) -> tuple[str, str] | None:
         return None
     match = re.fullmatch(r"openai:(.+?)@(\w+://.+)", spec)
     if match is None:
-        shown = spec.partition("@")[0] + "@..." * ("@" in spec)  # behind it may be a password
+        shown = spec.partition("@")[0] + "@..." * ("@" in spec)  # the rest may hold a password
         raise ConfigError(f"'{shown}' does not name a served model: write openai:NAME@http://HOST:PORT/v1.")
     check_url(match[2])
     return match[1], match[2]
 
 
 def check_model_name(spec: str) -> str:
-    """``spec`` itself; configs are checked with it before anything of them is written into a file.
+    """``spec`` itself. Configs are checked with it before any of their values is written to a file.
 
     Raises:
         ConfigError: see ``served_model``.
@@ -37,12 +37,12 @@ def check_url(url: str) -> str:
     """The host of a server's URL.
 
     Raises:
-        ConfigError: it is not http(s), or it has a user, a password or a query, in which a key would be seen by everyone.
+        ConfigError: it is not http(s), or it has a user, a password or a query, where everyone could read a key.
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError:  # a bracket or a port that is none
+    except ValueError:  # a stray bracket, or a port that is no number
         host = None
     if has_credentials(url):
         raise ConfigError("A URL must not carry a password: put the key into an environment variable (api_key_env).")
@@ -50,7 +50,7 @@ def check_url(url: str) -> str:
         raise ConfigError(f"'{hide_credentials(url)}' is not the URL of a server: write it as http://HOST:PORT/v1.")
     if "?" in url or "#" in url:
         raise ConfigError(
-            f"The URL {hide_credentials(url)} must end before its query: a path is added to it, and a key belongs into an "
-            "environment variable (api_key_env)."
+            f"The URL {hide_credentials(url)} must end before its query, because a path is appended to it: remove the query, and "
+            "put a key into an environment variable (api_key_env)."
         )
     return host

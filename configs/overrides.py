@@ -1,11 +1,11 @@
-"""Where the settings of a run come together: a YAML file, the file it is based on, and the keys of a command line on top.
+"""Reads the settings of a run: a YAML file, the file that it is based on, and the keys of the command line.
 
-    base: ../base/grpo.yaml      # its keys, unless they are given here; seen from this file
+    base: ../base/grpo.yaml      # relative to this file; its keys apply unless they are set here
     model: Qwen/Qwen2.5-VL-7B-Instruct
     prompt_selection: {samples: 16}   # nested keys are merged one by one
 
-Later sources win: the base, the file itself, then ``--key value``. Defaults stand in the classes that
-``configs.schema`` checks the settings against.
+Later sources win: the base, the file itself, then ``--key value``. The defaults are in the classes against which
+``configs.schema`` checks the settings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ from configs.schema import describe_value
 
 
 class Settings(dict[str, Any]):
-    """The keys of a config and the ``file`` they come from, None for keys of a caller's.
+    """The keys of a config, and the ``file`` that they come from (None if a caller gave them).
 
-    What is read once and used later keeps its file, so that relative names mean the same as in the file itself.
+    Relative names in the settings are relative to this file, wherever the settings are used.
     """
 
     def __init__(self, keys: Mapping[str, Any], file: Path | None = None) -> None:
@@ -35,7 +35,7 @@ class Settings(dict[str, Any]):
 
     @property
     def folder(self) -> Path:
-        """The folder from which relative names in the config are seen."""
+        """The folder to which relative names in the config are relative."""
         return Path.cwd() if self.file is None else self.file.resolve().parent
 
 
@@ -54,7 +54,9 @@ def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> dict[str, Any]
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"There is no config at {path}; the project's own stand under configs/.") from None
+        raise ConfigError(
+            f"There is no config at {path}: give the path of a YAML file; the project's own are under configs/."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} cannot be read: {error}.") from None
     try:
@@ -76,7 +78,7 @@ def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> dict[str, Any]
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys without a word; here that is an error."""
+    """A YAML loader that refuses a repeated key, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -84,7 +86,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = key_node.value
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is twice there", key_node.start_mark
+                    None, None, f"the key '{key}' is there twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -100,15 +102,15 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[
 
 
 def beside(file: Path, name: str) -> Path:
-    """``name`` seen from the folder of ``file``."""
+    """The path ``name``, relative to the folder of ``file``."""
     return (file.parent / Path(name).expanduser()).resolve()
 
 
 def parse_arguments(argv: Sequence[str], command: str) -> tuple[str, dict[str, Any]]:
-    """``--config C [--key value ...]`` to the config's path and the overrides (values are read as YAML).
+    """Parse ``--config C [--key value ...]`` into the config's path and the overrides (values are read as YAML).
 
-    A dot reaches into a nested key (``--prompt_selection.samples 4``). ``--local_rank``, which launchers add, is passed
-    over: the rank comes from the environment.
+    A dot addresses a nested key (``--prompt_selection.samples 4``). ``--local_rank``, which launchers add, is skipped: the rank
+    comes from the environment.
 
     Raises:
         ConfigError: no config, or a key without a value.
@@ -124,7 +126,7 @@ def parse_arguments(argv: Sequence[str], command: str) -> tuple[str, dict[str, A
             config = key
             continue
         if not words:
-            raise ConfigError(f"{command}: '{key}' needs a value behind it.")
+            raise ConfigError(f"{command}: '{key}' needs a value after it.")
         value = words.pop(0)
         name = key[2:].replace("-", "_")
         if name == "config":
@@ -143,7 +145,9 @@ def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _read_value(text: str, key: str) -> Any:
-    if key.endswith(("api_key_env", "api-key-env")):  # a key given in its place must not be repeated below
+    if key.endswith(
+        ("api_key_env", "api-key-env")
+    ):  # if a key was given instead of a name, the error below must not repeat it
         return None if text == "null" else text
     try:
         return yaml.safe_load(text)

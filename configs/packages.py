@@ -1,4 +1,4 @@
-"""The optional packages that a training config needs: named, with the command that installs them, before anything loads."""
+"""The optional packages that a training config needs. A missing one is reported, with its command, before anything loads."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from configs.errors import ConfigError, UserError
 from configs.versions import extra_of, install_command, is_installed
 
 TRACKERS = {"azure_ml": "azureml", "dagshub": "dagshub", "flyte": "flytekit", "neptune": "neptune"}
-"""Import names of trackers that differ from the name under ``report_to``, and those that are asked for by it."""
+"""Import names of trackers that differ from their name under ``report_to``."""
 OPTIMIZERS = {
     **{"galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo_optim", "schedule_free": "schedulefree"},
     **{
@@ -17,9 +17,9 @@ OPTIMIZERS = {
     },
     **dict.fromkeys(("bnb", "8bit", "paged", "lion", "ademamix"), "bitsandbytes"),
 }
-"""Parts of the names that ``optim`` takes, and the module that each needs; the first match counts."""
+"""Substrings of the names of optimizers, and the module that each needs; the first match counts."""
 DISTRIBUTIONS = {"azureml": "azureml-sdk", "optimi": "torch-optimi"}
-"""Names to install by, where they do not follow from the module's name."""
+"""Package names that do not follow from the module's name."""
 BUILT_IN = ("kubeflow",)
 
 
@@ -47,7 +47,7 @@ def wanted_modules(args: Any) -> list[tuple[str, str]]:
 
 
 def needs(setting: str, module: str) -> str:
-    """What to say of a package that a setting needs and that is not installed."""
+    """The message for a package that a setting needs and that is not installed."""
     extra = extra_of(module)
     command = f"pip install {DISTRIBUTIONS.get(module, module.replace('_', '-'))}"
     if extra is not None:
@@ -61,10 +61,10 @@ def missing_packages(args: Any) -> list[str]:
 
 
 def require_packages(args: Any) -> None:
-    """Refuse a config whose packages are not all installed: the libraries would say so only once the model is loaded.
+    """Refuse a config if one of its packages is not installed. The libraries would report it only after the model is loaded.
 
     Raises:
-        UserError: the first package that is missing.
+        UserError: a package is missing; names the first one.
     """
     for sentence in missing_packages(args):
         raise UserError(sentence)
