@@ -86,7 +86,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = key_node.value
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' is there twice", key_node.start_mark
+                    None, None, f"the key '{key}' is twice in the file", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)

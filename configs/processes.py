@@ -1,8 +1,8 @@
-"""How many processes train together, and which of them this one is: the one place that reads a launcher's variables.
+"""The number of processes that train together, and this one's rank. Only this module reads a launcher's variables.
 
-torchrun, accelerate and DeepSpeed's launcher give every process ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and
-``MASTER_PORT``. A part of them, or a whole set left over from another shell or job, is taken by the libraries below for a
-launch: one then trains as rank 1 of one process and writes nothing, or waits for processes that nobody starts. No heavy imports.
+torchrun, accelerate and DeepSpeed's launcher set ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``
+for every process. The libraries also take some of them, or a set left over from another shell or job, for a launch: a run then
+trains as rank 1 of one process and writes nothing, or waits for processes that nobody starts. No heavy imports here.
 """
 
 import contextlib
@@ -19,19 +19,19 @@ from configs.errors import ConfigError, UserError
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEAST = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
-# (rank, size) of one task among those that a scheduler's or MPI's launcher started. accelerate reads MPI's on CPUs, DeepSpeed on
-# GPUs, and each other library reads none of them. A batch script itself has SLURM_PROCID=0 and no SLURM_STEP_NUM_TASKS.
+# Variables with rank and size of a task that a scheduler or MPI started. accelerate reads MPI's on CPUs and DeepSpeed on GPUs;
+# the other libraries read none. A batch script itself has SLURM_PROCID=0 and no SLURM_STEP_NUM_TASKS.
 TASKS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "mpiexec": ("PMI_RANK", "PMI_SIZE"),
     "mpirun_rsh": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
 }
-# What accelerate and torch would take for a launch, of a process that trains alone.
+# Variables that accelerate and torch would take for a launch of a process that trains alone.
 TASK_NAMES = tuple(name for names in TASKS.values() for name in names)
 LEFTOVERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", *TASK_NAMES[2:])
 
-FIRST_LINE = 10.0  # seconds: several processes need some to import their libraries
+FIRST_LINE = 10.0  # seconds; processes need some of them to import their libraries
 FURTHER_LINES = 60.0
 JOINED_WITHIN = 1800.0
 
@@ -41,9 +41,9 @@ class Processes:
     """The processes that train together.
 
     Attributes:
-        count: how many there are.
-        rank: which of them this one is.
-        launched: whether a launcher gave the whole set of variables; it may have started one process only.
+        count: their number.
+        rank: this one's rank.
+        launched: whether a launcher set all of its variables; it may have started only one process.
         address: ``HOST:PORT`` where they meet; empty without a launcher.
     """
 
@@ -54,11 +54,11 @@ class Processes:
 
 
 def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
-    """What the environment says.
+    """The processes that the environment describes.
 
     Raises:
-        ConfigError: a part of a launcher's variables, values that contradict each other, or several tasks of a scheduler or of
-            MPI without them.
+        ConfigError: a launcher's variables are incomplete or contradict each other, or a scheduler or MPI started several tasks
+            without them.
     """
     variables = {
         key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()
@@ -91,7 +91,7 @@ def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes files and talks (rank 0); errors as in ``read_processes``."""
+    """Whether this process writes files and prints (rank 0); errors as in ``read_processes``."""
     return read_processes().rank == 0
 
 
@@ -101,7 +101,7 @@ def world_size() -> int:
 
 
 def settle_processes() -> Processes:
-    """``read_processes``; what only looks like a launch is taken out of the environment, where other libraries would read it."""
+    """``read_processes``, and remove variables that only look like a launch, so that other libraries do not read them."""
     found = read_processes()
     for name in LEFTOVERS:
         if not found.launched or not os.environ.get(name, "").strip():
@@ -111,7 +111,7 @@ def settle_processes() -> Processes:
 
 @contextlib.contextmanager
 def as_one_process() -> Iterator[None]:
-    """Inside this the environment names no other processes, so that nothing waits for them."""
+    """Within this context the environment names no other processes, so nothing waits for them."""
     names = {*LAUNCHER, *LEFTOVERS, *TASK_NAMES}
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
@@ -121,7 +121,7 @@ def as_one_process() -> Iterator[None]:
 
 
 def refuse_several(command: str) -> None:
-    """Refuse to go on as one of several processes.
+    """Refuse to run ``command`` as one of several processes.
 
     Raises:
         ConfigError: there are several, or see ``read_processes``.
@@ -130,7 +130,7 @@ def refuse_several(command: str) -> None:
     if found.count > 1:
         raise ConfigError(
             f"{command} is one process, and this is process {found.rank} of {found.count} (RANK, WORLD_SIZE): start it without a "
-            f"launcher; where none was meant, {_unset(os.environ)}."
+            f"launcher; if no launcher was used, {_unset(os.environ)}."
         )
     settle_processes()
 
@@ -144,11 +144,11 @@ def joining(
     say: Callable[[str], None] = lambda line: print(line, flush=True),
     end: Callable[[str], None] = lambda sentence: _end(sentence),
 ) -> Iterator[None]:
-    """Inside this the processes meet. Waiting is said after ``first`` seconds and then ``every`` so many.
+    """Print a line while the processes wait for each other: after ``first`` seconds, then after each ``every`` seconds.
 
     Args:
-        limit: seconds after which ``end`` is called, from another thread; it ends the process with a sentence and exit code 1.
-            The libraries would wait for as long as for an exchange of gradients, which GRPO sets to a day.
+        limit: seconds after which another thread calls ``end``, which ends the process with a sentence and exit code 1. The
+            libraries would wait as long as for an exchange of gradients, which is a day for GRPO.
 
     Raises:
         UserError: the others cannot be reached.
@@ -166,7 +166,7 @@ def joining(
         while not met.wait(min(wait, max(0.0, limit - (time.monotonic() - began)))):
             waited = time.monotonic() - began
             if waited >= limit:
-                end(f"{who} has waited {waited / 60:.0f} minutes {where}: look why they have not started; {remedy}.")
+                end(f"{who} has waited {waited / 60:.0f} minutes {where}: check why they have not started; {remedy}.")
                 return
             say(f"{who} has waited {waited:.0f} s {where}; {remedy}")
             wait = every
@@ -180,9 +180,7 @@ def joining(
             raise
         reason = next(iter(str(error).splitlines()), "no reason given").rstrip(".")
         taken = "EADDRINUSE" in str(error)
-        cause = (
-            "another run uses the port, so choose another MASTER_PORT" if taken else "look whether they have started"
-        )
+        cause = "another run uses the port, so choose another MASTER_PORT" if taken else "check that they have started"
         raise UserError(
             f"{who[0].upper()}{who[1:]} could not join the others at {processes.address} ({reason}): {cause}; {remedy}."
         ) from None
@@ -192,14 +190,13 @@ def joining(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Inside this Ctrl-C ends the process at once: torch waits for others without looking at Python's handlers."""
+    """Within this context Ctrl-C ends the process at once, since torch does not run Python's handlers while it waits."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {
-        number: handler for number, handler in handlers.items() if callable(handler)
-    }  # an ignored one stays ignored
+    # Only handlers that are functions: an ignored signal stays ignored.
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -212,7 +209,7 @@ def _stoppable() -> Iterator[None]:
 def _end(sentence: str) -> None:
     print(f"error: {sentence}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(UserError.exit_code)  # the main thread sits in torch's wait, which no exception reaches
+    os._exit(UserError.exit_code)  # no exception reaches the main thread while it waits inside torch
 
 
 def _number_of(variables: Mapping[str, str], name: str) -> int | None:
@@ -223,7 +220,7 @@ def _number_of(variables: Mapping[str, str], name: str) -> int | None:
     except ValueError:
         value = LEAST[name] - 1
     if value < LEAST[name]:
-        raise _refusal(variables, f"{name}={variables[name]} is no whole number of at least {LEAST[name]}")
+        raise _refusal(variables, f"{name}={variables[name]} is not a whole number of at least {LEAST[name]}")
     return value
 
 
@@ -235,8 +232,8 @@ def _refuse_tasks(variables: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"{launcher} seems to have started several of this command ({shown}), and without RANK and WORLD_SIZE each would "
                 f"train by itself: start torchrun or deepspeed once on each machine instead, or give each process {_and(LAUNCHER)}. "
-                f"Left over from another job: unset {' '.join(name for name in names if name in variables)}. "
-                "Meant as a run of its own: RANK=0 WORLD_SIZE=1."
+                f"If they are left over from another job, unset {' '.join(name for name in names if name in variables)}. "
+                "If each is meant to be a run of its own, set RANK=0 WORLD_SIZE=1."
             )
 
 

@@ -1,4 +1,4 @@
-"""What a run is known by: config, versions, git revision, seed, data hash. No heavy imports: the front door uses it too."""
+"""The provenance of a run: config, versions, git revision, seed, data hash. No heavy imports: ``reflection_v`` uses it too."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from configs.identity import data_sha256
 from configs.processes import world_size
 
 COMPLETE = "complete"
-"""The file that marks a checkpoint as whole."""
+"""The file that marks a checkpoint as complete."""
 
 PACKAGES = (
     "torch",
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a run does."""
+    """Versions of Python and of the packages that affect a run."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def git_revision() -> str | None:
-    """The commit of the checkout that this code runs from, ``-dirty`` with changes; None outside of one."""
+    """The commit of this checkout, with ``-dirty`` if it has changes; None outside of a checkout."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None
@@ -56,13 +56,13 @@ def git_revision() -> str | None:
 
 
 def begun(folder: str | Path) -> bool:
-    """Whether a run folder holds anything that a resume would build on: checkpoints, sampled pass rates, an ended run."""
+    """Whether a run folder holds anything that a resume would use: checkpoints, sampled pass rates, a finished run."""
     parts = (f"checkpoint-*/{COMPLETE}", "choice.json", "pass_rates*.jsonl", "summary.json")
     return any(True for part in parts for _ in Path(folder).glob(part))
 
 
 def provenance(settings: Mapping[str, Any], data: str | Path) -> dict[str, Any]:
-    """All that a run is known by: ``settings``, ``versions``, ``git``, ``seed``, ``data_sha256``, ``processes``."""
+    """The record of a run: ``settings``, ``versions``, ``git``, ``seed``, ``data_sha256``, ``processes``."""
     return {
         "settings": dict(settings),
         "versions": versions(),

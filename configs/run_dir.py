@@ -1,6 +1,6 @@
-"""The output folder of a stage: who may write into it, what the run in it is known by, whether it may be resumed.
+"""The output folder of a stage: who may write into it, the record of its run, and whether the run may be resumed.
 
-Every stage and command that leaves a folder has a ``RunDir``:
+Every stage and command with an output folder has a ``RunDir``:
 
     run = RunDir(Path(out), "build", WRITES, is_build, record="config.json", result="build.json")
     with run.held():
@@ -9,9 +9,9 @@ Every stage and command that leaves a folder has a ``RunDir``:
         ...
         run.finish(counts)
 
-A run is known by its record, a JSON object: the keys of its config, and beside the name of each model and data set, say
-``model``, the digest of its content as ``model_sha256``. Content decides: what was moved or copied is the same, and what was
-changed in place is another. Training adds rules of its own (``train.run_folder``).
+The record of a run is a JSON object: the keys of its config, and for each model and data set, such as ``model``, the digest
+of its content as ``model_sha256``. The content decides: a moved or copied model is the same, and one that was changed in place
+is another. Training adds rules of its own (``train.run_folder``).
 """
 
 import contextlib
@@ -36,10 +36,10 @@ class RunDir:
 
     Attributes:
         path: the folder.
-        stage: what sentences call the stage.
-        writes: patterns of the names that it writes. Other files, such as a job's log, may lie there.
-        is_ours: whether what lies there was written by this stage.
-        record: the file of what the run is known by; result: the file that is written last.
+        stage: the stage's name in messages.
+        writes: patterns of the names that it writes. Other files, such as a job's log, may be in the folder.
+        is_ours: whether this stage wrote the files in a folder.
+        record: the file with the run's record; result: the file that is written last.
     """
 
     path: Path
@@ -65,7 +65,7 @@ class RunDir:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make and hold the folder, and name it when the disk fills up: a failed write often names no file.
+        """Create and lock the folder, and name it if the disk is full: a failed write often names no file.
 
         Raises:
             UserError: the folder holds files of others, cannot be written, is in use by another process, or the disk is full.
@@ -86,11 +86,11 @@ class RunDir:
             raise
 
     def known(self) -> dict[str, Any] | None:
-        """The record of the run that was begun here; None where there is none. Errors as ``finished``."""
+        """The record of the run that began here; None if there is none. Errors as ``finished``."""
         return _read_own(self.path / self.record)
 
     def finished(self) -> dict[str, Any] | None:
-        """What ``finish`` wrote; None if the run here has not ended.
+        """What ``finish`` wrote; None if the run here has not finished.
 
         Raises:
             UserError: the file is damaged.
@@ -98,15 +98,15 @@ class RunDir:
         return _read_own(self.path / self.result)
 
     def changed(self, now: Mapping[str, Any]) -> list[str]:
-        """The keys under which ``now`` is another run than the one that was begun here; none where there is no record."""
+        """The keys in which ``now`` differs from the record of the run here; none if there is no record."""
         before = self.known()
         return [] if before is None else list(changes(before, now))
 
     def refuse(self, changed: Iterable[str]) -> None:
-        """Refuse a run that would take another course than the one here.
+        """Refuse a run whose settings differ from those of the run here.
 
         Raises:
-            ConfigError: ``changed`` is not empty; names what it holds.
+            ConfigError: ``changed`` is not empty; names the keys.
         """
         if names := ", ".join(changed):
             state = "a finished" if (self.path / self.result).exists() else "an interrupted"
@@ -120,16 +120,16 @@ class RunDir:
         write_json_atomic(self.path / self.record, known)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Write the file that says that all else is there; returns ``result``."""
+        """Write the file that marks the run as finished; returns ``result``."""
         write_json_atomic(self.path / self.result, result)
         return result
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") -> dict[str, str]:
-    """What differs between two records, by dotted key, as ``old, now new``. A key that is not given equals null.
+    """The differences between two records, by dotted key, as ``old, now new``. A missing key equals null.
 
-    Where both have the digest of a model or a data set, that decides, else its name: of a served model there is no digest, and
-    earlier versions recorded fewer of them.
+    A model or a data set is compared by its digest if both records have one, else by its name: a served model has no digest,
+    and earlier versions recorded fewer.
     """
     found: dict[str, str] = {}
     for key in {**before, **now}:
@@ -150,7 +150,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") 
 
 
 def _content_name(key: str, now: Mapping[str, Any]) -> str:
-    """What a sentence calls the content that a digest is of."""
+    """The name, in messages, of the content of a digest."""
     thing = key.removesuffix(SHA256)
     return f"the files of {now[thing]}" if now.get(thing) else f"the file {thing}"
 
@@ -162,7 +162,7 @@ def shorten(value: Any) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that may be a record of a stage, or anything else; {} where there is none."""
+    """The JSON object in a file, which may be a stage's record or anything else; {} if it holds none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -176,14 +176,14 @@ def _read_own(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
-        raise UserError(f"{path} is damaged: remove it to do again what it is of.") from None
+        raise UserError(f"{path} is damaged: remove it, and the same command writes it again.") from None
 
 
 def make_folder(folder: str | Path) -> None:
-    """Make ``folder`` and prove that it can be written.
+    """Create ``folder`` and check that it can be written.
 
     Raises:
-        UserError: it cannot; says why.
+        UserError: it cannot; names the reason.
     """
     folder = Path(folder)
     try:
@@ -195,12 +195,14 @@ def make_folder(folder: str | Path) -> None:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether an exception, or one that it came from, says that the disk or the quota is used up.
+    """Whether an exception, or one of its causes, means that the disk or the quota is full.
 
-    The writers of tensors are not Python: they raise their own types with the system's words in the text.
+    Writers of tensors are not written in Python: they raise their own types, with the system's message in the text.
     """
     waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()  # an exception raised out of its group has the group as its context: a circle
+    seen: set[int] = (
+        set()
+    )  # an exception that was raised out of its group has the group as its context, which is a circle
     while waiting:
         one = waiting.pop()
         if one is None or id(one) in seen:

@@ -1,8 +1,8 @@
-"""One checker for every config of the project, whether dataclasses or a pydantic model say what it may hold.
+"""One checker for every config of the project, whether it is defined by dataclasses or by a pydantic model.
 
-TRL's configs are dataclasses that take any type without a word; the configs of this project are dataclasses or pydantic
-models. Keys and types are checked here for both, against their type hints and with the same sentences. What only a pydantic
-model states (ranges, validators) is checked by pydantic afterwards.
+TRL's configs are dataclasses that silently accept any type; the configs of this project are dataclasses or pydantic models.
+Keys and types of both are checked here against their type hints, with the same messages. Ranges and validators of a pydantic
+model are then checked by pydantic.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from configs.api_key import check_variable
 from configs.errors import ConfigError
 from configs.model_name import check_model_name
 
-# Checked when a config is read: a key or a password that stands in it must not get into a file or an error message.
+# Checked when a config is read, so that a key or a password in it gets into no file and no error message.
 ModelName = Annotated[str, AfterValidator(check_model_name)]
 KeyVariable = Annotated[str | None, BeforeValidator(check_variable)]
 
 MOST_NAMED = 20
-"""So many known keys are listed if none resembles an unknown one; TRL's configs have some two hundred."""
+"""If no known key resembles an unknown one, all are listed up to this number; TRL's configs have about two hundred."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 _NO_MATCH = object()
 
 
 class StrictModel(BaseModel):
-    """A config as a pydantic model: no further keys, no conversion of types, no change afterwards."""
+    """A config as a pydantic model: no unknown keys, no conversion of types, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -74,7 +74,7 @@ def fields_of(cls: Any) -> dict[str, Any]:
 
 
 def describe_value(value: Any) -> str:
-    """A value with its kind, as error messages name it: ``'8' (text)``."""
+    """A value with its kind, for error messages: ``'8' (text)``."""
     if value is None:
         return "nothing"
     kind = _NAMES.get(type(value), type(value).__name__)
@@ -90,7 +90,7 @@ def _check_mapping(data: Mapping[str, Any], classes: Iterable[type], path: str, 
         name = f"{path}{key}"
         if key == "base" and key not in hints:
             raise ConfigError(
-                f"'base' in {where} must name a YAML file, and stand in a file itself; found {describe_value(value)}."
+                f"'base' in {where} must name a YAML file, and can be set only in a file; found {describe_value(value)}."
             )
         if key not in hints:
             near = nearest(str(key), hints) or (f"; known are {', '.join(hints)}." if len(hints) <= MOST_NAMED else ".")
@@ -102,13 +102,13 @@ def _check_mapping(data: Mapping[str, Any], classes: Iterable[type], path: str, 
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'X'?`` for the end of an error message; nothing if no known word resembles this one."""
+    """``; did you mean 'X'?`` for the end of an error message; empty if no known word resembles this one."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _check_value(value: Any, hint: Any, name: str, where: str | Path) -> Any:
-    """``value`` as the type hint wants it, or ConfigError."""
+    """``value`` converted to its type hint; ConfigError if it does not match."""
     kinds = _alternatives(hint)
     if any(_is(kind, Enum) for kind in kinds):  # "SchedulerType | str" wants the name of a scheduler, not any text
         kinds = tuple(kind for kind in kinds if kind is not str)
@@ -124,11 +124,11 @@ def _check_value(value: Any, hint: Any, name: str, where: str | Path) -> Any:
 
 
 def _match(value: Any, kind: Any, name: str, where: str | Path) -> Any:
-    """``value`` as one alternative of a type hint takes it, or ``_NO_MATCH``. What is wrong inside of it is a ConfigError."""
+    """``value`` converted to one alternative of a type hint, or ``_NO_MATCH``; ConfigError if something inside it is wrong."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
         return value
-    if origin is Literal:  # True == 1, but it is no choice of Literal[1]
+    if origin is Literal:  # True == 1, but True does not match Literal[1]
         matches = any(value == choice and type(value) is type(choice) for choice in arguments)
     elif _is(kind, Enum):
         matches = any(value in (member, member.value) for member in kind)
@@ -152,7 +152,7 @@ def _match(value: Any, kind: Any, name: str, where: str | Path) -> Any:
 
 
 def _as_float(value: Any) -> Any:
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text: it wants 1.0e-4
+    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text, and only 1.0e-4 as a number
         try:
             return float(value)
         except ValueError:
@@ -161,7 +161,7 @@ def _as_float(value: Any) -> Any:
 
 
 def _build(cls: Any, data: Mapping[str, Any], path: str, where: str | Path) -> Any:
-    """An instance of checked data."""
+    """An instance of ``cls`` from checked data."""
     if issubclass(cls, BaseModel):
         try:
             return cls.model_validate(data)
@@ -177,7 +177,7 @@ def _build(cls: Any, data: Mapping[str, Any], path: str, where: str | Path) -> A
 
 
 def _instances(value: Any, hint: Any, name: str, where: str | Path) -> Any:
-    """A checked value with the configs in it as instances."""
+    """A checked value whose nested configs are converted to instances."""
     for kind in _alternatives(hint):
         if _is_config(kind) and isinstance(value, Mapping):
             return _build(kind, value, f"{name}.", where)
@@ -188,7 +188,7 @@ def _instances(value: Any, hint: Any, name: str, where: str | Path) -> Any:
 
 
 def _problem_sentence(problem: Any, where: str | Path) -> str:
-    """One problem of pydantic's as a sentence."""
+    """One of pydantic's errors as a sentence."""
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"The key '{name}' is missing in {where}."

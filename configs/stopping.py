@@ -1,7 +1,7 @@
-"""SIGTERM, by which schedulers and containers end a process that they want to start again: the work stops as by Ctrl-C.
+"""SIGTERM, with which schedulers and containers end a process that they will start again, stops the work like Ctrl-C.
 
-The exit code tells the two apart: 130 after Ctrl-C, 75 (temporary failure) after SIGTERM, so that a scheduler can start the
-same command again. Training finishes its step and writes a checkpoint first (``deferred``).
+The exit code is 130 after Ctrl-C and 75 (temporary failure) after SIGTERM, so that a scheduler can start the same command
+again. Training first finishes its step and writes a checkpoint (``deferred``).
 """
 
 import atexit
@@ -20,10 +20,10 @@ _deferred = 0
 
 
 class Stopped(UserError):
-    """The work was stopped by Ctrl-C or SIGTERM: what is complete is kept, and the same command does the rest.
+    """The work was stopped by Ctrl-C or SIGTERM. What is complete is kept, and the same command does the rest.
 
     Args:
-        exit_code: by default that of the signal that this process got.
+        exit_code: by default that of the signal that this process received.
     """
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
@@ -32,11 +32,11 @@ class Stopped(UserError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM. A class of its own: after a plain KeyboardInterrupt amid an import, ``python -m`` ends by SIGINT whatever its code."""
+    """SIGTERM. A class of its own, because a KeyboardInterrupt during an import makes ``python -m`` ignore the exit code."""
 
 
 def watch_sigterm() -> None:
-    """Let SIGTERM stop the work as Ctrl-C does. Outside of the main thread, where Python takes no signals, it changes nothing."""
+    """Let SIGTERM stop the work like Ctrl-C. Does nothing outside of the main thread, where Python handles no signals."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _on_sigterm)
         atexit.unregister(_ignore)
@@ -44,7 +44,7 @@ def watch_sigterm() -> None:
 
 
 def _ignore() -> None:
-    """All is done when the interpreter ends: Python would put back the default handler, and the exit code would be lost."""
+    """Ignore SIGTERM while the interpreter ends. Python would restore the default handler, and the exit code would be lost."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
@@ -59,10 +59,10 @@ def stopped_code() -> int:
 
 
 def stop_if_asked() -> None:
-    """Stop here if SIGTERM arrived while it was deferred; called between two pieces of work.
+    """Stop if SIGTERM arrived while it was deferred; called between two pieces of work.
 
     Raises:
-        Terminated: it did.
+        Terminated: SIGTERM arrived.
     """
     if _received:
         raise Terminated
@@ -70,7 +70,7 @@ def stop_if_asked() -> None:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, SIGTERM is only noted: the work asks ``sigterm_received`` where it can stop."""
+    """Within this context SIGTERM is only recorded; the work calls ``sigterm_received`` where it can stop."""
     global _deferred
     _deferred += 1
     try:
@@ -84,9 +84,9 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
     _received = True
     if _deferred:
         return
-    # asyncio handles SIGINT by cancelling its main task, and so must this.
+    # asyncio handles SIGINT by cancelling its main task. SIGTERM must do the same.
     interrupt = signal.getsignal(signal.SIGINT)
     if callable(interrupt) and interrupt is not signal.default_int_handler:
         interrupt(signal.SIGINT, frame)
-    else:  # also where it is ignored, as in a background job of a script
+    else:  # also if SIGINT is ignored, as in a background job of a script
         raise Terminated

@@ -1,7 +1,7 @@
-"""Which releases of the packages below this project were tested, and how a missing one is installed.
+"""The tested releases of this project's dependencies, and the commands that install missing ones.
 
-setup.py alone states the ranges. They are read here from the metadata of the installed project, so that no list exists
-twice. A checkout that is not installed has no metadata: then nothing is said at a start, and ``doctor`` says why.
+Only setup.py states the ranges. They are read here from the metadata of the installed project, so that there is one list. A
+checkout that is not installed has no metadata: commands then print no versions, and ``doctor`` explains why.
 """
 
 import functools
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 PROJECT = "reflection-v"
 CORE = ""
-"""Stands for what every installation has, where the name of an extra could stand."""
+"""Used in place of an extra's name for the packages that every installation has."""
 TOOLS = "dev"
-"""The extra of those who work on the project itself: no stage uses its packages."""
+"""The extra for development: no stage uses its packages."""
 APART = "vllm"
-"""The extra that needs an environment of its own, since it brings another release of torch."""
+"""The extra that needs its own environment, because it requires another release of torch."""
 IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 """Import names that do not follow from the package's name."""
 
@@ -35,10 +35,10 @@ class Declared:
     """A package that the project asks for.
 
     Attributes:
-        package: its name, as setup.py writes it.
+        package: its name in setup.py.
         specifier: the tested range; empty if none is stated.
-        extras: which extras ask for it; ``CORE`` if every installation does.
-        inner: extras of the package itself, as ``serving`` in ``transformers[serving]``.
+        extras: the extras that require it; ``CORE`` if every installation does.
+        inner: extras of the package itself, such as ``serving`` in ``transformers[serving]``.
     """
 
     package: str
@@ -53,7 +53,7 @@ class Declared:
 
     @property
     def bounded(self) -> bool:
-        """Whether the range has an upper end, so that a release can be newer than what was tested."""
+        """Whether the range has an upper bound, so that a release can be newer than the tested ones."""
         return any(one.operator in ("<", "<=", "==", "~=") for one in self.specifier)
 
 
@@ -77,7 +77,7 @@ class VersionFinding:
 
 @functools.cache
 def declared() -> tuple[Declared, ...]:
-    """The packages that the installed project asks for; none if it is not installed."""
+    """The packages that the installed project requires; none if it is not installed."""
     from packaging.requirements import Requirement
 
     try:
@@ -102,7 +102,7 @@ def declared() -> tuple[Declared, ...]:
 
 
 def _asked_by(requirement: "Requirement", extras: list[str]) -> list[str]:
-    """The extras that bring a requirement, or ``[CORE]``."""
+    """The extras that require a package, or ``[CORE]``."""
     if requirement.marker is None or requirement.marker.evaluate({"extra": CORE}):
         return [CORE]
     return [extra for extra in extras if requirement.marker.evaluate({"extra": extra})]
@@ -112,8 +112,8 @@ def outside_range(every: bool = False) -> list[VersionFinding]:
     """The installed packages whose release is outside the tested range.
 
     Args:
-        every: also packages without an upper bound, and those of the extra ``TOOLS``. By default only those that a stage
-            uses and whose range has two ends: this runs at every start and reads one metadata file a package.
+        every: also packages without an upper bound, and those of the extra ``TOOLS``. By default only packages that a stage
+            uses and whose range is bounded, because this runs at every start and reads one metadata file per package.
     """
     chosen = [one for one in declared() if every or (one.bounded and one.extras != (TOOLS,))]
     return [finding for one in chosen if (finding := _compare(one)) is not None]
@@ -135,7 +135,7 @@ def _compare(one: Declared) -> VersionFinding | None:
 
 
 def _side(specifier: "Specifier", installed: str) -> tuple[Literal["newer", "older", "excluded"], str]:
-    """On which side of a bound a release is that does not satisfy it, and the tested release next to it."""
+    """On which side of a bound a release is, and the nearest tested release."""
     from packaging.version import Version
 
     if specifier.operator == "!=":
@@ -174,7 +174,7 @@ _warned: set[str] = set()
 
 def warn_outside_range() -> None:
     """Print one line on standard error for each package outside the tested range, once a process."""
-    with suppress(ImportError):  # no 'packaging': doctor says so
+    with suppress(ImportError):  # without the package 'packaging', which doctor reports
         for finding in outside_range():
             if finding.package not in _warned:
                 _warned.add(finding.package)
@@ -187,7 +187,7 @@ def is_installed(module: str) -> bool:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
         return False
-    # A folder of the same name in the working directory, as wandb leaves one, counts as a namespace package without origin.
+    # A folder of the same name in the working directory, such as wandb's, is a namespace package and has no origin.
     return spec is not None and spec.origin is not None
 
 
@@ -201,14 +201,14 @@ def missing(extra: str) -> list[str]:
 
 
 def _inner(one: Declared) -> Iterator[str]:
-    """What the inner extras of a package bring: ``fastapi`` and more for ``transformers[serving]``."""
+    """The packages that the inner extras of a package require: ``fastapi`` and more for ``transformers[serving]``."""
     from packaging.requirements import Requirement
 
     if one.inner and _has(one.package):
         for requirement in map(Requirement, requires(one.package) or []):
             marker = requirement.marker
             if marker is None or marker.evaluate({"extra": CORE}):
-                continue  # what the package needs anyhow
+                continue  # required without an extra too
             if any(marker.evaluate({"extra": extra}) for extra in one.inner):
                 yield requirement.name
 
@@ -222,7 +222,7 @@ def _has(package: str) -> bool:
 
 
 def extra_of(module: str) -> str | None:
-    """The extra that brings a module (``CORE`` if every installation has it); None if the project does not ask for it."""
+    """The extra that installs a module (``CORE`` if every installation has it); None if the project does not require it."""
     with suppress(ImportError):
         for one in declared():
             if one.module == module.partition(".")[0]:
@@ -231,7 +231,7 @@ def extra_of(module: str) -> str | None:
 
 
 def install_command(extra: str = CORE) -> str:
-    """The command that installs the project with an extra, held to the tested releases where the checkout lists them."""
+    """The command that installs the project with an extra, in the tested releases if the checkout lists them."""
     root, names, pip = Path(__file__).resolve().parent.parent, extra, "pip"
     if extra == APART:
         names, pip = f"gpu,{extra}", f"python -m venv .venv-{extra} && .venv-{extra}/bin/pip"

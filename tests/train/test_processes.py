@@ -83,11 +83,11 @@ def test_what_is_taken_for_a_launch(variables: dict[str, str], expected: Process
         (without("LOCAL_RANK"), "RANK=1 and WORLD_SIZE=2 are set without LOCAL_RANK"),
         (without("MASTER_ADDR", "MASTER_PORT"), "are set without MASTER_ADDR and MASTER_PORT"),
         ({**WHOLE, "RANK": "2"}, "RANK=2 is none of the WORLD_SIZE=2 processes"),
-        ({**WHOLE, "RANK": "-1"}, "RANK=-1 is no whole number of at least 0"),
+        ({**WHOLE, "RANK": "-1"}, "RANK=-1 is not a whole number of at least 0"),
         ({**ONE, "LOCAL_RANK": "1"}, "LOCAL_RANK=1 is none of the WORLD_SIZE=1 processes"),
-        ({**WHOLE, "WORLD_SIZE": "two"}, "WORLD_SIZE=two is no whole number"),
-        ({**WHOLE, "WORLD_SIZE": "0"}, "WORLD_SIZE=0 is no whole number of at least 1"),
-        ({**WHOLE, "LOCAL_WORLD_SIZE": "1.5"}, "LOCAL_WORLD_SIZE=1.5 is no whole number"),
+        ({**WHOLE, "WORLD_SIZE": "two"}, "WORLD_SIZE=two is not a whole number"),
+        ({**WHOLE, "WORLD_SIZE": "0"}, "WORLD_SIZE=0 is not a whole number of at least 1"),
+        ({**WHOLE, "LOCAL_WORLD_SIZE": "1.5"}, "LOCAL_WORLD_SIZE=1.5 is not a whole number"),
         ({**WHOLE, "MASTER_PORT": "http"}, "MASTER_PORT=http is no port"),
         ({**WHOLE, "MASTER_PORT": "70000"}, "MASTER_PORT=70000 is no port"),
     ],
@@ -220,7 +220,7 @@ def test_waiting_is_said_again_and_again_and_ends() -> None:
         assert ended.wait(20)
     assert len(lines) >= 2
     assert lines[0].startswith("process 0 of 2 has waited 0 s for the others at h:1; if no others were started, unset")
-    assert len(ends) == 1 and "look why they have not started" in ends[0]
+    assert len(ends) == 1 and "check why they have not started" in ends[0]
 
 
 def test_nothing_is_said_where_the_others_come() -> None:
