@@ -48,7 +48,7 @@ ONE_ROUND = LoopConfig(rounds=1, confirm_share=0.0, tokens=Tokens(request=8, rep
 
 
 def start(*command: str) -> tuple[subprocess.Popen[str], str]:
-    """A server process and the first line that it prints."""
+    """Start a server; returns its process and the first line that it prints."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
@@ -137,7 +137,7 @@ def measure_delay(folder: Path, runs: int, episodes: int) -> dict[str, Any]:
     finally:
         server.kill()
         server.wait()
-    # Of the loop: the last look at it before its last episode, not what is made of all traces afterwards.
+    # The last sample before the last episode: later ones include the memory of all traces, not of the loop.
     last = max(count for count in memory if count < episodes)
     first = memory[min(count for count in memory if count >= 500)]
     return {

@@ -44,7 +44,7 @@ MUST_HOLD: dict[str, Callable[[Any], bool]] = {
     "extra_memory_share": lambda share: share <= 0.05,
     "memory_exponent": lambda exponent: exponent <= 1.15,
     "max_error_fp32": lambda error: error <= 1e-5,
-    "max_error_bf16": lambda error: error is None or error <= 2e-2,  # None: left out, and said
+    "max_error_bf16": lambda error: error is None or error <= 2e-2,  # None: skipped; ``left_out`` says why
     "families": lambda errors: len(errors) == 8 and max(errors.values()) <= 1e-5,
 }
 

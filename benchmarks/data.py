@@ -2,8 +2,8 @@
 
 ``check_seconds``: ``reflection-v grpo CONFIG --check`` from the shell, every image opened. ``first_batch_seconds``: from a
 loaded model to the first batch of the trainer (problems read and filtered, trainer built, images of a step opened).
-``memory_growth``: resident memory of this process after the last batch of an epoch over that after its tenth batch, less 1.
-The set is drawn once, into --out. The last line is one JSON object; exit code 1 if a figure that must hold does not.
+``memory_growth``: resident memory of this process after the last batch of an epoch, divided by that after the tenth, minus 1.
+The set is drawn once, into --out. The last line is one JSON object; the exit code is 1 if a figure misses its limit.
 """
 
 import argparse
@@ -57,8 +57,8 @@ def batches(problems: Path, folder: Path) -> dict[str, float]:
     first = None
     for batch in trainer.get_train_dataloader():
         for index in {row["index"] for row in batch}:
-            for picture in kept[index].images:
-                open_image(picture)
+            for image in kept[index].images:
+                open_image(image)
         first = first or time.perf_counter() - began
         sizes.append(process.memory_info().rss)
     assert first is not None

@@ -35,7 +35,7 @@ SHOTS: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 def start(model: str) -> tuple[subprocess.Popen[str], str]:
-    """The demo's process, and its address."""
+    """Start the demo; returns its process and its address."""
     command = [sys.executable, "-m", "reflection_v.cli", "demo", "--port", "0", "--model", model]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -53,7 +53,7 @@ def resident_mb(process: int, key: str) -> float:
 
 
 def arrive(browser: Any, address: str, example: int = 0, **options: Any) -> Any:
-    """A page of its own context with an example picked."""
+    """Open the demo in a new browser context and choose an example."""
     page = browser.new_context(**options).new_page()
     page.set_default_timeout(120_000)
     page.goto(address)
@@ -89,7 +89,7 @@ ASK = """() => { window.asked = new Promise((done) => {
 
 
 def ask_pages(pages: list[Any]) -> list[list[float] | None]:
-    """All ask at once: (first, done) in seconds for each, or None for an answer that failed."""
+    """Ask on all pages at once. For each page the seconds until the first text and until done, or None if it failed."""
     for page in pages:
         page.evaluate(ASK)
     return [
@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--quick", action="store_true", help="5 first tokens, 2 rounds")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="leave the screenshots there")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write screenshots into this folder")
     args = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
@@ -134,23 +134,23 @@ def main() -> int:
             firsts = []
             for number in range(runs + 1):
                 pick(page, (number + 1) % 4)  # another question each time: the same answer twice would change nothing
-                firsts += [said[0] for said in ask_pages([page]) if said is not None]
+                firsts += [times[0] for times in ask_pages([page]) if times is not None]
             at_start = resident_mb(server.pid, "VmRSS")
             pages = [arrive(browser, address, number % 4) for number in range(USERS)]
-            said_at_once = []
-            for turn in range(rounds):
+            all_times = []
+            for number_of_round in range(rounds):
                 for number, one in enumerate(pages):
-                    pick(one, (number + turn + 1) % 4)
-                said_at_once += ask_pages(pages)
-            answered = [said for said in said_at_once if said is not None]
+                    pick(one, (number + number_of_round + 1) % 4)
+                all_times += ask_pages(pages)
+            answered = [times for times in all_times if times is not None]
             figures = {
                 "first_token_seconds": statistics.median(firsts[1:]),
                 "first_token_worst": max(firsts),
                 "users": USERS,
-                "answers": len(said_at_once),
-                "failed": len(said_at_once) - len(answered) + runs + 1 - len(firsts),
-                "first_of_five_worst": max(said[0] for said in answered),
-                "slowest_of_five_seconds": max(said[1] for said in answered),
+                "answers": len(all_times),
+                "failed": len(all_times) - len(answered) + runs + 1 - len(firsts),
+                "first_of_five_worst": max(times[0] for times in answered),
+                "slowest_of_five_seconds": max(times[1] for times in answered),
                 "server_mb": at_start,
                 "server_mb_highest": resident_mb(server.pid, "VmHWM"),
                 "n": runs,

@@ -1,13 +1,12 @@
 """One domain alone or all together: ``python benchmarks/domains.py --model runs/tiny/sft [--json] [--write FILE]``.
 
-Guru's question (arXiv 2506.14965) at this size: does reinforcement learning on one domain carry over to others, and does a
-mixture cost a domain anything? From one start, GRPO with ``configs/tiny/grpo.yaml`` for the same number of steps on each domain
-of a problem set by itself, then on all of them; every model answers the same held-out problems, greedily.
+The question of Guru (arXiv 2506.14965) at this size: does reinforcement learning on one domain transfer to others, and is a
+mixture worse for a domain than training on it alone? From one start, GRPO with ``configs/tiny/grpo.yaml`` takes the same number
+of steps on each domain of a problem set, then on all of them. Every model answers the same held-out problems, greedily.
 
-``rows``: ``trained`` (a domain, ``mixed``, or ``start``), then for ``all`` and each domain tested its accuracy
-(``value``, ``ci95``, ``n``). One seed,
-so differences between runs hold for these runs. Resumable: what stands in --out is kept. Not a timing; no pass mark. The last
-line is one JSON object; ``--write`` leaves the table as Markdown.
+``rows``: ``trained`` (a domain, ``mixed``, or ``start``), then the accuracy (``value``, ``ci95``, ``n``) over ``all`` and over
+each domain. There is one seed, so differences may not hold for others. Finished runs in --out are reused. The last line is one
+JSON object; ``--write`` writes the table as Markdown.
 """
 
 import argparse
@@ -52,7 +51,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row a model, a column a domain."""
+    """The rows as a Markdown table: one row per model, one column per domain."""
     columns = [key for key in rows[0] if key != "trained"]
 
     def cell(found: Any) -> str:
@@ -71,7 +70,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/domains"))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="two steps a model: only to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="two steps per model, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--write", type=Path, metavar="FILE")
     options = parser.parse_args()

@@ -1,12 +1,12 @@
-"""What more thinking buys, and where it stops: ``python benchmarks/effort.py [--model tiny] [--quick] [--json] [--write DIR]``.
+"""Accuracy against the amount of reasoning: ``python benchmarks/effort.py [--model tiny] [--quick] [--json] [--write DIR]``.
 
 Accuracy on 300 held-out problems (``scenes,digits``, the families that the bundled model was taught) against effort (off,
 low, medium, high) and votes (1, 4, 8). One vote is greedy; 4 and 8 are the first 4 and all 8 of the same samples at
-temperature 0.7. ``tokens`` is the mean over problems of all tokens written for an answer. Intervals as everywhere else
-(eval.stats). Further rows, with ``effort`` a number, cut the reasoning at so many tokens.
+temperature 0.7. ``tokens`` is the mean over problems of all tokens generated for an answer. Intervals come from eval.stats.
+In further rows ``effort`` is a number: the reasoning is cut at this many tokens.
 
-The last line is one JSON object; ``--write`` also leaves effort.md and effort.svg in a folder. Not a timing: load does not
-change a figure. No pass mark: the figures are printed.
+The last line is one JSON object; ``--write`` also writes effort.md and effort.svg into a folder. No figure is a timing, so the
+machine's load does not matter. There is no limit to pass.
 """
 
 import argparse
@@ -34,26 +34,26 @@ SEED = 77
 
 
 def questions(folder: str | None, n: int) -> list[tuple[Problem, list[Any]]]:
-    """Problems with their opened images: drawn, or the first ``n`` of a set of the user's."""
+    """Problems with their opened images: drawn ones, or the first ``n`` of the user's own set."""
     from vlm.images import open_image
 
     if folder:
         return [(problem, [open_image(image) for image in problem.images]) for problem in read_problems(folder)[:n]]
     drawn = problems("scenes,digits", n, SEED, "heldout", family_names=list(LEARNED))
-    return [(problem, [pictures[name] for name in problem.images]) for problem, pictures in drawn]
+    return [(problem, [images[name] for name in problem.images]) for problem, images in drawn]
 
 
 def think(vlm: VLM, asked: list[tuple[Problem, list[Any]]], effort: Effort, votes: int) -> list[list[BudgetedResponse]]:
-    """``votes`` responses a problem; one is greedy."""
+    """``votes`` sampled responses per problem; a single one is greedy."""
     messages = [
-        question_messages(problem.question, len(pictures), effort.style, problem.choices)
-        for problem, pictures in asked
+        question_messages(problem.question, len(shown), effort.style, problem.choices)
+        for problem, shown in asked
         for _ in range(votes)
     ]
-    images = [pictures for _, pictures in asked for _ in range(votes)]
-    heat = 0.0 if votes == 1 else VOTE_TEMPERATURE
+    images = [shown for _, shown in asked for _ in range(votes)]
+    temperature = 0.0 if votes == 1 else VOTE_TEMPERATURE
     seeds = vote_seeds(SEED, votes) * len(asked)
-    written = think_batch(vlm, messages, images, effort, temperature=heat, seeds=seeds, batch_size=64)
+    written = think_batch(vlm, messages, images, effort, temperature=temperature, seeds=seeds, batch_size=64)
     return [written[start : start + votes] for start in range(0, len(written), votes)]
 
 
@@ -151,19 +151,19 @@ def write(figures: dict[str, Any], folder: Path) -> None:
     axes.legend()
     figure.tight_layout()
     figure.savefig(folder / "effort.svg", metadata={"Date": None})
-    said = f"`python benchmarks/effort.py --model {figures['model']}`, n = {figures['n']}, seed {figures['seed']}."
-    text = f"# What more thinking buys\n\n{said}\n\n{table(figures)}\n\n![accuracy over tokens](effort.svg)\n"
+    source = f"`python benchmarks/effort.py --model {figures['model']}`, n = {figures['n']}, seed {figures['seed']}."
+    text = f"# What more thinking buys\n\n{source}\n\n{table(figures)}\n\n![accuracy over tokens](effort.svg)\n"
     (folder / "effort.md").write_text(text, encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--problems", help="a problem set in place of the drawn one")
+    parser.add_argument("--problems", help="a problem set instead of the drawn one")
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--quick", action="store_true", help="40 problems")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="leave effort.md and effort.svg there")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="write effort.md and effort.svg into this folder")
     args = parser.parse_args()
     figures = measure(args.model, args.problems, 40 if args.quick else args.n)
     if args.write:

@@ -48,7 +48,7 @@ MUST_HOLD = {
 
 
 def generation_share(subject: LocalSubject, problems: list[Problem], runs: int, folder: Path) -> dict[str, float]:
-    """See the head of this file. One pair is one batch; the two of a pair take turns in going first."""
+    """See the module's docstring. A pair is one batch under both; the order alternates."""
     # The harness batches problems of like length; plain generate gets the same batches, so only the harness differs.
     order = sorted(problems, key=lambda problem: (problem.family, len(problem.question), problem.id))
     batches = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
@@ -86,11 +86,10 @@ def forwards_a_batch(subject: LocalSubject, problems: list[Problem], folder: Pat
     rows = answer_problems(
         subject, asked, style="think", log_path=folder / "f.jsonl", tag="main", max_new_tokens=TOKENS
     )
-    # Made judgeable whatever the model wrote: a truncated or short response would be skipped.
+    # Truncated or short responses would be skipped, so all are marked as complete.
     answers = {row.problem_id: row.model_copy(update={"truncated": False, "tokens": 8}) for row in rows}
-    with AttentionMass(
-        subject.vlm.model
-    ):  # the comparison with and without the probe is once a model, not once a batch
+    # The comparison with and without the probe runs once per model, so it must not count for this batch.
+    with AttentionMass(subject.vlm.model):
         pass
     counted = []
     hook = subject.vlm.model.register_forward_hook(lambda *_: counted.append(1))

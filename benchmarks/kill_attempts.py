@@ -1,4 +1,4 @@
-"""One attempt of ``benchmarks/kills.py``: a command that runs until a moment, the signal that it gets, and what is left of it."""
+"""One attempt of ``benchmarks/kills.py``: run a command until a moment, send it a signal, and check what remains."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ from configs.stopping import TERMINATED
 PATIENCE = 120.0
 """Seconds that a process may take to stop after SIGTERM: a training stage writes a checkpoint first."""
 ORPHAN_SECONDS = 10.0
-"""Seconds that a child process may outlive a killed one."""
+"""Seconds that a child process may outlive its killed parent."""
 LOOK_SECONDS = 0.02
 MARK = "REFLECTION_V_KILLS"
-"""The environment variable by which the processes of an attempt are known, whatever session they have moved to."""
+"""The environment variable that marks all processes of an attempt, since some start sessions of their own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Life:
 
 @dataclass
 class Kill:
-    """One kill: what was planned, and what came of it."""
+    """One kill: its plan and its outcome."""
 
     signal: str
     group: bool
@@ -74,7 +74,7 @@ class Rows:
 
 
 class Attempt:
-    """The command of a stage, started in a session of its own; leaving the block ends what still runs of it."""
+    """The command of a stage in its own session. Leaving the block ends it if it still runs."""
 
     running: ClassVar[set["Attempt"]] = set()
 
@@ -102,7 +102,7 @@ class Attempt:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self.ended():  # the number of an ended process may be another's by now
+        if not self.ended():  # after it has ended, the system may give its id to another process
             self.send(signal.SIGKILL, True)
             self.process.wait()
         self.running.discard(self)
@@ -112,7 +112,7 @@ class Attempt:
         return time.monotonic() - self.began
 
     def grown(self) -> bool:
-        """Whether this attempt has added a row; a resumed training first cuts its log back to its checkpoint."""
+        """Whether this attempt has added a row. A resumed training first cuts its log back to its checkpoint."""
         now = self.count()
         self.least = min(self.least, now)
         return now > self.least
@@ -121,12 +121,12 @@ class Attempt:
         return self.process.poll() is not None
 
     def wait_until(self, moment: float) -> None:
-        """Until ``seconds`` reaches ``moment`` or the process has ended."""
+        """Wait until ``seconds`` reaches ``moment`` or the process has ended."""
         while not self.ended() and (left := moment - self.seconds) > 0:
             time.sleep(min(left, LOOK_SECONDS))
 
     def catches_sigterm(self) -> bool:
-        """Whether it has a handler for SIGTERM by now; taken for given where there is no /proc."""
+        """Whether the process has a SIGTERM handler by now; True without /proc."""
         with suppress(OSError):
             status = Path(f"/proc/{self.process.pid}/status").read_text()
             caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
@@ -138,7 +138,7 @@ class Attempt:
             (os.killpg if group else os.kill)(self.process.pid, number)
 
     def left_behind(self) -> list[str]:
-        """Command lines of children that are alive ``ORPHAN_SECONDS`` after the main process; they are ended here."""
+        """Command lines of children that are alive ``ORPHAN_SECONDS`` after the main process; they are killed here."""
         end = time.monotonic() + ORPHAN_SECONDS
         while (alive := self._marked()) and time.monotonic() < end:
             time.sleep(0.2)
@@ -163,7 +163,7 @@ class Attempt:
 
 
 def live(stage: KilledStage, folder: Path, log: Path) -> Life:
-    """Run a stage uninterrupted and note when its rows came; SystemExit where it fails."""
+    """Run a stage uninterrupted and note the times of its rows. Raises SystemExit if it fails."""
     first = last = None
     rows = 0
     with Attempt(stage, folder, log) as attempt:
@@ -179,9 +179,9 @@ def live(stage: KilledStage, folder: Path, log: Path) -> Life:
 
 
 def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
-    """Until it is time for a kill, or the process has ended by itself."""
+    """Wait until it is time for the kill or the process has ended by itself."""
     complete = attempt.before >= life.rows
-    if complete and kill.phase == "work":  # nothing is left to kill: this course ends, and the next one has work again
+    if complete and kill.phase == "work":  # no work is left to kill: let this course end, so that the next one has work
         attempt.process.wait()
         return None
     if kill.phase == "start" or complete:
@@ -189,14 +189,14 @@ def wait_for_moment(attempt: Attempt, kill: Kill, life: Life) -> None:
     while not attempt.ended() and not (attempt.count() >= life.rows if kill.phase == "end" else attempt.grown()):
         time.sleep(LOOK_SECONDS)
     left = (life.last - life.first) * (1 - attempt.count() / life.rows)
-    # Half of what is left at most: each course has room for several kills.
+    # At most half of the rest, so that each course has room for several kills.
     return attempt.wait_until(
         attempt.seconds + kill.share * (life.end - life.last if kill.phase == "end" else left / 2)
     )
 
 
 def strike(attempt: Attempt, kill: Kill, stage: KilledStage, folder: Path) -> list[str]:
-    """Send the signal, wait for the end; what is wrong with the end."""
+    """Send the signal and wait for the end; returns the faults of the end."""
     number = getattr(signal, kill.signal)
     begun, caught = attempt.grown(), attempt.catches_sigterm()
     kill.seconds, kill.rows = round(attempt.seconds, 2), attempt.count()
@@ -212,9 +212,9 @@ def strike(attempt: Attempt, kill: Kill, stage: KilledStage, folder: Path) -> li
         allowed = {-signal.SIGKILL, 0} if done else {-signal.SIGKILL}
     else:
         allowed = {TERMINATED, 0} if done else {TERMINATED}
-        # The default action, while Python or the command is still being imported and after the interpreter has ended.
+        # Without a handler the default action applies: during imports, and after the interpreter has shut down.
         allowed |= {-signal.SIGTERM} if not caught and (done or not begun) else set()
     if kill.exit in allowed:
         return []
     wanted = " or ".join(map(str, sorted(allowed)))
-    return [f"{kill.words()}: expected exit {wanted}; it said: {attempt.last_words()}"]
+    return [f"{kill.words()}: expected exit {wanted}; its last line: {attempt.last_words()}"]

@@ -1,4 +1,4 @@
-"""The stages that ``benchmarks/kills.py`` kills: the command of each, the files that show its work, and what must be equal.
+"""The stages that ``benchmarks/kills.py`` kills: their commands, the files that show progress, and the results to compare.
 
 Every stage runs as a user runs it, ``reflection-v STAGE ...``, on the bundled tiny models and a problem set of
 ``data_construction``, sized so that an uninterrupted run takes some 20 to 40 seconds of which a good half is work.
@@ -24,9 +24,9 @@ from vlm.problem import read_problems
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = {"seconds", "seconds_per_step", "step_time", "load_average"}
-"""Keys whose values no two runs share."""
+"""Keys whose values differ between any two runs."""
 OUT = "OUT"
-"""Stands for the output folder where its path is in a value."""
+"""Replaces the path of the output folder in values."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class KilledStage:
         rows: globs below the output folder of JSON Lines files that grow while it works.
         ended: whether the output folder holds the whole result.
         result: what must equal that of an uninterrupted run, as JSON values by name.
-        faults: what must not be in the folder of a finished run, whatever the uninterrupted run left.
-        needs: another stage whose uninterrupted run must be there first.
+        faults: what must never be in the folder of a finished run, even if the uninterrupted run has it, too.
+        needs: another stage whose uninterrupted run must exist first.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Inputs:
 
 
 def write_inputs(folder: Path) -> Inputs:
-    """Write the problem sets and configs; what is there already stays."""
+    """Write the problem sets and configs, unless they exist."""
     inputs = Inputs(
         folder / "problems",
         folder / "few",

@@ -1,16 +1,16 @@
-"""Kill every stage at random moments and compare what comes out in the end: ``python benchmarks/kills.py [--json]``.
+"""Kill every stage at random moments and compare the final results: ``python benchmarks/kills.py [--json]``.
 
     python benchmarks/kills.py --kills 20 --jobs 2
     python benchmarks/kills.py --stage sft --stage eval --kills 4 --seed 1
 
-Each stage runs once uninterrupted. Then the same command is given again and again in another folder and killed each time;
-when an attempt ends before its kill, the result is compared and the next course begins in a fresh folder, until ``--kills``
-kills have met a living process. ``benchmarks/kill_stages.py`` says what is compared: equal but for times, nothing twice, no
-file more or less. ``differences`` and ``orphans`` (child processes that outlive a kill) must be 0.
+Each stage runs once uninterrupted. Then the same command is given repeatedly in another folder and killed each time. If an
+attempt ends before its kill, its result is compared and the next course begins in a new folder, until ``--kills`` kills have
+hit a running process. ``benchmarks/kill_stages.py`` defines the comparison: results are equal except for times, no row is
+there twice, and no file is missing or extra. ``differences`` and ``orphans`` (child processes that outlive a kill) must be 0.
 
-A kill comes before the first row of work (imports, loading), during the work, or after its last row; SIGKILL and SIGTERM take
-turns, and so do the main process alone and its whole process group. SIGTERM must give exit code 75, or 0 once all is done.
-Finished stages stay in --out and are not run again while the code is the same. The last line is one JSON object.
+A kill comes before the first row of work (imports, loading), during the work, or after the last row. SIGKILL and SIGTERM
+alternate, and so do the main process alone and its whole process group. After SIGTERM the exit code must be 75, or 0 if all is
+done. Results of finished stages in --out are reused while the code is the same. The last line is one JSON object.
 """
 
 import argparse
@@ -55,14 +55,14 @@ def plan(kills: int, seed: int, name: str) -> list[Kill]:
 
 
 def compare(stage: KilledStage, reference: Mapping[str, Any], folder: Path) -> list[str]:
-    """What a finished folder has otherwise than the uninterrupted run, and its faults."""
+    """The differences between a finished folder and the uninterrupted run, and the folder's faults."""
     try:
         changed = changes(reference, stage.result(folder))
         found = [f"{place}: {how}" for place, how in changed.items()] + stage.faults(folder)
-    except Exception as error:  # whatever a kill has left unreadable is a difference
+    except Exception as error:  # an unreadable result is a difference, too
         found = [f"the result cannot be read: {type(error).__name__}: {error}"]
     kinds: dict[str, list[str]] = {}
-    for one in found:  # places that differ only in their numbers are of one kind, and the first one stands for all
+    for one in found:  # group places that differ only in numbers; the first one represents its group
         kinds.setdefault(NUMBER.sub("N", one.split(":")[0]), []).append(one)
     return [one[0] + (f" (and {len(one) - 1} like it)" if len(one) > 1 else "") for one in kinds.values()]
 
@@ -71,7 +71,7 @@ class Benchmark:
     """The stages and their uninterrupted runs in one folder.
 
     Args:
-        stages: in place of those of ``kill_stages``, which are made where none are given.
+        stages: None means those of ``kill_stages``.
     """
 
     def __init__(self, out: Path, kills: int, seed: int, stages: Mapping[str, KilledStage] | None = None) -> None:
@@ -84,7 +84,7 @@ class Benchmark:
         self.stages = stages
 
     def _clear_other_code(self) -> None:
-        """Uninterrupted runs of other code are no reference."""
+        """Delete uninterrupted runs of other code, since results may differ between versions."""
         file = self.out / "code.json"
         if file.exists() and json.loads(file.read_text(encoding="utf-8")) != self.settings["code"]:
             for name in (*NAMES, "inputs"):
@@ -92,7 +92,7 @@ class Benchmark:
         write_json_atomic(file, self.settings["code"])
 
     def reference(self, name: str) -> Life:
-        """The uninterrupted run, made where it is not there."""
+        """The uninterrupted run of a stage; runs it if it is missing."""
         stage, file = self.stages[name], self.out / name / "reference.json"
         if stage.needs:
             self.reference(stage.needs)
@@ -101,12 +101,12 @@ class Benchmark:
                 shutil.rmtree(self.out / name / "reference", ignore_errors=True)
                 life = live(stage, self.out / name / "reference", self.out / name / "logs" / "reference.log")
                 if faults := stage.faults(self.out / name / "reference"):
-                    raise SystemExit(f"{name} is at fault without any kill: {'; '.join(faults)}")
+                    raise SystemExit(f"{name} has faults without any kill: {'; '.join(faults)}")
                 write_json_atomic(file, asdict(life))
             return Life(**json.loads(file.read_text(encoding="utf-8")))
 
     def run(self, name: str) -> dict[str, Any]:
-        """Kill one stage; its row of the report. What a finished one found is kept beside it."""
+        """Kill one stage; returns its row of the report. The row of a finished stage is read from its folder."""
         file = self.out / name / "result.json"
         if file.exists():
             kept = json.loads(file.read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ class Benchmark:
         reference = json.loads(json.dumps(stage.result(self.out / name / "reference")))
         for old in (self.out / name).glob("course-*"):
             shutil.rmtree(old)
-        wrong: list[str] = []
+        differences: list[str] = []
         orphans: list[str] = []
         landed: list[Kill] = []
         waiting = plan(self.kills, self.seed, name)
@@ -142,16 +142,18 @@ class Benchmark:
                 else:
                     faults = compare(stage, reference, folder)
                 orphans += [f"{name}, course {course}, after {after}: {one}" for one in attempt.left_behind()]
-            wrong += [f"{name}, course {course}: {fault}" for fault in faults]
+            differences += [f"{name}, course {course}: {fault}" for fault in faults]
             if finished:
                 say(f"{name}: course {course} ended after {attempts} attempts, {len(faults)} differences")
                 if not faults:
                     shutil.rmtree(folder)
                 course += 1
-                if waiting and attempt.before < life.rows:  # it ended before its kill: the next one comes earlier
+                if waiting and attempt.before < life.rows:  # it ended before its kill, so the next kill comes earlier
                     waiting[0].share /= 2
             if attempts > 4 * self.kills + 10:
-                wrong.append(f"{name}: given up after {attempts} attempts, {len(waiting)} kills had not met a process")
+                differences.append(
+                    f"{name}: given up after {attempts} attempts, {len(waiting)} kills had not met a process"
+                )
                 break
         row = {
             "stage": name,
@@ -160,7 +162,7 @@ class Benchmark:
             "attempts": attempts,
             "seconds": round(time.monotonic() - began, 1),
             "uninterrupted_seconds": round(life.end, 1),
-            "differences": wrong,
+            "differences": differences,
             "orphans": orphans,
             "kills": [asdict(kill) for kill in landed],
         }
@@ -169,15 +171,15 @@ class Benchmark:
 
 
 def code_sha256() -> str:
-    """Of all source files and configs."""
+    """The SHA-256 over all source files and configs."""
     files = sorted(file for ending in ("*.py", "*.yaml") for file in ROOT.glob(f"[a-z]*/**/{ending}"))
     files = [file for file in files if file.relative_to(ROOT).parts[0] not in ("runs", "tests", "build")]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def stop(number: int, frame: object) -> None:
-    """End what runs, and this process; the stage under way is done again from its beginning."""
-    say(f"Stopped by {signal.Signals(number).name}; the same command goes on with the stages that are left.")
+    """End the running attempts and this process. The next call starts an unfinished stage from its beginning."""
+    say(f"Stopped by {signal.Signals(number).name}; the same command runs the remaining stages.")
     for attempt in list(Attempt.running):
         if not attempt.ended():
             attempt.send(signal.SIGKILL, True)
@@ -189,7 +191,7 @@ def say(line: str) -> None:
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Markdown: a row a stage."""
+    """The rows as a Markdown table."""
     lines = ["| stage | SIGKILL | SIGTERM | attempts | seconds | differences | orphans |", "|---" * 7 + "|"]
     for row in rows:
         counts = [len(row[key]) for key in ("differences", "orphans")]
@@ -200,12 +202,12 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", action="append", choices=NAMES, help="may be repeated; all where none is given")
-    parser.add_argument("--kills", type=int, default=20, help="of each stage")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--stage", action="append", choices=NAMES, help="may be repeated; default: all")
+    parser.add_argument("--kills", type=int, default=20, help="kills per stage")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--out", type=Path, default=Path("runs/kills"))
     parser.add_argument("--jobs", type=int, default=1, help="stages at once, each on one core")
-    parser.add_argument("--quick", action="store_true", help="three kills a stage")
+    parser.add_argument("--quick", action="store_true", help="three kills per stage")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):

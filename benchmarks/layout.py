@@ -45,11 +45,11 @@ class Module:
 
     @property
     def lines(self) -> int:
-        """Of the file, whatever they hold."""
+        """The number of lines in the file."""
         return len(self.source.splitlines())
 
     def count(self) -> tuple[int, int]:
-        """Lines of code, and comments."""
+        """The number of lines of code and of comments."""
         code: set[int] = set()
         comments = 0
         for token in tokenize.generate_tokens(io.StringIO(self.source).readline):
@@ -70,7 +70,7 @@ class Module:
                     yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
 
     def top_level(self) -> list[str]:
-        """Names of its functions and classes."""
+        """The names of its top-level functions and classes."""
         kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         return [node.name for node in self.tree.body if isinstance(node, kinds)]
 
@@ -160,8 +160,8 @@ def main() -> int:
         "long_files": long_files(modules),
     }
     if not arguments.json:
-        for file, (code, said) in counts.items() if arguments.files else ():
-            print(f"{code:6d} lines of code, {said:3d} comments  {file}")
+        for file, (code, remarks) in counts.items() if arguments.files else ():
+            print(f"{code:6d} lines of code, {remarks:3d} comments  {file}")
         for key, value in figures.items():
             print(f"{key}: {value}")
     print(json.dumps(figures))

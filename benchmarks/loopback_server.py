@@ -19,7 +19,7 @@ HUGE = 10 * 2**20
 
 
 def spoken(body: bytes) -> str:
-    """What the models of this server say."""
+    """The fixed reply to a request body."""
     if b"image_url" in body:
         return "row 1: red none blue"
     if b"Task: request" in body:
@@ -126,7 +126,7 @@ class Loopback:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--port", type=int, default=0, help="0 chooses a free port")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before every reply")
     parser.add_argument("--faults", type=float, default=0.0, help="share of requests answered by a fault")
     parser.add_argument("--seed", type=int, default=0)

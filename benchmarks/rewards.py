@@ -1,8 +1,8 @@
-"""How long it takes to judge 10,000 mixed answers, and what answers that hang add to that.
+"""How long it takes to grade 10,000 mixed answers, and how much answers that hang add to this time.
 
     python benchmarks/rewards.py [--quick] [--json]
 
-The work: 1,000 answers of each domain, 8 to a problem as GRPO samples them: right ones in several spellings, near misses, prose,
+The work: 1,000 answers of each domain, 8 to a problem as GRPO samples them: correct ones in several spellings, near misses, prose,
 broken notation. ``hang_ratio``: the same with 1% of the answers replaced by expressions on which the algebra system would not come
 to an end. One half of them shows it (towers of powers, factorials of powers) and is refused unread; the other half is short and
 shallow, reaches the algebra system and is ended by the kernel at the limit of CPU time (``hanging_ended``), which goes by the
@@ -41,7 +41,7 @@ COLOURS, SHAPES = ["red", "blue", "green", "orange"], ["star", "circle", "square
 
 
 def problem(domain: str, rng: random.Random) -> tuple[str, list[str] | None, list[str]]:
-    """(gold, choices, answers that occur: right ones in their spellings, then near misses)."""
+    """(gold, choices, sampled answers: correct ones in several spellings, then near misses)."""
     a, b, c = rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)
     thing = f"{rng.choice(COLOURS)} {rng.choice(SHAPES)}"
     match domain:
@@ -138,12 +138,13 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
     wall: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
     ended = dict.fromkeys(names, 0)
-    honest_timeouts, right = 0, 0.0
+    honest_timeouts, correct = 0, 0.0
     letters = ["".join(four) for four in itertools.permutations("abcghklmnpqrstuvwxyz", 4)]
     rng.shuffle(letters)
-    for turn in range(rounds):
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            grade._HUNG = grade.Hung()  # nothing is known from a pass before
+    for number_of_round in range(rounds):
+        first = number_of_round % 3
+        for name in names[first:] + names[:first]:
+            grade._HUNG = grade.Hung()  # a pass must not know what hung in the pass before
             some = list(cases)
             for number, place in enumerate(places if name != "plain" else []):
                 some[place] = hanging(rng, number, letters.pop() if name == "distinct" else "xyzw")
@@ -154,7 +155,7 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
             late = {place for place, one in enumerate(grades) if one.reason == "timeout"}
             ended[name] += len(late & set(places)) if name != "plain" else 0
             honest_timeouts += len(late - set(places)) if name != "plain" else len(late)
-            right = right if name != "plain" else sum(one.correct for one in grades) / count
+            correct = correct if name != "plain" else sum(one.correct for one in grades) / count
 
     def ratio(times: dict[str, list[float]], name: str) -> float:
         return round(statistics.median(h / p for h, p in zip(times[name], times["plain"], strict=True)), 3)
@@ -170,7 +171,7 @@ def measure(rounds: int, count: int) -> dict[str, Any]:
         "hanging_ended": ended["alike"] / rounds,
         "hanging_ended_distinct": ended["distinct"] / rounds,
         "honest_timeouts": honest_timeouts,
-        "right_share": round(right, 3),
+        "right_share": round(correct, 3),
         "start_seconds": round(started, 2),
         "n": rounds,
         "answers": count,

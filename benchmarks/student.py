@@ -2,7 +2,7 @@
 
 For each model: ``parameters``, ``accuracy`` on held-out problems (greedy, with its interval), ``tokens_per_second`` in batches of
 64 and ``tokens_per_second_single`` one question at a time; batches of the models take turns in one process, medians. The last
-line is one JSON object; ``--write`` leaves the table as Markdown. How the student was made stands in docs/training.md.
+line is one JSON object; ``--write`` writes the table as Markdown. docs/training.md tells how the student was trained.
 """
 
 import argparse
@@ -31,7 +31,7 @@ BATCH, TOKENS, SINGLES = 64, 256, 20
 
 
 def answer(vlm: VLM, problems: list[Problem]) -> tuple[list[float | None], float]:
-    """Scores of the problems, and tokens a second."""
+    """The scores of the problems, and the tokens per second."""
     messages = [question_messages(p.question, len(p.images), "think", p.choices) for p in problems]
     images = [open_images(p) for p in problems]
     began = time.perf_counter()
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row a model."""
+    """The rows as a Markdown table."""
     lines = ["| model | parameters | accuracy | tokens/s, batches of 64 | tokens/s, one at a time |", "|---" * 5 + "|"]
     for row in rows:
         found = "{:.3f} ({:.3f} to {:.3f})".format(row["accuracy"]["value"], *row["accuracy"]["ci95"])

@@ -75,7 +75,7 @@ def stage(model: Path, folder: Path, problems: Path, length: int, rewards: dict[
     return load_grpo(keys)
 
 
-def right(completions: list[Any], domain: list[str], gold: list[str], **_: Any) -> list[float | None]:
+def correct(completions: list[Any], domain: list[str], gold: list[str], **_: Any) -> list[float | None]:
     texts = [turns[0]["content"] for turns in completions]
     return [grade(Gold(*one), text, True).score for *one, text in zip(domain, gold, texts, strict=True)]
 
@@ -98,7 +98,7 @@ def bare(vlm: VLM, args: Any, problems: list[Problem]) -> GRPOTrainer:
     args.reward_weights = [1.0, 0.2]
     return GRPOTrainer(
         model=vlm.model,
-        reward_funcs=[right, closed],
+        reward_funcs=[correct, closed],
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=vlm.processor,

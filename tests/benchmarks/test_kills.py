@@ -89,8 +89,8 @@ def test_a_command_that_resumes_as_it_should(mode: str, tmp_path: Path) -> None:
         ("other", "values.N: N, now N"),
         ("leftover", "files: "),
         ("fails", "without a kill: the rows cannot be read"),
-        ("no handler", "expected exit 75; it said"),
-        ("wrong code", "expected exit 75; it said"),
+        ("no handler", "expected exit 75; its last line"),
+        ("wrong code", "expected exit 75; its last line"),
     ],
 )
 def test_what_a_kill_breaks_is_found(mode: str, said: str, tmp_path: Path) -> None:
