@@ -38,7 +38,7 @@ def rollout(mass: list[float], thought: tuple[int, int] | None = None, text: str
         ([0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.2, 0.2, 0.2], 2.0),
         ([0.25] * 8, 1.0),
         ([0.5] * 4 + [0.0] * 4, 0.0),
-        # T = 11, thought inside: the published form counts every token of the completion
+        # T = 11, reasoning inside: the published form counts every token of the completion
         ([0.2] * 5 + [0.7] + [0.3] * 5, 1.5),
     ],
 )
@@ -81,8 +81,8 @@ def test_late_mass_cannot_be_raised_by_looking_away_early() -> None:
 UNJUDGED = {
     "truncated": {"finished": False},
     "no image": {"n_images": 0},
-    "no thought": {"thought": None},
-    "short thought": {"thought": (0, 7)},
+    "no reasoning": {"thought": None},
+    "short reasoning": {"thought": (0, 7)},
     "not recorded": {"mass": None, "lift": None},
     "missing rows": {"mass": torch.tensor([0.1] * 7 + [float("nan")])},
 }
@@ -150,22 +150,24 @@ CLAIMS = [
     ("row 1: red none; red: 2", 1.0, 2.0),
     ("row 1: red red; red: 3", 0.0, 2.0),
     ("note: red star", None, 0.0),
-    ("nothing is said", None, 0.0),
+    ("nothing is claimed", None, 0.0),
 ]
 
 
-@pytest.mark.parametrize(("thought", "value", "checked"), CLAIMS)
-def test_claims_are_checked_against_the_scene(thought: str, value: float | None, checked: float) -> None:
+@pytest.mark.parametrize(("reasoning", "value", "checked"), CLAIMS)
+def test_claims_are_checked_against_the_scene(reasoning: str, value: float | None, checked: float) -> None:
     score = REWARDS["process_claims"](
-        rollout([0.1] * 8, text=f"<think> {thought} </think> \\boxed{{blue}}", facts=FACTS)
+        rollout([0.1] * 8, text=f"<think> {reasoning} </think> \\boxed{{blue}}", facts=FACTS)
     )
     assert score.value == value and score.parts["claims"] == checked
 
 
 def test_facts_of_any_kind_are_compared() -> None:
     facts = {"A1": "", "B2": "Red Star", "C3": "²"}
-    said = "same colour at A1 and B2: no; B2: red star; sum of row 3: 2"
-    score = REWARDS["process_claims"](rollout([0.1] * 8, text=f"<think> {said} </think> \\boxed{{blue}}", facts=facts))
+    claimed = "same colour at A1 and B2: no; B2: red star; sum of row 3: 2"
+    score = REWARDS["process_claims"](
+        rollout([0.1] * 8, text=f"<think> {claimed} </think> \\boxed{{blue}}", facts=facts)
+    )
     assert score.value == 1.0 and score.parts["claims"] == 1.0
 
 
@@ -187,18 +189,18 @@ def test_what_the_facts_do_not_cover_is_what_a_responder_said() -> None:
 
 def test_a_responder_is_asked_about_each_claim(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    picture = (str(tmp_path / "a.png"),)
+    paths = (str(tmp_path / "a.png"),)
     backend = ScriptedBackend(lambda request: "no" if "tall" in str(request.messages) else "Yes, it is.")
-    said = ask_responder(backend, [(picture, "sky", "grey"), (picture, "tree", "tall")])
-    assert said == {(picture, "sky", "grey"): True, (picture, "tree", "tall"): False}
+    answers = ask_responder(backend, [(paths, "sky", "grey"), (paths, "tree", "tall")])
+    assert answers == {(paths, "sky", "grey"): True, (paths, "tree", "tall"): False}
     assert all(len(request.images) == 1 for request in backend.requests)
-    assert ask_responder(ScriptedBackend(lambda request: "who knows"), [(picture, "a", "b")]) == {}
+    assert ask_responder(ScriptedBackend(lambda request: "who knows"), [(paths, "a", "b")]) == {}
     with pytest.raises(UserError, match="cannot be asked"):
-        ask_responder(ScriptedBackend([]), [(picture, "a", "b")])
+        ask_responder(ScriptedBackend([]), [(paths, "a", "b")])
 
 
 @pytest.mark.parametrize(
-    ("thought", "value"),
+    ("reasoning", "value"),
     [
         ("one two three four five six seven", 0.0),
         ("a b c d e f " * 2, 1 / 7 * -1),
@@ -206,8 +208,8 @@ def test_a_responder_is_asked_about_each_claim(tmp_path: Path) -> None:
         ("short", 0.0),
     ],
 )
-def test_repetition_counts_pieces_of_six_words(thought: str, value: float) -> None:
-    score = REWARDS["repetition"](rollout([0.1] * 8, text=f"<think> {thought} </think> \\boxed{{blue}}"))
+def test_repetition_counts_pieces_of_six_words(reasoning: str, value: float) -> None:
+    score = REWARDS["repetition"](rollout([0.1] * 8, text=f"<think> {reasoning} </think> \\boxed{{blue}}"))
     assert score.value == pytest.approx(value)
 
 

@@ -53,10 +53,10 @@ def test_a_bad_row_is_dropped_for_its_reason_and_its_neighbours_stay(
     good = [problem(id=f"g{n}", images=[str(tmp_path / "good.png")]) for n in range(2)]
     kept, dropped = usable_problems([good[0], problem(**changes), good[1]])
     assert kept == good and dropped.counts == {reason: 1}
-    [said] = dropped.sentences()
-    assert said.startswith(f"left out as {reason}: 1 (p") and said.endswith(REMEDIES[reason])
-    said.encode()  # it can be printed and written down
-    assert len(said) < 1000
+    [line] = dropped.sentences()
+    assert line.startswith(f"left out as {reason}: 1 (p") and line.endswith(REMEDIES[reason])
+    line.encode()  # it can be printed and written down
+    assert len(line) < 1000
 
 
 GOOD: list[dict[str, Any]] = [

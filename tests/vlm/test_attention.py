@@ -267,9 +267,9 @@ def test_a_batch_equals_its_singles(family: Family) -> None:
     for b, n in enumerate([1, 2]):
         kept = both["attention_mask"][b].bool()
         single = {k: both[k][b : b + 1, kept] for k in ("input_ids", "attention_mask", "mm_token_type_ids")}
-        pictures = slice(0, 1) if b == 0 else slice(1, 3)
-        single["image_grid_thw"] = both["image_grid_thw"][pictures]
-        single["pixel_values"] = both["pixel_values"].view(3, 24, -1)[pictures].reshape(n * 24, -1)
+        own = slice(0, 1) if b == 0 else slice(1, 3)
+        single["image_grid_thw"] = both["image_grid_thw"][own]
+        single["pixel_values"] = both["pixel_values"].view(3, 24, -1)[own].reshape(n * 24, -1)
         alone = recorded(family.model, single, rows=3).mass
         torch.testing.assert_close(together[:, b : b + 1], alone, atol=1e-5, rtol=0)
 

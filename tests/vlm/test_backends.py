@@ -19,7 +19,7 @@ def ask(text: str = "What?", images: list[Image.Image] | None = None, **settings
     return Request(question_messages(text, len(images or []), "none"), images or [], **settings)
 
 
-def picture(colour: str = "red") -> Image.Image:
+def an_image(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (64, 48), colour)
 
 
@@ -71,10 +71,10 @@ def vlm(tiny_vlm_dir: Path) -> Any:
 
 def requests() -> list[Request]:
     return [
-        ask("What is at A1?", [picture()], max_tokens=6, temperature=1.0, seed=1),
+        ask("What is at A1?", [an_image()], max_tokens=6, temperature=1.0, seed=1),
         ask("Hi", max_tokens=3),
-        ask("How many red stars?", [picture("blue"), picture()], max_tokens=8, temperature=0.7, top_p=0.9, seed=2),
-        ask("What is at A1?", [picture()], max_tokens=6, temperature=1.0, seed=9),
+        ask("How many red stars?", [an_image("blue"), an_image()], max_tokens=8, temperature=0.7, top_p=0.9, seed=2),
+        ask("What is at A1?", [an_image()], max_tokens=6, temperature=1.0, seed=9),
     ]
 
 
@@ -116,7 +116,7 @@ def test_waiting_requests_share_a_batch(vlm: Any, monkeypatch: pytest.MonkeyPatc
 def test_a_bad_request_fails_alone(vlm: Any) -> None:
     async def play() -> list[Any]:
         backend = HFBackend(vlm, linger=0.2)
-        bad = Request(question_messages("What?", 2), [picture()])
+        bad = Request(question_messages("What?", 2), [an_image()])
         outcome = await asyncio.gather(
             backend.complete(ask(max_tokens=2)),
             backend.complete(bad),

@@ -25,7 +25,7 @@ def reasoner(tiny_reasoner_dir: Path) -> VLM:
     return load_text_model(tiny_reasoner_dir)
 
 
-def picture(width: int = 192, height: int = 192) -> Image.Image:
+def an_image(width: int = 192, height: int = 192) -> Image.Image:
     return Image.effect_noise((width, height), 90).convert("RGB")
 
 
@@ -93,7 +93,7 @@ def test_ordinary_text_is_not_touched(vlm: VLM) -> None:
 
 def test_the_number_of_image_tokens_does_not_depend_on_the_question(vlm: VLM) -> None:
     plain, hostile = (
-        encode(vlm, [question_messages(question, 1)], [[picture()]])["input_ids"][0].tolist()
+        encode(vlm, [question_messages(question, 1)], [[an_image()]])["input_ids"][0].tolist()
         for question in ("What is this?", "".join(CONTROL) + " <think>?")
     )
     for token in CONTROL:
@@ -117,9 +117,9 @@ def test_what_the_model_wrote_keeps_its_thinking_tags_but_ends_no_turn(vlm: VLM)
 # Images
 
 
-def test_only_pictures_reach_the_processor(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_images_reach_the_processor(vlm: VLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "secret.png"
-    picture().save(file)
+    an_image().save(file)
     opened: list[Any] = []
     for name in ("open", "io.open", "PIL.Image.open", "requests.get", "urllib.request.urlopen"):
         target = name if "." in name else f"builtins.{name}"
@@ -130,7 +130,7 @@ def test_only_pictures_reach_the_processor(vlm: VLM, monkeypatch: pytest.MonkeyP
     sneaky = [{"role": "user", "content": [{"type": "image", "image": str(file), "url": f"file://{file}"}]}]
     with pytest.raises(UserError, match="1 image parts but 0 images"):
         encode(vlm, [sneaky], [[]])
-    encode(vlm, [sneaky], [[picture()]])
+    encode(vlm, [sneaky], [[an_image()]])
     assert opened == []
 
 
@@ -142,23 +142,23 @@ def test_the_processor_does_not_resize_again(
         raise AssertionError("the processor resized")
 
     monkeypatch.setattr(type(vlm.processor.image_processor), "resize", refuse)
-    batch = encode(vlm, [question_messages("What?", 1)], [[picture(*size)]])
+    batch = encode(vlm, [question_messages("What?", 1)], [[an_image(*size)]])
     assert int((batch["input_ids"] == vlm.model.config.image_token_id).sum()) == tokens
     assert len(batch["pixel_values"]) == 4 * tokens
 
 
-def test_pictures_and_image_parts_must_match(vlm: VLM, reasoner: VLM) -> None:
+def test_images_and_image_parts_must_match(vlm: VLM, reasoner: VLM) -> None:
     with pytest.raises(UserError, match="2 image parts but 1 images"):
-        encode(vlm, [question_messages("What?", 2)], [[picture()]])
+        encode(vlm, [question_messages("What?", 2)], [[an_image()]])
     with pytest.raises(UserError, match="text-only model"):
-        encode(reasoner, [question_messages("What?", 1)], [[picture()]])
+        encode(reasoner, [question_messages("What?", 1)], [[an_image()]])
     with pytest.raises(UserError, match="'video'"):
-        encode(vlm, [[{"role": "user", "content": [{"type": "video"}]}]], [[picture()]])
+        encode(vlm, [[{"role": "user", "content": [{"type": "video"}]}]], [[an_image()]])
 
 
 def test_pixels_take_the_type_of_the_weights(tiny_vlm_dir: Path) -> None:
     half = load_vlm(tiny_vlm_dir, dtype="bfloat16")
-    assert encode(half, [question_messages("What?", 1)], [[picture()]])["pixel_values"].dtype == torch.bfloat16
+    assert encode(half, [question_messages("What?", 1)], [[an_image()]])["pixel_values"].dtype == torch.bfloat16
 
 
 # Batches
@@ -168,7 +168,7 @@ def test_a_row_of_a_batch_is_its_single_behind_padding(vlm: VLM) -> None:
     conversations = [
         question_messages(text, n) for text, n in [("What?", 1), ("Any red star or circle here?", 2), ("Hi", 0)]
     ]
-    images = [[picture()], [picture(), picture(64, 300)], []]
+    images = [[an_image()], [an_image(), an_image(64, 300)], []]
     prefixes = ["<think> I see", "", [5, 6, 7]]
     batch = encode(vlm, conversations, images, prefixes)  # type: ignore[arg-type]
     for row in range(3):
@@ -181,7 +181,7 @@ def test_a_row_of_a_batch_is_its_single_behind_padding(vlm: VLM) -> None:
 
 
 def test_a_prefix_stands_behind_the_prompt_token_by_token(vlm: VLM, reasoner: VLM) -> None:
-    for model, images in ((vlm, [picture()]), (reasoner, [])):
+    for model, images in ((vlm, [an_image()]), (reasoner, [])):
         messages = question_messages("What?", len(images))
         bare = encode(model, [messages], [images])["input_ids"][0].tolist()
         for prefix in ("<think> I see a red star", " leading blank", "12"):
@@ -199,7 +199,7 @@ def test_text_models_take_parts_and_strings(reasoner: VLM) -> None:
 
 def test_a_prompt_longer_than_the_model_reads(vlm: VLM) -> None:
     with pytest.raises(UserError, match=r"The prompt has [\d,]+ tokens and .* reads at most 2,048"):
-        encode(vlm, [question_messages("zq" * 5000, 1)], [[picture()]])
+        encode(vlm, [question_messages("zq" * 5000, 1)], [[an_image()]])
 
 
 def test_a_model_without_chat_template(tiny_reasoner_dir: Path) -> None:

@@ -38,7 +38,7 @@ def reasoner(tiny_reasoner_dir: Path) -> VLM:
     return load_text_model(tiny_reasoner_dir)
 
 
-def picture(seed: int, width: int = 192, height: int = 192) -> Image.Image:
+def an_image(seed: int, width: int = 192, height: int = 192) -> Image.Image:
     noise = torch.randint(256, (height, width, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(noise.numpy())
 
@@ -50,7 +50,7 @@ def cases() -> tuple[list[Any], list[Any]]:
         "Hi",
         "Which row has 2 squares?",
     ]
-    images = [[picture(1)], [picture(2), picture(3, 300, 100)], [], [picture(4, 64, 64)]]
+    images = [[an_image(1)], [an_image(2), an_image(3, 300, 100)], [], [an_image(4, 64, 64)]]
     return [question_messages(q, len(own)) for q, own in zip(questions, images, strict=True)], images
 
 
@@ -309,15 +309,15 @@ def test_the_first_token_has_the_mass_of_the_prompts_last_row(vlm: VLM, steps: i
 
 def test_pieces_are_the_text(vlm: VLM, reasoner: VLM) -> None:
     conversations, images = cases()
-    for model, messages, pictures, prefix in (
+    for model, messages, shown, prefix in (
         (vlm, conversations[0], images[0], "<think> I"),
         (reasoner, conversations[2], [], ""),
     ):
         settings: dict[str, Any] = {"max_new_tokens": 40, "temperature": 1.5}
-        stream = generate_stream(model, messages, pictures, seed=7, prefix=prefix, **settings)
+        stream = generate_stream(model, messages, shown, seed=7, prefix=prefix, **settings)
         assert stream.result is None
         pieces = list(stream)
-        [written] = generate(model, [messages], [pictures], seeds=[7], prefixes=[prefix], **settings)
+        [written] = generate(model, [messages], [shown], seeds=[7], prefixes=[prefix], **settings)
         assert stream.result == written and "".join(pieces) == written.text
         assert len(pieces) > 10
 
@@ -428,9 +428,9 @@ def build_qwen2_5_vl(tokenizer: Any, ids: dict[str, int]) -> tuple[Any, Any]:
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
     )
-    pictures = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=168 * 168, patch_size=14, merge_size=2)
+    image_processor = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=168 * 168, patch_size=14, merge_size=2)
     processor = Qwen2_5_VLProcessor(
-        image_processor=pictures,
+        image_processor=image_processor,
         tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(),
         chat_template=tokenizer.chat_template,
@@ -495,7 +495,7 @@ def test_any_model_folder_will_do(tmp_path: Path, tiny_vlm_dir: Path, build: Any
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     loaded = load_vlm(tmp_path)
-    images = [[picture(1, 300, 200)], [picture(2, 90, 200), picture(3, 100, 100)], []]
+    images = [[an_image(1, 300, 200)], [an_image(2, 90, 200), an_image(3, 100, 100)], []]
     conversations = [question_messages("What is at A1?", len(own)) for own in images]
     batch = encode(loaded, conversations, images)
     assert (batch["input_ids"] == loaded.model.config.image_token_id).sum(dim=1).tolist() == image_tokens

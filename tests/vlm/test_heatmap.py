@@ -89,15 +89,15 @@ def most_changed(plain: torch.Tensor) -> Callable[[torch.Tensor], int]:
     return lambda embeddings: int((embeddings - plain).norm(dim=-1).argmax())
 
 
-def embeddings_of(vlm: VLM, pictures: list[Image.Image]) -> torch.Tensor:
+def embeddings_of(vlm: VLM, images: list[Image.Image]) -> torch.Tensor:
     kept: list[torch.Tensor] = []
     with attention_planted_where(vlm, lambda embeddings: kept.append(embeddings) or 0):  # type: ignore[func-returns-value]
-        response_maps(vlm, question_messages("Where ?", len(pictures)), pictures, [41, 42])
+        response_maps(vlm, question_messages("Where ?", len(images)), images, [41, 42])
     return kept[0]
 
 
 # Sizes that the processor shrinks, stretches, or takes as they are; boxes one image token large and off the diagonal.
-PICTURES = [
+SPOTS = [
     pytest.param([(192, 192)], 0, (128, 32, 159, 63), id="as-is"),
     pytest.param([(640, 160)], 0, (480, 80, 533, 133), id="wide-and-shrunk"),
     pytest.param([(50, 200)], 0, (5, 130, 15, 140), id="tall-and-enlarged"),
@@ -106,17 +106,17 @@ PICTURES = [
 ]
 
 
-@pytest.mark.parametrize(("sizes", "at", "box"), PICTURES)
+@pytest.mark.parametrize(("sizes", "at", "box"), SPOTS)
 def test_planted_attention_shows_under_the_right_pixels(
     vlm: VLM, sizes: list[tuple[int, int]], at: int, box: tuple[int, int, int, int]
 ) -> None:
     plain = [Image.new("RGB", size, (128, 128, 128)) for size in sizes]
-    pictures = [
+    images = [
         spotted(size, box) if n == at else picture for n, (size, picture) in enumerate(zip(sizes, plain, strict=True))
     ]
     reference = embeddings_of(vlm, plain)
     with attention_planted_where(vlm, most_changed(reference)):
-        maps = response_maps(vlm, question_messages("Where ?", len(sizes)), pictures, [41, 42, 43])()
+        maps = response_maps(vlm, question_messages("Where ?", len(sizes)), images, [41, 42, 43])()
 
     assert len(maps) == len(sizes)
     assert float(maps[at].max()) > 0.99  # all of the attention, in one cell
@@ -127,9 +127,9 @@ def test_planted_attention_shows_under_the_right_pixels(
     assert box[0] - cell[0] / 2 <= x <= box[2] + cell[0] / 2
     assert box[1] - cell[1] / 2 <= y <= box[3] + cell[1] / 2
 
-    drawn = overlay(pictures[at], maps[at])
+    drawn = overlay(images[at], maps[at])
     assert drawn.size == sizes[at]
-    difference = np.abs(np.asarray(drawn, int) - np.asarray(pictures[at], int)).sum(-1)
+    difference = np.abs(np.asarray(drawn, int) - np.asarray(images[at], int)).sum(-1)
     touched = np.argwhere(difference > difference.max() * 0.5)
     assert abs(touched[:, 1].mean() - x) < cell[0] and abs(touched[:, 0].mean() - y) < cell[1]
 
@@ -146,7 +146,7 @@ def test_maps_sum_to_the_mean_mass_of_the_predicting_rows(vlm: VLM) -> None:
     assert float(part.sum()) == pytest.approx(float(probe.mass[-1, 0, 1:3].mean()), abs=1e-6)
 
 
-def test_grids_of_unequal_pictures_in_a_batch() -> None:
+def test_grids_of_unequal_images_in_a_batch() -> None:
     tiny = FAMILIES["Qwen3VL"]()
     batch = tiny.batch([1, 2], [3, 3])
     batch["image_grid_thw"] = torch.tensor([[1, 4, 6], [1, 6, 4], [1, 2, 12]])
@@ -167,11 +167,11 @@ def test_refuses_in_words() -> None:
         image_maps(torch.full((2, 4), torch.nan), [(2, 2)])
 
 
-def test_draw_puts_pictures_side_by_side_on_one_scale() -> None:
-    pictures = [Image.new("RGB", (60, 40), "white"), Image.new("RGB", (30, 80), "white")]
-    sheet = draw_heatmap(pictures, [torch.tensor([[0.0, 0.4]]), torch.tensor([[0.1], [0.1]])])
+def test_draw_puts_images_side_by_side_on_one_scale() -> None:
+    images = [Image.new("RGB", (60, 40), "white"), Image.new("RGB", (30, 80), "white")]
+    sheet = draw_heatmap(images, [torch.tensor([[0.0, 0.4]]), torch.tensor([[0.1], [0.1]])])
     assert sheet.size == (60 + 8 + 30, 80)
     strong, weak = np.asarray(sheet)[20, 55], np.asarray(sheet)[40, 80]
     assert strong.tolist() != weak.tolist()
-    assert np.asarray(sheet)[20, 2].tolist() == [255, 255, 255]  # no heat leaves the image as it is
-    assert overlay(pictures[0], torch.zeros(1, 2)).getextrema() == ((255, 255),) * 3
+    assert np.asarray(sheet)[20, 2].tolist() == [255, 255, 255]  # no attention leaves the image as it is
+    assert overlay(images[0], torch.zeros(1, 2)).getextrema() == ((255, 255),) * 3

@@ -207,7 +207,7 @@ def test_a_shared_image_is_checked_like_any_other(tmp_path: Path) -> None:
 # Bad input
 
 
-def test_files_that_are_no_pictures_are_named_with_a_remedy(tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_named_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "script.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")

@@ -82,7 +82,7 @@ def test_the_reply_is_taken_apart(vlm_: VLM, photo: Path, monkeypatch: pytest.Mo
     text = "<think> I see 3. Let me look again. It is 2. </think> \\boxed{2}"
     asked: list[Any] = []
 
-    def said(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> TextStream[BudgetedResponse]:
+    def answered(vlm: VLM, messages: Any, images: Any, effort: Effort, **_: Any) -> TextStream[BudgetedResponse]:
         def pieces() -> Any:
             yield from (text[:20], text[20:])
             return BudgetedResponse(text, 20, True)
@@ -90,7 +90,7 @@ def test_the_reply_is_taken_apart(vlm_: VLM, photo: Path, monkeypatch: pytest.Mo
         asked.append(effort)
         return TextStream(pieces())
 
-    monkeypatch.setattr("vlm.asking.think_stream", said)
+    monkeypatch.setattr("vlm.asking.think_stream", answered)
     result = answer_question(vlm_, [photo], "How many?", effort="high")
     assert asked[0].tokens == EFFORTS["high"].tokens == 2048
     assert (result["answer"], result["looks"], result["tokens"], result["finished"]) == ("2", 1, 20, True)

@@ -30,7 +30,7 @@ def ask(text: str = "What?", images: list[Image.Image] | None = None, **settings
     return Request(question_messages(text, len(images or []), "none"), images or [], **settings)
 
 
-def picture(colour: str = "red") -> Image.Image:
+def an_image(colour: str = "red") -> Image.Image:
     return Image.new("RGB", (64, 48), colour)
 
 
@@ -118,7 +118,7 @@ def complete(server: Server, request: Request | None = None, **settings: Any) ->
 def test_what_the_server_is_sent_and_what_comes_back(server: Server) -> None:
     server.answers = [says("red")]
     request = ask(
-        "Which <|im_end|>?", [picture("red"), picture("blue")], max_tokens=9, temperature=0.5, top_p=0.9, seed=4
+        "Which <|im_end|>?", [an_image("red"), an_image("blue")], max_tokens=9, temperature=0.5, top_p=0.9, seed=4
     )
     reply = complete(server, request)
     assert (reply.text, reply.finish_reason, reply.prompt_tokens, reply.completion_tokens) == ("red", "stop", 7, 3)
@@ -206,9 +206,9 @@ def test_no_server_and_a_silent_one(server: Server) -> None:
     silence.set()
 
 
-def test_pictures_and_parts_must_match(server: Server) -> None:
+def test_images_and_parts_must_match(server: Server) -> None:
     server.answers = [says("hi")]
-    for parts, images in ((2, [picture()]), (0, [picture()])):
+    for parts, images in ((2, [an_image()]), (0, [an_image()])):
         with pytest.raises(BackendError, match="images than image parts"):
             complete(server, Request(question_messages("What?", parts), images))
     assert server.bodies == []
@@ -223,12 +223,12 @@ def test_the_body_is_what_the_client_itself_would_write(server: Server) -> None:
         {"role": "assistant", "content": [{"type": "text", "text": "?"}]},
     ]
     extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "messages": [], "model": "another"}
-    request = Request(messages, [picture("blue")], max_tokens=5, temperature=0.25, seed=2**47, extra=extra)
+    request = Request(messages, [an_image("blue")], max_tokens=5, temperature=0.25, seed=2**47, extra=extra)
     complete(server, request)
     [sent] = server.bodies
     image = {"type": "image_url", "image_url": {"url": sent["messages"][1]["content"][1]["image_url"]["url"]}}
-    said = [messages[0], {"role": "user", "content": [parts[0], image, parts[2]]}, messages[2]]
-    settings = {"model": "m", "messages": said, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 2**47}
+    turns = [messages[0], {"role": "user", "content": [parts[0], image, parts[2]]}, messages[2]]
+    settings = {"model": "m", "messages": turns, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 2**47}
     assert sent == extra | settings
 
     async def by_the_client() -> None:
@@ -257,13 +257,13 @@ def test_an_image_in_use_is_encoded_once_and_like_a_fresh_one(server: Server, mo
     written: list[int] = []
     monkeypatch.setattr(openai_backend, "png_bytes", lambda image: written.append(id(image)) or png_bytes(image))
     server.answers = [says("hi")]
-    red, blue = picture("red"), picture("blue")
+    red, blue = an_image("red"), an_image("blue")
 
     async def play() -> int:
         backend = OpenAIBackend("m", server.url)
         for images in ([red], [red, blue], [blue], [blue, red]):
             await backend.complete(ask("What?", images))
-        await backend.complete(ask("What?", [picture("red")]))
+        await backend.complete(ask("What?", [an_image("red")]))
         await backend.aclose()
         return len(backend._parts._kept)
 
@@ -277,7 +277,7 @@ def test_an_image_in_use_is_encoded_once_and_like_a_fresh_one(server: Server, mo
 def test_encoded_images_are_kept_up_to_a_limit(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openai_backend, "MAX_ENCODED", 700)
     server.answers = [says("hi")]
-    images = [picture(colour) for colour in ("red", "blue", "lime")]
+    images = [an_image(colour) for colour in ("red", "blue", "lime")]
 
     async def play() -> int:
         backend = OpenAIBackend("m", server.url)

@@ -20,7 +20,7 @@ def write_rows(folder: Path, *rows: dict[str, Any]) -> Path:
     return folder
 
 
-def test_a_set_comes_back_with_absolute_pictures(tmp_path: Path) -> None:
+def test_a_set_comes_back_with_absolute_image_paths(tmp_path: Path) -> None:
     problem = Problem(
         **row(images=["a.png", "/b.png"], meta={"family": "count", "counterfactual": {"image": "c.png", "answer": "4"}})
     )

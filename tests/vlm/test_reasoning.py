@@ -30,7 +30,7 @@ from vlm.reasoning import (
 )
 
 MESSAGES = question_messages("How many stars?", 1)
-PICTURE = Image.effect_noise((96, 96), 90).convert("RGB")
+IMAGE = Image.effect_noise((96, 96), 90).convert("RGB")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,12 @@ class Author:
     def stream(self, vlm: VLM, messages: Any, images: Any, *, prefix: Any, max_new_tokens: int, **_: Any) -> Any:
         written = self.write(prefix, max_new_tokens)
 
-        class Said(list[str]):
+        class Written(list[str]):
             result = written
 
             def close(self) -> None: ...
 
-        return Said(written.text[n : n + 3] for n in range(0, len(written.text), 3))
+        return Written(written.text[n : n + 3] for n in range(0, len(written.text), 3))
 
     def batch(self, vlm: VLM, conversations: Any, images: Any, *, prefixes: Any, max_new_tokens: Any, **_: Any) -> Any:
         return [self.write(prefix, budget) for prefix, budget in zip(prefixes, max_new_tokens, strict=True)]
@@ -70,73 +70,73 @@ def both_ways(vlm: VLM, monkeypatch: pytest.MonkeyPatch, effort: Effort, *texts:
     streaming, batching = Author(vlm, *texts), Author(vlm, *texts)
     monkeypatch.setattr("vlm.generate.generate_stream", streaming.stream)
     monkeypatch.setattr("vlm.generate.generate", batching.batch)
-    stream = think_stream(vlm, MESSAGES, [PICTURE], effort, prefix=prefix)
+    stream = think_stream(vlm, MESSAGES, [IMAGE], effort, prefix=prefix)
     pieces = list(stream)
     assert stream.result is not None and "".join(pieces) == stream.result.text
     if not prefix:  # only a stream continues a prefix
-        assert think_batch(vlm, [MESSAGES], [[PICTURE]], effort) == [stream.result]
+        assert think_batch(vlm, [MESSAGES], [[IMAGE]], effort) == [stream.result]
         assert streaming.asked == batching.asked
     return stream.result, streaming.asked
 
 
 def test_a_thought_within_its_budget_is_left_alone(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<think> row 1: star. </think> \\boxed{1}"
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(64), text)
-    assert asked == [("", 64)] and thought.finished and (thought.relooks, thought.closed) == (0, False)
-    assert thought.text.endswith("\\boxed{1}")
+    response, asked = both_ways(vlm_, monkeypatch, Effort(64), text)
+    assert asked == [("", 64)] and response.finished and (response.relooks, response.closed) == (0, False)
+    assert response.text.endswith("\\boxed{1}")
 
 
 @pytest.mark.parametrize("opening", ["<think> ", ""], ids=["tags", "no tags"])
 def test_an_early_end_is_continued_with_a_look(vlm_: VLM, monkeypatch: pytest.MonkeyPatch, opening: str) -> None:
     closing = " </think> " if opening else " "
     first, second = f"{opening}row 1: star.{closing}\\boxed{{1}}", f" row 2: star, so 2.{closing}\\boxed{{2}}"
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), first, second)
-    assert thought.relooks == 1 and not thought.closed and thought.finished
+    response, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), first, second)
+    assert response.relooks == 1 and not response.closed and response.finished
     assert asked[1][0].endswith(f"row 1: star. {CUE}") and "boxed" not in asked[1][0]
     assert asked[1][1] < asked[0][1]  # one budget for all rounds
-    assert thought.text.count("\\boxed") == 1 and thought.text.endswith("\\boxed{2}")
+    assert response.text.count("\\boxed") == 1 and response.text.endswith("\\boxed{2}")
 
 
 def test_a_look_of_its_own_counts(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "<think> row 1: star. Let me look at the picture again. row 2: none. </think> \\boxed{1}"
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), text)
-    assert len(asked) == 1 and thought.relooks == 0
+    response, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), text)
+    assert len(asked) == 1 and response.relooks == 0
 
 
 @pytest.mark.parametrize("opening", ["<think> ", ""], ids=["tags", "no tags"])
 def test_a_thought_over_budget_is_closed_and_answered(vlm_: VLM, monkeypatch: pytest.MonkeyPatch, opening: str) -> None:
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(6), f"{opening}{'star ' * 40}", "3}")
-    assert thought.closed and thought.finished and asked[1][1] == ANSWER_TOKENS
+    response, asked = both_ways(vlm_, monkeypatch, Effort(6), f"{opening}{'star ' * 40}", "3}")
+    assert response.closed and response.finished and asked[1][1] == ANSWER_TOKENS
     assert asked[1][0].endswith("\\boxed{") and ("</think>" in asked[1][0]) == bool(opening)
-    assert thought.text.endswith("\\boxed{3}")
+    assert response.text.endswith("\\boxed{3}")
 
 
 def test_an_answer_cut_short_is_finished_not_thought_over(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     first = "<think> star. </think> \\boxed{red star"
     budget = len(prefix_ids(vlm_.tokenizer, first))
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(budget), first, " and circle}")
-    assert not thought.closed and asked[1][1] == ANSWER_TOKENS and thought.text.endswith("circle}")
+    response, asked = both_ways(vlm_, monkeypatch, Effort(budget), first, " and circle}")
+    assert not response.closed and asked[1][1] == ANSWER_TOKENS and response.text.endswith("circle}")
 
 
 def test_it_goes_on_from_a_prefix(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = "<think> row 1: star. Let me look at the picture again."
-    thought, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), " row 2. </think> \\boxed{2}", prefix=prefix)
-    assert asked[0][0].startswith("<think>") and thought.relooks == 0  # the prefix's look counts
-    assert "row 1" not in thought.text and thought.text.endswith("\\boxed{2}")
+    response, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), " row 2. </think> \\boxed{2}", prefix=prefix)
+    assert asked[0][0].startswith("<think>") and response.relooks == 0  # the prefix's look counts
+    assert "row 1" not in response.text and response.text.endswith("\\boxed{2}")
 
 
 @pytest.mark.parametrize(("looks", "temperature"), product((0, 2), (0.0, 1.0)))
 def test_a_real_model_streams_what_a_batch_writes(vlm_: VLM, looks: int, temperature: float) -> None:
     effort = Effort(40, looks=looks)
-    stream = think_stream(vlm_, MESSAGES, [PICTURE], effort, temperature=temperature, seed=7)
+    stream = think_stream(vlm_, MESSAGES, [IMAGE], effort, temperature=temperature, seed=7)
     assert "".join(stream) == (stream.result and stream.result.text)
-    batch = think_batch(vlm_, [MESSAGES] * 3, [[PICTURE]] * 3, effort, temperature=temperature, seeds=[7, 8, 7])
+    batch = think_batch(vlm_, [MESSAGES] * 3, [[IMAGE]] * 3, effort, temperature=temperature, seeds=[7, 8, 7])
     assert batch[0] == batch[2] == stream.result
     assert (batch[0] == batch[1]) == (temperature == 0)
 
 
 def test_closing_a_stream_stops_the_model(vlm_: VLM) -> None:
-    stream = think_stream(vlm_, MESSAGES, [PICTURE], Effort(2048))
+    stream = think_stream(vlm_, MESSAGES, [IMAGE], Effort(2048))
     next(stream)
     stream.close()
     assert stream.result is None and vlm_.lock.acquire(timeout=5)
@@ -151,8 +151,8 @@ def test_a_thought_fits_into_the_models_positions(vlm_: VLM, monkeypatch: pytest
 
 def test_a_server_gets_budget_and_instruction() -> None:
     backend = ScriptedBackend([Reply("\\boxed{2}", "length", 9, 5)])
-    thought = asyncio.run(think_served(backend, MESSAGES, [PICTURE], EFFORTS["low"], temperature=0.5, seed=3))
-    assert thought == BudgetedResponse("\\boxed{2}", 5, False)
+    response = asyncio.run(think_served(backend, MESSAGES, [IMAGE], EFFORTS["low"], temperature=0.5, seed=3))
+    assert response == BudgetedResponse("\\boxed{2}", 5, False)
     (request,) = backend.requests
     assert (request.max_tokens, request.temperature, request.seed) == (128 + ANSWER_TOKENS, 0.5, 3)
 

@@ -208,7 +208,7 @@ def test_each_sentence_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "rest", "repeated"),
+    ("text", "reasoning", "rest", "repeated"),
     [
         ("<think> a </think> b", " a ", " b", False),
         ("a </THINK> b", "a ", " b", False),  # the prompt had opened it
@@ -219,9 +219,9 @@ def test_each_sentence_counts_once() -> None:
         ("<think>a</think> b <think>c", "a", "", True),
     ],
 )
-def test_where_a_response_reasons(text: str, thought: str, rest: str, repeated: bool) -> None:
+def test_where_a_response_reasons(text: str, reasoning: str, rest: str, repeated: bool) -> None:
     found = find_reasoning(text)
-    assert text[found.start : found.end] == thought and parse_response(text).reasoning == thought.strip()
+    assert text[found.start : found.end] == reasoning and parse_response(text).reasoning == reasoning.strip()
     assert after_reasoning(text) == rest and repeats_tags(text) == repeated
     assert len(without_tags(text)) == len(text) and "think>" not in without_tags(text).lower()
 
