@@ -85,9 +85,8 @@ class AuditConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_variable(
-            self.api_key_env
-        )  # the report holds this name, so a key given here by mistake would be published
+        # The report holds this name, so a key given here by mistake would be published.
+        check_variable(self.api_key_env)
 
 
 QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}

@@ -150,6 +150,7 @@ def swap_test(
     def finish(shown: list[Problem], tag: str, **more: Any) -> list[Answer]:
         return answer_problems(subject, shown, log_path=logs, tag=tag, prefixes=prefixes, **settings, **more)
 
+    # The tags are part of the keys of saved answers, so they keep their words.
     swapped = finish([counterfactual(problem) for problem in pairs], "swap: other picture")
     same = finish(pairs, "swap: same picture")
     noisy = finish(pairs, "swap: faint noise", images=faintly_noisy_images)

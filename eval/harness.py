@@ -83,9 +83,8 @@ class EvalConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_variable(
-            self.api_key_env
-        )  # the report holds this name, so a key given here by mistake would be published
+        # The report holds this name, so a key given here by mistake would be published.
+        check_variable(self.api_key_env)
 
 
 @dataclass(frozen=True)

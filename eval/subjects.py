@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlm.generate import Generation
     from vlm.load import VLM
 
+# A prompt: other words would change the answers of every served model.
 SHOWN_AGAIN = "Here is the picture once more. Look at it, then answer the question again."
 
 

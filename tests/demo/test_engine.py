@@ -14,7 +14,7 @@ from demo.engine import MODELS_KEPT, Engine, Run, Sessions
 from vlm.backends import BackendError, ScriptedBackend
 from vlm.reasoning import CUE
 
-PICTURE = Image.effect_noise((96, 96), 90).convert("RGB")
+IMAGE = Image.effect_noise((96, 96), 90).convert("RGB")
 OTHER = Image.effect_noise((50, 70), 90).convert("RGB")
 
 
@@ -32,7 +32,7 @@ def engine(tiny_vlm_dir: Path) -> Engine:
 def ask(engine: Engine, effort: str = "low", votes: int = 1, stop: threading.Event | None = None) -> list[Run]:
     (name,) = engine.names
     seen = []
-    for run in engine.ask(name, PICTURE, "How many stars?", effort, votes, stop or threading.Event()):
+    for run in engine.ask(name, IMAGE, "How many stars?", effort, votes, stop or threading.Event()):
         seen.append(Run(**vars(run)))
     return seen
 
@@ -54,7 +54,7 @@ def test_votes_are_counted(engine: Engine) -> None:
 def test_stop_ends_a_run_at_once_and_keeps_what_was_written(engine: Engine) -> None:
     stop, seen = threading.Event(), []
     (name,) = engine.names
-    for run in engine.ask(name, PICTURE, "How many?", "high", 1, stop):
+    for run in engine.ask(name, IMAGE, "How many?", "high", 1, stop):
         seen.append(run.text)
         if len(seen) == 5:
             stop.set()
@@ -70,7 +70,7 @@ def test_a_run_ends_at_the_time_limit(engine: Engine, monkeypatch: pytest.Monkey
 
 def finished(engine: Engine, text: str) -> Run:
     (name,) = engine.names
-    return Run(name, PICTURE, "How many stars?", "off", text=text, state="done", answer="1")
+    return Run(name, IMAGE, "How many stars?", "off", text=text, state="done", answer="1")
 
 
 TEXT = "<think> row 1: star. Let me look at the image again. row 2: none. </think> \\boxed{1}"
@@ -79,12 +79,12 @@ TEXT = "<think> row 1: star. Let me look at the image again. row 2: none. </thin
 @pytest.mark.parametrize(
     ("kind", "given", "image"),
     [
-        ("again", f"<think> row 1: star. Let me look at the image again. row 2: none. {CUE}", PICTURE),
-        ("swap", "<think> row 1: star. Let me look at the image again", OTHER.resize(PICTURE.size)),
+        ("again", f"<think> row 1: star. Let me look at the image again. row 2: none. {CUE}", IMAGE),
+        ("swap", "<think> row 1: star. Let me look at the image again", OTHER.resize(IMAGE.size)),
         (
             "blank",
             "<think> row 1: star. Let me look at the image again",
-            Image.new("RGB", PICTURE.size, (127, 127, 127)),
+            Image.new("RGB", IMAGE.size, (127, 127, 127)),
         ),
     ],
 )
