@@ -53,7 +53,7 @@ class Declared:
 
     @property
     def bounded(self) -> bool:
-        """Whether the range has an upper bound, so that a release can be newer than the tested ones."""
+        """Whether the range has an upper bound, so that a release can be newer than what was tested."""
         return any(one.operator in ("<", "<=", "==", "~=") for one in self.specifier)
 
 
