@@ -45,7 +45,9 @@ class ProblemSet(StrictModel):
     def _one_origin(self) -> Self:
         given = sorted(self.model_fields_set - {"path"})
         if self.path is not None and given:
-            raise ValueError(f"'path' takes a set as it is, so '{given[0]}' cannot be given with it: remove one of them")
+            raise ValueError(
+                f"'path' takes a set as it is, so '{given[0]}' cannot be given with it: remove one of them"
+            )
         if self.path is None and (self.source is None or self.n is None or self.split is None):
             raise ValueError("give either 'path', or all of 'source', 'n' and 'split'")
         return self
