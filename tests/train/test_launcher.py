@@ -263,7 +263,7 @@ def test_text_alone_and_pictures_on_different_ranks(
     if zero == 3:
         assert ended(start(stage, config, tmp_path / "two", zero))
         log = (tmp_path / "two" / "log.txt").read_text()
-        assert "rows have no picture" in log and "zero2.json" in log and "Traceback" not in log
+        assert "rows have no image" in log and "zero2.json" in log and "Traceback" not in log
         return
     launch(stage, config, tmp_path / "two", zero)
     assert runs.column(tmp_path / "two", "step") == [1, 2, 3, 4, 5]

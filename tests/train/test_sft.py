@@ -257,7 +257,7 @@ def test_a_full_disk_is_said_and_loses_nothing(
 
     monkeypatch.setattr(ColdStartTrainer, "_save", full)
     settings = {"output_dir": str(tmp_path), "max_steps": 4}
-    with pytest.raises(UserError, match="is full: free some space and give the same command again"):
+    with pytest.raises(UserError, match="is full: free some space, then give the same command again"):
         run_sft(config, settings)
     assert runs.column(tmp_path, "step") == [1, 2, 3]
     monkeypatch.setattr(ColdStartTrainer, "_save", save)
