@@ -21,17 +21,19 @@ from configs.schema import describe_value
 class Settings(dict[str, Any]):
     """The keys of a config, and the ``file`` that they come from (None if a caller gave them).
 
-    Relative names in the settings are relative to this file, wherever the settings are used.
+    Relative names in the settings are relative to this file, wherever the settings are used and also if a base holds them.
+    ``bases`` are the files that it is based on, the nearest first.
     """
 
-    def __init__(self, keys: Mapping[str, Any], file: Path | None = None) -> None:
+    def __init__(self, keys: Mapping[str, Any], file: Path | None = None, bases: Sequence[Path] = ()) -> None:
         super().__init__(keys)
-        self.file = file
+        self.file, self.bases = file, tuple(bases)
 
     @property
     def where(self) -> str:
         """The config's name in error messages."""
-        return str(self.file or "the config")
+        bases = ", ".join(base.name for base in self.bases)
+        return f"{self.file or 'the config'}{f' (based on {bases})' if bases else ''}"
 
     @property
     def folder(self) -> Path:
@@ -46,11 +48,14 @@ def read_config(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         ConfigError: the file or a base of it is missing, not YAML, not a mapping, names a key twice, or is based on itself.
     """
     if isinstance(source, Mapping):
-        return Settings(merge(source, overrides), source.file if isinstance(source, Settings) else None)
-    return Settings(merge(_read_file(Path(source)), overrides), Path(source))
+        known = source if isinstance(source, Settings) else Settings({})
+        return Settings(merge(source, overrides), known.file, known.bases)
+    keys, bases = _read_file(Path(source))
+    return Settings(merge(keys, overrides), Path(source), bases)
 
 
-def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """The keys of a file and of its bases, and the bases."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -61,20 +66,21 @@ def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> dict[str, Any]
         raise ConfigError(f"The config {path} cannot be read: {error}.") from None
     try:
         data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ConfigError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} must hold keys and values, found {describe_value(data)}.")
     keys = {str(key): value for key, value in data.items()}
     if not str(keys.get("base", "")).endswith((".yaml", ".yml")):  # a study has a key "base", which names a model
-        return keys
+        return keys, ()
     base, chain = beside(path, str(keys.pop("base"))), (*based_on_it, path.resolve())
     if base in chain:
         circle = " -> ".join(file.name for file in (*chain, base))
         raise ConfigError(f"'base' in {path} leads back to a config that is based on it: {circle}.")
     if not base.is_file():
         raise ConfigError(f"'base' in {path} names {base}, which does not exist.")
-    return merge(_read_file(base, chain), keys)
+    below, bases = _read_file(base, chain)
+    return merge(below, keys), (base, *bases)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -84,6 +90,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode):  # such as an unfilled {{ template }}
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key}' is twice in the file", key_node.start_mark
@@ -141,6 +149,10 @@ def parse_arguments(argv: Sequence[str], command: str) -> tuple[str, dict[str, A
 def _set(target: dict[str, Any], path: list[str], value: Any) -> None:
     for part in path[:-1]:
         target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(
+                f"'--{'.'.join(path)}' is a key of '{part}', which is given a value of its own: leave one of them out."
+            )
     target[path[-1]] = value
 
 
@@ -151,5 +163,5 @@ def _read_value(text: str, key: str) -> Any:
         return None if text == "null" else text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
         raise ConfigError(f"'{key}': the value {text!r} cannot be read; put special characters in quotes.") from None

@@ -129,24 +129,30 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any], where: str = "") 
     """The differences between two records, by dotted key, as ``old, now new``. A missing key equals null.
 
     A model or a data set is compared by its digest if both records have one, else by its name: a served model has no digest,
-    and earlier versions recorded fewer.
+    and earlier versions recorded fewer. If a digest was recorded and the thing of that name now has none, it is gone, which is
+    a change: or the record would lose the digest, and something else of that name would be accepted next.
     """
     found: dict[str, str] = {}
     for key in {**before, **now}:
         old, new = before.get(key), now.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found |= changes(old, new, f"{where}{key}.")
-        elif (
-            old == new
-            or (before.get(key + SHA256) and now.get(key + SHA256))
-            or (key.endswith(SHA256) and not (old and new))
-        ):
-            continue
-        else:
-            found[_content_name(key, now) if key.endswith(SHA256) else where + key] = (
-                f"{shorten(old)}, now {shorten(new)}"
-            )
+        elif not _is_same(key, before, now):
+            name = _content_name(key, now) if key.endswith(SHA256) else where + key
+            found[name] = f"{shorten(old)}, now {shorten(new)}"
     return found
+
+
+def _is_same(key: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two records agree in ``key``, by the rules of ``changes``."""
+    old, new = before.get(key), now.get(key)
+    if old == new or (before.get(key + SHA256) and now.get(key + SHA256)):
+        return True
+    if not key.endswith(SHA256):
+        return False
+    named = key.removesuffix(SHA256)
+    # Another name is reported as such, and a thing of the same name without its digest is gone.
+    return not old or (not new and before.get(named) != now.get(named))
 
 
 def _content_name(key: str, now: Mapping[str, Any]) -> str:

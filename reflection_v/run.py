@@ -113,7 +113,7 @@ def _clear_leftovers(out: Path) -> None:
     """Remove half-written files, and outputs that an interrupted ``--redo`` had moved away."""
     for file in (out / "stages").glob(".*.json.*"):
         file.unlink()
-    for folder in out.glob(".redo-*"):
+    for folder in out.glob(".redo[.-]*"):
         shutil.rmtree(folder)
 
 

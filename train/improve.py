@@ -215,7 +215,10 @@ def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Pr
     sft = read_config(config.sft)
     now["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
     now |= {f"{key}_sha256": model_identity(now[key]) for key in ("model", "student") if now[key]}
-    now |= {f"{key}_sha256": data_sha256(now[key]) for key in ("problems", "heldout") if Path(now[key]).exists()}
+    for key in ("problems", "heldout"):
+        if not Path(now[key]).exists():
+            read_problems(now[key])  # for its sentence
+        now[f"{key}_sha256"] = data_sha256(now[key])
     before = run.known()
     if before is not None:
         before = {"dtype": "float32", **before}  # earlier versions had no such key

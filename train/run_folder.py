@@ -139,8 +139,10 @@ class RunFolder:
             return None
         if self.before or ended is not None:
             now = {"settings": self.settings, "model_sha256": self.model_sha256, **self.files}
-            with contextlib.suppress(OSError):  # a missing data set is reported where it is read
+            try:
                 now["data_sha256"] = data_sha256(self.data)
+            except OSError:  # a missing data set is reported where it is read, and a finished run needs none
+                now["data_sha256"] = self.before.get("data_sha256")
             before = read_course(self.before, checkpoint[0] if checkpoint else None)
             self.dir.refuse(changed_settings(_comparable(self.before), _comparable(now), before, self.course))
         return ended

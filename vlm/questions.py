@@ -66,6 +66,10 @@ def answer_questions(options: SimpleNamespace) -> int:
     vote_temperature(options.votes, options.temperature)
     if options.heatmap is not None and not options.heatmap.absolute().parent.is_dir():
         raise ConfigError(f"There is no folder {options.heatmap.absolute().parent}: make it, or write elsewhere.")
+    if options.heatmap is not None and options.heatmap.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise ConfigError(
+            f"--heatmap {options.heatmap} is not the name of an image file: end it in .png, .jpg or .webp."
+        )
     with collection_paused():
         model = load_for_asking(options.model, options.api_key_env)
     if not chat:

@@ -336,7 +336,7 @@ def _plain(answer: str) -> str:
 def vote_seeds(seed: int, votes: int) -> list[int]:
     """Seeds of the K responses of one question, far enough apart that no two rounds share a seed."""
     if not 1 <= votes <= MAX_VOTES:
-        raise UserError(f"{votes} votes were asked for: 1 to {MAX_VOTES} are possible.")
+        raise ConfigError(f"{votes} votes were asked for: 1 to {MAX_VOTES} are possible.")
     return [seed + 1_000 * number for number in range(votes)]
 
 

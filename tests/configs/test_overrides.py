@@ -19,6 +19,8 @@ from configs.schema import check_keys
         ("- 1\n- 2\n", "must hold keys"),
         ("", "must hold keys"),
         ("a: 1\na: 2\n", "'a' is twice"),
+        ("model: {{ model }}\n", "a key must be a text"),  # a template that nobody has filled in
+        ("seed: 2026-13-45\n", "not valid YAML"),  # read as a date
     ],
 )
 def test_files_that_are_no_config(tmp_path: Path, text: str, said: str) -> None:
@@ -80,6 +82,26 @@ def test_a_base_that_cannot_be_used(tmp_path: Path, text: str, said: str) -> Non
     file = write(tmp_path, other="base: own.yaml\n", bad="- 1\n", own=text)
     with pytest.raises(ConfigError, match=said):
         read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "2026-13-45"], "'--seed': the value '2026-13-45' cannot be read"),
+        (["--lora", "4", "--lora.r", "3"], "'--lora.r' is a key of 'lora', which is given a value of its own"),
+    ],
+)
+def test_values_of_the_command_line_that_cannot_be_read(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_arguments(["--config", "c.yaml", *words], "train")
+
+
+def test_a_wrong_key_names_the_base_that_may_hold_it(tmp_path: Path) -> None:
+    (tmp_path / "low.yaml").write_text("learning_rat: 1\n")
+    (tmp_path / "mid.yaml").write_text("base: low.yaml\n")
+    (tmp_path / "top.yaml").write_text("base: mid.yaml\n")
+    settings = read_config(read_config(tmp_path / "top.yaml"), {"seed": 1})
+    assert settings.where == f"{tmp_path / 'top.yaml'} (based on mid.yaml, low.yaml)"
 
 
 def test_a_base_that_is_no_file_is_named(tmp_path: Path) -> None:

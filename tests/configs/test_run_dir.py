@@ -106,6 +106,10 @@ MODEL = {"model": "a", "lr": 0.1, "model_sha256": "one", "rewards": {"format": 0
         ({"model": "moved/a"}, []),  # content decides, not the place
         ({"model_sha256": "two"}, ["the files of a"]),
         ({"model": "openai:a@http://h/v1", "model_sha256": None}, ["model"]),  # a served model has a name alone
+        (
+            {"model_sha256": None},
+            ["the files of a"],
+        ),  # gone: else the next start would accept another model of that name
         ({"data_sha256": "three"}, []),  # the earlier version did not record it
         ({"lr": 0.2, "rewards": {"format": 0.5}}, ["lr", "rewards.format"]),
         ({"seed": None}, []),

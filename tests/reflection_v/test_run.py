@@ -128,6 +128,14 @@ def test_another_config_is_refused_for_a_stage_that_was_only_begun(run: Run) -> 
         run.go()
 
 
+@pytest.mark.parametrize("name", [".redo-1234abcd", ".redo.0a0b0c0d-77-abc123"])
+def test_what_an_interrupted_redo_left_is_removed(name: str, run: Run) -> None:
+    """Whatever machine it was interrupted on: the folder is locked."""
+    (run.out / name / "train-0").mkdir(parents=True)
+    run.go()
+    assert not (run.out / name).exists()
+
+
 def test_redo_forgets_a_stage_and_what_follows(run: Run) -> None:
     run.go()
     (run.out / "mine.txt").write_text("not written by a stage")

@@ -247,6 +247,11 @@ def test_rounds_know_models_and_sets_by_their_content(config: ImproveConfig) -> 
     _same_config(config, run, precision)
     record = json.loads((out / "config.json").read_text())
     assert {"model_sha256", "problems_sha256", "heldout_sha256"} <= record.keys()
+    train.rename(moved)
+    with pytest.raises(UserError, match="No problem set at"):
+        _same_config(config, run, precision)
+    assert json.loads((out / "config.json").read_text()) == record  # a set that is away for one start is not forgotten
+    moved.rename(train)
     shutil.copytree(train, moved)
     other = config.model_copy(update={"problems": str(moved)})
     _same_config(other, run, precision)

@@ -179,6 +179,7 @@ def test_mistakes_end_in_one_sentence(tmp_path: Path, tiny_reasoner_dir: Path, p
         (["--image", str(photo), "--question", "x", "--votes", "2", "--temperature", "0"], "all be the same"),
         (["--image", str(photo), "--question", "x", "--out", "a"], "--out belongs to --batch"),
         (["--image", str(photo), "--question", "x", "--heatmap", str(tmp_path / "no" / "a.png")], "There is no folder"),
+        (["--image", str(photo), "--question", "x", "--heatmap", str(tmp_path / "a")], "not the name of an image file"),
         (
             ["--image", str(photo), "--question", "x", "--heatmap", "a.png", "--model", "openai:m@http://h/v1"],
             "A server",
