@@ -144,7 +144,7 @@ def test_mistakes_are_answered_in_words(visit: Any) -> None:
     visitor = visit()
     visitor.page.click("#ask")
     visitor.page.wait_for_selector("#status .error")
-    assert "Ask something" in visitor.page.inner_text("#status")
+    assert "Type a question" in visitor.page.inner_text("#status")
     visitor.page.fill("textarea", "What is here?")
     visitor.page.click("#ask")
     visitor.page.wait_for_function("document.querySelector('#status').innerText.includes('Choose an image')")
