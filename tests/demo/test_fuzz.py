@@ -200,10 +200,10 @@ def test_any_upload(client: TestClient, data: bytes, head: bytes) -> None:
 def test_ask(
     tiny_vlm_dir: Path, tmp_path: Path, image: str, question: str, more: list[str], effort: str, votes: int
 ) -> None:
-    image = tmp_path / "image.png"
-    if not image.exists():
-        Image.new("RGB", (32, 32), "red").save(image)
-    image = str(image) if len(image) % 2 else image
+    file = tmp_path / "image.png"
+    if not file.exists():
+        Image.new("RGB", (32, 32), "red").save(file)
+    image = str(file) if len(image) % 2 else image
     arguments = [
         "ask",
         "--model",
