@@ -3,13 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from configs.errors import ImageError, UserError
-from configs.jsonl import read_jsonl
 from reward.grade import Gold
 from reward.usable import REMEDIES as PROBLEM_REMEDIES
 from reward.usable import DroppedProblems, Sizes, gradable_golds, image_sizes, problem_faults
@@ -18,7 +14,7 @@ from train.prompts import problem_messages
 from vlm.chat import encode
 from vlm.images import image_tokens, open_image
 from vlm.load import VLM
-from vlm.problem import Problem, image_path, read_problems
+from vlm.problem import Problem
 
 REMEDIES = {
     **PROBLEM_REMEDIES,
@@ -44,36 +40,13 @@ class FilteredProblems(DroppedProblems):
     kept: list[Problem] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
+    def reject(self, reason: str, number: int, why: str) -> None:
+        """Count a row that is no problem (see ``vlm.problem.read_valid_problems``)."""
+        self.add(reason, f"row {number}", why)
+
     @property
     def dropped(self) -> dict[str, int]:
         return {reason: n for reason, n in self.counts.items() if reason not in KEPT_ALL_THE_SAME}
-
-
-def read_valid_problems(path: str | Path, filtered: FilteredProblems) -> list[Problem]:
-    """The valid rows of a problem set. Invalid rows are counted in ``filtered``, where ``read_problems`` would raise.
-
-    ``meta`` is not resolved: the paths in it are for evaluation, which reads strictly.
-    """
-    folder = Path(path)
-    file = folder / "problems.jsonl" if folder.is_dir() else folder
-    if not file.exists():
-        return read_problems(path)  # raises with the reason
-    problems, seen = [], set()
-    for number, row in enumerate(read_jsonl(file), start=1):
-        try:
-            problem = Problem.model_validate(row)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "row"
-            filtered.add("malformed", f"row {number}", f"field '{place}': {first['msg']}")
-            continue
-        if problem.id in seen:
-            filtered.add("duplicate_id", f"row {number}", f"the id '{problem.id}' stood before")
-            continue
-        seen.add(problem.id)
-        problem.images = [image_path(file.parent, image) for image in problem.images]
-        problems.append(problem)
-    return problems
 
 
 def filter_problems(

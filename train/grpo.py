@@ -40,7 +40,7 @@ from reward.user import is_user_reward, reward_files
 from train.config import GrpoOptions, StageConfig, load_stage
 from train.data import reader_of
 from train.distributed import add_blank_images
-from train.filters import FilteredProblems, filter_problems, read_valid_problems
+from train.filters import FilteredProblems, filter_problems
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import (
     STAGE_DEFAULTS,
@@ -57,7 +57,7 @@ from train.run_folder import RunFolder
 from train.selection import measured_before, read_pass_rates, select_prompts, selection_key
 from train.tracking import StopAtGap
 from vlm.load import VLM
-from vlm.problem import Problem
+from vlm.problem import Problem, read_valid_problems
 
 # Each process samples its share of the prompt selection alone, and the first one that finishes waits for the others. The default
 # timeout of torch, half an hour, is too short for that.
@@ -181,7 +181,7 @@ def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
     vlm = load_for_training(options)
     filtered = FilteredProblems()
-    problems, dropped = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
+    problems, dropped = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered)
     checkpoint = run.begin()
     chosen = select_prompts(problems, vlm, args, options, run, PartialState())
     if options.domain_weights is not None:

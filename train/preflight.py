@@ -27,7 +27,7 @@ from configs.processes import as_one_process, is_main_process, settle_processes,
 from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
-from train.filters import KEPT_ALL_THE_SAME, REMEDIES, FilteredProblems, filter_problems, read_valid_problems
+from train.filters import KEPT_ALL_THE_SAME, REMEDIES, FilteredProblems, filter_problems
 from train.lora import check_lora
 from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
@@ -35,7 +35,7 @@ from train.precision import resolve, stated
 from train.reader import Reader, load_reader, skeleton
 from train.run_folder import check_output_folder
 from vlm.attention import AttentionMass
-from vlm.problem import Problem
+from vlm.problem import Problem, read_valid_problems
 
 Level = Literal["error", "dropped", "note"]
 Load = Callable[[str | Mapping[str, Any], Mapping[str, Any]], StageConfig]
@@ -164,7 +164,7 @@ def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list
 def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Problem]:
     try:
         filtered = FilteredProblems()
-        problems = read_valid_problems(options.problems, filtered)
+        problems = read_valid_problems(options.problems, filtered.reject)
         filter_problems(
             problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, filtered=filtered
         )

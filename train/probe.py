@@ -22,13 +22,14 @@ from configs.run_dir import make_folder
 from reward.forecast import forecast, in_words
 from train.config import PromptSelection
 from train.distributed import add_blank_images
-from train.filters import FilteredProblems, read_valid_problems
+from train.filters import FilteredProblems
 from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import check_launch, command, load_for_training, prepare_stage, quiet
 from train.lora import lora_config
 from train.run_folder import check_output_folder
 from train.selection import candidates
+from vlm.problem import read_valid_problems
 
 
 def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     prepare_stage(stage, state.is_main_process)
     vlm = load_for_training(options)
     filtered = FilteredProblems()
-    problems, _ = usable(read_valid_problems(options.problems, filtered), vlm, options, filtered)
+    problems, _ = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered)
     # The first candidates of the prompt selection: a probe comes before the selection and costs less.
     chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
     at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)

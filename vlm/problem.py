@@ -1,5 +1,6 @@
 """The record of a problem (images, question, answer) and problem sets on disk: ``problems.jsonl`` with images beside it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,16 +48,38 @@ class Problem(BaseModel):
 
 
 def read_problems(path: str | Path) -> list[Problem]:
-    """Read a problem set from its folder (or its ``.jsonl``); image paths come back absolute.
+    """Read a problem set from its folder (or its ``.jsonl``); image paths come back absolute, also those in ``meta``.
 
     Raises:
         UserError: no such set, a row that is not a problem (its line and field are named), or an id that occurs twice.
     """
-    path = Path(path)
-    file = path / "problems.jsonl" if path.is_dir() else path
+    file = _problem_file(path)
+
+    def refuse(reason: str, number: int, why: str) -> None:
+        raise UserError(f"{file}, row {number}: {why}.")
+
+    problems = read_valid_problems(path, refuse)
+    for number, problem in enumerate(problems, start=1):
+        other = problem.meta.get("counterfactual")
+        if isinstance(other, dict) and "image" in other:
+            if not isinstance(other["image"], str):
+                refuse("malformed", number, "field 'meta.counterfactual.image' must be a path")
+            problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
+    return problems
+
+
+def read_valid_problems(path: str | Path, reject: Callable[[str, int, str], None]) -> list[Problem]:
+    """The valid rows of a problem set. ``meta`` is not resolved: the paths in it are for evaluation, which reads strictly.
+
+    Args:
+        reject: called with the reason (``malformed`` or ``duplicate_id``), the row's number from 1, and what is wrong with it.
+
+    Raises:
+        UserError: no such set.
+    """
+    file = _problem_file(path)
     if not file.exists():
         raise UserError(f"No problem set at {path}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
-    # A duplicate id would make two rows share one saved answer.
     problems, seen = [], set()
     for number, row in enumerate(read_jsonl(file), start=1):
         try:
@@ -64,18 +87,20 @@ def read_problems(path: str | Path) -> list[Problem]:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"]) or "row"
-            raise UserError(f"{file}, row {number}: field '{field}': {first['msg']}.") from None
-        if problem.id in seen:
-            raise UserError(f"{file}, row {number}: the id '{problem.id}' occurs twice; ids must be unique.")
+            reject("malformed", number, f"field '{field}': {first['msg']}")
+            continue
+        if problem.id in seen:  # two rows would share one saved answer
+            reject("duplicate_id", number, f"the id '{problem.id}' occurs twice; ids must be unique")
+            continue
         seen.add(problem.id)
         problem.images = [image_path(file.parent, image) for image in problem.images]
-        other = problem.meta.get("counterfactual")
-        if isinstance(other, dict) and "image" in other:
-            if not isinstance(other["image"], str):
-                raise UserError(f"{file}, row {number}: field 'meta.counterfactual.image' must be a path.")
-            problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
         problems.append(problem)
     return problems
+
+
+def _problem_file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / "problems.jsonl" if path.is_dir() else path
 
 
 def write_problems(problems: list[Problem], folder: str | Path) -> Path:

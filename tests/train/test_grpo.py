@@ -260,7 +260,10 @@ def test_rows_that_are_no_problems_are_left_out(
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     assert data["problems"] == 6 and data["dropped"] == {"duplicate_id": 1, "malformed": 1}
     said = capsys.readouterr().out
-    assert "left out as duplicate_id: 1 (row 7: the id 'p0' stood before)" in said and "row 8: field 'domain'" in said
+    assert (
+        "left out as duplicate_id: 1 (row 7: the id 'p0' occurs twice; ids must be unique)" in said
+        and "row 8: field 'domain'" in said
+    )
 
 
 def scripted(trainer: VisualGRPOTrainer, texts: list[str], masses: list[list[float]]) -> torch.Tensor:
