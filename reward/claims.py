@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from configs.errors import UserError
-from reward.parsing import read_yes_no
 from reward.statements import final_statements
+from reward.yes_no import read_yes_no
 from vlm.chat import question_messages
 from vlm.images import open_image
 from vlm.protocol import Backend, BackendError, Request

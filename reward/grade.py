@@ -19,8 +19,11 @@ from typing import NamedTuple, Protocol
 
 import vlm.response
 from configs.errors import UserError
-from reward import expression, parsing, units, verifiers
-from reward.parsing import MAX_CHARACTERS, canonical, read_gold_option, read_option, read_pairs, read_quantity, words
+from reward import expression, options, parsing, quantity, structures, units, verifiers, yes_no
+from reward.options import read_gold_option, read_option
+from reward.parsing import MAX_CHARACTERS, words
+from reward.quantity import canonical, read_quantity
+from reward.structures import read_pairs
 from reward.verifiers import VERIFIERS, Verdict, split_tolerance
 from reward.worker import Pool
 from vlm.response import parse_response
@@ -127,10 +130,13 @@ def grading_sha256(problem: Gradable) -> str:
     return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
 
 
+_READ_AND_VERIFY = (parsing, quantity, options, yes_no, structures, expression, units, verifiers, vlm.response)
+
+
 @cache
 def verifier_sha256() -> str:
     """The hash of the source files that read and grade an answer."""
-    files = [__file__, *(module.__file__ for module in (parsing, expression, units, verifiers, vlm.response))]
+    files = [__file__, *(module.__file__ for module in _READ_AND_VERIFY)]
     return hashlib.sha256(b"\0".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
 

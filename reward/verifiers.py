@@ -11,20 +11,11 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from reward.expression import compare_expressions
-from reward.parsing import (
-    WORD_NUMBERS,
-    Quantity,
-    canonical,
-    plain,
-    read_gold_option,
-    read_option,
-    read_pairs,
-    read_quantity,
-    read_sequence,
-    read_table,
-    read_yes_no,
-    words,
-)
+from reward.options import read_gold_option, read_option
+from reward.parsing import plain, words
+from reward.quantity import WORD_NUMBERS, Quantity, canonical, read_quantity
+from reward.structures import read_pairs, read_sequence, read_table
+from reward.yes_no import read_yes_no
 
 SCIENCE_TOLERANCE = Fraction(1, 100)
 """Measured quantities are correct within 1% of the gold value (or within its last written digit, if that is wider)."""
