@@ -51,9 +51,13 @@ def read_rows(part: str) -> list[Row]:
 
 
 def gold_of(row: Row) -> Gold:
-    """The gold answer of a row. An integer or a list is written as JSON, as a data set holds it."""
+    """The gold answer of a row. An integer or a list is written as JSON, as a data set holds it.
+
+    Rows in German, Spanish or French come from sets that write a decimal comma.
+    """
     gold = row["gold"] if isinstance(row["gold"], str) else json.dumps(row["gold"], ensure_ascii=False)
-    return Gold(row["domain"], gold, row.get("choices"))
+    decimal = "," if row.get("language") in ("de", "es", "fr") else "."
+    return Gold(row["domain"], gold, row.get("choices"), decimal)
 
 
 def passes(row: Row) -> bool | None:

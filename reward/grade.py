@@ -22,7 +22,7 @@ from configs.errors import UserError
 from reward import expression, options, parsing, quantity, structures, units, verifiers, yes_no
 from reward.options import read_gold_option, read_option
 from reward.parsing import MAX_CHARACTERS, words
-from reward.quantity import canonical, read_quantity
+from reward.quantity import canonical, point_notation, read_quantity
 from reward.structures import read_pairs
 from reward.verifiers import VERIFIERS, Verdict, split_tolerance
 from reward.worker import Pool
@@ -44,14 +44,20 @@ class Gradable(Protocol):
     def answer(self) -> str: ...
     @property
     def choices(self) -> Sequence[str] | None: ...
+    @property
+    def decimal(self) -> str: ...
 
 
 class Gold(NamedTuple):
-    """A gold answer by itself. ``domain`` is a key of ``VERIFIERS``; ``choices`` are in the order in which they were shown."""
+    """A gold answer by itself. ``domain`` is a key of ``VERIFIERS``; ``choices`` are in the order in which they were shown.
+
+    ``decimal`` is the decimal mark of all of them and of the answers: ``"."`` or ``","``.
+    """
 
     domain: str
     answer: str
     choices: Sequence[str] | None = None
+    decimal: str = "."
 
 
 @dataclass(frozen=True)
@@ -89,20 +95,20 @@ def grade_answer(problem: Gradable, answer: str | None) -> Grade:
     Raises:
         UserError: the domain has no verifier.
     """
-    domain, gold, choices = problem.domain, problem.answer, list(problem.choices or ()) or None
+    domain = problem.domain
     if domain not in VERIFIERS:
         raise UserError(f"No verifier for the domain '{domain}'; known are {', '.join(VERIFIERS)}.")
     if answer is None or not answer.strip():
         return Grade(0.0, reason="no answer")
     if len(answer) > MAX_CHARACTERS:
         return Grade(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters", answer)
-    if len(gold) > MAX_CHARACTERS:
+    if len(problem.answer) > MAX_CHARACTERS:
         return Grade(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters", answer)
     if domain == "expression":
-        reply = _EXPRESSIONS.ask((domain, answer, gold, choices), _HUNG.share(answer))
+        reply = _EXPRESSIONS.ask(_request(problem, answer), _HUNG.share(answer))
         _HUNG.note(answer, reply is None)
     else:
-        reply = _ANSWERS.ask((domain, answer, gold, choices))
+        reply = _ANSWERS.ask(_request(problem, answer))
     if reply is None:
         return Grade(None, {"timeout": 1.0}, "timeout", answer)
     if "unjudged" in reply:
@@ -120,13 +126,23 @@ def gradable(gold: Gradable) -> bool:
     if not gold.answer.strip() or len(gold.answer) > MAX_CHARACTERS:
         return False
     pool = _EXPRESSIONS if gold.domain == "expression" else _ANSWERS
-    reply = pool.ask((gold.domain, "0", gold.answer, list(gold.choices or ()) or None))
+    reply = pool.ask(_request(gold, "0"))
     return reply is not None and reply.get("score") is not None
+
+
+def _request(problem: Gradable, answer: str) -> tuple[str, str, str, list[str] | None]:
+    """What a worker is asked: domain, answer, gold answer and options, in point notation."""
+    choices = [_in_points(problem, choice) for choice in problem.choices or ()]
+    return problem.domain, _in_points(problem, answer), _in_points(problem, problem.answer), choices or None
+
+
+def _in_points(problem: Gradable, text: str) -> str:
+    return point_notation(text) if problem.decimal == "," else text
 
 
 def grading_sha256(problem: Gradable) -> str:
     """16 hexadecimal digits of a hash over everything but the response that decides a grade: the code and the gold answer."""
-    gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices]
+    gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices, problem.decimal]
     return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
 
 
@@ -148,17 +164,19 @@ def answer_name(problem: Gradable, answer: str | None) -> str | None:
     if answer is None:
         return None
     option = chosen_option(problem, answer) if problem.choices else None
-    return canonical(answer) if option is None else f"option {option}"
+    return canonical(_in_points(problem, answer)) if option is None else f"option {option}"
 
 
 def chosen_option(problem: Gradable, answer: str | None) -> int | None:
     """Index of the option that an answer names, or None."""
-    return read_option(answer or "", list(problem.choices or ()))
+    _, answer, _, choices = _request(problem, answer or "")
+    return read_option(answer, choices)
 
 
 def gold_option(problem: Gradable) -> int | None:
     """Index of the correct option, or None where the gold answer names none."""
-    return read_gold_option(problem.answer, list(problem.choices or ()))
+    _, _, gold, choices = _request(problem, "")
+    return read_gold_option(gold, choices or [])
 
 
 def share_of_facts_missed(answer: str | None, gold: str, correct: bool) -> float:

@@ -34,6 +34,30 @@ _NUMBER = re.compile(
 )
 
 
+_COMMA_NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)+(?![.,]?\d)")
+
+
+def point_notation(text: str) -> str:
+    """A text of a set that writes a decimal comma, with a point: ``2,5`` becomes ``2.5`` and ``1.234,5`` becomes ``1234.5``.
+
+    What cannot be one number in that notation stays: ``2.5``, ``1,2,3``, and two numbers alone in brackets (``(2,5)``).
+    """
+    return _COMMA_NUMBER.sub(_with_point, text.replace("{,}", ","))
+
+
+def _with_point(match: re.Match[str]) -> str:
+    before, after = match.string[: match.start()], match.string[match.end() :]
+    grouped, mark, decimals = match[0].partition(",")
+    alone = before.endswith(("(", "[", "\\{")) and after.startswith((")", "]", "\\}", "\\right"))
+    if alone or "." in decimals or "," in decimals:
+        return match[0]
+    if "." in grouped:
+        if not re.fullmatch(r"[1-9]\d{0,2}(?:\.\d{3})+", grouped):
+            return match[0]
+        grouped = grouped.replace(".", "")
+    return f"{grouped}.{decimals}" if mark else grouped
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number as written. ``value`` is exact; ``decimals``: places after the point that are known (``1.5e-3``: 4)."""

@@ -43,6 +43,7 @@ class Rollout:
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
     ``thinks`` for a prompt that asks for an answer without reasoning. ``facts`` are what is known of the image (place ->
     what is there), and ``seen`` a responder's yes or no on the claims ``"key: value"`` that they do not cover.
+    ``decimal`` is the decimal mark of the gold answer and the responses, ``"."`` or ``","``.
     """
 
     text: str
@@ -60,11 +61,12 @@ class Rollout:
     information_blank: Tensor | None = None
     facts: dict[str, str] | None = None
     seen: dict[str, bool] | None = None
+    decimal: str = "."
 
     @cached_property
     def grade(self) -> Grade:
         """The grade of the final answer; found once."""
-        return grade(Gold(self.domain, self.gold, self.choices), self.text, self.finished)
+        return grade(Gold(self.domain, self.gold, self.choices, self.decimal), self.text, self.finished)
 
     @property
     def verdict(self) -> Grade:

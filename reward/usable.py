@@ -110,7 +110,9 @@ def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
 
 
 def _gold(problem: Problem) -> Gold:
-    return Gold(problem.domain, problem.answer, tuple(problem.choices or ()))  # hashable, unlike a problem
+    return Gold(
+        problem.domain, problem.answer, tuple(problem.choices or ()), problem.decimal
+    )  # hashable, unlike a problem
 
 
 def _is_choice(answer: str, choices: Sequence[str]) -> bool:

@@ -264,13 +264,13 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)
 
     def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
-        count, tokenizer = self._token_count(ids), self.reader.tokenizer
-        mass, lift = recorded
+        count, tokenizer, (mass, lift) = self._token_count(ids), self.reader.tokenizer, recorded
         return Rollout(
             text=_decode(tokenizer, ids[:count]),
             domain=problem.domain,
             gold=problem.answer,
             choices=problem.choices,
+            decimal=problem.decimal,
             token_count=count,
             finished=self._finished(ids),
             n_images=len(problem.images),

@@ -16,6 +16,9 @@ DOMAINS: tuple[str, ...] = get_args(Domain)
 class Problem(BaseModel):
     """One question about zero or more images. ``domain`` picks the verifier of the answer.
 
+    ``decimal`` is the decimal mark in the answer and the options, and in what a model answers: with ``","``, ``2,5`` is two and a
+    half and ``1.234`` is a thousand and more.
+
     ``meta`` never reaches a model. The bundled sources put there ``family`` (the kind of question), ``facts``
     (place -> what is there, for checks after the run) and ``counterfactual`` (``{"image", "answer"}``: another image
     that gives the same question another answer, for the swap test).
@@ -31,6 +34,7 @@ class Problem(BaseModel):
     question: str = Field(min_length=1)
     choices: list[str] | None = None
     answer: str
+    decimal: Literal[".", ","] = "."
     meta: dict[str, Any] = {}
 
     @property
