@@ -20,9 +20,10 @@ from configs.jsonl import write_json_atomic
 from configs.run_dir import RunDir
 from eval.runner import Answer
 from eval.stats import Estimate, estimate_share
-from reward.grade import is_quantity
+from reward.grade import Gold, gold_option, is_quantity
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
+from vlm.labels import option_label
 from vlm.problem import Problem, read_problems, write_problems
 
 MAX_LITERAL = 20_000
@@ -86,7 +87,7 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
     choices, answer = _options(row.get("options")), _text(row, "answer")
     if choices:
         _check_option(answer, choices)
-        if [choice.strip() for choice in choices] == [chr(ord("A") + n) for n in range(len(choices))]:
+        if [choice.strip() for choice in choices] == list(map(option_label, range(len(choices)))):
             choices = None  # the options are in the image: a list of bare letters adds nothing
     domain = "choice" if _options(row.get("options")) else "expression"
     question = re.sub(r"<image\d+>", "", _text(row, "question"))
@@ -321,11 +322,9 @@ def _options(value: Any) -> list[str] | None:
 
 
 def _check_option(answer: str, choices: list[str] | None) -> None:
-    """The answer must name one of the options, by letter or by its text."""
+    """The answer must name one of the options as the verifier reads it: by its text or by letter."""
     if not choices:
         raise BadRow("it has no options")
-    letters = [chr(ord("A") + index) for index in range(len(choices))]
-    chosen = answer.strip("() .")
-    found = letters.index(chosen) if chosen in letters else choices.index(answer) if answer in choices else None
+    found = gold_option(Gold("choice", answer, choices))
     if found is None or choices[found] == MISSING:
         raise BadRow(f"its answer {answer[:40]!r} names none of its options")

@@ -7,19 +7,23 @@ from typing import Any
 from eval.runner import Answer, correct_by_id
 from eval.stats import estimate_share
 from reward.grade import chosen_option, gold_option
+from vlm.labels import option_label
 from vlm.problem import Problem
 
 
 def rotate_options(problem: Problem, by: int) -> Problem:
-    """The problem with its options moved up by ``by`` places, and the new letter of the correct option as gold answer."""
+    """The problem with its options moved up by ``by`` places, and the new letter of the correct option as gold answer
+    (its words, where the letter is another option's text)."""
     choices = problem.choices or []
     index = gold_option(problem)
     if index is None:
         return problem
     by %= len(choices)
     moved = [*choices[by:], *choices[:by]]
-    letter = chr(ord("A") + (index - by) % len(choices))
-    return problem.model_copy(update={"choices": moved, "answer": letter})
+    index = (index - by) % len(choices)
+    turned = problem.model_copy(update={"choices": moved, "answer": option_label(index)})
+    # The label may be another option's own text (options B, C, A): then the words name the option.
+    return turned if gold_option(turned) == index else turned.model_copy(update={"answer": moved[index]})
 
 
 def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]]) -> dict[str, Any]:
@@ -39,9 +43,9 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
             gold_index = gold_option(shown)
             if rows[number].status != "ok" or gold_index is None:
                 continue
-            gold[chr(ord("A") + gold_index)] += 1
+            gold[option_label(gold_index)] += 1
             if index is not None:
-                chosen[chr(ord("A") + index)] += 1
+                chosen[option_label(index)] += 1
             # Undo the rotation, so that choices compare by option and not by letter.
             picked.append(None if index is None else (index + by) % len(problem.choices or [0]))
         if len(picked) == len(orders):

@@ -19,13 +19,15 @@ from typing import NamedTuple, Protocol
 
 import vlm.response
 from configs.errors import UserError
-from reward import expression, options, parsing, quantity, structures, units, verifiers, yes_no
+from reward import aliases, expression, options, parsing, quantity, structures, units, verifiers, yes_no
+from reward.aliases import split_aliases
 from reward.options import read_gold_option, read_option
-from reward.parsing import MAX_CHARACTERS, words
+from reward.parsing import MAX_CHARACTERS
 from reward.quantity import canonical, point_notation, read_quantity
 from reward.structures import read_pairs
 from reward.verifiers import VERIFIERS, Verdict, split_tolerance
 from reward.worker import Pool
+from vlm.problem import gold_text
 from vlm.response import parse_response
 
 CPU_SECONDS = 0.15
@@ -92,23 +94,30 @@ def read_answer(response: str, finished: bool) -> str | None:
 def grade_answer(problem: Gradable, answer: str | None) -> Grade:
     """Grade a final answer alone (not the whole response); None, where the response gives none, scores 0.
 
+    A gold answer with aliases is met by any of them.
+
     Raises:
         UserError: the domain has no verifier.
     """
-    domain = problem.domain
-    if domain not in VERIFIERS:
-        raise UserError(f"No verifier for the domain '{domain}'; known are {', '.join(VERIFIERS)}.")
+    if problem.domain not in VERIFIERS:
+        raise UserError(f"No verifier for the domain '{problem.domain}'; known are {', '.join(VERIFIERS)}.")
     if answer is None or not answer.strip():
         return Grade(0.0, reason="no answer")
     if len(answer) > MAX_CHARACTERS:
         return Grade(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters", answer)
-    if len(problem.answer) > MAX_CHARACTERS:
+    if len(gold_text(problem.answer)) > MAX_CHARACTERS:
         return Grade(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters", answer)
-    if domain == "expression":
-        reply = _EXPRESSIONS.ask(_request(problem, answer), _HUNG.share(answer))
+    first, *others = (_grade_by(alias, problem, answer) for alias in gold_aliases(problem))
+    return _most_favourable([first, *others]) if others else first
+
+
+def _grade_by(gold: str, problem: Gradable, answer: str) -> Grade:
+    request = _request(problem, answer, gold)
+    if problem.domain == "expression":
+        reply = _EXPRESSIONS.ask(request, _HUNG.share(answer))
         _HUNG.note(answer, reply is None)
     else:
-        reply = _ANSWERS.ask(_request(problem, answer))
+        reply = _ANSWERS.ask(request)
     if reply is None:
         return Grade(None, {"timeout": 1.0}, "timeout", answer)
     if "unjudged" in reply:
@@ -118,22 +127,38 @@ def grade_answer(problem: Gradable, answer: str | None) -> Grade:
     return Grade(**reply, answer=answer)
 
 
+def _most_favourable(grades: list[Grade]) -> Grade:
+    """The grade by several aliases: the best one. If none is correct, an alias that timed out leaves the answer unjudged."""
+    best = max(grades, key=lambda one: -1.0 if one.score is None else one.score)
+    late = next((one for one in grades if "timeout" in one.parts), best)
+    return best if best.correct else late
+
+
+def gold_aliases(problem: Gradable) -> list[str]:
+    """The texts of the gold answer by which an answer may be graded: one, unless ``|`` sets aliases apart."""
+    gold = gold_text(problem.answer)
+    if "|" not in gold or gold in (problem.choices or ()):
+        return [gold]
+    return split_aliases(gold, problem.domain)
+
+
 def gradable(gold: Gradable) -> bool:
-    """Whether answers can be graded by this gold answer: whether its verifier gives any answer a score.
+    """Whether answers can be graded by this gold answer: whether its verifier gives any answer a score, by each alias.
 
     The answer that is tried differs from the gold answer, because equal texts may pass without being parsed.
     """
-    if not gold.answer.strip() or len(gold.answer) > MAX_CHARACTERS:
+    text = gold_text(gold.answer)
+    if not text.strip() or len(text) > MAX_CHARACTERS:
         return False
     pool = _EXPRESSIONS if gold.domain == "expression" else _ANSWERS
-    reply = pool.ask(_request(gold, "0"))
-    return reply is not None and reply.get("score") is not None
+    replies = [pool.ask(_request(gold, "0", alias)) for alias in gold_aliases(gold)]
+    return all(reply is not None and reply.get("score") is not None for reply in replies)
 
 
-def _request(problem: Gradable, answer: str) -> tuple[str, str, str, list[str] | None]:
-    """What a worker is asked: domain, answer, gold answer and options, in point notation."""
+def _request(problem: Gradable, answer: str, gold: str) -> tuple[str, str, str, list[str] | None]:
+    """What a worker is asked: domain, answer, gold answer (or an alias of it) and options, in point notation."""
     choices = [_in_points(problem, choice) for choice in problem.choices or ()]
-    return problem.domain, _in_points(problem, answer), _in_points(problem, problem.answer), choices or None
+    return problem.domain, _in_points(problem, answer), _in_points(problem, gold), choices or None
 
 
 def _in_points(problem: Gradable, text: str) -> str:
@@ -146,7 +171,7 @@ def grading_sha256(problem: Gradable) -> str:
     return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
 
 
-_READ_AND_VERIFY = (parsing, quantity, options, yes_no, structures, expression, units, verifiers, vlm.response)
+_READ_AND_VERIFY = (aliases, parsing, quantity, options, yes_no, structures, expression, units, verifiers, vlm.response)
 
 
 @cache
@@ -169,14 +194,17 @@ def answer_name(problem: Gradable, answer: str | None) -> str | None:
 
 def chosen_option(problem: Gradable, answer: str | None) -> int | None:
     """Index of the option that an answer names, or None."""
-    _, answer, _, choices = _request(problem, answer or "")
+    _, answer, _, choices = _request(problem, answer or "", "")
     return read_option(answer, choices)
 
 
 def gold_option(problem: Gradable) -> int | None:
-    """Index of the correct option, or None where the gold answer names none."""
-    _, _, gold, choices = _request(problem, "")
-    return read_gold_option(gold, choices or [])
+    """Index of the correct option (by the first alias that names one), or None where the gold answer names none."""
+    for alias in gold_aliases(problem):
+        _, _, gold, choices = _request(problem, "", alias)
+        if (index := read_gold_option(gold, choices or [])) is not None:
+            return index
+    return None
 
 
 def share_of_facts_missed(answer: str | None, gold: str, correct: bool) -> float:
@@ -203,14 +231,12 @@ def is_quantity(text: str) -> bool:
 
 def as_written(problem: Gradable) -> str:
     """The gold answer as a response writes it: the first of its aliases, the value without its tolerance."""
-    domain, gold = problem.domain, problem.answer
+    domain, gold = problem.domain, gold_aliases(problem)[0]
     if domain in ("number", "science"):
         gold, *stated = (part.strip() for part in split_tolerance(gold))
         unit = stated[0].lstrip("0123456789., ") if stated else ""
         if unit and not unit.startswith(("%", "\\%")) and gold.endswith(tuple("0123456789")):
             gold = f"{gold} {unit}"  # 12 ± 0.5 cm
-    if domain in ("text", "science"):
-        gold = next((alias.strip() for alias in gold.split("|") if words(alias)), gold)
     return gold
 
 

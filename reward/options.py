@@ -31,5 +31,7 @@ def read_option(text: str, choices: list[str] | None) -> int | None:
 
 def read_gold_option(gold: str, choices: list[str]) -> int | None:
     """The index of the option that a gold answer is: by its exact words first, since these may look like another's letter."""
-    exact = [index for index, option in enumerate(choices) if option == gold]
-    return exact[0] if len(exact) == 1 and len(gold) > 1 else read_option(gold, choices)
+    exact = [index for index, option in enumerate(choices) if option.strip() == gold.strip()]
+    if len(exact) > 1:
+        return None
+    return exact[0] if exact else read_option(gold, choices)

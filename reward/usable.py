@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode
-from reward.grade import Gold, gradable
+from reward.grade import Gold, gold_option, gradable
 from reward.worker import map_in_threads
 from vlm.chat import question_messages
 from vlm.images import image_size, open_image
@@ -22,7 +22,7 @@ REMEDIES = {
     "missing_picture": "check the paths; they are relative to problems.jsonl",
     "unreadable_picture": "export or download these images again",
     "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
-    "answer_not_a_choice": "make the answer one of the choices, or its letter",
+    "answer_not_a_choice": "make the answer one of the choices, or its letter; no two choices may read alike",
     "no_question": "write a question",
     "broken_text": "write answer, choices and image paths again: half of a surrogate pair is no character",
     "long_question": "shorten these questions",
@@ -96,7 +96,7 @@ def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> I
         question_messages(problem.question, len(problem.images), choices=problem.choices)
     except UserError as error:
         yield ("long_question", str(error)) if problem.question.strip() else ("no_question", "")
-    if problem.choices and not _is_choice(problem.answer, problem.choices):
+    if problem.choices and gold_option(problem) is None:
         yield "answer_not_a_choice", f"'{problem.answer[:60]}' is none of {len(problem.choices)} choices"
     elif not golds[_gold(problem)]:
         yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
@@ -110,12 +110,5 @@ def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
 
 
 def _gold(problem: Problem) -> Gold:
-    return Gold(
-        problem.domain, problem.answer, tuple(problem.choices or ()), problem.decimal
-    )  # hashable, unlike a problem
-
-
-def _is_choice(answer: str, choices: Sequence[str]) -> bool:
-    letters = [chr(ord("A") + index) for index in range(len(choices))]
-    folded = answer.strip().strip("()").casefold()
-    return folded in [choice.strip().casefold() for choice in choices] or folded.upper() in letters
+    # Hashable, unlike a problem.
+    return Gold(problem.domain, problem.answer, tuple(problem.choices or ()), problem.decimal)

@@ -143,11 +143,10 @@ def verify_yes_no(answer: str, gold: str, choices: list[str] | None = None) -> V
 
 
 def verify_text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
-    """The same words, whatever their case, articles and punctuation; ``|`` in the gold answer sets aliases apart."""
-    wanted = [canonical(alias) for alias in gold.split("|") if words(alias)]
-    if not wanted:
+    """The same words, whatever their case, articles and punctuation."""
+    if not words(gold):
         return _cannot_read(gold)
-    return _graded(float(canonical(answer) in wanted), "other words")
+    return _graded(float(canonical(answer) == canonical(gold)), "other words")
 
 
 def verify_expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.errors import UserError
 from vlm.images import fit_image, open_image, uses_pixel_policy
+from vlm.labels import option_label
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,7 @@ def question_messages(
         raise UserError(f"The style '{style}' is not known: use one of {', '.join(INSTRUCTIONS)}.")
     text = f"{question} {note.strip()}" if note else question
     if choices:
-        text += "".join(f"\n({chr(ord('A') + index)}) {choice}" for index, choice in enumerate(choices)) + "\n"
+        text += "".join(f"\n({option_label(index)}) {choice}" for index, choice in enumerate(choices)) + "\n"
     text = (text if text.endswith("\n") else text + " ") + INSTRUCTIONS[style]
     return [{"role": "user", "content": [{"type": "image"}] * n_images + [{"type": "text", "text": text.strip()}]}]
 

@@ -1,10 +1,11 @@
 """The record of a problem (images, question, answer) and problem sets on disk: ``problems.jsonl`` with images beside it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, write_text_atomic
@@ -13,9 +14,19 @@ Domain = Literal["number", "choice", "text", "expression", "count", "logic", "ta
 DOMAINS: tuple[str, ...] = get_args(Domain)
 
 
+def gold_text(value: object) -> str:
+    """A gold answer as text: a number, a truth value or a list of a JSON file as JSON writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _text_of_json(value: object) -> object:
+    return gold_text(value) if isinstance(value, int | float | list) else value
+
+
 class Problem(BaseModel):
     """One question about zero or more images. ``domain`` picks the verifier of the answer.
 
+    ``answer`` may be a number or a list in the file (``5``, ``["1", "2"]``): it is kept as the text of that JSON.
     ``decimal`` is the decimal mark in the answer and the options, and in what a model answers: with ``","``, ``2,5`` is two and a
     half and ``1.234`` is a thousand and more.
 
@@ -33,7 +44,7 @@ class Problem(BaseModel):
     images: list[str] = []
     question: str = Field(min_length=1)
     choices: list[str] | None = None
-    answer: str
+    answer: Annotated[str, BeforeValidator(_text_of_json)]
     decimal: Literal[".", ","] = "."
     meta: dict[str, Any] = {}
 

@@ -87,6 +87,8 @@ def test_rotation_keeps_the_right_option(tmp_path: Path) -> None:
     assert turned.choices == ["blue", "red", "green"] and turned.answer == "B" and gold_option(turned) == 1
     assert rotate_options(problem, 3).choices == problem.choices and rotate_options(problem, 3).answer == "C"
     by_words = problem.model_copy(update={"answer": "red"})
+    letters = problem.model_copy(update={"choices": ["C", "A", "B"], "answer": "C"})  # the words: the first option
+    assert [gold_option(rotate_options(letters, by)) for by in range(3)] == [0, 2, 1]
     assert rotate_options(by_words, 2).answer == "A" and rotate_options(by_words, 2).choices == ["red", "green", "blue"]
 
 

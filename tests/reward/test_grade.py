@@ -171,7 +171,17 @@ PACKAGES = ("configs", "vlm", "data_construction", "eval", "train", "demo", "ref
 OF_THE_VERIFIERS_THEMSELVES = {"benchmarks/rewards.py", "benchmarks/verifiers.py"}
 VERIFYING = {
     f"reward.{name}"
-    for name in ("parsing", "quantity", "options", "yes_no", "structures", "expression", "units", "verifiers")
+    for name in (
+        "aliases",
+        "parsing",
+        "quantity",
+        "options",
+        "yes_no",
+        "structures",
+        "expression",
+        "units",
+        "verifiers",
+    )
 }
 
 
