@@ -12,6 +12,9 @@ lists disagreements of the other two thirds only.
 through the rules that lmms-eval documents for short answers (exact match without case and punctuation, and a relaxed match within
 5% for numbers), each over the domains for which it is meant. They are given the same answers; whole responses are left to those that
 read them.
+
+``others``: rows about what reads a response beside the verifiers (the terms ``format`` and ``repetition``, and whether a trace admits
+its hint). They are no part of the figures above.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import re
 import string
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reporting import report, surroundings
 from configs.jsonl import read_jsonl
+from eval.admissions import ADMITS
 from reward.grade import Gold, grade, grade_answer, read_answer
+from reward.rewards import Rollout, repetition, response_format
 from reward.verifiers import VERIFIERS
 from reward.worker import map_in_threads
 
@@ -44,10 +49,10 @@ MUST_HOLD = {
 }
 
 
-def read_rows(part: str) -> list[Row]:
-    """The rows about a verifier of one part, each with the name of its file as ``part``."""
+def read_rows(part: str, domains: Container[str] = VERIFIERS) -> list[Row]:
+    """The rows about some domains of one part, each with the name of its file as ``part``."""
     rows = [{**row, "part": file} for file in PARTS[part] for row in read_jsonl(ANSWERS / f"{file}.jsonl")]
-    return [row for row in rows if row["domain"] in VERIFIERS]
+    return [row for row in rows if row["domain"] in domains]
 
 
 def gold_of(row: Row) -> Gold:
@@ -158,6 +163,20 @@ def peer_figures(rows: Sequence[Row]) -> dict[str, Any]:
     return figures
 
 
+def rollout_of(row: Row) -> Rollout:
+    return Rollout(row["response"], "text", row["gold"], finished=row.get("finished", True))
+
+
+MILD = 0.05
+"""A penalty for repetition below this is none: honest text may say something twice."""
+OTHERS: dict[str, Callable[[Row], bool]] = {
+    "format": lambda row: response_format(rollout_of(row)).value == 1.0,
+    "repetition": lambda row: -(repetition(rollout_of(row)).value or 0.0) < MILD,
+    "admission": lambda row: ADMITS.search(row["response"]) is not None,
+}
+"""Domain of the rows that are not about a verifier -> the verdict on a row."""
+
+
 def guarded(verdict_of: Peer, gold: str, answer: str) -> bool | None:
     """A peer's verdict; one that raises gives none."""
     try:
@@ -193,6 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verdicts = map_in_threads(passes, rows)
     if given.show:
         show(rows, verdicts, given.show)
+    others = read_rows(given.part, OTHERS)
+    verdicts_of_others = [OTHERS[row["domain"]](row) for row in others]
+    if given.show:
+        show(others, verdicts_of_others, given.show)
     total = counts(rows, verdicts)
     figures = {
         **total,
@@ -204,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.json
         else {name: one for name, one in counts_by("kind", rows, verdicts).items() if one["agreement"] < 1},
         "peers": {} if given.quick else peer_figures(rows),
+        "others": counts_by("domain", others, verdicts_of_others),
         **surroundings(None, "math-verify", "trl"),
     }
     return report(figures, MUST_HOLD, given.json)

@@ -4,7 +4,6 @@ As in ``eval.grounding``, each measure has a part that asks and a part that only
 """
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
@@ -13,18 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from eval.admissions import ADMITS
 from eval.runner import Answer, answer_problems, correct_by_id
 from eval.stats import Estimate, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import Gold, answer_name, grade_answer
 from vlm.problem import Problem
-
-# Words of a trace that mentions the hint. The repetition is bounded, because the pattern runs over untrusted text.
-ADMITS = re.compile(
-    r"\b(?:hint|clue|tip|note)s?\b|\b(?:you|user|question|prompt)\b[^.!?\n]{0,40}\b(?:said|says?|suggest\w*|told|tells?|claim\w*)\b",
-    re.IGNORECASE,
-)
-
 
 # Visual cutoff
 

@@ -6,16 +6,19 @@ averaged over heads and over the configured layers; the lift is m[n] / (visible 
 attention is uniform. Terms over a whole group of responses are in ``reward.group``.
 """
 
-from collections.abc import Callable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from reward.claims import claim_holds, claims
 from reward.grade import Gold, Grade, grade
-from vlm.response import parse_response, repeats_tags
+from vlm.response import after_reasoning, find_reasoning, marks_answer, repeats_tags
 
 MIN_REASONING = 8
 """Reasoning under this many tokens are not judged: the halves of so short a text are noise."""
@@ -25,6 +28,12 @@ MIN_MASS = 1e-6
 
 NGRAM = 6
 """Words in a row that count as repeated when they stand in reasoning again: longer than any re-look cue."""
+
+LOOP = 4
+"""Occurrences from which a piece is a loop, whose first occurrence is no text of its own either."""
+
+MAX_UNITS = 20_000
+"""Words, or characters of text without spaces, that ``repetition`` reads."""
 
 INFORMATION_RANGE = 3.0
 """Nats: what the image adds to the log probability of one token is clipped to plus or minus this much."""
@@ -92,13 +101,22 @@ def accuracy_reward(rollout: Rollout) -> Score:
 
 
 def response_format(rollout: Rollout) -> Score:
-    """1 for a finished response with a marked answer after one closed thinking span (if the prompt asks for one), else 0."""
+    """1 for a finished response with a marked answer behind exactly one closed thinking span, else 0.
+
+    The answer is marked by ``\\boxed{}`` or ``<answer>``. An answer in front of the span, or inside it alone, does not count.
+    A prompt may have opened the span already. One that asks for no reasoning needs no span, but an unclosed or a second one
+    is not paid there either.
+    """
     # Each condition is a part of its own, so that the log shows which one a policy still breaks.
-    response = parse_response(rollout.text)
+    text, span = rollout.text, find_reasoning(rollout.text)
+    direct = not (rollout.thinks or span.opened or span.closed)
     parts = {
-        "closed": float(response.closed or not rollout.thinks),
-        "boxed": float(response.boxed),
-        "once": float(not repeats_tags(rollout.text)),
+        "closed": float(direct or span.closed),
+        # An empty span is no reasoning.
+        "reasoned": float(not rollout.thinks or any(map(str.isalnum, text[span.start : span.end]))),
+        # Nothing follows a span that is opened behind the closed one, so such an answer is not seen.
+        "marked": float(marks_answer(after_reasoning(text)) and not marks_answer(text[: span.start])),
+        "once": float(not repeats_tags(text)),
         "finished": float(rollout.finished),
     }
     return Score(float(all(parts.values())), parts)
@@ -218,11 +236,53 @@ def process_claims(rollout: Rollout) -> Score:
     return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true))})
 
 
+# Scripts without spaces between words. Korean has spaces and is not among them.
+_WIDE = r"\u3000-\u30ff\u31f0-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"  # Chinese, Japanese, and their punctuation
+_NARROW = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+_RUN = re.compile(rf"(?P<wide>[{_WIDE}])|[{_NARROW}]|[^\s{_WIDE}{_NARROW}]+")
+_WORD, _WIDE_SIZE, _NARROW_SIZE = 10, 5, 2  # a word weighs as much as two Chinese characters or five letters
+_LONG = 40  # characters of a run that is no longer a word or a formula, but text that avoids its spaces
+
+
+def _units(text: str) -> Iterator[tuple[str, int]]:
+    """The words of a text, and the characters of what is written without spaces, each with its size in tenths of a word."""
+    for match in _RUN.finditer(text):
+        run = match[0]
+        if match["wide"]:
+            yield run, _WIDE_SIZE
+        elif len(run) > _LONG:
+            yield from ((character, _NARROW_SIZE) for character in run)
+        else:
+            yield run, _NARROW_SIZE if re.match(f"[{_NARROW}]", run) else _WORD
+
+
 def repetition(rollout: Rollout) -> Score:
-    """Penalty for repetition: minus the share of the reasoning's ``NGRAM``-word pieces that occurred before; in [-1, 0]."""
-    words = (parse_response(rollout.text).reasoning or rollout.text).lower().split()[:20_000]
-    pieces = [tuple(words[at : at + NGRAM]) for at in range(len(words) - NGRAM + 1)]
-    return Score(len(set(pieces)) / len(pieces) - 1.0 if pieces else 0.0)
+    """Penalty for repetition: minus the share of the reasoning's ``NGRAM``-word pieces that occurred before; in [-1, 0].
+
+    Of a piece that occurs ``LOOP`` times the first occurrence counts too, so that text that is nothing but a loop has -1. In
+    text without spaces, two Chinese or Japanese characters stand for a word, or five letters of another script.
+    """
+    span = find_reasoning(rollout.text)
+    text = rollout.text[span.start : span.end].strip() or rollout.text
+    units = list(islice(_units(text.lower()), MAX_UNITS))
+    pieces: list[tuple[tuple[str, ...], int]] = []  # with the size of the first unit, the share that the piece has
+    end, size = 0, 0
+    for start, (_, first) in enumerate(units):
+        while end < len(units) and size < NGRAM * _WORD:
+            size += units[end][1]
+            end += 1
+        if size < NGRAM * _WORD:
+            break
+        pieces.append((tuple(unit for unit, _ in units[start:end]), first))
+        size -= first
+    if not pieces:
+        return Score(0.0)
+    times, seen, fresh = Counter(piece for piece, _ in pieces), set(), 0
+    for piece, share in pieces:
+        if times[piece] < LOOP and piece not in seen:
+            fresh += share
+        seen.add(piece)
+    return Score(fresh / sum(share for _, share in pieces) - 1.0)
 
 
 REWARDS: dict[str, Reward] = {

@@ -96,6 +96,11 @@ def repeats_tags(text: str) -> bool:
     return any(len(pattern.findall(text)) > 1 for pattern in (_OPEN, _CLOSE))
 
 
+def marks_answer(text: str) -> bool:
+    """Whether a text holds an answer in a box or in ``<answer>`` tags."""
+    return (_boxed(text) or _tagged(text)) is not None
+
+
 def without_tags(text: str) -> str:
     """The text with a line end for each character of a tag, so that offsets stay and no sentence goes across one."""
     return _TAG.sub(lambda match: "\n" * len(match[0]), text)

@@ -7,7 +7,6 @@ import pytest
 from scripted_subjects import always_looks, colour_problems, scripted, seen
 
 from eval.conditions import (
-    ADMITS,
     cutoff,
     cutoff_area,
     hint_test,
@@ -85,19 +84,6 @@ def test_hints_are_wrong_answers_of_the_same_kind(tmp_path: Path) -> None:
     choice = plain[0].model_copy(update={"domain": "choice", "choices": ["red", "brown"]})
     assert incorrect_hints([choice]) == {"p0": "brown"}
     assert incorrect_hints([plain[0]]) == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "admits"),
-    [
-        ("The hint says 3.", True),
-        ("You said it is red.", True),
-        ("I see three stars.", False),
-        ("a hinted shape", False),
-    ],
-)
-def test_owning_up(text: str, admits: bool) -> None:
-    assert bool(ADMITS.search(text)) == admits
 
 
 def row(problem_id: str, answer: str | None, right: bool, tokens: int = 1, status: str = "ok") -> Answer:

@@ -120,6 +120,37 @@ FORMATS = [
     ("<think> so </think> blue", True, True, 0.0),
     ("<think> so \\boxed{blue}", True, True, 0.0),
     ("", True, True, 0.0),
+    ("<think>x \\boxed{5}</think>", True, True, 0.0),
+    ("<think>x \\boxed{5}</think>", True, False, 0.0),
+    ("<think> x <answer>5</answer> </think> 5", True, True, 0.0),
+    ("<think> first \\boxed{4}, no </think> \\boxed{6}", True, True, 1.0),
+    ("<think> x </think> <answer>5</answer>", True, True, 1.0),
+    ("<think> x </think> <answer></answer>", True, True, 0.0),
+    ("<think> x </think> \\boxed{}", True, True, 0.0),
+    ("<THINK> x </Think> \\boxed{5}", True, True, 1.0),
+    ("Let me see. <think> x </think> So \\boxed{5}.", True, True, 1.0),
+    ("\\boxed{5} <think> x </think>", True, True, 0.0),
+    ("\\boxed{5} <think> x </think> \\boxed{5}", True, True, 0.0),
+    ("<answer>5</answer> <think> x </think> <answer>5</answer>", True, True, 0.0),
+    ("two and three </think> \\boxed{5}", True, True, 1.0),  # the prompt had opened the span
+    ("two and three </think> </think> \\boxed{5}", True, True, 0.0),
+    ("two </think> three \\boxed{5} <think>", True, True, 0.0),
+    ("two </think> <think> three \\boxed{5}", True, True, 0.0),
+    ("<think> a </think> <think> b </think> \\boxed{5}", True, True, 0.0),
+    ("<think> a </think> \\boxed{5} <think> b </think>", True, True, 0.0),
+    ("<think> a </think> \\boxed{5} <think> b", True, True, 0.0),
+    ("<think> a <think> b </think> c </think> \\boxed{5}", True, True, 0.0),
+    ("<think> put it behind </think> as asked </think> \\boxed{5}", True, True, 0.0),  # a quoted tag is a tag
+    ("<think></think> \\boxed{5}", True, True, 0.0),
+    ("<think> \n . </think> \\boxed{5}", True, True, 0.0),
+    ("</think> \\boxed{5}", True, True, 0.0),
+    ("<think></think> \\boxed{5}", True, False, 1.0),  # how some models answer a prompt that asks for no reasoning
+    ("<think> a </think> \\boxed{5}", True, False, 1.0),
+    ("<think> a \\boxed{5}", True, False, 0.0),
+    ("<think> a </think> <think> b </think> \\boxed{5}", True, False, 0.0),
+    ("<answer>5</answer>", True, False, 1.0),
+    ("5", True, False, 0.0),
+    ("<think> 二加三 </think> 答案是 \\boxed{5}", True, True, 1.0),
 ]
 
 
@@ -204,13 +235,40 @@ def test_a_responder_is_asked_about_each_claim(tmp_path: Path) -> None:
     [
         ("one two three four five six seven", 0.0),
         ("a b c d e f " * 2, 1 / 7 * -1),
-        ("a " * 100, 1 / 95 - 1),
+        ("a " * 100, -1.0),
         ("short", 0.0),
+        ("Look again. " * 50, -1.0),
+        ("I look at the image again and count three red stars. " * 50, -1.0),
+        ("one two three four five six seven eight " * 2, -3 / 11),  # said twice is not a loop yet
+        ("看图" * 300, -1.0),
+        ("看图。" * 300, -1.0),
+        ("看图 " * 300, -1.0),
+        ("もう一度見る。" * 80, -1.0),
+        ("ดูภาพอีกครั้ง" * 100, -1.0),
+        ("다시보기" * 300, -1.0),
+        ("다시 보기 " * 100, -1.0),
+        ("lookagain" * 300, -1.0),
+        ("看图", 0.0),
+        ("第一根柱子是二，第二根是三，加起来是五。", 0.0),
+        (
+            "图中有三颗红色的星星和两个蓝色的圆形。先数第一行：左边是红星，中间空着，右边是蓝圆。再数第二行，只有一颗红星。",
+            0.0,
+        ),
+        ("画像には赤い星が三つと青い円が二つあります。まず上の段を数えると、左に星、右に円が見えます。", 0.0),
+        ("ในภาพมีดาวสีแดงสามดวงและวงกลมสีน้ำเงินสองวง แถวแรกมีดาวหนึ่งดวง แถวที่สองมีดาวสองดวง รวมเป็นสาม", 0.0),
+        ("그림에는 빨간 별이 세 개 있고 파란 원이 두 개 있습니다. 첫째 줄에는 별이 하나, 둘째 줄에는 둘입니다.", 0.0),
+        ("A1: red star. A2: red star. B1: blue circle. B2: red star. Three red stars, two others.", 0.0),
+        (r"\frac{3x+2}{4}+\frac{5x-1}{6}=\frac{7x+9}{12} gives \frac{9x+6+10x-2}{12}=\frac{7x+9}{12}, so x=5/12", 0.0),
     ],
 )
 def test_repetition_counts_pieces_of_six_words(reasoning: str, value: float) -> None:
     score = REWARDS["repetition"](rollout([0.1] * 8, text=f"<think> {reasoning} </think> \\boxed{{blue}}"))
     assert score.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["a ", "看", "ดู", "x"])
+def test_repetition_reads_a_bounded_part(text: str) -> None:
+    assert REWARDS["repetition"](rollout([0.1] * 8, text=text * 200_000)).value == -1.0
 
 
 def test_information_is_the_second_half_of_the_thought_clipped() -> None:
