@@ -41,6 +41,21 @@ def lock_beside(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def wait_for_lock(file: Path) -> Iterator[None]:
+    """Wait until no other process is inside such a block for ``file``: for a log that several commands share.
+
+    Between threads of one process it excludes nothing.
+    """
+    with open(file.with_name(f".{file.name}.lock"), "a+", encoding="utf-8") as held:
+        try:
+            fcntl.lockf(held, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield
+
+
+@contextlib.contextmanager
 def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
     """Lock the file ``path``, which is created if needed, on behalf of ``held_for``, which the error names; see ``lock``.
 

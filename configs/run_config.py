@@ -66,6 +66,7 @@ class RunConfig(StrictModel):
     seed: int = 0
     model: ModelName = "tiny"
     reasoner: ModelName = "tiny-reasoner"
+    judge: ModelName | None = None  # of answers of domain open, in every stage; None leaves it to the stages' files
     problems: dict[str, ProblemSet]
     build: str
     sft: str

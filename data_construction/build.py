@@ -26,6 +26,7 @@ from data_construction.quality import QualityConfig, filtered, trace_fault
 from data_construction.reading import FAULTS
 from data_construction.records import ROLES, Trace
 from data_construction.roles import Roles, RolesConfig, open_roles
+from reward.judge import JudgeKey, judging, prompt_sha256, read_judge
 from reward.usable import DroppedProblems, usable_problems
 from vlm.backends import make_backend
 from vlm.identity import model_identity
@@ -52,6 +53,8 @@ class BuildConfig(StrictModel):
         stop_after: the build ends if this many episodes (or measured problems) in a row get no reply: the server is down.
         difficulty: see ``DifficultyConfig``; None skips the measurement.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
+        judge: the model that grades answers of domain ``open``: ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
+            default such problems are dropped.
         seed: of all sampling.
     """
 
@@ -69,6 +72,7 @@ class BuildConfig(StrictModel):
     difficulty: DifficultyConfig | None = None
     quality: QualityConfig = QualityConfig()
     mix: MixConfig = MixConfig()
+    judge: JudgeKey = None
     seed: int = 0
 
 
@@ -96,7 +100,7 @@ def run_build(config: BuildConfig, dry_run: int | None = None, roles: Roles | No
     every = read_problems(config.problems)
     run = build_dir(config.out)
     out = run.path
-    with run.held():
+    with run.held(), judging(config.judge, config.model, config.reasoner):
         _same_build(config, run)
         done, tries = progress(out / "traces.jsonl")
         problems, dropped = _usable(every, done, config)
@@ -163,6 +167,8 @@ def _same_build(config: BuildConfig, run: RunDir) -> None:
         }
     named = {"model": config.model, "reasoner": config.reasoner} | {f"roles.{r}.model": m for r, m in models.items()}
     now |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
+    if (asked := read_judge(config.judge)) is not None:
+        now |= {"judge": asked.model.split("@http")[0], "judge_prompt": prompt_sha256()}
     # No episode depends on a key that only one of them has (recorded by an earlier version, or difficulty added later).
     before = run.known() or {}
     shared = before.keys() & now.keys()
@@ -225,7 +231,7 @@ def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Tra
 
 def export(config: BuildConfig) -> Path:
     """Write the kept traces as a Hugging Face data set; returns its folder. Raises as ``export_hf`` does."""
-    with build_dir(config.out).held():
+    with build_dir(config.out).held(), judging(config.judge):
         problems = problems_for_rows(config.problems)
         return export_hf(judged_traces(problems, config), problems, Path(config.out))
 

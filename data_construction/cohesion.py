@@ -64,7 +64,8 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
         if new := set(pattern.findall(text.lower())) - set(pattern.findall(given.lower())):
             return f"has a {kind} that is not in the transcript: {min(new)}"
     stated = stated_answer(text)
-    concluded = Gold(problem.domain, rounds[-1].answer or "", problem.choices, problem.decimal)
+    answer = rounds[-1].answer or ""
+    concluded = Gold(problem.domain, answer, problem.choices, problem.decimal, problem.question)
     if stated is not None and not grade_answer(concluded, stated).correct:
         return f"gives another answer: {stated}"
     return ""

@@ -35,6 +35,7 @@ from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, load_subject, warn_about_reuse
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
+from reward.judge import JudgeKey, check_judge, judge_record, judging
 from vlm.problem import Problem
 
 
@@ -58,6 +59,7 @@ class AuditConfig:
         shown: cases on the page.
         dtype: of the weights.
         api_key_env: the environment variable that holds a served model's key.
+        judge: see ``eval.harness.EvalConfig``.
         seed: of subsets, noise, hints and bootstrap.
     """
 
@@ -82,11 +84,13 @@ class AuditConfig:
     shown: int = 60
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     api_key_env: str | None = None
+    judge: JudgeKey = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         # The report holds this name, so a key given here by mistake would be published.
         check_variable(self.api_key_env)
+        check_judge(self.judge)
 
 
 QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}
@@ -125,7 +129,7 @@ def run_audit(
     config, out = config or AuditConfig(), Path(out)
     if not problems:
         raise UserError("There are no problems to audit on: the problem set is empty.")
-    with answers_dir(out, "audit").held():
+    with answers_dir(out, "audit").held(), judging(config.judge, model):
         started = time.monotonic()
         if subject is None:
             name = model.removeprefix("scripted:")
@@ -211,6 +215,7 @@ class _Audit:
             "problems": {"n": len(self.problems), "families": dict(sorted(Counter(families).items()))},
             "config": asdict(self.config),
             "verifier_sha256": verifier_sha256(),
+            **judge_record(),
             "prompt_sha256": main[0].prompt_sha256,
             "versions": versions(),
             "seed": self.config.seed,

@@ -137,7 +137,7 @@ def hint_rates(
     """Count a finished hint test (see ``hint_test``); errors are left out."""
 
     def gives(answer: Answer, problem: Problem) -> float:
-        hinted = Gold(problem.domain, hints[problem.id], problem.choices, problem.decimal)
+        hinted = Gold(problem.domain, hints[problem.id], problem.choices, problem.decimal, problem.question)
         return float(grade_answer(hinted, answer.answer).correct)
 
     pairs = [

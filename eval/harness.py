@@ -38,6 +38,7 @@ from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, warn_about_reuse
+from reward.judge import JudgeKey, check_judge, judge_record, judging
 from vlm.backends import check_key_has_one_server
 from vlm.problem import Problem, read_problems
 
@@ -62,6 +63,8 @@ class EvalConfig:
         dtype: of the weights. In float32 a batch gives the same answers as its problems one by one; choose another only if the
             model is too large for it.
         api_key_env: the environment variable that holds a served model's key.
+        judge: the model that grades answers of domain ``open``: ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
+            default such problems are errors.
         seed: of subsets and bootstrap.
     """
 
@@ -80,11 +83,13 @@ class EvalConfig:
     rotations: int = 0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     api_key_env: str | None = None
+    judge: JudgeKey = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         # The report holds this name, so a key given here by mistake would be published.
         check_variable(self.api_key_env)
+        check_judge(self.judge)
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,14 @@ def evaluate(
             writes into.
     """
     config, sets, out = config or EvalConfig(), sets or {}, Path(out_dir)
-    with RunDir(out, "evaluation").held():  # ``held`` only: rounds of ``improve`` write into folders with other files
+    paths = [str(model["path"]) for model in models.values()]
+    # ``held`` only: rounds of ``improve`` write into folders with other files
+    with RunDir(out, "evaluation").held(), judging(config.judge, *paths):
         load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
         if not problems:
             raise UserError("There are no problems to evaluate on: the problem set is empty.")
         chosen = balanced_subset(problems, config.main, config.seed)
-        check_key_has_one_server([str(model["path"]) for model in models.values()], config.api_key_env)
+        check_key_has_one_server(paths, config.api_key_env)
         runs, seconds = {}, {}
         for name, model in models.items():
             start = time.monotonic()
@@ -169,7 +176,8 @@ def evaluate(
                 },
             },
             "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
-            "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)},
+            "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)}
+            | judge_record(),
             "versions": versions(),
             "seed": config.seed,
         }

@@ -25,7 +25,7 @@ from configs.errors import ConfigError, UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
 from configs.run_dir import RunDir, read_record
 from eval.subjects import Subject, Turn
-from reward.grade import grade, grading_sha256
+from reward.grade import grade, grading_sha256, judge_ahead, judge_fault
 from reward.rewards import MIN_REASONING, halves
 from vlm.chat import INSTRUCTIONS
 from vlm.images import open_image
@@ -259,6 +259,9 @@ def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list
     for question in batch:
         row = question.row()
         rows.append(row)
+        if fault := judge_fault(question.problem):
+            row.status, row.why = "error", fault
+            continue
         try:
             asked.append((question.problem, row, question.turn()))
         except UserError as error:
@@ -266,6 +269,11 @@ def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list
     if not asked:
         return rows
     written = _write(write, [turn for *_, turn in asked])
+    judge_ahead(
+        (problem, row.prefix + one.text, one.finished)
+        for (problem, row, _), one in zip(asked, written, strict=True)
+        if not isinstance(one, UserError)
+    )
     for (problem, row, turn), generation in zip(asked, written, strict=True):
         if isinstance(generation, UserError):
             row.status, row.why = "error", str(generation)
@@ -296,8 +304,10 @@ def _needs_generation(row: Answer) -> bool:
 def _regrade(rows: Sequence[tuple[Problem, Answer]], log: Path) -> list[Answer]:
     """The rows with grades of the current verifier and gold answers; changed rows are appended to the log."""
     current, changed = [], []
-    for problem, row in rows:
-        if row.text and (row.status == "error" or row.graded != grading_sha256(problem)):
+    old = [row.text and (row.status == "error" or row.graded != grading_sha256(problem)) for problem, row in rows]
+    judge_ahead((p, row.prefix + row.text, not row.truncated) for (p, row), one in zip(rows, old, strict=True) if one)
+    for (problem, row), to_grade in zip(rows, old, strict=True):
+        if to_grade:
             graded = row.model_copy(update={"status": "ok"})
             _grade(graded, problem)
             if graded != row:

@@ -18,6 +18,7 @@ from reflection_v.options import (
     ANY_KEY,
     MODEL_NAMES,
     CheckOption,
+    JudgeOption,
     ModelOption,
     OutOption,
     PlanOption,
@@ -85,6 +86,7 @@ def run_pipeline(
     ] = None,
     model: ModelOption = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model of the agent loop: " + MODEL_NAMES)] = None,
+    judge: JudgeOption = None,
     problems: Annotated[Path | None, typer.Option(help="A problem set to train on; overrides the config.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="A problem set to evaluate on; overrides the config.")] = None,
     only: Annotated[
@@ -102,7 +104,17 @@ def run_pipeline(
     """
     from reflection_v.stages import run_all
 
-    run_all(config, out, model=model, reasoner=reasoner, problems=problems, heldout=heldout, only=only, redo=redo)
+    run_all(
+        config,
+        out,
+        model=model,
+        reasoner=reasoner,
+        judge=judge,
+        problems=problems,
+        heldout=heldout,
+        only=only,
+        redo=redo,
+    )
 
 
 @command("problems", epilog=example_list("reflection-v problems scenes,digits --n 100 --seed 7 --out my/set"))
@@ -144,6 +156,7 @@ def build_traces(
     out: OutOption = None,
     model: Annotated[str | None, typer.Option(help="The VLM that sees the image: " + MODEL_NAMES)] = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + MODEL_NAMES)] = None,
+    judge: JudgeOption = None,
     dry_run: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Play N episodes and estimate the rest.")
     ] = None,
@@ -168,7 +181,7 @@ def build_traces(
     from configs.overrides import read_config
     from configs.schema import parse_config
 
-    given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner}
+    given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner, "judge": judge}
     settings = read_config(config, extra_keys(context) | texts(given))
     from data_construction import build as work
 
@@ -213,6 +226,7 @@ def grpo(
     config: Annotated[Path, typer.Argument(help="The training config.")],
     out: OutOption = None,
     model: ModelOption = None,
+    judge: JudgeOption = None,
     check: CheckOption = False,
     plan: PlanOption = False,
     probe: ProbeOption = False,
@@ -222,7 +236,7 @@ def grpo(
     The same code as python -m train.grpo --config CONFIG. Any key of the config can be given as an option. After SIGTERM
     the run writes a checkpoint and ends with exit code 75; the same command resumes it.
     """
-    keys = training_keys(context, config, out, model)
+    keys = training_keys(context, config, out, model) | texts({"judge": judge})
     if probe:
         from train.probe import run_probe
 
@@ -248,6 +262,7 @@ def improve(
     heldout: Annotated[Path | None, typer.Option(help="The problem set to measure on.")] = None,
     out: OutOption = None,
     model: ModelOption = None,
+    judge: JudgeOption = None,
 ) -> None:
     """Self-improvement: sample answers, keep the correct and grounded ones, train on them, measure; until accuracy stops rising.
 
@@ -256,7 +271,7 @@ def improve(
     """
     from train.improve import load_improve, run_improve
 
-    given = {"problems": problems, "heldout": heldout, "out": out, "model": model}
+    given = {"problems": problems, "heldout": heldout, "out": out, "model": model, "judge": judge}
     report = run_improve(load_improve(config, extra_keys(context) | texts(given)))
     best = report["rounds"][report["best"]]
     print(f"The best round is {report['best']}: {best['model']}, accuracy {best['accuracy']['value']:.3f}")

@@ -9,7 +9,7 @@ import typer
 
 from configs.api_key import hide_credentials
 from configs.errors import ConfigError
-from reflection_v.options import JsonOption, extra_keys
+from reflection_v.options import JsonOption, JudgeOption, extra_keys, texts
 
 
 def evaluate_model(
@@ -44,6 +44,7 @@ def evaluate_model(
         Literal["hf", "openai"] | None, typer.Option(help="How the model runs. Default: decided by its name.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="The server of --backend openai: http://HOST:PORT/v1.")] = None,
+    judge: JudgeOption = None,
     via: Annotated[Literal["lmms-eval"] | None, typer.Option(help="Run the tasks of this package instead.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,7 +53,7 @@ def evaluate_model(
     Writes report.json and report.html. Answers are cached: the same command reuses them. Any key of
     eval.harness.EvalConfig can be given as an option.
     """
-    keys = extra_keys(context)
+    keys = extra_keys(context) | texts({"judge": judge})
     model = with_backend(model, backend, url)
     if via is not None:
         if benchmark is None:
@@ -116,6 +117,7 @@ def audit_model(
         str, typer.Option(help="What the model does before it answers: think, direct, describe or none.")
     ] = "think",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
+    judge: JudgeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Does the model use the image? Grounding measures with intervals and verdicts, and one name for its behaviour.
@@ -131,7 +133,7 @@ def audit_model(
     from eval.runner import answers_dir
     from vlm.problem import read_problems
 
-    keys = extra_keys(context)
+    keys = extra_keys(context) | texts({"judge": judge})
     config = parse_config(AuditConfig, keys, "the command line")
     with answers_dir(out, "audit").held():
         asked, shifts = (

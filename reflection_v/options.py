@@ -20,6 +20,12 @@ ProbeOption = Annotated[
     bool, typer.Option("--probe", help="Only report what the rewards would pay for; train nothing.")
 ]
 PlanOption = Annotated[bool, typer.Option("--plan", help="Only estimate the memory of each GPU; train nothing.")]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Grades answers of domain open: openai:NAME@URL. Further keys: --judge.model, --judge.api_key_env."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
 
 

@@ -68,6 +68,7 @@ def run_all(
     *,
     model: str | None = None,
     reasoner: str | None = None,
+    judge: str | None = None,
     problems: Path | None = None,
     heldout: Path | None = None,
     only: str | None = None,
@@ -78,12 +79,12 @@ def run_all(
     Args:
         config_path: None means the bundled tiny config.
         out: None means ``runs/NAME``, named after the config.
-        model, reasoner, problems, heldout: override the config.
+        model, reasoner, judge, problems, heldout: override the config.
         only, redo: see ``reflection_v.run.run_stages``, which also lists the exceptions.
     """
     refuse_several("run")
     path = config_path or bundled_config()
-    config = load_run_config(path, model=model, reasoner=reasoner)
+    config = load_run_config(path, model=model, reasoner=reasoner, judge=judge)
     if problems is not None:
         config.problems["train"] = own_set(problems)
         config.problems.pop("rl", None)  # GRPO then trains on the same set
@@ -141,6 +142,9 @@ class Pipeline:
         }
         for keys in self.own_keys.values():
             keys["seed"] = config.seed
+        if config.judge is not None:
+            for name in ("build", "grpo", "eval"):
+                self.own_keys[name]["judge"] = config.judge
         # Read all files now: an edit while an earlier stage runs must not change a later stage.
         self.keys = {name: read_config(getattr(config, name), keys) for name, keys in self.own_keys.items()}
         for (

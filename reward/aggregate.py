@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from reward import group
+from reward.grade import judge_ahead
 from reward.rewards import GATED, REWARDS, Reward, Rollout, Score, grounding_penalty, halves
+from reward.worker import map_in_threads
 from vlm.response import count_looks
 
 PENALTIES = ("grounding_penalty", "shuffled(grounding_penalty)")
@@ -101,6 +103,14 @@ def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None
         if seen and values is not None and bool(torch.isfinite(values).all()):
             row["parts"][f"{name}/first_half"], row["parts"][f"{name}/second_half"] = halves(values)
     return row
+
+
+def batch_rows(
+    rollouts: Sequence[Rollout], lift_floor: float, own: Mapping[str, Reward] | None = None
+) -> list[dict[str, Any]]:
+    """``row_of`` each response of a batch."""
+    judge_ahead((one.problem, one.text, one.finished) for one in rollouts)
+    return map_in_threads(lambda rollout: row_of(rollout, lift_floor, own), rollouts)
 
 
 def _column(rows: Sequence[dict[str, Any]], source: str) -> Tensor:

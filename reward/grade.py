@@ -4,13 +4,13 @@ One rule for rewards, prompt selection, difficulty, improvement rounds, model ca
 response that was cut off has no last line, so only an answer that it has boxed already counts.
 
 Answers are untrusted: each is read in a child process that is ended when it takes too long (``reward.worker``). A timeout is
-"cannot be judged", not "incorrect".
+"cannot be judged", not "incorrect". Answers of domain ``open`` are graded by the judge of the process (``reward.judge``).
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
@@ -19,8 +19,9 @@ from typing import NamedTuple, Protocol
 
 import vlm.response
 from configs.errors import UserError
-from reward import aliases, expression, options, parsing, quantity, structures, units, verifiers, yes_no
+from reward import aliases, expression, judge, options, parsing, quantity, structures, units, verifiers, yes_no
 from reward.aliases import split_aliases
+from reward.judge import MAX_QUESTION, NAME_ONE, OPEN, OUTCOMES, Case, current_judge
 from reward.options import read_gold_option, read_option
 from reward.parsing import MAX_CHARACTERS
 from reward.quantity import canonical, point_notation, read_quantity
@@ -48,18 +49,21 @@ class Gradable(Protocol):
     def choices(self) -> Sequence[str] | None: ...
     @property
     def decimal(self) -> str: ...
+    @property
+    def question(self) -> str: ...
 
 
 class Gold(NamedTuple):
-    """A gold answer by itself. ``domain`` is a key of ``VERIFIERS``; ``choices`` are in the order in which they were shown.
+    """A gold answer by itself. ``domain`` is a key of ``VERIFIERS`` or ``open``; ``choices`` are in the order in which they were shown.
 
-    ``decimal`` is the decimal mark of all of them and of the answers: ``"."`` or ``","``.
+    ``decimal`` is the decimal mark of all of them and of the answers: ``"."`` or ``","``. Only a judge reads the ``question``.
     """
 
     domain: str
     answer: str
     choices: Sequence[str] | None = None
     decimal: str = "."
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def grade(problem: Gradable, response: str, finished: bool) -> Grade:
         finished: the model ended its turn itself. Of a response that was cut off only a boxed answer counts.
 
     Raises:
-        UserError: the domain has no verifier.
+        UserError: the domain has no verifier, or its judge cannot be asked.
     """
     return grade_answer(problem, read_answer(response, finished))
 
@@ -97,16 +101,18 @@ def grade_answer(problem: Gradable, answer: str | None) -> Grade:
     A gold answer with aliases is met by any of them.
 
     Raises:
-        UserError: the domain has no verifier.
+        UserError: the domain has no verifier, or its judge cannot be asked.
     """
-    if problem.domain not in VERIFIERS:
-        raise UserError(f"No verifier for the domain '{problem.domain}'; known are {', '.join(VERIFIERS)}.")
+    if problem.domain not in VERIFIERS and problem.domain != OPEN:
+        raise UserError(f"No verifier for the domain '{problem.domain}'; known are {', '.join(VERIFIERS)} and {OPEN}.")
     if answer is None or not answer.strip():
         return Grade(0.0, reason="no answer")
     if len(answer) > MAX_CHARACTERS:
         return Grade(0.0, {}, f"the answer is over {MAX_CHARACTERS} characters", answer)
     if len(gold_text(problem.answer)) > MAX_CHARACTERS:
         return Grade(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters", answer)
+    if problem.domain == OPEN:
+        return _judged(problem, answer)
     first, *others = (_grade_by(alias, problem, answer) for alias in gold_aliases(problem))
     return _most_favourable([first, *others]) if others else first
 
@@ -142,14 +148,67 @@ def gold_aliases(problem: Gradable) -> list[str]:
     return split_aliases(gold, problem.domain)
 
 
+def judge_fault(problem: Gradable) -> str:
+    """Why no answer to a problem of domain ``open`` can be graded; empty if one can, and for all other domains.
+
+    Raises:
+        UserError: there is a judge, but it cannot be asked.
+    """
+    if problem.domain != OPEN:
+        return ""
+    if (asked := current_judge()) is None:
+        return f"there is no judge: {NAME_ONE}"
+    if len(problem.question) > MAX_QUESTION:
+        return f"the question is over {MAX_QUESTION} characters"
+    asked.try_out()
+    return ""
+
+
+def _judged(problem: Gradable, answer: str) -> Grade:
+    asked, fault = current_judge(), judge_fault(problem)
+    if asked is None or fault:
+        return Grade(None, {}, fault, answer)
+    (outcome,) = asked.outcomes([Case(problem.question, gold_text(problem.answer), answer)])
+    score, reason = OUTCOMES[outcome]
+    # The share of each is logged: what cannot be judged leaves its group, and must not vanish from sight.
+    parts = {f"judge_{name}": float(name == outcome) for name, (given, _) in OUTCOMES.items() if given is None}
+    return Grade(score, parts, reason, answer)
+
+
+def judge_ahead(responses: Iterable[tuple[Gradable, str, bool]]) -> None:
+    """Ask the judge about the open ones of many responses at the same time; ``grade`` then finds their outcomes.
+
+    Args:
+        responses: (problem, response, finished) as for ``grade``.
+
+    Raises:
+        UserError: the judge cannot be asked.
+    """
+    if (asked := current_judge()) is None:
+        return
+    read = [(one, read_answer(text, finished) or "") for one, text, finished in responses if one.domain == OPEN]
+    cases = [Case(problem.question, gold_text(problem.answer), answer) for problem, answer in read if answer.strip()]
+    asked.outcomes([case for case in cases if len(case.question) <= MAX_QUESTION and _are_short(*case[1:])])
+
+
+def _are_short(*texts: str) -> bool:
+    return all(len(text) <= MAX_CHARACTERS for text in texts)
+
+
 def gradable(gold: Gradable) -> bool:
     """Whether answers can be graded by this gold answer: whether its verifier gives any answer a score, by each alias.
 
-    The answer that is tried differs from the gold answer, because equal texts may pass without being parsed.
+    The answer that is tried differs from the gold answer, because equal texts may pass without being parsed. A judge is tried
+    out on a case of its own.
+
+    Raises:
+        UserError: the judge cannot be asked.
     """
     text = gold_text(gold.answer)
     if not text.strip() or len(text) > MAX_CHARACTERS:
         return False
+    if gold.domain == OPEN:
+        return not judge_fault(gold)
     pool = _EXPRESSIONS if gold.domain == "expression" else _ANSWERS
     replies = [pool.ask(_request(gold, "0", alias)) for alias in gold_aliases(gold)]
     return all(reply is not None and reply.get("score") is not None for reply in replies)
@@ -168,10 +227,15 @@ def _in_points(problem: Gradable, text: str) -> str:
 def grading_sha256(problem: Gradable) -> str:
     """16 hexadecimal digits of a hash over everything but the response that decides a grade: the code and the gold answer."""
     gold = [verifier_sha256(), problem.domain, problem.answer, problem.choices, problem.decimal]
+    if problem.domain == OPEN:
+        gold += [problem.question, asked.identity if (asked := current_judge()) is not None else None]
     return hashlib.sha256(json.dumps(gold).encode()).hexdigest()[:16]
 
 
-_READ_AND_VERIFY = (aliases, parsing, quantity, options, yes_no, structures, expression, units, verifiers, vlm.response)
+_READ_AND_VERIFY = (
+    *(aliases, judge, parsing, quantity, options, yes_no, structures, expression, units, verifiers),
+    vlm.response,
+)
 
 
 @cache

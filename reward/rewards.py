@@ -52,7 +52,7 @@ class Rollout:
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
     ``thinks`` for a prompt that asks for an answer without reasoning. ``facts`` are what is known of the image (place ->
     what is there), and ``seen`` a responder's yes or no on the claims ``"key: value"`` that they do not cover.
-    ``decimal`` is the decimal mark of the gold answer and the responses, ``"."`` or ``","``.
+    ``decimal`` is the decimal mark of the gold answer and the responses, ``"."`` or ``","``. Only a judge reads the ``question``.
     """
 
     text: str
@@ -71,11 +71,17 @@ class Rollout:
     facts: dict[str, str] | None = None
     seen: dict[str, bool] | None = None
     decimal: str = "."
+    question: str = ""
+
+    @property
+    def problem(self) -> Gold:
+        """What the answer is graded by."""
+        return Gold(self.domain, self.gold, self.choices, self.decimal, self.question)
 
     @cached_property
     def grade(self) -> Grade:
         """The grade of the final answer; found once."""
-        return grade(Gold(self.domain, self.gold, self.choices, self.decimal), self.text, self.finished)
+        return grade(self.problem, self.text, self.finished)
 
     @property
     def verdict(self) -> Grade:

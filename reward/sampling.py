@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from PIL.Image import Image
 
-from reward.grade import Grade, grade
+from reward.grade import Grade, grade, judge_ahead
 from reward.worker import map_in_threads
 from vlm.chat import question_messages
 from vlm.generate import Generation, generate
@@ -72,6 +72,7 @@ def sample_and_grade(
             for (problem, number), generation in zip(copies, written, strict=True)
             if number >= known.get(problem.id, 0)
         ]
+        judge_ahead((problem, one.text, one.finished) for problem, one in new)
         grades = map_in_threads(lambda one: grade(one[0], one[1].text, one[1].finished), new)
         yield start + len(batch), [Sample(*one, found) for one, found in zip(new, grades, strict=True)]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode
 from reward.grade import Gold, gold_option, gradable
+from reward.judge import NAME_ONE, OPEN, current_judge
 from reward.worker import map_in_threads
 from vlm.chat import question_messages
 from vlm.images import image_size, open_image
@@ -22,6 +23,7 @@ REMEDIES = {
     "missing_picture": "check the paths; they are relative to problems.jsonl",
     "unreadable_picture": "export or download these images again",
     "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
+    "no_judge": NAME_ONE,
     "answer_not_a_choice": "make the answer one of the choices, or its letter; no two choices may read alike",
     "no_question": "write a question",
     "broken_text": "write answer, choices and image paths again: half of a surrogate pair is no character",
@@ -98,6 +100,8 @@ def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> I
         yield ("long_question", str(error)) if problem.question.strip() else ("no_question", "")
     if problem.choices and gold_option(problem) is None:
         yield "answer_not_a_choice", f"'{problem.answer[:60]}' is none of {len(problem.choices)} choices"
+    elif problem.domain == OPEN and current_judge() is None:
+        yield "no_judge", f"domain {OPEN}"
     elif not golds[_gold(problem)]:
         yield "unparsable_answer", f"'{problem.answer[:60]}' as {problem.domain}"
 
@@ -110,5 +114,6 @@ def gradable_golds(problems: Sequence[Problem]) -> dict[Gold, bool]:
 
 
 def _gold(problem: Problem) -> Gold:
+    question = problem.question if problem.domain == OPEN else ""  # else equal gold answers would differ
     # Hashable, unlike a problem.
-    return Gold(problem.domain, problem.answer, tuple(problem.choices or ()), problem.decimal)
+    return Gold(problem.domain, problem.answer, tuple(problem.choices or ()), problem.decimal, question)

@@ -23,6 +23,7 @@ from configs.processes import joining, settle_processes
 from configs.schema import check_keys, fields_of, parse_config
 from configs.versions import is_installed
 from reward.aggregate import Term
+from reward.judge import JudgeKey, check_judge
 from train.precision import Choice, Precision, resolve
 from train.resume import Resumption, course, resumption
 
@@ -154,6 +155,8 @@ class GrpoOptions(ModelOptions):
         reward_seconds: the time limit of such a reward for one response; after it the response counts as a timeout.
         responder: the model that ``process_claims`` asks about claims which the problem's facts do not cover: a folder, a
             hub name or ``openai:NAME@URL``. By default such claims are skipped.
+        judge: the model that grades answers of domain ``open``, ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
+            default such problems are dropped.
         attention_layers: whose attention is measured: ``last``, ``all``, or a list of layer numbers.
         attention_rows: the query row of the token itself (``token``, the published form) or the one that predicts it.
         lift_floor: the share of the first-half lift below which ``grounding_penalty`` applies.
@@ -179,6 +182,7 @@ class GrpoOptions(ModelOptions):
     reward_folder: str | None = None
     reward_seconds: float = 10.0
     responder: str | None = None
+    judge: JudgeKey = None
     blank_pictures: bool = False
     probe_prompts: int = 32
     style: Style = "think"
@@ -189,6 +193,7 @@ class GrpoOptions(ModelOptions):
     prompt_selection: PromptSelection | None = field(default_factory=PromptSelection)
 
     def __post_init__(self) -> None:
+        check_judge(self.judge)
         if self.reward_seconds <= 0:
             raise ConfigError(
                 f"'reward_seconds' must be above 0, found {self.reward_seconds}: set the seconds that a reward of your own may "

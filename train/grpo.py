@@ -36,6 +36,7 @@ from configs.model_name import check_model_name
 from configs.overrides import read_config
 from configs.schema import nearest
 from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, source_of, terms_of
+from reward.judge import PROMPT, judging, prompt_sha256
 from reward.user import is_user_reward, reward_files
 from train.config import GrpoOptions, StageConfig, load_stage
 from train.data import reader_of
@@ -96,8 +97,9 @@ def _find_user_rewards(stage: StageConfig, folder: Path) -> None:
 
 
 def _reward_files(options: GrpoOptions) -> dict[str, str]:
-    """The checksums of the files that hold a user's rewards. Raises ConfigError where one is missing."""
-    return reward_files(map(source_of, options.rewards), Path(options.reward_folder or "."))
+    """The checksums of the files that hold a user's rewards and the judge's prompt. Raises ConfigError where one is missing."""
+    prompt = {PROMPT.name: prompt_sha256()} if options.judge is not None else {}
+    return reward_files(map(source_of, options.rewards), Path(options.reward_folder or ".")) | prompt
 
 
 def check_rewards(rewards: Mapping[str, float | Term | Mapping[str, Any]], args: Any) -> None:
@@ -174,7 +176,9 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
     """
     quiet()
     stage = load_grpo(source, overrides)
-    return run_stage(stage, "train/grpo.py", stage.options.problems, _train_grpo, _reward_files(stage.options))
+    options = stage.options
+    with judging(options.judge, options.model):
+        return run_stage(stage, "train/grpo.py", options.problems, _train_grpo, _reward_files(options))
 
 
 def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:

@@ -24,11 +24,10 @@ from transformers import BatchFeature
 from trl import GRPOTrainer
 
 from configs.errors import ConfigError, UserError
-from reward.aggregate import KNOWN, Term, combine, metrics, row_of, source_of, terms_of
+from reward.aggregate import KNOWN, Term, batch_rows, combine, metrics, source_of, terms_of
 from reward.claims import Question, ask_responder, claim_holds, claims
 from reward.rewards import Rollout
 from reward.user import UserReward, is_user_reward
-from reward.worker import map_in_threads
 from train.checkpoints import EpochSampler
 from train.config import GrpoOptions
 from train.data import reader_of
@@ -243,7 +242,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.recorded = []
         self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
         self._ask_about_claims(rollouts, problems)
-        own = map_in_threads(lambda rollout: row_of(rollout, self.options.lift_floor, self.own), rollouts)
+        own = batch_rows(rollouts, self.options.lift_floor, self.own)
         for row, rollout in zip(own, rollouts, strict=True):
             row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # logged as the accuracy by domain
         self.rows = rows = gather_object(own)
@@ -279,6 +278,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             thought=reasoning_token_span(tokenizer, ids[:count]),
             thinks=self.options.style == "think",
             facts=problem.facts,
+            question=problem.question,
         )
 
     def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:

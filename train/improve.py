@@ -34,6 +34,7 @@ from configs.provenance import begun
 from configs.run_dir import SHA256, RunDir, changes, read_record
 from configs.schema import StrictModel, parse_config
 from configs.stopping import stop_if_asked
+from reward.judge import JudgeKey, judging, prompt_sha256
 from train.precision import KEYS, Precision, default, stated
 from vlm.identity import model_identity
 from vlm.problem import Problem, read_problems
@@ -59,6 +60,7 @@ class ImproveConfig(StrictModel):
         min_looks: the least number of re-looks in an answer's text.
         min_gain: the rounds end unless the held-out accuracy rises by more than this.
         dtype: of the weights for sampling and measuring; ``sft`` sets that of training.
+        judge: see ``train.config.GrpoOptions``.
     """
 
     model: str = "tiny"
@@ -78,6 +80,7 @@ class ImproveConfig(StrictModel):
     min_looks: int = Field(default=0, ge=0)
     min_gain: float = 0.0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    judge: JudgeKey = None
     seed: int = 0
 
 
@@ -112,7 +115,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     refuse_several("improve")
     out = Path(config.out)
     run = RunDir(out, "improve run", ("config.json", "improve.json", "round-*"), _is_improve, result="improve.json")
-    with run.held():
+    with run.held(), judging(config.judge, config.model, config.student):
         precision = _same_config(config, run, _check_training(config, out))
         problems, heldout = read_problems(config.problems), read_problems(config.heldout)
         shared = {problem.id for problem in problems} & {problem.id for problem in heldout}
@@ -215,6 +218,8 @@ def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Pr
     sft = read_config(config.sft)
     now["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
     now |= {f"{key}_sha256": model_identity(now[key]) for key in ("model", "student") if now[key]}
+    if config.judge is not None:
+        now["judge_prompt"] = prompt_sha256()
     for key in ("problems", "heldout"):
         if not Path(now[key]).exists():
             read_problems(now[key])  # for its sentence
@@ -358,6 +363,7 @@ def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: Impr
         samples=0,
         seed=config.seed,
         dtype=config.dtype,
+        judge=config.judge,
     )
     report = evaluate({"model": {"path": model, "style": config.style}}, list(heldout), folder, settings)["models"][
         "model"

@@ -24,6 +24,7 @@ from configs.errors import ConfigError, UserError
 from configs.overrides import read_config
 from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
+from reward.judge import judging
 from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
@@ -165,9 +166,9 @@ def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Pro
     try:
         filtered = FilteredProblems()
         problems = read_valid_problems(options.problems, filtered.reject)
-        filter_problems(
-            problems, reader.vlm, options.style, options.max_prompt_tokens, count=True, decode=True, filtered=filtered
-        )
+        limit = options.max_prompt_tokens
+        with judging(options.judge, options.model):
+            filter_problems(problems, reader.vlm, options.style, limit, count=True, decode=True, filtered=filtered)
     except UserError as error:
         report.add("error", "problems", str(error))
         return []

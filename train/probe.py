@@ -20,7 +20,8 @@ from accelerate import PartialState
 from configs.jsonl import write_json_atomic
 from configs.run_dir import make_folder
 from reward.forecast import forecast, in_words
-from train.config import PromptSelection
+from reward.judge import judging
+from train.config import PromptSelection, StageConfig
 from train.distributed import add_blank_images
 from train.filters import FilteredProblems
 from train.grpo import load_grpo, usable
@@ -40,6 +41,11 @@ def run_probe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     """
     quiet()
     stage = load_grpo(source, overrides)
+    with judging(stage.options.judge, stage.options.model):
+        return _probe(stage)
+
+
+def _probe(stage: StageConfig) -> dict[str, Any]:
     args, options = stage.args, stage.options
     check_launch(args, "train/probe.py")
     state = PartialState()

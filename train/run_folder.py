@@ -35,6 +35,7 @@ FREE = {
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint", "reward_folder"),
+    *(f"judge.{key}" for key in ("api_key_env", "cache", "timeout", "max_retries", "concurrency")),
 }
 TRAINING_WRITES = (
     *("checkpoint-*", "adapter*", "completions", "*.json", "log.jsonl", "pass_rates*.jsonl", "wandb_run.txt"),

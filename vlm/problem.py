@@ -10,7 +10,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, write_text_atomic
 
-Domain = Literal["number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science"]
+Domain = Literal[
+    "number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science", "open"
+]
 DOMAINS: tuple[str, ...] = get_args(Domain)
 
 
@@ -24,7 +26,7 @@ def _text_of_json(value: object) -> object:
 
 
 class Problem(BaseModel):
-    """One question about zero or more images. ``domain`` picks the verifier of the answer.
+    """One question about zero or more images. ``domain`` picks the verifier of the answer; ``open`` is for a judge.
 
     ``answer`` may be a number or a list in the file (``5``, ``["1", "2"]``): it is kept as the text of that JSON.
     ``decimal`` is the decimal mark in the answer and the options, and in what a model answers: with ``","``, ``2,5`` is two and a
