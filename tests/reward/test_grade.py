@@ -67,7 +67,7 @@ def write(vlm: Any, conversations: Any, images: Any, **_: Any) -> list[Generatio
 
 
 def by_reward(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
-    rows = [Rollout(text, *gold, finished=finished) for gold, text, finished, _ in CASES]
+    rows = [Rollout(text, *gold[:3], finished=finished) for gold, text, finished, _ in CASES]
     return [REWARDS["accuracy"](row).value for row in rows]
 
 
