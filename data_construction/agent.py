@@ -16,6 +16,7 @@ from pydantic import Field
 from configs.errors import ImageError
 from configs.schema import StrictModel
 from data_construction.cohesion import first_person
+from data_construction.failures import FailureWatch
 from data_construction.reading import FAULTS, read_conclusion, read_look, read_request
 from data_construction.records import Call, Role, Round, Status, Trace
 from data_construction.reply_log import ReplyLog, position_seed
@@ -24,7 +25,7 @@ from reward.grade import grade_answer
 from reward.statements import corrected_spans
 from vlm.images import SharedImages
 from vlm.problem import Problem
-from vlm.protocol import BackendError, Request
+from vlm.protocol import BackendError, Request, is_whole
 from vlm.response import after_reasoning, count_looks
 
 
@@ -80,6 +81,7 @@ class Episode:
         replies: saves and replays replies; None requests every reply.
         tries: how often this problem ended with unusable replies before; the repairs allowed grow with it.
         images: opens the problem's images; concurrent episodes share it.
+        watch: ends the build when the model of a role is down; concurrent episodes share it.
     """
 
     problem: Problem
@@ -89,11 +91,16 @@ class Episode:
     replies: ReplyLog | None = None
     tries: int = 0
     images: SharedImages = field(default_factory=SharedImages)
+    watch: FailureWatch | None = None
     calls: list[Call] = field(default_factory=list)
     repairs: int = 0
 
     async def run(self) -> Trace:
-        """Play the episode. A failure of a model, server or image does not raise: the trace has the status ``error``."""
+        """Play the episode. A failure of a model, server or image does not raise: the trace has the status ``error``.
+
+        Raises:
+            RoleDown: the model of a role is down, by ``watch``.
+        """
         rounds: list[Round] = []
         try:
             images = [await asyncio.to_thread(self.images.open, image) for image in self.problem.images]
@@ -166,7 +173,7 @@ class Episode:
     async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
-        return "" if finish in ("too_long", "length") else after_reasoning(text)  # a cut text is unusable
+        return after_reasoning(text) if is_whole(finish) else ""
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)
@@ -205,10 +212,17 @@ class Episode:
             seed=self._seed(role, number, attempt),
             extra=settings.extra_body,
         )
-        if self.replies is None:
-            reply = await backend.complete(request)
-        else:
-            reply = await self.replies.get(backend, request, self.problem.id, role, (number, attempt))
+        try:
+            if self.replies is None:
+                reply = await backend.complete(request)
+            else:
+                reply = await self.replies.get(backend, request, self.problem.id, role, (number, attempt))
+        except BackendError as error:
+            if self.watch is not None:
+                self.watch.failed(role, error)
+            raise
+        if self.watch is not None:
+            self.watch.answered(role)
         self.calls.append(
             Call(role=role, prompt_tokens=reply.prompt_tokens, tokens=reply.completion_tokens, seconds=reply.seconds)
         )

@@ -1,6 +1,5 @@
 """Build traces: the agent loop over a problem set, resumable, and the cold-start set made from the traces."""
 
-import asyncio
 import functools
 import json
 import random
@@ -20,6 +19,7 @@ from data_construction.check import check_traces
 from data_construction.dataset import MixConfig, cold_start_rows
 from data_construction.difficulty import DifficultyConfig, is_in_ranges, measure, read_difficulty
 from data_construction.export import export_hf
+from data_construction.failures import run_to_first_failure
 from data_construction.play import Tally, play
 from data_construction.prompts import load_prompts
 from data_construction.quality import QualityConfig, filtered, trace_fault
@@ -50,7 +50,8 @@ class BuildConfig(StrictModel):
         prompts: ``short``, ``full`` or a folder of templates.
         concurrency: episodes at the same time.
         batch_size: requests per batch of an in-process model; dtype: of its weights.
-        stop_after: the build ends if this many episodes (or measured problems) in a row get no reply: the server is down.
+        stop_after: the build ends if the model of a role gives no reply this many times in a row; after five where the server says
+            that no later request will succeed (the key, the model's name, the account's quota, no vision).
         difficulty: see ``DifficultyConfig``; None skips the measurement.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         judge: the model that grades answers of domain ``open``: ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
@@ -193,9 +194,7 @@ def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str
     judge = functools.partial(trace_fault, config=config.quality)
     loop = play(todo, roles, config.loop, out, tries=tries, judge=judge, **limits)
     try:
-        return asyncio.run(loop)
-    except ExceptionGroup as group:  # of the task group; the first failure is the cause
-        raise group.exceptions[0] from None
+        return run_to_first_failure(loop)
     except KeyboardInterrupt:
         done, _ = progress(out / "traces.jsonl")
         raise KeyboardInterrupt(
@@ -247,6 +246,20 @@ def finished_runs(run: RunDir) -> int:
     """How many complete builds this folder has seen."""
     counts = run.finished()
     return 0 if counts is None else int(counts.get("runs", 1))
+
+
+def check_kept(counts: dict[str, Any]) -> None:
+    """Raises UserError: a build whose episodes were played kept none of them, so that nothing can be trained on it."""
+    if counts["kept"]:
+        return
+    why = counts["error_names"] or counts["filters"]
+    most = f"; most often: {next(iter(why))}" if why else ""
+    shown = ", ".join(
+        f"{name} {counts[name]}" for name in ("wrong", "no_reflection", "filtered", "errors") if counts[name]
+    )
+    raise UserError(
+        f"No episode was kept ({shown or 'no episode was played'}{most}). docs/build.md says what each status means."
+    )
 
 
 def _finish(

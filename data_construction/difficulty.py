@@ -7,16 +7,17 @@ from typing import Any
 
 from pydantic import Field
 
-from configs.errors import ImageError, UserError
+from configs.errors import ImageError
 from configs.jsonl import iter_log
 from configs.schema import KeyVariable, ModelName, StrictModel
+from data_construction.failures import FailureWatch, run_to_first_failure
 from data_construction.reply_log import DurableLog, ReplyLog, position_seed
 from reward.grade import grade
 from vlm.backends import check_key, check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.images import open_image
 from vlm.problem import Problem
-from vlm.protocol import Backend, BackendError, Request
+from vlm.protocol import Backend, BackendError, Request, is_whole
 
 
 class DifficultyConfig(StrictModel):
@@ -76,7 +77,7 @@ def measure(
     If a model gives no reply to a problem, the problem gets no row and the next run tries it again.
 
     Raises:
-        UserError: ``stop_after`` problems in a row, or all of them, got no reply: the server is down.
+        RoleDown: a model gives no replies (``FailureWatch``; all problems, if they are fewer than ``stop_after``).
     """
     known = read_difficulty(out / "difficulty.jsonl")
     todo = [problem for problem in problems if problem.id not in known]
@@ -84,11 +85,8 @@ def measure(
         check_servers(config)
         common = {"batch_size": batch_size, "api_key_env": config.api_key_env}
         models = {"weak": make(config.weak, **common), "strong": make(config.strong, **common)}
-        try:
-            most = stop_after if known else min(stop_after, len(todo))
-            asyncio.run(_measure(todo, config, out, models, seed, concurrency, most))
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
+        most = stop_after if known else min(stop_after, len(todo))
+        run_to_first_failure(_measure(todo, config, out, models, seed, concurrency, most))
     return read_difficulty(out / "difficulty.jsonl")
 
 
@@ -103,7 +101,7 @@ async def _measure(
 ) -> None:
     replies = ReplyLog(out / "difficulty_replies.jsonl", {problem.id for problem in todo})
     rows = DurableLog(out / "difficulty.jsonl")
-    queue, failing = iter(todo), 0
+    queue, watch = iter(todo), FailureWatch(stop_after)
 
     async def rate(problem: Problem, model: str) -> float:
         images = [await asyncio.to_thread(open_image, image) for image in problem.images]
@@ -112,29 +110,23 @@ async def _measure(
         async def is_correct(sample: int) -> bool:
             number = position_seed(seed, problem.id, model, sample)
             request = Request(messages, images, config.max_tokens, config.temperature, seed=number)
-            reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
-            finished = reply.finish_reason != "length"
+            try:
+                reply = await replies.get(models[model], request, problem.id, model, (sample, 0))
+            except BackendError as error:
+                watch.failed(f"{model} model", error)
+                raise
+            watch.answered(f"{model} model")
             # In a thread: comparing expressions may take seconds, and other requests must go on.
-            return (await asyncio.to_thread(grade, problem, reply.text, finished)).correct
+            return (await asyncio.to_thread(grade, problem, reply.text, is_whole(reply.finish_reason))).correct
 
         return sum(await asyncio.gather(*map(is_correct, range(config.samples)))) / config.samples
 
     async def work() -> None:
-        nonlocal failing
         for problem in queue:
             try:
                 rates = {model: await rate(problem, model) for model in models}
-            except ImageError:
+            except (ImageError, BackendError):
                 continue
-            except BackendError as error:
-                failing += 1
-                if failing >= stop_after:
-                    raise UserError(
-                        f"The difficulty of {failing} problems in a row could not be measured. The last error: {error} "
-                        "Finished problems are kept: fix the cause, then give the same command again."
-                    ) from None
-                continue
-            failing = 0
             await rows.append({"problem_id": problem.id, **rates, "samples": config.samples})
             replies.forget(problem.id)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from configs.errors import UserError
 from data_construction.agent import Episode, LoopConfig
+from data_construction.failures import FailureWatch
 from data_construction.records import Trace
 from data_construction.reply_log import DurableLog, ReplyLog
 from data_construction.roles import Roles
@@ -84,13 +84,12 @@ async def play(
 
     Args:
         concurrency: episodes at the same time.
-        stop_after: give up if this many episodes in a row get no reply. The server is down then, and every further
-            episode would end as an error.
+        stop_after: see ``FailureWatch``.
         tries: problem id -> how often it ended with unusable replies before.
         judge: the name of the filter that would drop a trace, for the display; "" for none.
 
     Raises:
-        UserError: ``stop_after`` is reached.
+        RoleDown: the model of a role gives no replies; every further episode would end as an error.
         OSError: the disk is full.
     """
     _limit_arenas()
@@ -99,23 +98,16 @@ async def play(
     for log, name in ((replies.log, "replies.jsonl"), (traces, "traces.jsonl")):
         if log.repaired:
             print(f"{out / name}: removed an incomplete last row ({log.repaired} bytes); its work is done again.")
-    tally, failing, queue = Tally(len(todo), replies=replies), 0, iter(todo)
-    images = SharedImages()
+    tally, queue = Tally(len(todo), replies=replies), iter(todo)
+    images, watch = SharedImages(), FailureWatch(stop_after)
 
     async def work() -> None:
-        nonlocal failing
         for problem in queue:
-            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0), images).run()
+            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0), images, watch).run()
             await traces.append(trace.model_dump())
             replies.forget(problem.id)
             tally.status["filtered" if judge(trace, problem) else trace.status] += 1
             tally.seconds_of_calls += trace.usage["seconds"]
-            failing = failing + 1 if trace.error and not trace.usage["calls"] else 0
-            if failing >= stop_after:
-                raise UserError(
-                    f"{failing} episodes in a row got no reply at all. The last error: {trace.why} Finished episodes are "
-                    "kept: fix the cause, then give the same command again."
-                )
 
     try:
         async with _display(tally), asyncio.TaskGroup() as group:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -10,8 +10,22 @@ from configs.api_key import refuse_secrets
 from configs.schema import KeyVariable, ModelName, StrictModel
 from data_construction.prompts import Prompts
 from data_construction.records import ROLES, Role
-from vlm.backends import check_key
+from vlm.backends import RequestShape, check_key
 from vlm.protocol import Backend
+
+SentKey = Literal["max_tokens", "temperature", "top_p", "seed"]
+
+
+class RequestConfig(StrictModel):
+    """How the body of a request to a server differs from the usual one.
+
+    Attributes:
+        drop: keys that are not sent: of ``max_tokens``, ``temperature``, ``top_p``, ``seed``.
+        rename: key -> the server's name for it, e.g. ``{max_tokens: max_completion_tokens}``.
+    """
+
+    drop: list[SentKey] = Field(default_factory=list)
+    rename: dict[SentKey, str] = Field(default_factory=dict)
 
 
 class RoleConfig(StrictModel):
@@ -21,7 +35,10 @@ class RoleConfig(StrictModel):
         model: overrides ``model`` (responder) or ``reasoner`` (the others).
         api_key_env: the environment variable that holds the server's key.
         temperature, top_p, max_tokens: of every call of this role; override ``loop.temperature`` and ``loop.tokens``.
-        extra_body: further keys for a server, e.g. ``{chat_template_kwargs: {enable_thinking: false}, top_k: 20}``.
+        extra_body: further keys for a server, e.g. ``{chat_template_kwargs: {enable_thinking: false}, top_k: 20}``. They win over
+            the settings above.
+        request: see ``RequestConfig``.
+        max_image_pixels: larger images are scaled down to this before they are sent to a server.
         timeout: seconds for one attempt; max_retries: further attempts after 429, 5xx, a timeout or a lost connection.
         concurrency: most requests to the server at the same time. Roles with the same model and settings share it.
     """
@@ -32,6 +49,8 @@ class RoleConfig(StrictModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     extra_body: Annotated[dict[str, Any], AfterValidator(refuse_secrets)] = Field(default_factory=dict)
+    request: RequestConfig = RequestConfig()
+    max_image_pixels: int | None = Field(default=None, ge=1)
     timeout: float = Field(default=120.0, gt=0)
     max_retries: int = Field(default=4, ge=0)
     concurrency: int = Field(default=128, ge=1)
@@ -115,15 +134,17 @@ def open_roles(
     def backend(role: Role) -> Backend:
         one = settings.of(role)
         name = _model_of(role, one, model, reasoner)
+        renamed = {str(key): name for key, name in one.request.rename.items()}
         connection = {
             "api_key_env": one.api_key_env,
             "timeout": one.timeout,
             "max_retries": one.max_retries,
             "concurrency": one.concurrency,
+            "shape": RequestShape(tuple(one.request.drop), renamed, one.max_image_pixels),
         }
         # The settings of a connection do not matter for a model in this process, so it is loaded only once.
         text_only = role != "responder"
-        key = (name, *connection.values()) if name.startswith("openai:") else (name, text_only)
+        key = (name, repr(connection)) if name.startswith("openai:") else (name, text_only)
         if key not in opened:
             opened[key] = make(name, batch_size=batch_size, dtype=dtype, text_only=text_only, **connection)
         return opened[key]

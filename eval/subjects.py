@@ -17,6 +17,7 @@ from PIL import Image
 
 from configs.errors import UserError
 from vlm.chat import INSTRUCTIONS, Message, question_messages
+from vlm.protocol import is_whole
 
 if TYPE_CHECKING:
     from vlm.backends import Backend, Reply, Request
@@ -229,8 +230,10 @@ def _as_generation(reply: "Reply | UserError") -> "Generation | UserError":
 
     if isinstance(reply, UserError):
         return reply
+    if reply.finish_reason in ("filtered", "failed"):  # not the model's answer, so it must not count as incorrect
+        return UserError(f"the server ended the reply itself ({reply.finish_reason})")
     ids = list(range(reply.completion_tokens))  # a server sends no token ids; only their number is used
-    return Generation(reply.text, ids, reply.finish_reason != "length", reply.prompt_tokens)
+    return Generation(reply.text, ids, is_whole(reply.finish_reason), reply.prompt_tokens)
 
 
 def load_subject(

@@ -186,7 +186,10 @@ def build_traces(
     from data_construction import build as work
 
     values = parse_config(work.BuildConfig, settings, config)
-    print_counts(work.run_build(values, dry_run=dry_run))
+    counts = work.run_build(values, dry_run=dry_run)
+    print_counts(counts)
+    if dry_run is None:
+        work.check_kept(counts)
     if export is not None and dry_run is None:
         print(f"The data set is {work.export(values)}")
 

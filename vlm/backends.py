@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from configs.api_key import check_variable, read_key
 from configs.errors import ConfigError
 from configs.model_name import check_url, served_model
-from vlm.openai_backend import OpenAIBackend
+from vlm.openai_backend import OpenAIBackend, RequestShape
 from vlm.protocol import Backend, BackendError, Reply, Request
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "OpenAIBackend",
     "Reply",
     "Request",
+    "RequestShape",
     "ScriptedBackend",
     "check_key",
     "check_key_has_one_server",
@@ -204,6 +205,7 @@ def make_backend(
     timeout: float = 120.0,
     max_retries: int = 4,
     concurrency: int = 128,
+    shape: RequestShape | None = None,
 ) -> Backend:
     """The backend that a model name stands for: ``openai:NAME@URL``, ``tiny``, a folder or a hub name.
 
@@ -217,7 +219,7 @@ def make_backend(
     """
     check_variable(api_key_env)
     if (served := served_model(str(spec))) is not None:
-        return OpenAIBackend(*served, api_key_env, timeout, max_retries, concurrency)
+        return OpenAIBackend(*served, api_key_env, timeout, max_retries, concurrency, shape)
     from vlm.load import load_model, load_vlm
 
     load = load_model if text_only else load_vlm

@@ -9,15 +9,17 @@ import json
 import sys
 import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
 
 from configs.api_key import ApiKey, read_key
 from configs.model_name import check_url
-from vlm.images import png_bytes
+from vlm.images import png_bytes, scaled_down
 from vlm.protocol import BackendError, Reply, Request
+from vlm.served_replies import read_completion, reason_in, remedy, status_name
 
 MAX_BODY = 4 * 2**20
 """Bytes of a server's reply that are read, about 100 times a long answer. A longer reply is an error."""
@@ -28,8 +30,29 @@ MAX_RETRY_AFTER = 120.0
 CONNECTIONS = 8
 """Connections of one client. Its pool examines all of them twice for each request, so several small pools cost less than a large
 one."""
+MAX_SEED = 2**31
+"""Servers hold a seed in 32 bits with a sign; ours have 48."""
 MAX_ENCODED = 256 * 2**20
 """Bytes of encoded images that are kept while the images are in use."""
+
+
+@dataclass(frozen=True)
+class RequestShape:
+    """What a server wants otherwise in the body of a request.
+
+    Attributes:
+        drop: keys that are not sent, e.g. ``("seed",)``.
+        rename: key -> the server's name for it, e.g. ``{"max_tokens": "max_completion_tokens"}``.
+        max_image_pixels: a larger image is scaled down to this before it is sent; None sends every image as it is.
+    """
+
+    drop: tuple[str, ...] = ()
+    rename: Mapping[str, str] = field(default_factory=dict)
+    max_image_pixels: int | None = None
+
+    def of(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings as this server wants them."""
+        return {self.rename.get(key, key): value for key, value in settings.items() if key not in self.drop}
 
 
 class OpenAIBackend:
@@ -44,6 +67,7 @@ class OpenAIBackend:
         timeout: seconds for one attempt.
         max_retries: further attempts after a dropped connection, a timeout, 429 (Retry-After is obeyed) or 5xx.
         concurrency: most requests under way at once; the others wait their turn here, and no timeout runs for them.
+        shape: what this server wants otherwise in a request's body.
 
     Raises:
         ConfigError: the URL is not http(s) or carries a password, or the named variable holds no key.
@@ -57,6 +81,7 @@ class OpenAIBackend:
         timeout: float = 120.0,
         max_retries: int = 4,
         concurrency: int = 128,
+        shape: RequestShape | None = None,
     ) -> None:
         host = check_url(base_url)
         self.key: ApiKey | None = None if api_key_env is None else read_key(api_key_env, host)
@@ -64,7 +89,8 @@ class OpenAIBackend:
         self.model, self.base_url, self.api_key_env = model, base_url, api_key_env
         self.timeout, self.max_retries, self.concurrency = timeout, max_retries, concurrency
         self._clients: _Clients | None = None
-        self._parts = _ImageParts()
+        self.shape = shape or RequestShape()
+        self._parts = _ImageParts(self.shape.max_image_pixels)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = asyncio.Semaphore(concurrency)
 
@@ -86,7 +112,7 @@ class OpenAIBackend:
             async with asyncio.timeout(patience):
                 # Without the typed front end, which costs as much time as the request itself (see docs/log.md).
                 completion = await client.post("/chat/completions", cast_to=object, **{_raw_keyword(): body})
-            return _read_completion(completion)
+            return read_completion(completion)
         except BackendError as error:
             raise BackendError(f"{self.name}: {self._safe(error)}", error.name) from None
         except openai.APITimeoutError:
@@ -98,8 +124,13 @@ class OpenAIBackend:
             sentence = f"{self.name}: no connection ({reason}): is the server running at this URL?"
             raise BackendError(sentence, "no_connection") from None
         except openai.APIStatusError as error:
-            sentence = f"{self.name}: the server answered {error.status_code}: {self._safe(error)}"
-            raise BackendError(sentence, f"status_{error.status_code}") from None
+            # Redacted before it is cut: half a key would not be recognized.
+            reason = reason_in(self._redact(_body_text(error)[:MAX_ERROR]))
+            said = f": {reason}" if reason else " without a reason."
+            sentence = (
+                f"{self.name}: the server answered {error.status_code}{said}{remedy(error.status_code, self.base_url)}"
+            )
+            raise BackendError(sentence, status_name(error.status_code, reason)) from None
         except _TooLong:
             sentence = f"{self.name}: the reply is longer than {MAX_BODY // 2**20} MB and was not read."
             raise BackendError(sentence, "too_long") from None
@@ -127,13 +158,14 @@ class OpenAIBackend:
 
     def _encoded(self, request: Request) -> bytes:
         """The request as JSON. The client's own encoder would read every character of the images again."""
-        settings = request.extra | {
-            "model": self.model,
+        settings = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
-            "seed": request.seed,
+            "seed": request.seed % MAX_SEED,
         }
+        # What the config says of this server wins over the settings of the call.
+        settings = self.shape.of(settings) | request.extra | {"model": self.model}
         settings.pop("messages", None)
         images = iter(request.images)
         messages = b",".join(self._message(message, images) for message in request.messages)
@@ -142,8 +174,10 @@ class OpenAIBackend:
         return b'{"messages":[' + messages + b"]," + _json(settings)[1:]
 
     def _message(self, message: dict[str, Any], images: Iterator[Image.Image]) -> bytes:
-        """A message as JSON, with every image written out as a PNG in base64."""
+        """A message as JSON, with every image written out as a PNG in base64; text alone as a string, since some servers read no parts."""
         content = message["content"]
+        if not isinstance(content, str) and all(part["type"] == "text" for part in content):
+            content = "".join(part["text"] for part in content)
         if isinstance(content, str):
             return _json({"role": message["role"], "content": content})
         parts = [_json(part) if part["type"] == "text" else self._parts.of(next(images, None)) for part in content]
@@ -220,7 +254,8 @@ class _ImageParts:
     An image that was given once must not be changed afterwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_pixels: int | None = None) -> None:
+        self._max_pixels = max_pixels
         self._kept: dict[int, tuple[weakref.ref[Image.Image], bytes]] = {}
 
     def kept(self, image: Image.Image) -> bytes | None:
@@ -234,7 +269,7 @@ class _ImageParts:
             raise BackendError("fewer images than image parts in the messages.")
         if (part := self.kept(image)) is not None:
             return part
-        url = b"data:image/png;base64," + base64.b64encode(png_bytes(image))
+        url = b"data:image/png;base64," + base64.b64encode(png_bytes(scaled_down(image, self._max_pixels)))
         part = b'{"type":"image_url","image_url":{"url":"' + url + b'"}}'
         if len(part) + sum(len(other) for _, other in list(self._kept.values())) <= MAX_ENCODED:
             key, kept = id(image), self._kept
@@ -287,21 +322,9 @@ def _bounded_client(tls: Any) -> Any:
     return openai.DefaultAsyncHttpxClient(verify=tls, limits=limits, event_hooks={"response": [watch]})
 
 
-def _read_completion(completion: Any) -> tuple[str, str, tuple[int, int]]:
-    """(text, finish reason, (prompt tokens, completion tokens)) of a body, of which nothing is taken for granted."""
-    choices = completion.get("choices") if isinstance(completion, dict) else None
-    if not choices or not isinstance(choices, list):
-        raise BackendError("the server's reply has no choices.", "unreadable")
-    message = choices[0].get("message")
-    if not isinstance(message, dict):
-        raise BackendError("the server's reply cannot be read: its choice has no message.", "unreadable")
-    text = message.get("content") or ""
-    if not isinstance(text, str):
-        raise BackendError("the server's reply is not text.", "unreadable")
-    # Servers started with a reasoning parser hand the reasoning over apart from the answer.
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if isinstance(reasoning, str) and reasoning.strip():
-        text = f"<think>{reasoning}</think>{text}"
-    usage = completion.get("usage") or {}
-    counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    return text, str(choices[0].get("finish_reason") or "stop"), counts
+def _body_text(error: Any) -> str:
+    """The body of an error's response; the error's own text where the body was not read."""
+    try:
+        return str(error.response.text)
+    except Exception:  # the HTTP library's own kinds: the response was closed before it was read
+        return str(error)

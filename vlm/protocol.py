@@ -33,9 +33,72 @@ class Request:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+_ENDINGS = {
+    "stop": {
+        "stop",
+        "stop_sequence",
+        "end_turn",
+        "eos",
+        "eos_token",
+        "complete",
+        "completed",
+        "finish",
+        "none",
+        "null",
+        "",
+    },
+    "length": {
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "model_length",
+        "model_context_window_exceeded",
+        "token_limit",
+    },
+    "filtered": {
+        "content_filter",
+        "safety",
+        "recitation",
+        "refusal",
+        "blocklist",
+        "prohibited_content",
+        "sensitive",
+        "spii",
+    },
+    "failed": {
+        "error",
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+        "timeout",
+        "insufficient_system_resource",
+        "network_error",
+    },
+}
+
+
+def ending_of(word: object) -> str:
+    """A server's word for the end of a reply as a ``Reply.finish_reason``: one of the project's four, or the word itself."""
+    folded = str(word or "").strip().lower()
+    return next((ours for ours, theirs in _ENDINGS.items() if folded in theirs), folded[:40])
+
+
+def is_whole(finish_reason: str) -> bool:
+    """Whether a reply ended by itself: not cut off, not withheld, not broken off by the server."""
+    return ending_of(finish_reason) not in ("length", "filtered", "failed", "too_long")
+
+
 @dataclass(frozen=True)
 class Reply:
-    """What came back. ``finish_reason``: ``stop``, ``length``, or a server's word; ``seconds``: call to reply."""
+    """What came back.
+
+    Attributes:
+        finish_reason: ``stop``; ``length`` (cut off at the limit of tokens), ``filtered`` (withheld or cut by a content filter),
+            ``failed`` (the server ended it by an error), ``too_long`` (not read to its end), or a server's word for something
+            else (``tool_calls``).
+        seconds: from the call to the reply.
+    """
 
     text: str
     finish_reason: str = "stop"
@@ -48,8 +111,8 @@ class BackendError(UserError):
     """A request without a usable reply; the message names the backend and the cause. Never score it as an incorrect answer.
 
     Attributes:
-        name: the kind of failure in one word: ``timeout``, ``no_connection``, ``status_429``, ``unreadable``,
-            ``too_long``, ``backend`` (anything else).
+        name: the kind of failure in one word: ``timeout``, ``no_connection``, ``status_429``, ``quota``, ``server_error``,
+            ``unreadable``, ``too_long``, ``backend`` (anything else).
     """
 
     # One word, so that failures can be counted by kind. Messages hold names and numbers, and all differ.

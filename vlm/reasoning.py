@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, UserError
-from vlm.protocol import TextStream
+from vlm.protocol import Request, TextStream, is_whole
 from vlm.response import count_looks, find_reasoning
 
 if TYPE_CHECKING:
@@ -182,11 +182,9 @@ async def think_served(
     seed: int = 0,
 ) -> BudgetedResponse:
     """The same for a backend. A server does not continue a given prefix, so only the effort's budget and instruction apply."""
-    from vlm.backends import Request
-
     request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, seed=seed)
     reply = await backend.complete(request)
-    return BudgetedResponse(reply.text, reply.completion_tokens, reply.finish_reason != "length")
+    return BudgetedResponse(reply.text, reply.completion_tokens, is_whole(reply.finish_reason))
 
 
 class _Course:

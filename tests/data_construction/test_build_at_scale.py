@@ -104,7 +104,7 @@ def test_a_server_that_is_down_stops_the_build_with_a_sentence(tmp_path: Path) -
     write_set(tmp_path / "set", 40)
     backend = OpenAIBackend("m", "http://127.0.0.1:9/v1", max_retries=0)
     roles = Roles(backend, backend, load_prompts("short"))
-    with pytest.raises(UserError, match=r"5 episodes in a row got no reply at all.*is the server running"):
+    with pytest.raises(UserError, match=r"requester gave no reply 5 times in a row.*is the server running"):
         run_build(settings(tmp_path, stop_after=5, concurrency=2), roles=roles)
     assert len(read_traces(tmp_path / "out/traces.jsonl")) < 10
 

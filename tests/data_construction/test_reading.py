@@ -44,6 +44,12 @@ def test_a_request_in_another_language_and_one_in_a_long_paragraph() -> None:
         ("<think>and then and then", "length", "endless"),
         ("<think>never closed", "stop", "endless"),
         ("row 2? " * 400, "length", "repeating"),
+        ("Which colours are in row 2?", "length", "endless"),
+        ("Which colours are in row 2?", "max_tokens", "endless"),
+        ("Which colours are in row 2?", "content_filter", "filtered"),
+        ("Which colours are in row 2?", "error", "failed"),
+        ("I'm sorry, but I cannot help with that.", "stop", "no_request"),
+        ("I need more information.", "stop", "no_request"),
         ("x", "too_long", "too_long"),
         ("word " * 20_000 + "".join(map(chr, range(0x4E00, 0x9000))), "stop", "too_long"),
         ("The answer is 3.", "stop", "answers_itself"),
@@ -65,6 +71,16 @@ def test_a_request_that_cannot_be_used_is_named(text: str, finish: str, fault: s
         ("I cannot see any red shape in row 2.", "I cannot see any red shape in row 2."),
         ("The sign reads 'Sorry, we're closed'.", "The sign reads 'Sorry, we're closed'."),
         ("The label asks: who? It is white.", "The label asks: who? It is white."),
+        ("No star is visible in row 2.", "No star is visible in row 2."),
+        (
+            "The sign cannot be read fully. It begins with 'Unknown'.",
+            "The sign cannot be read fully. It begins with 'Unknown'.",
+        ),
+        (
+            "The bottle is half full; what is in it is unknown to me. It is green.",
+            "The bottle is half full; what is in it is unknown to me. It is green.",
+        ),
+        ("无论哪一行都没有红色。", "无论哪一行都没有红色。"),
     ],
 )
 def test_a_look_is_one_line(text: str, look: str) -> None:
@@ -80,6 +96,21 @@ def test_a_look_is_one_line(text: str, look: str) -> None:
         ("I am unable to view the picture.", "refusal"),
         ("As an AI I have no eyes.", "refusal"),
         ("抱歉，我无法查看图片。", "refusal"),
+        ("I need more information.", "refusal"),
+        ("It cannot be determined.", "refusal"),
+        ("I cannot see any image.", "refusal"),
+        ("I don't see an image in your message.", "refusal"),
+        ("You haven't attached an image.", "refusal"),
+        ("The image did not load.", "refusal"),
+        ("I am not sure. There is not enough detail.", "refusal"),
+        ("I don’t know.", "refusal"),
+        ("N/A", "refusal"),
+        ("无法确定。", "refusal"),
+        ("わかりません。", "refusal"),
+        ("알 수 없습니다.", "refusal"),
+        ("Das kann ich nicht erkennen.", "refusal"),
+        ("Je ne sais pas.", "refusal"),
+        ("No puedo ver eso.", "refusal"),
         ("Which row do you mean?", "asks_back"),
         ("Could you please clarify which star you mean. Then I will look.", "asks_back"),
         ("Please upload the picture.", "asks_back"),
@@ -113,6 +144,13 @@ def test_a_conclusion_in_any_dress(text: str, reasoning: str, answer: str) -> No
     [
         ("", "stop", "empty"),
         ("Well, red and", "length", "endless"),
+        ("So the count is\n3", "length", "endless"),
+        ("So the count is\n3", "max_tokens", "endless"),
+        ("Two are red. \\boxed{2}", "content_filter", "filtered"),
+        ("Two are red. \\boxed{2}", "error", "failed"),
+        ("I looked at all rows. The answer cannot be determined.", "stop", "undecided"),
+        ("Row 2 was not described.\nI need more information.", "stop", "undecided"),
+        ("Nothing is given.\nThe answer is unknown.", "stop", "undecided"),
         ("Two. \\boxed{2} No: \\boxed{3}", "stop", "two_answers"),
         ("\\boxed{2}", "stop", "bare"),
         ("so " * 400, "stop", "repeating"),
@@ -122,6 +160,21 @@ def test_a_conclusion_in_any_dress(text: str, reasoning: str, answer: str) -> No
 def test_a_conclusion_without_an_answer_is_named(text: str, finish: str, fault: str) -> None:
     _, answer, named = read_conclusion(text, finish)
     assert (answer, named) == (None, fault)
+
+
+def test_a_look_that_was_cut_off_or_withheld_is_named() -> None:
+    for word, fault in (
+        ("length", "endless"),
+        ("max_tokens", "endless"),
+        ("content_filter", "filtered"),
+        ("error", "failed"),
+    ):
+        assert read_look("row 2: red none blue", word) == ("", fault) and fault in FAULTS
+
+
+def test_a_boxed_answer_counts_though_the_conclusion_was_cut_off_or_decides_nothing() -> None:
+    assert read_conclusion("Two are red. \\boxed{2} Let me", "length") == ("Two are red.", "2", "")
+    assert read_conclusion("None fits. \\boxed{cannot be determined}", "stop")[1] == "cannot be determined"
 
 
 @pytest.mark.parametrize("read", [read_request, read_look, read_conclusion])

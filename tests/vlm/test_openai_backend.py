@@ -17,9 +17,10 @@ from PIL import Image
 from benchmarks.loopback_server import Loopback
 from configs.errors import ConfigError
 from vlm import openai_backend
-from vlm.backends import BackendError, OpenAIBackend, Reply, Request
+from vlm.backends import BackendError, OpenAIBackend, Reply, Request, RequestShape
 from vlm.chat import question_messages
 from vlm.images import png_bytes
+from vlm.served_replies import remedy
 
 pytestmark = pytest.mark.seam
 
@@ -136,8 +137,143 @@ def test_what_the_server_is_sent_and_what_comes_back(server: Server) -> None:
 def test_a_thought_handed_over_apart_is_put_back(server: Server) -> None:
     server.answers = [says("\\boxed{3}", reasoning_content="I see 3.")]
     assert complete(server).text == "<think>I see 3.</think>\\boxed{3}"
-    server.answers = [says(None, reasoning="I see")]
-    assert complete(server).text == "<think>I see</think>"
+    # A reasoning parser that met no closing tag: the whole reply stands in the reasoning.
+    server.answers = [says(None, reasoning="I see \\boxed{3}")]
+    assert complete(server).text == "I see \\boxed{3}"
+
+
+def test_a_server_gets_what_it_knows(server: Server) -> None:
+    server.answers = [says("hi")]
+    shape = RequestShape(("seed", "top_p"), {"max_tokens": "max_completion_tokens"}, max_image_pixels=1000)
+    complete(
+        server,
+        ask("What?", [an_image(), Image.new("RGB", (5, 9))], max_tokens=9, extra={"temperature": 1}),
+        shape=shape,
+    )
+    [body] = server.bodies
+    *images, _ = body.pop("messages")[0]["content"]
+    assert body == {"model": "m", "max_completion_tokens": 9, "temperature": 1}
+    sizes = [
+        Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2]))).size for part in images
+    ]
+    assert sizes == [(36, 27), (5, 9)]
+
+
+def test_text_alone_is_sent_as_a_string(server: Server) -> None:
+    server.answers = [says("hi")]
+    complete(server, ask("What?"))
+    assert server.bodies[0]["messages"] == [{"role": "user", "content": "What?"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (400, b'{"error": {"message": "no such model", "type": "x"}}', "answered 400: no such model"),
+        (400, b'{"message": "no such model"}', "answered 400: no such model"),
+        (400, b'{"detail": "Not allowed"}', "answered 400: Not allowed"),
+        (
+            422,
+            b'{"detail": [{"loc": ["body", "seed"], "msg": "not a valid integer"}]}',
+            "answered 422: body.seed: not a valid integer",
+        ),
+        (400, b'{"error": "model loading"}', "answered 400: model loading"),
+        (400, b'{"errors": ["first", "second"]}', "answered 400: first"),
+        (400, b'["wrong", "shape"]', "answered 400: wrong"),
+        (403, b"plain words", "answered 403: plain words"),
+        (403, b"<html><head><title>403 Forbidden</title></head><body>x</body></html>", "answered 403: 403 Forbidden"),
+        (403, b"<html><style>p {}</style><body><p>Access &amp; rights</p></body>", "answered 403: Access & rights"),
+        (
+            400,
+            b'{"error": {"message": "Provider returned error", "metadata": {"raw": "{\\"error\\": \\"too hot\\"}"}}}',
+            "answered 400: too hot",
+        ),
+        (400, b"", "answered 400 without a reason"),
+        (200, b'{"error": {"message": "overloaded", "code": 529}}', "an error: overloaded"),
+        (200, b'{"choices": [{"error": {"message": "gone"}, "message": {"content": ""}}]}', "an error: gone"),
+        (400, b'{"error": ' + b"[" * 9000, "answered 400: ."),
+        (400, b'{"message": "' + b"x" * 9000 + b'"}', "answered 400: x{199}…"),
+    ],
+)
+def test_the_reason_of_the_server_is_shown(server: Server, status: int, body: bytes, reason: str) -> None:
+    server.answers = [lambda request: (status, {}, body)]
+    with pytest.raises(BackendError, match=reason) as caught:
+        complete(server, max_retries=0)
+    assert "Error code" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "name"),
+    [
+        (429, b'{"error": {"message": "You exceeded your current quota"}}', "quota"),
+        (402, b"{}", "quota"),
+        (429, b'{"error": {"message": "Rate limit reached"}}', "status_429"),
+        (401, b"{}", "status_401"),
+        (200, b'{"error": "x"}', "server_error"),
+    ],
+)
+def test_the_kind_of_failure_is_one_word(server: Server, status: int, body: bytes, name: str) -> None:
+    server.answers = [lambda request: (status, {}, body)]
+    with pytest.raises(BackendError) as caught:
+        complete(server, max_retries=0)
+    assert caught.value.name == name
+
+
+def test_a_forgotten_v1_and_a_proxy_get_their_remedy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers = [fails(404, "Not Found")]
+    server.url = server.url.removesuffix("/v1")
+    with pytest.raises(BackendError, match="ends in /v1"):
+        complete(server, max_retries=0)
+    assert remedy(404, "http://h/v1") == remedy(400, "http://h") == ""
+    for name in (
+        "HTTP_PROXY",
+        "http_proxy",
+        "NO_PROXY",
+        "no_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    assert "NO_PROXY" in remedy(503, "http://127.0.0.1:8000/v1") and remedy(503, "http://far/v1") == ""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert remedy(503, "http://127.0.0.1:8000/v1") == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "ended", "text", "reason"),
+    [
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "stop", "ab", "stop"),
+        ({"content": ["a", "b"]}, "end_turn", "ab", "stop"),
+        (
+            {"content": [{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "a"}]},
+            "stop",
+            "<think>t</think>a",
+            "stop",
+        ),
+        ({"content": "a"}, None, "a", "stop"),
+        ({"content": "a"}, "max_tokens", "a", "length"),
+        ({"content": "a"}, "MAX_TOKENS", "a", "length"),
+        ({"content": "a"}, "content_filter", "a", "filtered"),
+        ({"content": "a"}, "SAFETY", "a", "filtered"),
+        ({"content": None, "refusal": "I cannot."}, "stop", "I cannot.", "filtered"),
+        ({"content": "a"}, "error", "a", "failed"),
+        ({"content": "a"}, "tool_calls", "a", "tool_calls"),
+        ({"content": "", "reasoning_content": "all of it"}, "stop", "all of it", "stop"),
+        ({"content": "", "reasoning_content": "so far"}, "length", "<think>so far", "length"),
+    ],
+)
+def test_replies_are_read_in_every_shape(
+    server: Server, message: dict[str, Any], ended: Any, text: str, reason: str
+) -> None:
+    body = {
+        "choices": [{"index": 0, "finish_reason": ended, "message": {"role": "assistant", **message}}],
+        "usage": None,
+    }
+    server.answers = [lambda request: (200, {}, json.dumps(body).encode())]
+    reply = complete(server)
+    assert (reply.text, reply.finish_reason) == (text, reason)
 
 
 def test_the_key_comes_from_the_environment_and_stays_out_of_sight(
@@ -220,15 +356,15 @@ def test_the_body_is_what_the_client_itself_would_write(server: Server) -> None:
     messages = [
         {"role": "system", "content": "Be brief.\n"},
         {"role": "user", "content": parts},
-        {"role": "assistant", "content": [{"type": "text", "text": "?"}]},
+        {"role": "assistant", "content": "?"},
     ]
     extra = {"top_k": 20, "chat_template_kwargs": {"enable_thinking": False}, "messages": [], "model": "another"}
-    request = Request(messages, [an_image("blue")], max_tokens=5, temperature=0.25, seed=2**47, extra=extra)
+    request = Request(messages, [an_image("blue")], max_tokens=5, temperature=0.25, seed=2**47 + 1, extra=extra)
     complete(server, request)
     [sent] = server.bodies
     image = {"type": "image_url", "image_url": {"url": sent["messages"][1]["content"][1]["image_url"]["url"]}}
     turns = [messages[0], {"role": "user", "content": [parts[0], image, parts[2]]}, messages[2]]
-    settings = {"model": "m", "messages": turns, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 2**47}
+    settings = {"model": "m", "messages": turns, "max_tokens": 5, "temperature": 0.25, "top_p": 1.0, "seed": 1}
     assert sent == extra | settings
 
     async def by_the_client() -> None:
