@@ -19,7 +19,6 @@ from typing import NamedTuple, Protocol
 
 import vlm.response
 from configs.errors import UserError
-from reward import aliases, expression, judge, options, parsing, quantity, structures, units, verifiers, yes_no
 from reward.aliases import split_aliases
 from reward.judge import MAX_QUESTION, NAME_ONE, OPEN, OUTCOMES, Case, current_judge
 from reward.options import read_gold_option, read_option
@@ -113,7 +112,10 @@ def grade_answer(problem: Gradable, answer: str | None) -> Grade:
         return Grade(None, {}, f"the gold answer is over {MAX_CHARACTERS} characters", answer)
     if problem.domain == OPEN:
         return _judged(problem, answer)
-    first, *others = (_grade_by(alias, problem, answer) for alias in gold_aliases(problem))
+    golds = gold_aliases(problem)
+    if len(golds) > 1 and problem.domain in ("text", "science"):
+        golds.append(gold_text(problem.answer))  # "Sodium chloride (NaCl)" names two aliases
+    first, *others = (_grade_by(gold, problem, answer) for gold in golds)
     return _most_favourable([first, *others]) if others else first
 
 
@@ -233,15 +235,15 @@ def grading_sha256(problem: Gradable) -> str:
 
 
 _READ_AND_VERIFY = (
-    *(aliases, judge, parsing, quantity, options, yes_no, structures, expression, units, verifiers),
-    vlm.response,
+    *("aliases", "judge", "parsing", "quantity", "units", "options", "yes_no", "structures"),
+    *("text", "sentence", "dates", "spelling", "expression", "verifiers"),
 )
 
 
 @cache
 def verifier_sha256() -> str:
     """The hash of the source files that read and grade an answer."""
-    files = [__file__, *(module.__file__ for module in _READ_AND_VERIFY)]
+    files = [__file__, vlm.response.__file__, *(Path(__file__).with_name(f"{name}.py") for name in _READ_AND_VERIFY)]
     return hashlib.sha256(b"\0".join(Path(str(file)).read_bytes() for file in files)).hexdigest()
 
 

@@ -13,8 +13,9 @@ from fractions import Fraction
 from reward.expression import compare_expressions
 from reward.options import read_gold_option, read_option
 from reward.parsing import plain, words
-from reward.quantity import WORD_NUMBERS, Quantity, canonical, read_quantity
+from reward.quantity import WORD_NUMBERS, Quantity, read_quantity
 from reward.structures import read_pairs, read_sequence, read_table
+from reward.text import same_text
 from reward.yes_no import read_yes_no
 
 SCIENCE_TOLERANCE = Fraction(1, 100)
@@ -143,10 +144,10 @@ def verify_yes_no(answer: str, gold: str, choices: list[str] | None = None) -> V
 
 
 def verify_text(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
-    """The same words, whatever their case, articles and punctuation."""
-    if not words(gold):
+    """The same words (``reward.text``), alone or in a sentence; ``|`` in the gold answer sets aliases apart."""
+    if not any(words(alias) for alias in gold.split("|")):
         return _cannot_read(gold)
-    return _graded(float(canonical(answer) == canonical(gold)), "other words")
+    return _graded(float(same_text(answer, gold)), "other words")
 
 
 def verify_expression(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:

@@ -312,7 +312,7 @@ TEXT = [
     ("x", "...", None),
     ("RED STAR", "red star", 1.0),
     ("red\tstar", "red star", 1.0),
-    ("red-star", "red star", 0.0),
+    ("red-star", "red star", 1.0),
     ("redstar", "red star", 0.0),
     ("star red", "red star", 0.0),
     ("red star|blue star", "red star", 0.0),

@@ -1,0 +1,59 @@
+"""The answer inside a sentence: ``The shape at B1 is a red star.`` says ``a red star``; so do sentences in other languages.
+
+What a sentence says is only proposed here: the caller compares each proposal with the gold answer. A sentence that denies,
+doubts or offers alternatives proposes nothing.
+"""
+
+import re
+from collections.abc import Iterator
+
+from reward.parsing import plain
+
+MAX_SENTENCE = 300
+_MAX_PROPOSALS = 8
+
+_COPULA = re.compile(
+    # English, German, French, Spanish, Portuguese, Italian, Russian, Arabic: words
+    r"(?<![\w\\])(?:is|are|was|were|be|equals?|equal to|shows?|says|reads|named|called"
+    r"|ist|sind|war|lautet|heißt|beträgt|c['’]est|est(?: de| égale? à)?|sont|était|vaut"
+    r"|es(?: de| igual a)?|son|era|fue|está|vale|é|são|è|sono"
+    r"|это|является|равн[оаы]?|هي|هو|تساوي|يساوي)(?![\w\\])"
+    r"|(?<=it)['’]s(?!\w)|(?<=that)['’]s(?!\w)"
+    # Chinese, Japanese and Korean do not set words apart
+    r"|等于|等於|应为|應為|[是为為叫]|は|(?<=[가-힣])[은는이가](?=\s)"
+    r"|[:：](?=\s|[^\x00-\x7f])|[:：]$",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(
+    r"\s*(?:입니다|이다|이에요|예요|이며|です|でした|である|だ|となる|になります|とする|的)?\s*[.。!！]*\s*$"
+)
+_NO_ANSWER = re.compile(
+    r"(?<![\w\\])(?:not|no|never|neither|nor|none|without|except|unlike|unlikely|doubt\w*|hardly|wrong|false|incorrect|or|either|if|cannot|maybe"
+    r"|nicht|kein\w*|nie|oder|ne|n['’]|pas|jamais|ni|ou|nunca|ninguna?|o|não|non|не|нет|или|ليس\w*|لا|أو)(?![\w\\])"
+    r"|n['’]t(?!\w)|[?？;；]|[.。!！]\s|[不没沒无無非否或]|ない|ません|또는|아니|아닙|않",
+    re.IGNORECASE,
+)
+
+
+def is_denied(text: str) -> bool:
+    """Whether a text denies, doubts, asks or offers alternatives, in any of the languages that are known here."""
+    return _NO_ANSWER.search(text) is not None
+
+
+def said_answers(text: str) -> Iterator[str]:
+    """What a sentence may say, the text without a copula at its end first: at most eight proposals.
+
+    The words in front of a copula may be any that do not deny or doubt. What follows it is proposed as it stands, so a denial
+    there (``The color is not red``) stays in the proposal.
+    """
+    text = " ".join(text.split())
+    if len(text) > MAX_SENTENCE:
+        return
+    bare = _ENDING.sub("", plain(text)) if not text.startswith("\\") else _ENDING.sub("", text)
+    if bare and bare != text:
+        yield bare
+    for count, match in enumerate(_COPULA.finditer(bare)):
+        if count == _MAX_PROPOSALS or is_denied(bare[: match.start()]):
+            return
+        if said := bare[match.end() :].strip():
+            yield said
