@@ -5,29 +5,33 @@ recorded with its reason: counted separately, never as incorrect. Nothing in a d
 parsed as literals of bounded length.
 """
 
-import ast
 import contextlib
+import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from configs.api_key import redact_tokens
 from configs.errors import ConfigError, ImageError, UserError
 from configs.jsonl import write_json_atomic
 from configs.run_dir import RunDir
+from eval.benchmark_data import load_split
+from eval.benchmark_images import readable_image
+from eval.listed_text import MISSING, parse_listed, read_options
 from eval.runner import Answer
 from eval.stats import Estimate, estimate_share
 from reward.grade import Gold, gold_option, is_quantity
-from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import open_image
 from vlm.labels import option_label
 from vlm.problem import Problem, read_problems, write_problems
 
-MAX_LITERAL = 20_000
-MISSING = "(not given)"
+MAX_PLACES = 20
+ACCOUNT = "benchmark.json"
+SHOWN_REASONS = 10
 
 
 class BadRow(UserError):
@@ -74,12 +78,11 @@ def read_mathvista(row: Mapping[str, Any]) -> Item:
         _check_option(answer, choices)
     else:
         choices, domain = None, {"integer": "number", "float": "number", "list": "simulation"}.get(kind, "text")
-        precision = row.get("precision")
-        if kind == "float" and precision is not None:
-            places = int(float(precision))
+        places = _places(row.get("precision"))
+        if kind == "float" and places is not None:
             question += f" Give {places} decimal place{'s' if places != 1 else ''}."
-    family = str((row.get("metadata") or {}).get("task") or kind)
-    return Item(str(row["pid"]), domain, question, answer, _first_image(row, "decoded_image", "image"), choices, family)
+    family = str(_fields(row.get("metadata")).get("task") or kind)
+    return Item(_id(row, "pid"), domain, question, answer, _first_image(row, "decoded_image", "image"), choices, family)
 
 
 def read_mathvision(row: Mapping[str, Any]) -> Item:
@@ -90,22 +93,25 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
         if [choice.strip() for choice in choices] == list(map(option_label, range(len(choices)))):
             choices = None  # the options are in the image: a list of bare letters adds nothing
     domain = "choice" if _options(row.get("options")) else "expression"
-    question = re.sub(r"<image\d+>", "", _text(row, "question"))
+    # There is one image, even if the question numbers several in it.
+    question = re.sub(r"<image([0-9]+)>", lambda found: "<image 1>" * (found[1] == "1"), _text(row, "question"))
     images = _first_image(row, "decoded_image", "image")
-    return Item(str(row["id"]), domain, question, answer, images, choices, str(row.get("subject") or domain))
+    return Item(_id(row, "id"), domain, question, answer, images, choices, str(row.get("subject") or domain))
 
 
 def read_mmmu(row: Mapping[str, Any]) -> Item:
     """MMMU/MMMU and the standard configs of MMMU-Pro: options as text of a list, up to seven images, open questions."""
-    images = [row[name] for n in range(1, 8) if row.get(name := f"image_{n}") is not None]
-    choices, answers = _options(row.get("options")), _options(row.get("answer")) or [_text(row, "answer")]
+    numbers = [n for n in range(1, 8) if row.get(f"image_{n}") is not None]
+    images, question = [row[f"image_{n}"] for n in numbers], _renumbered(_text(row, "question"), numbers)
+    choices, answers = _options(row.get("options")), _answers(row)
+    choices = choices and [_renumbered(choice, numbers) for choice in choices]
     family = str(row.get("subject") or row.get("subfield") or "")
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         _check_option(answers[0], choices)
-        return Item(str(row["id"]), "choice", _text(row, "question"), answers[0], images, choices, family)
+        return Item(_id(row, "id"), "choice", question, answers[0], images, choices, family)
     number = len(answers) == 1 and is_quantity(answers[0])
     gold = "|".join(answer.replace("|", " ") for answer in answers)  # any of several counts
-    return Item(str(row["id"]), "number" if number else "text", _text(row, "question"), gold, images, None, family)
+    return Item(_id(row, "id"), "number" if number else "text", question, gold, images, None, family)
 
 
 def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
@@ -114,7 +120,7 @@ def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
     answer = _text(row, "answer")
     _check_option(answer, _options(row.get("options")))
     return Item(
-        str(row["id"]), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
+        _id(row, "id"), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
     )
 
 
@@ -124,7 +130,7 @@ def read_m3cot(row: Mapping[str, Any]) -> Item:
     _check_option(answer, choices)
     question = f"{row.get('context') or ''}\n{_text(row, 'question')}".strip()
     return Item(
-        str(row["id"]), "choice", question, answer, _first_image(row, "image"), choices, str(row.get("domain") or "")
+        _id(row, "id"), "choice", question, answer, _first_image(row, "image"), choices, str(row.get("domain") or "")
     )
 
 
@@ -186,95 +192,101 @@ def _is_of_benchmarks(folder: Path) -> bool:
     return False
 
 
-def prepare_benchmark(name: str, out: str | Path, data: str | None = None) -> tuple[list[Problem], dict[str, int]]:
-    """Read a benchmark into the problem set ``out``.
+def prepare_benchmark(
+    name: str, out: str | Path, data: str | None = None, *, split: str | None = None, limit: int | None = None
+) -> tuple[list[Problem], dict[str, int]]:
+    """Read a benchmark into the problem set ``out``; ``read_account`` of it tells which rows were read.
 
     Args:
         name: a key of ``BENCHMARKS``.
-        data: a hub name or a local folder instead of the published one (``datasets.load_dataset`` or ``save_to_disk``).
+        data: instead of the published data set: a hub name, or a local file or folder (see ``eval.benchmark_data``).
+        split: instead of the one that the benchmark reports.
+        limit: read only the first rows of the split, in the order of the data set.
 
     Returns:
-        The problems with absolute image paths, and the number of dropped rows by reason (also in ``left_out.json``).
+        The problems with absolute image paths, and the number of dropped rows by reason (row by row in ``left_out.json``).
 
     Raises:
         ConfigError: an unknown benchmark.
-        UserError: the data set does not load, lacks a column, or no row of it is usable; or ``out`` holds other problems.
+        UserError: the data set does not load, lacks the split or a column, or no row of it is usable; or ``out`` holds other
+            problems.
     """
     if name not in BENCHMARKS:
         raise ConfigError(f"Unknown benchmark '{name}': choose from {', '.join(BENCHMARKS)}.")
     folder, problems, left_out, seen = Path(out), [], [], set()
     RunDir(folder, "benchmark", ("problems.jsonl",), _is_of_benchmarks).refuse_foreign()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number, row in enumerate(load_rows(BENCHMARKS[name], data)):
+    benchmark, dropped, read = BENCHMARKS[name], Counter[str](), 0
+    found = load_split(benchmark.hub, benchmark.configs, benchmark.split, data, split)
+    for number, (row, folders) in enumerate(islice(found.rows, limit)):
+        read += 1
         try:
-            item = BENCHMARKS[name].read(row)
+            item = benchmark.read(row)
             if item.id in seen:
                 raise BadRow("its id occurs twice")
-            problems.append(_problem(name, item, number, folder))
+            problems.append(_problem(name, item, number, folder, folders))
             seen.add(item.id)
         except KeyError as error:
-            raise UserError(f"{data or BENCHMARKS[name].hub} has no column {error}: it is not {name}.") from None
+            raise UserError(f"{data or benchmark.hub} has no column {error}: it is not {name}.") from None
         except (BadRow, ImageError) as error:
             left_out.append({"row": number, "why": str(error)})
+            # The sentence about an image names its file, so it would be a reason of its own for every row.
+            dropped["an image of it cannot be read" if isinstance(error, ImageError) else str(error)] += 1
     if not problems:
         why = f" ({left_out[0]['why']})" if left_out else ""
-        raise UserError(f"No row of {data or BENCHMARKS[name].hub} can be asked{why}: check that it is {name}.")
+        raise UserError(f"No row of {data or benchmark.hub} can be asked{why}: check that it is {name}.")
     write_problems(problems, folder)
     write_json_atomic(folder / "left_out.json", left_out)
+    account = {
+        "name": name,
+        "data": data or benchmark.hub,
+        "split": found.split,
+        "configs": found.configs,
+        "files": found.files,
+        "limit": limit,
+        "rows": read,
+        "asked": len(problems),
+        "dropped": dict(dropped),
+    }
+    write_json_atomic(folder / ACCOUNT, account)
     for problem in problems:
         problem.images = [str((folder / image).resolve()) for image in problem.images]
-    return problems, dict(Counter(str(one["why"]) for one in left_out))
+    return problems, dict(dropped)
 
 
-def load_rows(benchmark: Benchmark, data: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """The rows with undecoded images (``{"bytes", "path"}``), so that a broken image costs its row, not the run."""
-    import datasets
-
-    source = data or benchmark.hub
-    local = Path(source).is_dir()
-    unreachable = None if local else why_unreachable()
+def read_account(problems: str | Path) -> dict[str, Any] | None:
+    """Which rows of a benchmark a problem set was made of (docs/evaluation.md lists the keys); None for any other set."""
     try:
-        with cache_alone(unreachable):
-            if local and (Path(source) / "state.json").exists():
-                parts = [datasets.load_from_disk(source)]
-            elif local or benchmark.configs is None:
-                parts = [datasets.load_dataset(source, split=_local_split(source) if local else benchmark.split)]
-            else:
-                configs = benchmark.configs or datasets.get_dataset_config_names(source)
-                parts = [datasets.load_dataset(source, config, split=benchmark.split) for config in configs]
-    except Exception as error:  # the loaders raise errors of many libraries, without a common base class
-        reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise UserError(
-            f"The data set {source} cannot be loaded ({reason}): {hub_remedy(unreachable)} (--data)."
-        ) from None
-    for part in parts:
-        for column, kind in part.features.items():
-            if isinstance(kind, datasets.Image):
-                part = part.cast_column(column, datasets.Image(decode=False))
-        for row in part:
-            yield {key: _resolve_image(value, source) if local else value for key, value in row.items()}
+        account = json.loads((Path(problems) / ACCOUNT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return account if isinstance(account, dict) else None
 
 
-def _local_split(folder: str) -> str:
-    """The split of a local folder: ``load_dataset`` calls its files "train" unless their names contain another split."""
-    import datasets
+def describe_account(account: Mapping[str, Any]) -> Iterator[str]:
+    """The account of the rows as lines for a person."""
+    split = f"split {account['split']}" if account["split"] else "the only split (no name)"
+    of = (
+        f" of {len(account['files'])} files"
+        if len(account["files"]) > 1
+        else "".join(f" ({f})" for f in account["files"])
+    )
+    first = f"the first {account['limit']:,} rows of " if account["limit"] else ""
+    yield (
+        f"{account['name']}: {first}{split} of {account['data']}{of}: {account['rows']:,} rows read, "
+        f"{account['asked']:,} can be asked, {account['rows'] - account['asked']:,} dropped"
+    )
+    reasons = sorted(account["dropped"].items(), key=lambda one: -one[1])
+    for why, count in reasons[:SHOWN_REASONS]:
+        yield f"{count:,} {'row' if count == 1 else 'rows'} dropped: {why}"
+    if rest := sum(count for _, count in reasons[SHOWN_REASONS:]):
+        yield f"{rest:,} more rows dropped for other reasons: see left_out.json"
 
-    return next(iter(datasets.load_dataset_builder(folder).config.data_files or {"train": None}))
 
-
-def _resolve_image(value: Any, folder: str) -> Any:
-    """Resolve an image path in the rows of a local folder, which is relative to that folder."""
-    if isinstance(value, str) and re.fullmatch(r"[\w./ -]{1,300}\.(?:png|jpe?g|webp|gif|bmp)", value, re.IGNORECASE):
-        path = Path(folder) / value
-        return str(path) if path.is_relative_to(folder) and ".." not in path.parts else value
-    return value
-
-
-def _problem(name: str, item: Item, number: int, folder: Path) -> Problem:
+def _problem(name: str, item: Item, number: int, folder: Path, folders: Sequence[Path]) -> Problem:
     files = []
-    for index, source in enumerate(item.images):
-        if isinstance(source, Mapping):
-            source = source.get("bytes") or source.get("path")
+    for index, stored in enumerate(item.images):
+        source = readable_image(stored, folders)
         if source is None:
             raise BadRow("it has no image")
         file = f"images/{number:05d}-{index}.png"
@@ -296,29 +308,72 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
         raise BadRow(f"it has no {column}")
+    if isinstance(value, float) and math.isnan(value):  # an empty cell of a table
+        raise BadRow(f"it has no {column}")
     return str(value).strip()
 
 
+def _id(row: Mapping[str, Any], column: str) -> str:
+    value = row[column]
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _places(precision: Any) -> int | None:
+    """The number of decimal places; None if the column is empty, which tables write as NaN."""
+    try:
+        places = float(str(precision))
+    except ValueError:
+        return None
+    return int(places) if 0 <= places <= MAX_PLACES else None
+
+
+def _fields(value: Any) -> Mapping[str, Any]:
+    """An object of a row, which may be written as text."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = parse_listed(value)
+    return value if isinstance(value, Mapping) else {}
+
+
 def _first_image(row: Mapping[str, Any], *columns: str) -> list[Any]:
-    """The image of the first column that has one."""
+    """The image, or the list of images, of the first column that has one."""
     found = next((row[column] for column in columns if row.get(column) is not None), None)
     if found is None:
+        found = row.get("file_name")  # the column of a folder of images with their metadata.jsonl
+    if found is None:
         raise BadRow("it has no image")
-    return [found]
+    return list(found) if isinstance(found, list | tuple) else [found]
+
+
+def _renumbered(text: str, numbers: Sequence[int]) -> str:
+    """``<image N>`` by the place of image N among a row's images: a row may have ``image_1`` and ``image_3`` alone."""
+    if numbers == list(range(1, len(numbers) + 1)):
+        return text
+    places = {number: place for place, number in enumerate(numbers, start=1)}
+
+    def place(found: re.Match[str]) -> str:
+        number = int(found[1])
+        return f"<image {places[number]}>" if number in places else f"(image {number}, not given)"
+
+    return re.sub(r"<image ?([0-9]{1,3})>", place, text)
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    """The answers of which any counts: a list of texts. A list of numbers is one answer."""
+    value: Any = row["answer"]
+    if isinstance(value, str) and value.strip().startswith("["):
+        with contextlib.suppress(ValueError):
+            value = parse_listed(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(one, str) and one.strip() for one in value):
+        return [one.strip() for one in value]
+    return [_text(row, "answer")]
 
 
 def _options(value: Any) -> list[str] | None:
-    """A list of options, also written as text (``"['a', 'b']"``); None for none. A missing option keeps its letter."""
-    if isinstance(value, str) and value.strip().startswith("["):
-        if len(value) > MAX_LITERAL:
-            raise BadRow("its list of options is too long to be read")
-        try:
-            value = ast.literal_eval(value.strip())  # literals only: nothing is executed
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            raise BadRow("its list of options cannot be read") from None
-    if not isinstance(value, list | tuple) or not value:
-        return None
-    return [MISSING if one is None else str(one).strip() or MISSING for one in value]
+    try:
+        return read_options(value)
+    except ValueError as error:
+        raise BadRow(f"its list of options {error}") from None
 
 
 def _check_option(answer: str, choices: list[str] | None) -> None:

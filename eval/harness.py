@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from configs.api_key import check_variable
-from configs.errors import UserError
+from configs.errors import ConfigError, UserError
 from configs.jsonl import write_json_atomic
 from configs.provenance import versions
 from configs.run_dir import RunDir
-from eval.benchmarks import BENCHMARKS
+from eval.benchmarks import BENCHMARKS, read_account
 from eval.choice_order import position_bias, rotate_options
 from eval.figures import balanced_subset, estimate_accuracy, file_name, grouped, image_key
 from eval.grounding import (
@@ -53,6 +53,7 @@ class EvalConfig:
         max_new_tokens: limit of a response; longer ones count as truncated.
         batch_size: responses generated at once.
         attention: record mass and lift of every token of the main answers (``layers``: ``last``, ``all`` or a list).
+        limit: take the first problems of the set, in its order, and no others for any measure; None is all of them.
         main: problems for accuracy; None is all of them.
         blank: problems asked again with a blank image.
         swap: problems with a counterfactual image offered to the swap test.
@@ -72,6 +73,7 @@ class EvalConfig:
     batch_size: int = 64
     attention: bool = True
     layers: Literal["last", "all"] | list[int] = "last"
+    limit: int | None = None
     main: int | None = None
     blank: int = 200
     swap: int = 200
@@ -90,6 +92,8 @@ class EvalConfig:
         # The report holds this name, so a key given here by mistake would be published.
         check_variable(self.api_key_env)
         check_judge(self.judge)
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"'limit' is {self.limit}: give the number of problems to take, at least 1.")
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def evaluate(
         load = load or partial(load_subject, dtype=config.dtype, api_key_env=config.api_key_env)
         if not problems:
             raise UserError("There are no problems to evaluate on: the problem set is empty.")
-        chosen = balanced_subset(problems, config.main, config.seed)
+        chosen = balanced_subset(problems[: config.limit], config.main, config.seed)
         check_key_has_one_server(paths, config.api_key_env)
         runs, seconds = {}, {}
         for name, model in models.items():
@@ -294,6 +298,8 @@ def run_eval(
     models = {name: {"path": path, "styles": list(styles)} for name, path in zip(names, paths, strict=True)}
     with answers_dir(out).held():
         report = evaluate(models, read_problems(problems), out, config, load=load)
+        if (account := read_account(problems)) is not None:
+            report["problems"]["benchmark"] = account
         report["seconds"] = {"eval": sum(report["evaluation"]["seconds"].values())}
         write_report(report, out, logs={}, samples=out / "samples.json")
     return report

@@ -286,6 +286,7 @@ with_keys(
         "reflection-v eval tiny --problems my/set",
         "reflection-v eval runs/tiny/grpo --problems my/set --out my/report --blank 50 --max_new_tokens 512",
         "reflection-v eval path/to/model --benchmark mathvista --out runs/mathvista --k 8",
+        "reflection-v eval path/to/model --benchmark mmmu --data path/to/clone --limit 100 --out runs/mmmu",
         "reflection-v eval --compare runs/eval-a runs/eval-b --out runs/compared",
     ),
 )(evaluate_model)

@@ -29,7 +29,24 @@ def evaluate_model(
             "mmmu_pro_10, mmmu_pro_vision, m3cot or hallusionbench; with --via, the tasks of that package."
         ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="A hub name or local folder of the benchmark's rows.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The benchmark's rows: a hub name, a local clone or folder, or one file (parquet, arrow, jsonl, json, csv)."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="A split of the benchmark's rows. Default: the one that the benchmark reports.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Take the first N rows of the benchmark, or the first N problems of the set, in their order. "
+            "(--main N takes N spread over the families.)",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/eval"),
     style: Annotated[
         list[str] | None, typer.Option(help="think, direct or describe. If several are given, the better one counts.")
@@ -53,14 +70,16 @@ def evaluate_model(
     Writes report.json and report.html. Answers are cached: the same command reuses them. Any key of
     eval.harness.EvalConfig can be given as an option.
     """
-    keys = extra_keys(context) | texts({"judge": judge})
+    keys = extra_keys(context) | texts({"judge": judge}) | ({} if limit is None else {"limit": limit})
     model = with_backend(model, backend, url)
+    if (data or split) and (benchmark is None or via is not None):
+        raise ConfigError("--data and --split go with --benchmark NAME, which says how the rows are read.")
     if via is not None:
         if benchmark is None:
             raise ConfigError("--via lmms-eval needs --benchmark: the names of its tasks, with commas.")
         from eval.lmms import run_lmms
 
-        return run_lmms(model, benchmark, out, keys.get("main"))
+        return run_lmms(model, benchmark, out, limit or keys.get("main"))
     from eval.runner import answers_dir
 
     with answers_dir(out).held():  # locked before anything is written there
@@ -69,7 +88,9 @@ def evaluate_model(
 
             report = compare_finished(compare, model, out)
         else:
-            report = _evaluate_on(model, problems, benchmark, data, out, keys, style or ["think"], compare, rescore)
+            report = _evaluate_on(
+                model, problems, benchmark, (data, split), out, keys, style or ["think"], compare, rescore
+            )
     if as_json:
         print(json.dumps(report, ensure_ascii=False))
         return
@@ -81,7 +102,7 @@ def _evaluate_on(
     model: str,
     problems: Path | None,
     benchmark: str | None,
-    data: str | None,
+    source: tuple[str | None, str | None],
     out: Path,
     keys: dict[str, Any],
     styles: list[str],
@@ -93,12 +114,13 @@ def _evaluate_on(
 
     config = parse_config(EvalConfig, keys, "the command line")
     if benchmark is not None:
-        from eval.benchmarks import prepare_benchmark
+        from eval.benchmarks import describe_account, prepare_benchmark, read_account
 
         problems = out / "problems"
-        _, dropped = prepare_benchmark(benchmark, problems, data)
-        for why, count in dropped.items():
-            print(f"{count} rows dropped: {why}", file=sys.stderr)
+        data, split = source
+        prepare_benchmark(benchmark, problems, data, split=split, limit=config.limit)
+        for line in describe_account(read_account(problems) or {}):
+            print(line, file=sys.stderr)
     if problems is None:
         raise ConfigError("There is nothing to evaluate on: give --problems DIR or --benchmark NAME.")
     return run_eval(model, problems, out, styles=styles, config=config, rescore=rescore, against=against)

@@ -1,20 +1,26 @@
 """Each benchmark from a data set with its published columns and its odd rows."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
-from eval.benchmarks import BENCHMARKS, hallusion_scores, prepare_benchmark
-from eval.harness import EvalConfig, run_eval
+from eval.benchmarks import BENCHMARKS, BadRow, hallusion_scores, prepare_benchmark, read_mathvista, read_mmmu
+from eval.harness import EvalConfig, evaluate, run_eval
+from eval.listed_text import read_options
 from eval.runner import answer_problems
-from eval.subjects import ScriptedSubject
+from eval.subjects import ScriptedSubject, Turn
+from reflection_v.cli import app
 from reward.grade import grade_answer
 from vlm.images import open_image
+from vlm.labels import option_label
 
 
 def png(colour: str = "red") -> dict[str, Any]:
@@ -172,6 +178,73 @@ def test_a_benchmark_runs_through_the_harness(tmp_path: Path) -> None:
     assert report["models"]["m"]["benchmark"]["aAcc"]["value"] == 0.5
 
 
+def test_the_first_problems_alone_and_what_the_report_says_of_them(tmp_path: Path) -> None:
+    """Another limit in the same folder has a report of its own; a batch is asked only if an answer of it is missing."""
+    asked: list[str] = []
+
+    def says_yes(turn: Turn) -> str:
+        asked.append(turn.question)
+        return "\\boxed{yes}"
+
+    data, folder, config = saved("hallusionbench", tmp_path), tmp_path / "set", EvalConfig(swap=0, blank=0)
+
+    def run(limit: int | None) -> dict[str, Any]:
+        prepare_benchmark("hallusionbench", folder, data, limit=limit)
+        return run_eval("m", folder, tmp_path / "out", config=config, load=lambda _: ScriptedSubject(says_yes))
+
+    for limit, rows, n, new in ((2, 2, 2, 2), (None, 5, 4, 4), (3, 3, 3, 0)):
+        asked.clear()
+        report = run(limit)
+        account = report["problems"]["benchmark"]
+        assert (report["problems"]["n"], len(asked)) == (n, new)
+        assert (account["limit"], account["rows"], account["asked"], account["split"]) == (limit, rows, n, None)
+        assert account["dropped"] == ({"gt_answer is 'maybe', not 0 or 1": 1} if limit is None else {})
+        assert report["models"]["m"]["benchmark"]["aAcc"]["n"] == n
+        assert f"{n} problems of hallusionbench" in " ".join((tmp_path / "out/report.html").read_text().split())
+
+
+def test_the_first_problems_of_any_set(tmp_path: Path) -> None:
+    problems, _ = prepare_benchmark("hallusionbench", tmp_path / "set", saved("hallusionbench", tmp_path))
+    subject = ScriptedSubject(lambda _: "\\boxed{yes}")
+    config = EvalConfig(limit=3, swap=0, blank=0)
+    report = evaluate({"m": {"path": "m"}}, problems, tmp_path / "out", config, load=lambda _: subject)
+    assert report["problems"]["n"] == 3 and report["evaluation"]["config"]["limit"] == 3
+    with pytest.raises(ConfigError, match="'limit' is 0"):
+        EvalConfig(limit=0)
+
+
+def test_the_command_says_what_it_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = ScriptedSubject(lambda _: "\\boxed{yes}")
+    monkeypatch.setattr("eval.harness.load_subject", lambda *_, **__: subject)
+    data, out = saved("hallusionbench", tmp_path), tmp_path / "out"
+    words = [
+        "eval",
+        "m",
+        "--benchmark",
+        "hallusionbench",
+        "--data",
+        data,
+        "--out",
+        str(out),
+        "--swap",
+        "0",
+        "--blank",
+        "0",
+    ]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    assert (
+        "5 rows read, 4 can be asked, 1 dropped" in done.stderr and "1 row dropped: gt_answer is 'maybe'" in done.stderr
+    )
+    assert json.loads(done.stdout)["problems"]["benchmark"]["rows"] == 5
+    done = CliRunner().invoke(app, [*words, "--limit", "2"])
+    assert "the first 2 rows of the only split (no name)" in done.stderr and "n 2" in done.stdout
+    done = CliRunner().invoke(app, [*words, "--split", "test"])
+    assert done.exit_code == 1 and "so leave out --split" in " ".join(done.stderr.split())
+    done = CliRunner().invoke(app, ["eval", "m", "--problems", str(out / "problems"), "--data", data])
+    assert done.exit_code == 2 and "--data and --split go with --benchmark" in " ".join(done.stderr.split())
+
+
 def test_mistakes_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Unknown benchmark 'mathvsita'"):
         prepare_benchmark("mathvsita", tmp_path)
@@ -179,6 +252,125 @@ def test_mistakes_are_sentences(tmp_path: Path) -> None:
         prepare_benchmark("mathvista", tmp_path / "a", saved("m3cot", tmp_path))
     with pytest.raises(UserError, match="cannot be loaded"):
         prepare_benchmark("mathvista", tmp_path / "b", str(tmp_path / "nowhere/at-all"))
+
+
+OPTIONS = {
+    "Python": """['a', "it's", 'c']""",
+    "JSON": '["a", "it\'s", "c"]',
+    "tuple": """('a', "it's", 'c')""",
+    "list": ["a", "it's", "c"],
+    "numpy": np.array(["a", "it's", "c"], dtype=object),
+    "numpy as text": """['a' "it's" 'c']""",
+    "numpy as code": """array(['a', "it's", 'c'],\n      dtype=object)""",
+    "numpy on several lines": """['a'\n "it's"\n 'c']""",
+    "by letter": {"A": "a", "B": "it's", "C": "c"},
+    "by letter, in another order": {"C": "c", "A": "a", "B": "it's"},
+    "by letter, filled up": {"A": "a", "B": "it's", "C": "c", "D": None, "E": float("nan")},
+    "by letter in brackets": {"(A)": "a", "(B)": "it's", "(C)": "c"},
+    "by letter as JSON": '{"A": "a", "B": "it\'s", "C": "c"}',
+    "by letter as Python": """{'A': 'a', 'B': "it's", 'C': 'c'}""",
+    "texts and labels": {"text": ["a", "it's", "c"], "label": ["A", "B", "C"]},
+    "labels in another order": {"label": ["C", "A", "B"], "text": ["c", "a", "it's"]},
+    "lettered lines": "A. a\nB. it's\nC. c",
+    "lettered lines in brackets": "(A) a\n(B) it's\n\n(C) c\n",
+    "spaces around": """  ['a ', " it's", ' c']\n""",
+}
+
+
+@pytest.mark.parametrize("form", OPTIONS)
+def test_options_in_every_form(form: str) -> None:
+    assert read_options(OPTIONS[form]) == ["a", "it's", "c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("['a\nb', 'c']", ["a\nb", "c"]),
+        ('["a\nb", "c"]', ["a\nb", "c"]),
+        ("['a\\nb',\n 'c']", ["a\nb", "c"]),
+        ("['a\r\nb',\n 'c\nd']", ["a\r\nb", "c\nd"]),
+        (r"['$\\frac{1}{2}$', '$\\beta$']", [r"$\frac{1}{2}$", r"$\beta$"]),
+        (r"['$\frac{1}{2}$', '$\beta$', '\alpha', '\vec{a}', '\d']", [r"$\frac{1}{2}$", r"$\beta$", r"\alpha", r"\vec{a}", r"\d"]),
+        ("[1, 2.5, 3]", ["1", "2.5", "3"]),
+        ("[1 2 3]", ["1", "2", "3"]),
+        (np.array([1, 2]), ["1", "2"]),
+        ('["a", null, ""]', ["a", "(not given)", "(not given)"]),
+        (["a", None, float("nan")], ["a", "(not given)", "(not given)"]),
+        ({"A": "a", "C": "c"}, ["a", "(not given)", "c"]),
+        ({"yes": 1, "no": 0}, ["1", "0"]),
+        ({"yes": 1, "no": 0, "NO": 2}, ["1", "0", "2"]),
+        ({option_label(n): n for n in range(30)}, [str(n) for n in range(30)]),
+        ("\n".join(f"{option_label(n)}. {n}" for n in range(30)), [str(n) for n in range(30)]),
+        ("['a', ['b', 'c']]", ["a", "['b', 'c']"]),
+        ("{'a'}", None),
+        ("", None),
+        ("[]", None),
+        ("{}", None),
+        (None, None),
+        ("plain words", None),
+        ("A. only one", None),
+        ("A. a\nC. c", None),
+        ("(A) a\nand more", None),
+        (7, None),
+    ],
+)  # fmt: skip
+def test_odd_options(value: Any, expected: list[str] | None) -> None:
+    assert read_options(value) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["['a', __import__('os')]", "['a'", "[" * 15_000, "['a', 'b'] + ['c']", "[*'ab']", "['" + "a" * 30_000 + "']", "{" * 9_000, "[{[}]", "['a', b'c'", "{[]: 1}"],
+)  # fmt: skip
+def test_options_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be read|too long"):
+        read_options(text)
+
+
+@pytest.mark.parametrize(
+    ("precision", "words"),
+    [(1.0, " Give 1 decimal place."), ("2", " Give 2 decimal places."), (0, " Give 0 decimal places."), (2.0, " Give 2 decimal places.")]
+    + [(empty, "") for empty in (float("nan"), "NaN", "nan", "", " ", None, "none", -1, float("inf"), 1e300, "two")],
+)  # fmt: skip
+def test_precision_of_mathvista(precision: Any, words: str) -> None:
+    row = {
+        **VISTA,
+        "pid": "1",
+        "question_type": "free_form",
+        "answer_type": "float",
+        "answer": "1.2",
+        "decoded_image": png(),
+    }
+    assert read_mathvista({**row, "precision": precision}).question == "How long?" + words
+    assert read_mathvista({**row, "metadata": '{"task": "vqa"}'}).family == "vqa"
+    assert read_mathvista({**row, "metadata": None, "pid": 3.0}).id == "3"
+    with pytest.raises(BadRow, match="it has no answer"):
+        read_mathvista({**row, "answer": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "domain"),
+    [
+        ("['ten', '10 cents']", "ten|10 cents", "text"),
+        ('["ten", "10 cents"]', "ten|10 cents", "text"),
+        (["Law"], "Law", "text"),
+        ("[0, 8]", "[0, 8]", "text"),
+        ("[2, 3)", "[2, 3)", "text"),
+        ("8.5", "8.5", "number"),
+        (8.5, "8.5", "number"),
+    ],
+)
+def test_answers_of_mmmu(answer: Any, gold: str, domain: str) -> None:
+    row = {
+        **MMMU,
+        "id": "1",
+        "question": "?",
+        "options": "[]",
+        "answer": answer,
+        "question_type": "open",
+        "image_1": png(),
+    }
+    assert (read_mmmu(row).answer, read_mmmu(row).domain) == (gold, domain)
 
 
 def test_a_folder_of_json_lines_with_images_beside_it(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""Images as the rows of data sets hold them: bytes, a path, base64 text, or the ``{"bytes", "path"}`` of ``datasets``."""
+
+import base64
+import binascii
+import contextlib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from configs.errors import ImageError
+from vlm.images import MAX_BYTES, Source
+
+BASE64 = re.compile(r"(?:data:image/[\w.+-]{1,20};base64,)?([A-Za-z0-9+/_-]{40,})={0,2}")
+LONGEST_PATH = 4096
+
+
+def readable_image(stored: Any, folders: Sequence[Path]) -> Source | None:
+    """What ``open_image`` reads of an image as a row holds it; None if there is none.
+
+    Args:
+        folders: the folders that a relative path may start from. It cannot leave them. Without folders (a data set of the hub)
+            no path is opened, since it would be one of this machine.
+
+    Raises:
+        ImageError: a path without a file.
+    """
+    if isinstance(stored, Mapping):
+        stored = stored.get("bytes") or stored.get("path")
+    if isinstance(stored, bytearray | memoryview):
+        stored = bytes(stored)
+    if stored is None or isinstance(stored, Image.Image):
+        return stored
+    if isinstance(stored, bytes):
+        return stored or None
+    if not isinstance(stored, str):
+        raise ImageError(f"An image is stored as {type(stored).__name__}: expected bytes, a path or base64 text.")
+    if not stored.strip():
+        return None
+    for folder in folders:
+        for name in dict.fromkeys(unicodedata.normalize(form, stored) for form in ("NFC", "NFD")):
+            if (path := _file_below(folder, folders, name)) is not None:
+                return path
+    if len(stored) < MAX_BYTES * 3 // 2 and (text := BASE64.fullmatch("".join(stored.split()))):
+        with contextlib.suppress(binascii.Error):
+            return base64.urlsafe_b64decode(text[1].replace("+", "-").replace("/", "_") + "=" * (-len(text[1]) % 4))
+    raise ImageError(f"The image {stored[:200]!r} is no file of the data set: check the path.")
+
+
+def _file_below(folder: Path, folders: Sequence[Path], name: str) -> Path | None:
+    """The file of this name. A relative one may pass through ``..``, but must end in one of the folders."""
+    if len(name) > LONGEST_PATH:
+        return None
+    for start in (folder, folder / "images"):
+        path = Path(os.path.normpath(start / name))
+        allowed = Path(name).is_absolute() or any(path.is_relative_to(os.path.normpath(one)) for one in folders)
+        try:
+            if allowed and path.is_file():
+                return path
+        except (OSError, ValueError):  # too long, or a null character
+            return None
+    return None
