@@ -82,7 +82,9 @@ def read_mathvista(row: Mapping[str, Any]) -> Item:
         if kind == "float" and places is not None:
             question += f" Give {places} decimal place{'s' if places != 1 else ''}."
     family = str(_fields(row.get("metadata")).get("task") or kind)
-    return Item(_id(row, "pid"), domain, question, answer, _first_image(row, "decoded_image", "image"), choices, family)
+    return Item(
+        _row_id(row, "pid"), domain, question, answer, _first_image(row, "decoded_image", "image"), choices, family
+    )
 
 
 def read_mathvision(row: Mapping[str, Any]) -> Item:
@@ -96,7 +98,7 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
     # There is one image, even if the question numbers several in it.
     question = re.sub(r"<image([0-9]+)>", lambda found: "<image 1>" * (found[1] == "1"), _text(row, "question"))
     images = _first_image(row, "decoded_image", "image")
-    return Item(_id(row, "id"), domain, question, answer, images, choices, str(row.get("subject") or domain))
+    return Item(_row_id(row, "id"), domain, question, answer, images, choices, str(row.get("subject") or domain))
 
 
 def read_mmmu(row: Mapping[str, Any]) -> Item:
@@ -108,10 +110,10 @@ def read_mmmu(row: Mapping[str, Any]) -> Item:
     family = str(row.get("subject") or row.get("subfield") or "")
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         _check_option(answers[0], choices)
-        return Item(_id(row, "id"), "choice", question, answers[0], images, choices, family)
+        return Item(_row_id(row, "id"), "choice", question, answers[0], images, choices, family)
     number = len(answers) == 1 and is_quantity(answers[0])
     gold = "|".join(answer.replace("|", " ") for answer in answers)  # any of several counts
-    return Item(_id(row, "id"), "number" if number else "text", question, gold, images, None, family)
+    return Item(_row_id(row, "id"), "number" if number else "text", question, gold, images, None, family)
 
 
 def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
@@ -120,7 +122,7 @@ def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
     answer = _text(row, "answer")
     _check_option(answer, _options(row.get("options")))
     return Item(
-        _id(row, "id"), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
+        _row_id(row, "id"), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
     )
 
 
@@ -130,7 +132,13 @@ def read_m3cot(row: Mapping[str, Any]) -> Item:
     _check_option(answer, choices)
     question = f"{row.get('context') or ''}\n{_text(row, 'question')}".strip()
     return Item(
-        _id(row, "id"), "choice", question, answer, _first_image(row, "image"), choices, str(row.get("domain") or "")
+        _row_id(row, "id"),
+        "choice",
+        question,
+        answer,
+        _first_image(row, "image"),
+        choices,
+        str(row.get("domain") or ""),
     )
 
 
@@ -313,7 +321,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return str(value).strip()
 
 
-def _id(row: Mapping[str, Any], column: str) -> str:
+def _row_id(row: Mapping[str, Any], column: str) -> str:
     value = row[column]
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
