@@ -5,6 +5,7 @@ path or a URL. No torch here: ``fit_image`` imports what it needs when it is cal
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import math
@@ -12,6 +13,7 @@ import os
 import threading
 import warnings
 import weakref
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ from configs.errors import ImageError
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20
 FETCH_SECONDS = 20.0
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Pillow's decoders that may run, where it was built with them; those that call other programs stay out."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
+"""Pillow's decoders that may run, where it was built with them (HEIF: where pillow-heif is installed); those that call other programs
+stay out."""
 
 GREY = (127, 127, 127)
 """The colour of an image without content."""
@@ -120,17 +123,88 @@ def _identify(data: bytes, name: str) -> tuple[Image.Image, str]:
         raise ImageError(f"{name} is empty (0 bytes): export or download it again.")
     if len(data) > MAX_BYTES:
         raise ImageError(f"{name} is larger than {MAX_BYTES // 2**20} MB: save a smaller version of it.")
-    Image.init()
+    _register_decoders()
+    formats = [one for one in FORMATS if one in Image.OPEN]
     try:
-        image = Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN])
+        image = Image.open(io.BytesIO(_without_large_metadata(data)), formats=formats)
     except Image.DecompressionBombError:
         raise ImageError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: scale it down first.") from None
     except Exception as error:  # a damaged header can make a decoder raise anything
-        raise ImageError(
-            f"{name} cannot be read as an image: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a "
-            "viewer."
-        ) from error
+        what = _what_it_is(data) or (
+            "cannot be read as an image: give a PNG, JPEG, WebP, GIF, BMP, TIFF or PPM file that opens in a viewer"
+        )
+        raise ImageError(f"{name} {what}.") from error
     return image, name
+
+
+@functools.cache
+def _register_decoders() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
+_MAX_METADATA = 2**19
+"""Bytes of a text or a colour profile that Pillow gets to see. Beyond 1 MB it refuses the whole image, whose pixels need neither."""
+
+
+def _without_large_metadata(data: bytes) -> bytes:
+    """The file itself, or a PNG without its large texts and colour profiles, also those that are large once unpacked."""
+    if not data.startswith(_PNG):
+        return data
+    kept, at, unpacked = [_PNG], len(_PNG), 0
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")  # length, name, content, checksum
+        kind, content = data[at + 4 : at + 8], data[at + 8 : end - 4]
+        if kind in _METADATA:
+            unpacked += len(content) + _unpacked_size(content)
+        if kind not in _METADATA or unpacked <= _MAX_METADATA:
+            kept.append(data[at:end])
+        at = end
+    return data if sum(map(len, kept)) == len(data) else b"".join(kept)
+
+
+def _unpacked_size(content: bytes) -> int:
+    """Bytes of the deflated part of a chunk, up to a little over the limit; 0 if it has none."""
+    begin = next(
+        (at for at in range(min(len(content), 400)) if content[at : at + 2] in (b"x\x01", b"x^", b"x\x9c", b"x\xda")),
+        None,
+    )
+    if begin is None:
+        return 0
+    try:
+        return len(zlib.decompressobj().decompress(content[begin:], _MAX_METADATA + 1))
+    except zlib.error:
+        return 0
+
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+def _what_it_is(data: bytes) -> str:
+    """What a file under an image's name really is, and the remedy; empty if that cannot be told."""
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "is a HEIC photo: install pillow-heif (pip install pillow-heif), or save it as JPEG"
+    if data[4:8] == b"ftyp":
+        return "is a video: give single frames as PNG or JPEG"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself: run 'git lfs pull' in the data set's folder"
+    if start.startswith((b"<!doctype html", b"<html")) or (start.startswith(b"<") and b"<html" in start):
+        return "is an HTML page, not an image: the download was refused or needs a login; download it again"
+    if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
+        return "is an SVG drawing: save it as PNG"
+    if start.startswith(b"%pdf"):
+        return "is a PDF: save its page as PNG"
+    if start.startswith((b"{", b"[")):
+        return "is JSON text, not an image: download the image again"
+    if data.startswith((b"PK\x03\x04", b"\x1f\x8b")):
+        return "is a compressed archive: unpack it and name an image inside"
+    return ""
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -49,6 +49,17 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
+def png_with(*chunks: tuple[bytes, bytes], late: bool = False) -> bytes:
+    """A red PNG with further chunks before its pixels, or behind them."""
+    data = encoded(Image.new("RGB", (8, 6), "red"))
+    more = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks
+    )
+    at = len(data) - 12 if late else 33
+    return data[:at] + more + data[at:]
+
+
 # As a person sees it
 
 
@@ -228,6 +239,57 @@ def test_files_that_are_no_images_are_named_with_a_remedy(tmp_path: Path) -> Non
         assert name in str(caught.value) and caught.value.exit_code == 2
     with pytest.raises(ImageError, match="not a file"):
         open_image(tmp_path)
+
+
+LARGE = b"a" * 3_000_000
+XMP = b"XML:com.adobe.xmp\0"
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (b"tEXt", b"Comment\0" + LARGE),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(LARGE)),
+        (b"iTXt", XMP + b"\0\0\0\0" + LARGE),
+        (b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(LARGE)),
+        (b"iCCP", b"profile\0\0" + zlib.compress(LARGE)),
+        (b"iCCP", b"profile\0\0" + zlib.compress(os.urandom(2_000_000))),
+    ],
+)
+def test_large_metadata_does_not_cost_the_image(kind: bytes, content: bytes, late: bool) -> None:
+    data = png_with((kind, content), late=late)
+    assert pixel(data) == (255, 0, 0) and image_size(data) == (8, 6)
+
+
+def test_many_packed_texts_are_not_unpacked_without_end() -> None:
+    data = png_with(*[(b"zTXt", b"Comment\0\0" + zlib.compress(LARGE))] * 2000)
+    assert pixel(data) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "is an HTML page"),
+        (b"\xef\xbb\xbf\n <HTML><head>", "is an HTML page"),
+        (b"<?xml version='1.0'?><html xmlns='x'>", "is an HTML page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC photo: install pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC photo"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0", "is a video"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing"),
+        (b"%PDF-1.7\n", "is a PDF"),
+        (b'{"error": "not found"}', "is JSON text"),
+        (b"PK\x03\x04rest", "is a compressed archive"),
+        (b"no image at all", "cannot be read as an image"),
+    ],
+)
+def test_what_lies_under_an_images_name_is_said(data: bytes, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(data)
+    for read in (open_image, image_size):
+        with pytest.raises(ImageError, match=rf"The image .*photo.jpg {sentence}"):
+            read(file)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "a\0b", "x" * 5000, ""])
