@@ -141,25 +141,31 @@ def combine(
 
     Args:
         rewards: a weight or a ``Term`` by name; ``shuffled(NAME)`` is the control of NAME. Weights matter here only for
-            the bound of ``grounding_penalty``, whose column is what may be charged.
+            the bounds: a column is what may be charged or paid.
         size: rows a group.
         seed: of the shuffles.
         drop_in_constant_groups: set all terms but accuracy and format to 0 where a group's accuracy is constant.
 
     A row whose answer cannot be judged is NaN in every column: TRL then takes it out of the group's mean and gives it no
-    advantage.
+    advantage. It changes no other row.
+
+    A term that is matched to a standard deviation never puts a correct row below an incorrect one of its group
+    (``group.bounded_scale``), nor does one that is paid for correct answers only, where accuracy has a weight. Accuracy,
+    format and terms that are paid for all count in full.
     """
     terms = terms_of(rewards)
     accuracy = _column(rows, "accuracy")
-    correct = torch.tensor([row["right"] for row in rows])
-    paid_by = {"right": correct, "format": _column(rows, "format") >= 1.0, "none": torch.ones_like(correct)}
+    judged = ~accuracy.isnan()
+    correct = torch.tensor([row["right"] for row in rows]) & judged
+    paid_by = {"right": correct, "format": (_column(rows, "format") >= 1.0) & judged, "none": judged}
     columns = {}
     for name in dict.fromkeys([*KNOWN, *terms]):
         term, source = terms.get(name, Term()), source_of(name)
         gate = gate_of(name, term)
         paid = paid_by[gate or "none"]
-        values = _term(rows, source, gate, correct, size)
+        values = _term(rows, source, paid_by["right" if gate == "right" else "none"], gate, size)
         if source not in _UNSHAPED:
+            values = values.masked_fill(~judged, math.nan)
             if gate is not None:
                 values = torch.where(paid, values, 0.0)
             # Shuffled before it is scaled: the control then has the same spread as the term it stands for.
@@ -171,23 +177,38 @@ def combine(
             if drop_in_constant_groups:
                 values = group.drop_in_constant_groups(values, accuracy, size)
         columns[name] = values
-    # Penalties come last: each is bounded by what the other terms give a correct row over the incorrect ones of its group.
-    total = torch.zeros_like(accuracy)
-    for name, values in columns.items():
-        if name not in PENALTIES and name in terms:
-            total += terms[name].weight * values.nan_to_num(0.0)
-    for name in PENALTIES:
-        if name in terms and (weight := terms[name].weight):
-            charged = group.bounded_penalty(weight * columns[name], total, correct, size)
-            total, columns[name] = total + charged, charged / weight
-    return {name: values.masked_fill(accuracy.isnan(), math.nan) for name, values in columns.items()}
+    _bound(columns, terms, correct, judged, size)
+    return {name: values.masked_fill(~judged, math.nan) for name, values in columns.items()}
 
 
-def _term(rows: Sequence[dict[str, Any]], source: str, gate: str | None, correct: Tensor, size: int) -> Tensor:
-    """(N,) of one reward, before its gate if it has an ungated form."""
+def _bound(columns: dict[str, Tensor], terms: Mapping[str, Term], correct: Tensor, judged: Tensor, size: int) -> None:
+    """Reduce the columns that would put a correct row below an incorrect one: each by what the terms before it leave."""
+    pays_correct = terms.get("accuracy", Term()).weight > 0
+
+    def rank(name: str) -> int:
+        if name in PENALTIES:
+            return 3
+        return 2 if terms[name].std is not None else 1 if gate_of(name, terms[name]) == "right" else 0
+
+    # In float64, so that rounding under a large weight does not turn an order round before the next term is bounded.
+    total = torch.zeros_like(columns["accuracy"], dtype=torch.float64).masked_fill(~judged, math.nan)
+    for name in sorted((name for name, term in terms.items() if term.weight), key=rank):
+        weight, values = terms[name].weight, columns[name].double()
+        if rank(name) == 3:  # row by row, so that one ungrounded response takes no penalty off the others
+            values = group.bounded_penalty(weight * values, total, correct, size) / weight
+        elif rank(name) == 2 or (rank(name) == 1 and pays_correct):
+            # A gated term may use up the whole distance, as its weight says; what is scaled to a std keeps the order strict.
+            share = 0.5 if rank(name) == 2 else 1.0
+            values = values * group.bounded_scale(weight * values, total, correct, size, share)
+        columns[name] = values.float()
+        total = total + weight * values
+
+
+def _term(rows: Sequence[dict[str, Any]], source: str, compared: Tensor, gate: str | None, size: int) -> Tensor:
+    """(N,) of one reward, before its gate if it has an ungated form. ``compared``: rows whose lengths are compared."""
     if source == "length":
         finished = torch.tensor([row["finished"] for row in rows])
-        return group.overlong(lengths(rows), correct if gate == "right" else torch.ones_like(correct), finished, size)
+        return group.overlong(lengths(rows), compared, finished, size)
     return _column(rows, source) if gate == "right" else ungated(rows, source)
 
 
@@ -203,15 +224,16 @@ def metrics(rows: Sequence[dict[str, Any]], size: int) -> dict[str, float]:
     for part in parts:
         values = [row["parts"][part] for row in rows if part in row["parts"]]
         logged[part] = sum(values) / len(values)
-    correct = torch.tensor([row["right"] for row in rows])
+    accuracy, correct = _column(rows, "accuracy"), torch.tensor([row["right"] for row in rows])
+    outcome = correct.float().masked_fill(accuracy.isnan(), math.nan)
     names = [name for name in rows[0]["scores"] if name not in _UNSHAPED]
     for name in names:
         column = _column(rows, name)
         logged[f"{name}/unjudged"] = column[correct].isnan().float().mean().item()
         logged[f"correlation/{name}/length"] = group.within_group_correlation(column, lengths(rows), size, keep=correct)
-        logged[f"correlation/{name}/right"] = group.within_group_correlation(ungated(rows, name), correct.float(), size)
+        logged[f"correlation/{name}/right"] = group.within_group_correlation(ungated(rows, name), outcome, size)
     logged["timeout_share"] = sum("accuracy/timeout" in row["parts"] for row in rows) / len(rows)
-    logged["constant_accuracy_share"] = group.is_constant(_column(rows, "accuracy"), size).float().mean().item()
+    logged["constant_accuracy_share"] = group.is_constant(accuracy, size).float().mean().item()
     logged["looks/mean"] = sum(row["looks"] for row in rows) / len(rows)
     logged["looks/share"] = sum(row["looks"] > 0 for row in rows) / len(rows)
     return logged

@@ -40,31 +40,40 @@ def contributions(
 ) -> dict[str, Tensor]:
     """(N,) what each weighted term adds to the advantage of each row; their sum is TRL's advantage.
 
+    A row that no term can judge is in no mean and no standard deviation, and its advantage is 0. One that some terms judge
+    has 0 from the others, which is also what TRL's sum makes of them.
+
     Args:
         scale: TRL's ``scale_rewards``.
-        normalize_first: ``multi_objective_aggregation: normalize_then_sum``.
+        normalize_first: ``multi_objective_aggregation: normalize_then_sum``. TRL then always divides by the batch.
     """
-    weighted = {name: columns[name] for name, term in terms.items() if term.weight}
-    centred = {}
-    for name, column in weighted.items():
-        grouped = column.view(-1, size)
-        spread = _std(grouped, 1) + 1e-4 if normalize_first else 1.0
-        centred[name] = (terms[name].weight * (grouped - grouped.nanmean(1, keepdim=True)) / spread).nan_to_num(0.0)
-    total = torch.stack([terms[name].weight * column for name, column in weighted.items()]).sum(0)
-    if normalize_first:
-        divisor: Any = _std(torch.stack(list(centred.values())).sum(0).view(1, -1), 1) + 1e-4
+    unjudged = torch.stack(list(columns.values())).isnan().all(0).view(-1, size)
+    weighted = {}
+    for name, term in terms.items():
+        if term.weight:
+            values = columns[name].view(-1, size)
+            if normalize_first:
+                values = (values - values.nanmean(1, keepdim=True)) / (_std(values, 1) + 1e-4)
+            weighted[name] = (term.weight * values).nan_to_num(0.0).masked_fill(unjudged, math.nan)
+    total = torch.stack(list(weighted.values())).sum(0)
+    divisor: Any = 1.0
+    if normalize_first or scale == "batch":
+        divisor = _std(total.view(1, -1), 1) + 1e-4
     elif scale == "group":
-        divisor = _std(total.view(-1, size), 1) + 1e-4
-    else:
-        divisor = _std(total.view(1, -1), 1) + 1e-4 if scale == "batch" else 1.0
-    return {name: (values / divisor).view(-1) for name, values in centred.items()}
+        divisor = _std(total, 1) + 1e-4
+    parts = {}
+    for name, values in weighted.items():
+        mean = values.nanmean() if normalize_first else values.nanmean(1, keepdim=True)
+        parts[name] = ((values - mean) / divisor).nan_to_num(0.0).view(-1)
+    return parts
 
 
 def _std(values: Tensor, dim: int) -> Tensor:
-    """The standard deviation without NaN, of n - 1."""
+    """The standard deviation without NaN, of n - 1; NaN where fewer than two values are left."""
     kept = ~values.isnan()
     apart = torch.where(kept, values - values.nanmean(dim, keepdim=True), 0.0)
-    return (apart.square().sum(dim, keepdim=True) / (kept.sum(dim, keepdim=True) - 1).clamp(min=1)).sqrt()
+    freedom = kept.sum(dim, keepdim=True) - 1
+    return (apart.square().sum(dim, keepdim=True) / torch.where(freedom > 0, freedom, math.nan)).sqrt()
 
 
 def forecast(
@@ -90,12 +99,13 @@ def forecast(
     # The same function as in training, so that the forecast judges the columns that the trainer will see.
     terms = terms_of(rewards)
     columns = combine(rows, rewards, size, seed, drop_in_constant_groups)
-    correct = torch.tensor([row["right"] for row in rows])
+    judged = ~columns["accuracy"].isnan()
+    correct = torch.tensor([row["right"] for row in rows]) & judged
+    outcome = correct.float().masked_fill(~judged, math.nan)
     first, second = (
         torch.tensor([row["parts"].get(f"mass/{half}_half", math.nan) for row in rows]) for half in ("first", "second")
     )
     flatness = 1.0 - (first - second).abs() / (first + second)
-    everyone = torch.ones_like(correct)
     constant = group.is_constant(columns["accuracy"], size)
     parts = contributions(columns, terms, size, scale, normalize_first)
     advantage = torch.stack(list(parts.values())).sum(0)
@@ -106,7 +116,7 @@ def forecast(
     for name in columns:
         term, source = terms.get(name, Term()), source_of(name)
         gated = gate_of(name, term) == "right"
-        paid = correct if gated else everyone
+        paid = correct if gated else judged  # nobody is paid for an answer that cannot be judged
         plain = columns[name] if source not in rows[0]["scores"] else ungated(rows, source)
         value = columns[name] if name != source or source not in rows[0]["scores"] else plain
         share = parts[name].square().sum().item() / pushed if name in parts and pushed > 0 else 0.0
@@ -115,7 +125,7 @@ def forecast(
             "advantage_share": share,
             "unjudged": plain[paid].isnan().float().mean().item() if bool(paid.any()) else None,
             "length": correlation(value, lengths(rows), size, paid),
-            "right": correlation(plain, correct.float(), size, everyone),
+            "right": correlation(plain, outcome, size, judged),
             "first_half": correlation(value, first, size, paid),
             "second_half": correlation(value, second, size, paid),
             "flatness": correlation(value, flatness, size, paid),
@@ -123,7 +133,7 @@ def forecast(
     report = {
         "rows": len(rows),
         "groups": len(rows) // size,
-        "accuracy": correct.float().mean().item(),
+        "accuracy": outcome.nanmean().item(),
         "constant_accuracy_share": constant.float().mean().item(),
         "tie_share": advantage[constant].square().sum().item() / energy if energy > 0 else 0.0,
         "terms": figures,

@@ -1,7 +1,8 @@
 """Terms that look at a whole group (all responses to one prompt), as pure functions of (N,) tensors.
 
 Rows are ordered by group, ``size`` rows each, so N is a multiple of ``size``. They run after the trainer's gather:
-under data parallelism one process may hold only part of a group. NaN stands for "cannot judge".
+under data parallelism one process may hold only part of a group. NaN stands for "cannot judge". A row whose answer cannot be
+judged is neither correct nor incorrect: the caller hands it in as NaN and as not paid, and it changes nothing for the others.
 """
 
 import torch
@@ -51,6 +52,9 @@ def overlong(length: Tensor, correct: Tensor, finished: Tensor, size: int) -> Te
     return torch.where(rows & need.isfinite(), -excess, 0.0).view(-1)
 
 
+TIE = 1e-6
+"""Rewards that differ by less are equal but for rounding."""
+
 MAX_SCALE = 100.0
 """A term that hardly differs between correct rows is blown up by at most this much when it is matched."""
 
@@ -89,17 +93,39 @@ def bounded_penalty(penalty: Tensor, others: Tensor, correct: Tensor, size: int)
 
     Args:
         penalty: weighted penalty, at most 0 (incorrect rows are not charged, whatever stands there).
-        others: the weighted sum of all other terms.
+        others: the weighted sum of all other terms; NaN where the answer cannot be judged.
 
     Returns:
         The penalty to charge: at most half of the distance from a correct row to the best incorrect row of its group, and
         nothing where the other terms have put it below already. Half, so that the order of the two stays strict.
     """
     totals, rows = others.view(-1, size), correct.view(-1, size).bool()
-    best_incorrect = torch.where(rows, -torch.inf, totals).max(1, keepdim=True).values
-    room = (totals - best_incorrect).clamp(min=0.0) / 2  # infinite in a group without an incorrect row
+    best_incorrect = torch.where(rows | totals.isnan(), -torch.inf, totals).max(1, keepdim=True).values
+    room = (totals - best_incorrect).clamp(min=0.0) / 2  # infinite in a group without an incorrect row, NaN if unjudged
     charged = torch.where(rows, -torch.minimum(-penalty.view(-1, size).clamp(max=0.0), room), 0.0)
     return charged.view(-1)
+
+
+def bounded_scale(weighted: Tensor, others: Tensor, correct: Tensor, size: int, share: float = 0.5) -> Tensor:
+    """(N,) factors in [0, 1], one for each group, under which a term puts no correct row below an incorrect one.
+
+    The whole group is scaled, not the one row that would fall: a term that is centred stays so, and its control keeps its
+    strength. The term closes at most ``share`` of the distance between a correct row and an incorrect one below it. Pairs whose
+    order the other terms have turned round already are left alone.
+
+    Args:
+        weighted: the weighted term.
+        others: the weighted sum of the terms that count before it; NaN where the answer cannot be judged.
+    """
+    totals, harm = others.view(-1, size), weighted.view(-1, size)
+    rows, judged = correct.view(-1, size).bool(), ~others.view(-1, size).isnan()
+    # For each pair: how far the correct row (dimension 1) stands above the incorrect one (dimension 2), and how much of it is lost.
+    distance = totals[:, :, None] - totals[:, None, :]
+    lost = harm[:, None, :] - harm[:, :, None]
+    pairs = (rows & judged)[:, :, None] & (~rows & judged)[:, None, :]
+    counts = pairs & (distance > -TIE) & (lost > share * distance)
+    factors = torch.where(counts, share * distance.clamp(min=0.0) / lost.clamp(min=torch.finfo(lost.dtype).tiny), 1.0)
+    return factors.flatten(1).min(1).values.repeat_interleave(size)
 
 
 def within_group_correlation(left: Tensor, right: Tensor, size: int, keep: Tensor | None = None) -> float:

@@ -103,7 +103,8 @@ Reward = Callable[[Rollout], Score]
 def accuracy_reward(rollout: Rollout) -> Score:
     """The verifier's score in [0, 1]."""
     grade = rollout.grade
-    return Score(grade.score, {"right": float(grade.correct), **grade.parts})
+    right = {} if grade.score is None else {"right": float(grade.correct)}  # a timeout is not an incorrect answer
+    return Score(grade.score, {**right, **grade.parts})
 
 
 def response_format(rollout: Rollout) -> Score:

@@ -1,10 +1,15 @@
 """Planted hacks are named before training, and what is sound is not."""
 
+import inspect
 import random
+import textwrap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 from reward.aggregate import Term, combine, row_of, terms_of
 from reward.forecast import contributions, forecast, in_words
@@ -123,3 +128,69 @@ def test_contributions_add_up_to_the_advantage(scale: Any, normalize_first: bool
     assert torch.allclose(total, expected.view(-1), atol=1e-4)
     shares = [forecast(rows, rewards, SIZE, scale=scale)["terms"][name]["advantage_share"] for name in rewards]
     assert sum(shares) == pytest.approx(1.0)
+
+
+def trl_advantages(columns: torch.Tensor, weights: list[float], size: int, scale: str, rule: str) -> torch.Tensor:
+    """TRL's own advantages of (N, terms) rewards: the lines of the installed trainer between the rewards and the advantages."""
+    source = textwrap.dedent(inspect.getsource(GRPOTrainer._generate_and_score_completions))
+    lines = textwrap.dedent(
+        source[source.index("    unscorable_mask =") : source.index("    # Slice to keep only the local")]
+    )
+    trainer = SimpleNamespace(
+        reward_weights=torch.tensor(weights),
+        reward_funcs=weights,
+        scale_rewards=scale,
+        multi_objective_aggregation=rule,
+    )
+    names = {"self": trainer, "rewards_per_func": columns, "num_generations": size, "device": "cpu"}
+    exec(lines, vars(grpo_trainer) | names, names)
+    return names["advantages"]  # type: ignore[return-value]
+
+
+MISSING = {
+    "none": [],
+    "one row": [3],
+    "several": [0, 1, 9, 20],
+    "all but one of a group": list(range(7)),
+    "all but two of a group": list(range(6)),
+    "a whole group": list(range(8, 16)),
+    "everything": list(range(SIZE * 4)),
+}
+
+
+@pytest.mark.parametrize("rule", ["sum_then_normalize", "normalize_then_sum"])
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize("partly", [False, True])
+def test_the_advantages_are_those_of_trl(rule: str, scale: Any, missing: str, partly: bool) -> None:
+    generator = torch.Generator().manual_seed(len(missing))
+    columns = torch.rand(SIZE * 4, 3, generator=generator)
+    columns[:, 0] = columns[:, 0].round()
+    columns[16:24, 1] = 0.5  # a term that is constant in a group
+    columns[MISSING[missing]] = torch.nan
+    if partly:
+        columns[[2, 5, 17, 30], 1] = torch.nan
+        columns[24:31, 2] = torch.nan
+    weights = [1.0, 0.3, -0.2]
+    terms = {f"term {index}": Term(weight) for index, weight in enumerate(weights)}
+    named = {name: columns[:, index] for index, name in enumerate(terms)}
+    parts = contributions(named, terms, SIZE, scale, rule == "normalize_then_sum")
+    expected = trl_advantages(columns, weights, SIZE, scale, rule)
+    assert torch.allclose(torch.stack(list(parts.values())).sum(0), expected, atol=1e-4)
+    assert missing == "everything" or expected.abs().sum() > 1
+    assert all(not part[MISSING[missing]].any() for part in parts.values())
+
+
+def test_an_answer_that_timed_out_is_in_no_figure() -> None:
+    rows = [row_of(one, 0.8) for one in rollouts()]
+    rewards = {"accuracy": 1.0, "format": 0.2, "repetition": Term(0.3), "attention_ratio": Term(0.2, std=0.1)}
+    reports = []
+    for said in (-1.0, 0.0):
+        for row in rows[::5]:
+            row["scores"] |= {"accuracy": None, "format": -said, "repetition": said}
+            row["right"], row["length"] = False, int(500 - 400 * said)
+        reports.append(forecast(rows, rewards, SIZE, scale="batch"))
+    figures = reports[0]["terms"]
+    kept = [row["right"] for index, row in enumerate(rows) if index % 5]
+    assert str(reports[0]) == str(reports[1]) and reports[0]["accuracy"] == pytest.approx(sum(kept) / len(kept))
+    assert figures["repetition"]["unjudged"] == 0.0 and figures["repetition"]["length"]["n"] == len(kept)

@@ -190,8 +190,10 @@ def test_a_term_and_its_matched_shuffle_have_one_spread() -> None:
     for one in rows:
         if not one["right"]:
             one["scores"]["attention_ratio"] = 0.0
-    columns = combine(rows, {"attention_ratio": Term(1, std=0.2), "shuffled(attention_ratio)": Term(1, std=0.2)}, 8, 0)
+    terms = {"attention_ratio": Term(1, std=0.2), "shuffled(attention_ratio)": Term(1, std=0.2)}
+    columns = combine(rows, {"accuracy": Term(5), **terms}, 8, 0)
     plain, control = columns["attention_ratio"], columns["shuffled(attention_ratio)"]
+    assert plain.std() > 0.1
     assert plain.view(-1, 8).sort(1).values.flatten().tolist() == pytest.approx(
         control.view(-1, 8).sort(1).values.flatten().tolist(), rel=1e-4, abs=1e-6
     )
@@ -221,3 +223,124 @@ def test_an_attention_term_can_be_paid_without_its_gate() -> None:
 def test_the_length_term_knows_its_group() -> None:
     rows = [row(True, length=10), row(True, length=20), row(False, length=90), row(True, length=14)]
     assert combine(rows, {"length": 1.0}, 4, 0)["length"].tolist() == pytest.approx([0.0, -1.0, 0.0, -0.4])
+
+
+def test_a_matched_term_puts_no_correct_row_below_an_incorrect_one() -> None:
+    rows = [row(True, {"attention_ratio": value}) for value in (0.1, 0.5, 0.6, 0.8)] + [row(False)] * 4
+    weights = {"accuracy": Term(1.0), "attention_ratio": Term(5.0, std=0.5)}
+    column = combine(rows, weights, 8, 0)["attention_ratio"]
+    total = torch.tensor([1.0] * 4 + [0.0] * 4) + 5 * column
+    assert total[:4].min().item() == pytest.approx(0.5) and total[4:].tolist() == [0.0] * 4
+    assert column[:4].mean().item() == pytest.approx(0.0, abs=1e-6)  # nobody is paid for being correct
+    assert (column[:4].diff() > 0).all()
+    # Weights that leave the order alone change nothing.
+    free = combine(rows, weights | {"attention_ratio": Term(0.5, std=0.5)}, 8, 0)["attention_ratio"]
+    assert free[:4].std().item() == pytest.approx(0.5)
+
+
+FREE = ("accuracy", "format", "process_claims", "repetition", "mine.py:own")
+BOUNDED = (
+    "attention_ratio",
+    "attention_late_mass",
+    "image_information",
+    "grounding_penalty",
+    "length",
+    "mine.py:gated",
+)
+
+
+def random_rows(rng: random.Random, groups: int, size: int) -> list[dict[str, Any]]:
+    """Rows with partial credit, and with answers and terms that cannot be judged."""
+    rows = []
+    for _ in range(groups * size):
+        accuracy = rng.choice([0.0, 0.0, 1.0, 1.0, 1.0, 0.5, 0.9, None])
+        right = accuracy == 1.0
+        terms: dict[str, float | None] = {
+            "attention_ratio": rng.uniform(0, 3),
+            "attention_late_mass": rng.random(),
+            "image_information": rng.uniform(-3, 3),
+            "grounding_penalty": -rng.random(),
+            "mine.py:gated": rng.uniform(-9, 9),
+        }
+        gated = {name: rng.choice([None, value, value]) if right else 0.0 for name, value in terms.items()}
+        free: dict[str, float | None] = {
+            "accuracy": accuracy,
+            "format": rng.choice([0.0, 1.0]),
+            "process_claims": rng.choice([None, rng.random()]),
+            "repetition": -rng.random(),
+            "mine.py:own": rng.uniform(-2, 2),
+        }
+        one = row(right, free | gated, rng.randrange(5, 200))
+        one["parts"] = {f"{name}/term": value for name, value in terms.items()}
+        one["finished"] = rng.random() < 0.9
+        rows.append(one)
+    return rows
+
+
+def random_terms(rng: random.Random) -> dict[str, Term]:
+    terms = {name: Term(rng.choice([0.0, 0.1, 1.0])) for name in FREE} | {"accuracy": Term(rng.choice([0.2, 1.0, 5.0]))}
+    for name in (*BOUNDED, "shuffled(attention_ratio)", "shuffled(length)", "process_claims"):
+        if rng.random() < 0.5:
+            weight, std = rng.choice([0.01, 0.5, 5.0, 1000.0]), rng.choice([None, 0.05, 0.5, 20.0])
+            gate: Any = rng.choice(["right", None, "format", "none"]) if std else "right"
+            sign = 1 if name == "grounding_penalty" else rng.choice([1, -1])
+            terms[name] = Term(weight * sign, gate, None if name == "grounding_penalty" else std)
+    return terms
+
+
+def totals(terms: dict[str, Term], columns: dict[str, torch.Tensor], names: Any) -> torch.Tensor:
+    return torch.stack([term.weight * columns[name].double() for name, term in terms.items() if name in names]).sum(0)
+
+
+def test_no_term_but_those_paid_for_all_puts_a_correct_row_below_an_incorrect_one() -> None:
+    rng, size, moved, pairs = random.Random(0), 6, 0, 0
+    for seed in range(200):
+        rows, terms = random_rows(rng, 2, size), random_terms(rng)
+        columns = combine(rows, terms, size, seed)
+        free = [name for name, term in terms.items() if name in FREE and term.gate is None and term.std is None]
+        before, after = totals(terms, columns, free), totals(terms, columns, list(terms))
+        rounding = 1e-6 * (
+            1 + max(float((term.weight * columns[name]).nan_to_num(0.0).abs().max()) for name, term in terms.items())
+        )
+        moved += int((before - after).abs().nan_to_num(0.0).gt(1e-6).sum())
+        for start in range(0, len(rows), size):
+            for one in range(start, start + size):
+                for other in range(start, start + size):
+                    if rows[one]["right"] and not rows[other]["right"] and before[one] >= before[other]:
+                        pairs += 1
+                        assert after[one] >= after[other] - rounding, (seed, one, other, terms)
+    assert moved > 200 and pairs > 200
+
+
+def test_a_row_whose_answer_timed_out_changes_nothing_for_the_others() -> None:
+    rng, size = random.Random(1), 6
+    for seed in range(100):
+        rows, terms = random_rows(rng, 1, size), random_terms(rng)
+        rows[2] |= {"right": False, "scores": rows[2]["scores"] | {"accuracy": None}}
+        changed = [*rows[:2], random_rows(rng, 1, 1)[0], *rows[3:]]
+        changed[2] |= {"right": False, "scores": changed[2]["scores"] | {"accuracy": None}}
+        without = [*rows[:2], *rows[3:]]
+        drop = bool(seed % 2)
+        found = [combine(some, terms, len(some), seed, drop) for some in (rows, changed, without)]
+        others = [index for index in range(size) if index != 2]
+        for name, column in found[2].items():
+            for one in found[:2]:
+                assert one[name][2].isnan()
+                assert torch.allclose(one[name][others], column, atol=1e-5, equal_nan=True), (seed, name, terms)
+
+
+def test_the_penalty_is_bounded_by_incorrect_rows_alone() -> None:
+    # The answer that timed out has a whole format and stands above; it is neither correct nor incorrect.
+    rows = [row(True, {"grounding_penalty": -1.0}), row(False), row(False, {"accuracy": None, "format": 1.0})]
+    columns = combine(rows, {"accuracy": 1.0, "format": 5.0, "grounding_penalty": 0.4}, 3, 0)
+    assert columns["grounding_penalty"][:2].tolist() == pytest.approx([-1.0, 0.0])
+    partial = [row(True, {"grounding_penalty": -1.0}), row(False, {"accuracy": 0.8})]  # partial credit is incorrect
+    columns = combine(partial, {"accuracy": 1.0, "grounding_penalty": 1.0}, 2, 0)
+    assert columns["grounding_penalty"].tolist() == pytest.approx([-0.1, 0.0])
+
+
+def test_metrics_leave_out_an_answer_that_timed_out() -> None:
+    rows = [row(True, {"repetition": 0.0}), row(True, {"repetition": -0.1}), row(False, {"repetition": -0.5})]
+    rows += [row(False, {"accuracy": None, "repetition": value}) for value in (-1.0, 1.0, 0.3)]
+    logged, kept = metrics(rows, 6), metrics(rows[:3], 3)
+    assert logged["correlation/repetition/right"] == pytest.approx(kept["correlation/repetition/right"])

@@ -108,6 +108,7 @@ def test_a_first_half_that_does_not_look_at_all_gives_no_ratio() -> None:
 def test_an_answer_that_cannot_be_judged_leaves_every_gated_term_open() -> None:
     row = rollout([0.1] * 8, domain="number", gold="a lot")
     assert REWARDS["accuracy"](row).value is None
+    assert "right" not in REWARDS["accuracy"](row).parts  # it is not in the accuracy that is logged
     assert all(REWARDS[name](row).value is None for name in GATED)
 
 
