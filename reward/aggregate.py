@@ -97,6 +97,8 @@ def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None
         "length": rollout.token_count,
         "looks": count_looks(rollout.text),
     }
+    if scores["accuracy"].value is not None:
+        row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # logged as the accuracy by domain
     # Logged for incorrect responses too, which the attention terms do not score.
     seen = rollout.finished and rollout.n_images > 0 and rollout.token_count >= 2
     for name, values in (("mass", rollout.mass), ("lift", rollout.lift)):

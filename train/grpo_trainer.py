@@ -243,9 +243,6 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
         self._ask_about_claims(rollouts, problems)
         own = batch_rows(rollouts, self.options.lift_floor, self.own)
-        for row, rollout in zip(own, rollouts, strict=True):
-            if row["scores"]["accuracy"] is not None:
-                row["parts"][f"domain/{rollout.domain}"] = float(row["right"])  # logged as the accuracy by domain
         self.rows = rows = gather_object(own)
         mode = "train" if self.model.training else "eval"
         size: Any = self.num_generations if mode == "train" else self.num_generations_eval
