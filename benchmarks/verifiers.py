@@ -1,6 +1,6 @@
 """How often the verifiers agree with careful people, on answers in the formats of public benchmarks.
 
-    python benchmarks/verifiers.py [--json] [--show DOMAIN] [--part table|frozen|all] [--quick]
+    python benchmarks/verifiers.py [--json] [--show DOMAIN] [--part table|frozen|all] [--quick] [--judge MODEL]
 
 The work: the rows of ``benchmarks/answers`` (its README says how they were made and judged). A row agrees if the grade is correct
 exactly where the readers say so; an answer that cannot be judged agrees with neither. False positives (an incorrect answer that
@@ -15,6 +15,11 @@ read them.
 
 ``others``: rows about what reads a response beside the verifiers (the terms ``format`` and ``repetition``, and whether a trace admits
 its hint). They are no part of the figures above.
+
+``judge`` (with ``--judge``): the same rows through a judge of open answers (``reward.judge``), as if they were of domain ``open``. It
+sees the options, where there are any, and no question. A row on which it gives no verdict agrees with neither: ``cannot_tell``,
+``order`` (another verdict in the other order) and ``unreadable`` are shares of all rows. No policy is in this process, so a model in
+this process may judge, such as ``tiny`` (which cannot: it says nothing about judges).
 """
 
 import argparse
@@ -23,6 +28,7 @@ import logging
 import re
 import string
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,11 +38,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reporting import report, surroundings
 from configs.jsonl import read_jsonl
+from configs.model_name import served_model
 from eval.admissions import ADMITS
 from reward.grade import Gold, grade, grade_answer, read_answer
+from reward.judge import OUTCOMES, Case, Judge, JudgeConfig, open_judge, prompt_sha256
 from reward.rewards import Rollout, repetition, response_format
 from reward.verifiers import VERIFIERS
 from reward.worker import map_in_threads
+from vlm.labels import option_label
 
 Row = Mapping[str, Any]
 
@@ -185,9 +194,33 @@ def guarded(verdict_of: Peer, gold: str, answer: str) -> bool | None:
         return None
 
 
+def judge_figures(judge: Judge, rows: Sequence[Row]) -> dict[str, Any]:
+    """A judge over all rows that give an answer, and ours over the same rows."""
+    asked = [row for row in rows if answer_read(row)]
+    judge.try_out()
+    outcomes = judge.outcomes([judge_case(row) for row in asked])
+    scores = [OUTCOMES[outcome][0] for outcome in outcomes]
+    without = {
+        name: round(outcomes.count(name) / len(asked), 4) for name, (score, _) in OUTCOMES.items() if score is None
+    }
+    return {
+        "name": judge.name,
+        "prompt_sha256": prompt_sha256(),
+        **counts(asked, [None if score is None else score >= 1 for score in scores]),
+        **without,
+        "ours": counts(asked, map_in_threads(passes, asked)),
+    }
+
+
+def judge_case(row: Row) -> Case:
+    """What a judge is shown of a row."""
+    options = "; ".join(f"{option_label(index)}) {choice}" for index, choice in enumerate(row.get("choices") or ()))
+    return Case(f"The options are: {options}" if options else "", gold_of(row).answer, answer_read(row))
+
+
 def answer_read(row: Row) -> str:
     """The answer of a row, for a person."""
-    return row["answer"] if "answer" in row else str(read_answer(row["response"], row.get("finished", True)))
+    return row["answer"] if "answer" in row else read_answer(row["response"], row.get("finished", True)) or ""
 
 
 def show(rows: Iterable[Row], verdicts: Iterable[bool | None], domain: str) -> None:
@@ -201,12 +234,23 @@ def show(rows: Iterable[Row], verdicts: Iterable[bool | None], domain: str) -> N
             )
 
 
+def judged(model: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """``judge_figures`` of a model. Only a served one is cached: other weights may lie in a folder of the same name."""
+    with tempfile.TemporaryDirectory() as folder:
+        judge = open_judge(JudgeConfig(model=model, cache=None if served_model(model) else folder))
+        try:
+            return judge_figures(judge, rows)
+        finally:
+            judge.close()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--quick", action="store_true", help="without the peers")
     parser.add_argument("--part", choices=PARTS, default="all", help="rows to read (default: all)")
     parser.add_argument("--show", metavar="DOMAIN", help="list the disagreements of a domain, or of all")
+    parser.add_argument("--judge", metavar="MODEL", help="openai:NAME@URL, or a text model in this process")
     given = parser.parse_args(arguments)
     rows = read_rows(given.part)
     verdicts = map_in_threads(passes, rows)
@@ -227,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given.json
         else {name: one for name, one in counts_by("kind", rows, verdicts).items() if one["agreement"] < 1},
         "peers": {} if given.quick else peer_figures(rows),
+        **({"judge": judged(given.judge, rows)} if given.judge else {}),
         "others": counts_by("domain", others, verdicts_of_others),
         **surroundings(None, "math-verify", "trl"),
     }

@@ -346,7 +346,8 @@ def judging(value: "str | Mapping[str, Any] | Judge | None", *models: str | None
                 print(f"judge {judge.name}: {judge.counts.total()} answers judged: {counted}", file=sys.stderr)
 
 
-def open_judge(config: JudgeConfig, models: Sequence[str | None]) -> Judge:
+def open_judge(config: JudgeConfig, models: Sequence[str | None] = ()) -> Judge:
+    """The judge of a config; a line on standard error says so if it is one of ``models``."""
     name = (served_model(config.model) or (config.model,))[0]
     for model in models:
         if model is not None and (served := served_model(model)) is not None and served[0] == name:

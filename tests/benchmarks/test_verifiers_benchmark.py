@@ -10,7 +10,10 @@ from benchmarks import regrade, verifiers
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_jsonl
 from eval.runner import Answer
+from reward.judge import Judge
+from vlm.backends import ScriptedBackend
 from vlm.problem import Problem, read_problems, write_problems
+from vlm.protocol import Request
 
 
 def test_the_table_has_no_row_twice_and_only_known_domains() -> None:
@@ -98,3 +101,29 @@ def test_saved_answers_are_graded_again(tmp_path: Path, capsys: pytest.CaptureFi
     shutil.rmtree(tmp_path / "run")
     with pytest.raises(UserError, match="There is no log of answers below"):
         regrade.main(arguments)
+
+
+def test_a_judge_has_figures_of_its_own(tmp_path: Path) -> None:
+    def say(request: Request) -> str:
+        prompt = request.messages[0]["content"][0]["text"]
+        if "two plus two" in prompt:
+            return "CORRECT"
+        if "unsure" in prompt:
+            return "CANNOT TELL"
+        if "swap" in prompt:
+            return "CORRECT" if prompt.index("Reference answer:") < prompt.index("Student's answer:") else "INCORRECT"
+        return "CORRECT" if '"yes"' in prompt else "INCORRECT"
+
+    rows = [
+        {"id": str(number), "domain": "text", "gold": "star", "answer": answer, "correct": correct}
+        for number, (answer, correct) in enumerate(
+            [("yes", True), ("yes", False), ("no", True), ("no", False), ("unsure", True), ("swap", False)]
+        )
+    ]
+    rows.append({"id": "c", "domain": "choice", "gold": "B", "choices": ["a", "b"], "answer": "B", "correct": True})
+    judge = Judge(ScriptedBackend(say), tmp_path)
+    found = verifiers.judge_figures(judge, rows)
+    assert found["n"] == 7 and found["false_positives"] == 1 and found["false_negatives"] == 2
+    assert found["unjudged"] == 2 and found["agreement"] == round(2 / 7, 4)
+    assert found["cannot_tell"] == found["order"] == round(1 / 7, 4) and found["unreadable"] == 0.0
+    assert "A) a; B) b" in verifiers.judge_case(rows[-1]).question and not verifiers.judge_case(rows[0]).question
