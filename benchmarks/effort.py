@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import LEARNED, problems  # noqa: E402
-from eval.stats import estimate_mean, estimate_share  # noqa: E402
+from eval.figures import image_clusters  # noqa: E402
+from eval.stats import estimate_share  # noqa: E402
 from reward.grade import grade_answer  # noqa: E402
 from vlm.asking import summarize  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
@@ -65,17 +67,19 @@ def row(
     scores = [
         grade_answer(problem, result["answer"]).score for (problem, _), result in zip(asked, results, strict=True)
     ]
-    accuracy = estimate_share([score for score in scores if score is not None])
+    clusters = image_clusters(problem for problem, _ in asked)
+    judged = [(score, clusters[p.id]) for (p, _), score in zip(asked, scores, strict=True) if score is not None]
+    accuracy = estimate_share([score for score, _ in judged], [label for _, label in judged])
     return {
         "effort": name,
         "votes": votes,
         "accuracy": accuracy["value"],
         "ci95": accuracy["ci95"],
         "n": accuracy["n"],
-        "tokens": estimate_mean([result["tokens"] for result in results])["value"],
-        "agreement": estimate_mean([result["votes"]["agreement"] for result in results])["value"],
-        "looks": estimate_mean([result["looks"] for result in results])["value"],
-        "closed": estimate_mean([float(result["closed"]) for result in results])["value"],
+        "tokens": fmean(result["tokens"] for result in results),
+        "agreement": fmean(result["votes"]["agreement"] for result in results),
+        "looks": fmean(result["looks"] for result in results),
+        "closed": fmean(result["closed"] for result in results),
     }
 
 

@@ -19,6 +19,7 @@ import torch  # noqa: E402
 
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import write_text_atomic  # noqa: E402
+from eval.figures import image_clusters  # noqa: E402
 from eval.runner import open_images  # noqa: E402
 from eval.stats import estimate_share  # noqa: E402
 from reward.grade import grade  # noqa: E402
@@ -41,12 +42,19 @@ def answer(vlm: VLM, problems: list[Problem]) -> tuple[list[float | None], float
     return scores, sum(len(one.token_ids) for one in written) / seconds
 
 
+def accuracy(scores: dict[str, float | None], images: dict[str, str]) -> dict[str, Any]:
+    """The mean score of the problems that could be graded; those that share an image are dependent."""
+    judged = {id_: score for id_, score in scores.items() if score is not None}
+    return estimate_share(judged.values(), [images[id_] for id_ in judged])
+
+
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     problems = read_problems(options.heldout)[: 128 if options.quick else None]
     order = sorted(problems, key=lambda p: (p.family, len(p.question), p.id))
     models = {path: load_vlm(path) for path in options.models}
     scores: dict[str, list[float | None]] = {path: [] for path in models}
     rates: dict[str, list[float]] = {path: [] for path in models}
+    images = image_clusters(order)
     singles: dict[str, list[float]] = {path: [] for path in models}
     for first in range(0, len(order), BATCH):
         for path, vlm in models.items():
@@ -60,7 +68,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         {
             "model": path,
             "parameters": sum(weight.numel() for weight in vlm.model.parameters()),
-            "accuracy": estimate_share([score for score in scores[path] if score is not None]),
+            "accuracy": accuracy(dict(zip(images, scores[path], strict=True)), images),
             "tokens_per_second": round(statistics.median(rates[path])),
             "tokens_per_second_single": round(statistics.median(singles[path])),
         }

@@ -19,7 +19,7 @@ from configs.jsonl import write_json_atomic
 from configs.provenance import versions
 from eval.audit_report import write_audit
 from eval.conditions import cutoff, hint_test, overthinking
-from eval.figures import balanced_subset, estimate_accuracy, image_key
+from eval.figures import balanced_subset, estimate_accuracy, image_clusters
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -60,7 +60,7 @@ class AuditConfig:
         dtype: of the weights.
         api_key_env: the environment variable that holds a served model's key.
         judge: see ``eval.harness.EvalConfig``.
-        seed: of subsets, noise, hints and bootstrap.
+        seed: of subsets, noise and hints.
     """
 
     max_new_tokens: int = 256
@@ -93,7 +93,7 @@ class AuditConfig:
         check_judge(self.judge)
 
 
-QUICK = {"main": 100, "controls": 60, "hint": 60, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}
+QUICK = {"main": 100, "controls": 80, "hint": 80, "swap": 80, "cutoff": 40, "samples": 40, "forward": 40}
 
 
 def quick(config: AuditConfig, given: Mapping[str, Any] | None = None) -> AuditConfig:
@@ -155,7 +155,7 @@ class _Audit:
         self, subject: Subject, problems: list[Problem], answers: Path, style: str, config: AuditConfig
     ) -> None:
         self.subject, self.problems, self.config = subject, problems, config
-        clusters = {problem.id: image_key(problem) for problem in problems}
+        clusters = image_clusters(problems)
         self.session = ModelSession(
             subject, answers, style, clusters, config.max_new_tokens, config.batch_size, config.seed
         )
@@ -191,11 +191,11 @@ class _Audit:
         if self.config.forward and isinstance(self.subject, LocalSubject):
             self._timed("forward", self._forward)
         if white:
-            self.measures["attention"] = attention_profile(main, self.config.layers)
-        self.measures["overthinking"] = overthinking(main, sampled, samples)
+            self.measures["attention"] = attention_profile(main, self.session.clusters, self.config.layers)
+        self.measures["overthinking"] = overthinking(main, self.session.clusters, samples)
         if shifts and self.config.per_shift:
             self._timed("shift", lambda: self._shifts(shifts))
-        for name, judged in judge_measures(self.evidence, self.config.seed).items():
+        for name, judged in judge_measures(self.evidence).items():
             self.measures[name] = {**self.measures.get(name, {}), **judged}
         named = profile(self.measures)
         families = [problem.family for problem in self.problems]
@@ -210,7 +210,7 @@ class _Audit:
             **self.session.accuracies(main),
             "majority_class": majority_class_score([problem.answer for problem in self.problems], families),
             "errors": errors,
-            **behaviour(main),
+            **behaviour(main, self.session.clusters),
             "measures": self.measures,
             "problems": {"n": len(self.problems), "families": dict(sorted(Counter(families).items()))},
             "config": asdict(self.config),
@@ -319,15 +319,10 @@ class _Audit:
         for name, problems in shifts.items():
             asked = balanced_subset(problems, self.config.per_shift, self.config.seed)
             rows = self.session.ask(asked, f"shift {name}")
-            scores = list(correct_by_id(rows).values())
             families = {problem.family for problem in asked}
-            seen = list(correct_by_id(row for row in self.scratch.values() if row.family in families).values())
-            found[name] = {
-                "accuracy": estimate_accuracy(
-                    rows, {problem.id: image_key(problem) for problem in asked}, self.config.seed
-                ),
-                "drop": difference_of_shares(sum(seen), len(seen), sum(scores), len(scores)),
-            }
+            seen = self.session.accuracy([row for row in self.scratch.values() if row.family in families])
+            unseen = estimate_accuracy(rows, image_clusters(asked))
+            found[name] = {"accuracy": unseen, "drop": difference_of_shares(seen, unseen)}
         self.measures["shift"] = found
 
 

@@ -6,11 +6,12 @@ parsed as literals of bounded length.
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,9 +22,10 @@ from configs.jsonl import write_json_atomic
 from configs.run_dir import RunDir
 from eval.benchmark_data import load_split
 from eval.benchmark_images import readable_image
+from eval.hallusion import hallusion_scores
 from eval.listed_text import MISSING, parse_listed, read_options
 from eval.runner import Answer
-from eval.stats import Estimate, estimate_share
+from eval.stats import Estimate
 from reward.grade import Gold, gold_option, is_quantity
 from vlm.images import open_image
 from vlm.labels import option_label
@@ -154,31 +156,6 @@ def read_hallusionbench(row: Mapping[str, Any]) -> Item:
     return Item(id_, "yes_no", _text(row, "question"), answer, images, None, meta["subcategory"], meta)
 
 
-def hallusion_scores(problems: Sequence[Problem], answers: Sequence[Answer]) -> dict[str, Estimate]:
-    """HallusionBench's three accuracies, in [0, 1]: of all questions (``aAcc``), of figures whose questions are all
-    answered correctly (``fAcc``; not category VS with figure 0, which has no image), and of questions that are answered correctly
-    for all of their figures (``qAcc``). A group with an error in it is left out. Source: arXiv 2310.14566, section 3.
-    """
-    figures: dict[tuple[str, ...], list[bool | None]] = defaultdict(list)
-    questions: dict[tuple[str, ...], list[bool | None]] = defaultdict(list)
-    for problem, answer in zip(problems, answers, strict=True):
-        meta = problem.meta
-        correct = answer.correct if answer.status == "ok" else None
-        group = (meta["category"], meta["subcategory"], meta["set_id"])
-        if not (meta["category"] == "VS" and meta["figure_id"] == "0"):
-            figures[*group, meta["figure_id"]].append(correct)
-        questions[*group, meta["question_id"]].append(correct)
-
-    def share(groups: Iterable[Sequence[bool | None]]) -> Estimate:
-        return estimate_share([float(all(group)) for group in groups if None not in group])
-
-    return {
-        "aAcc": share([answer.correct if answer.status == "ok" else None] for answer in answers),
-        "fAcc": share(figures.values()),
-        "qAcc": share(questions.values()),
-    }
-
-
 BENCHMARKS = {
     "mathvista": Benchmark("AI4Math/MathVista", "testmini", read_mathvista),
     "mathvision": Benchmark("MathLLMs/MathVision", "test", read_mathvision),
@@ -222,6 +199,7 @@ def prepare_benchmark(
     if name not in BENCHMARKS:
         raise ConfigError(f"Unknown benchmark '{name}': choose from {', '.join(BENCHMARKS)}.")
     folder, problems, left_out, seen = Path(out), [], [], set()
+    images: dict[str, str] = {}
     RunDir(folder, "benchmark", ("problems.jsonl",), _is_of_benchmarks).refuse_foreign()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     benchmark, dropped, read = BENCHMARKS[name], Counter[str](), 0
@@ -232,7 +210,7 @@ def prepare_benchmark(
             item = benchmark.read(row)
             if item.id in seen:
                 raise BadRow("its id occurs twice")
-            problems.append(_problem(name, item, number, folder, folders))
+            problems.append(_problem(name, item, number, folder, folders, images))
             seen.add(item.id)
         except KeyError as error:
             raise UserError(f"{data or benchmark.hub} has no column {error}: it is not {name}.") from None
@@ -291,7 +269,10 @@ def describe_account(account: Mapping[str, Any]) -> Iterator[str]:
         yield f"{rest:,} more rows dropped for other reasons: see left_out.json"
 
 
-def _problem(name: str, item: Item, number: int, folder: Path, folders: Sequence[Path]) -> Problem:
+def _problem(
+    name: str, item: Item, number: int, folder: Path, folders: Sequence[Path], images: dict[str, str]
+) -> Problem:
+    """The problem of a row; its images are written unless ``images`` (digest -> file) has them, and added there."""
     files = []
     for index, stored in enumerate(item.images):
         source = readable_image(stored, folders)
@@ -299,7 +280,11 @@ def _problem(name: str, item: Item, number: int, folder: Path, folders: Sequence
             raise BadRow("it has no image")
         file = f"images/{number:05d}-{index}.png"
         open_image(source).save(folder / file, compress_level=1)
-        files.append(file)
+        # Several rows may be about one image: it is kept once, so that they count as dependent (``image_clusters``).
+        kept = images.setdefault(hashlib.sha256((folder / file).read_bytes()).hexdigest(), file)
+        if kept != file:
+            (folder / file).unlink()
+        files.append(kept)
     return Problem(
         id=f"{name}-{item.id}",
         source=name,

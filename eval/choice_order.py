@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from eval.runner import Answer, correct_by_id
+from eval.figures import estimate_accuracy, image_clusters
+from eval.runner import Answer
 from eval.stats import estimate_share
 from reward.grade import chosen_option, gold_option
 from vlm.labels import option_label
@@ -34,7 +35,8 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
     """
     chosen: Counter[str] = Counter()
     gold: Counter[str] = Counter()
-    same = []
+    same: dict[str, float] = {}
+    clusters = image_clusters(problems)
     for number, problem in enumerate(problems):
         picked = []
         for by, rows in enumerate(orders):
@@ -49,10 +51,10 @@ def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]
             # Undo the rotation, so that choices compare by option and not by letter.
             picked.append(None if index is None else (index + by) % len(problem.choices or [0]))
         if len(picked) == len(orders):
-            same.append(float(picked[0] is not None and len(set(picked)) == 1))
+            same[problem.id] = float(picked[0] is not None and len(set(picked)) == 1)
     return {
-        "accuracy": [estimate_share(correct_by_id(rows).values()) for rows in orders],
+        "accuracy": [estimate_accuracy(rows, clusters) for rows in orders],
         "chosen": {letter: count / chosen.total() for letter, count in sorted(chosen.items())},
         "gold": {letter: count / gold.total() for letter, count in sorted(gold.items())},
-        "same_choice": estimate_share(same),
+        "same_choice": estimate_share(same.values(), [clusters[id_] for id_ in same]),
     }

@@ -23,8 +23,10 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
     answers_dir(out).refuse_foreign()
     sides: dict[str, tuple[dict[str, Any], list[Answer]]] = {}
+    about: list[dict[str, Any]] = []
     for folder in (Path(first), Path(second)):
         report = read_report(folder)
+        about.append(report.get("evaluation", {}))
         (name, figures), *_ = report["models"].items()
         log = folder / "answers" / f"{file_name(name)}.{file_name('main ' + figures['style'])}.jsonl"
         latest = {row.problem_id: row for row in read_answers(log)}
@@ -40,7 +42,10 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
         for label, (_, rows) in sides.items()
     }
     earlier, later = correct
-    pair = {"models": [later, earlier], **paired_difference(correct[later], correct[earlier])}
+    # Reports of earlier releases do not tell which problems share images: each problem then counts as one image.
+    shared = [one["shared_images"] for one in about if "shared_images" in one]
+    clusters = {id_: id_ for id_, _ in graded} | {id_: group[0] for group in (shared or [[]])[0] for id_ in group}
+    pair = {"models": [later, earlier], **paired_difference(correct[later], correct[earlier], clusters)}
     result = {
         "schema_version": REPORT_SCHEMA,
         "models": {label: figures for label, (figures, _) in sides.items()},

@@ -13,8 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from eval.admissions import ADMITS
+from eval.figures import estimate_accuracy, grouped, image_clusters
 from eval.runner import Answer, answer_problems, correct_by_id
-from eval.stats import Estimate, estimate_mean, estimate_share
+from eval.stats import Estimate, estimate_difference, estimate_mean, estimate_share, insufficient
 from eval.subjects import Subject
 from reward.grade import Gold, answer_name, grade_answer
 from vlm.problem import Problem
@@ -49,6 +50,7 @@ def cutoff(
     """
     usable = [p for p in problems if p.images and (row := scratch.get(p.id)) and row.status == "ok" and row.text]
     usable = [problem for problem in usable if not scratch[problem.id].truncated]
+    clusters = image_clusters(usable)
     full = {problem.id: float(scratch[problem.id].correct) for problem in usable}
     curve: list[dict[str, Any]] = []
     values: dict[str, float] = {}
@@ -63,11 +65,11 @@ def cutoff(
             subject, usable, log_path=logs, tag=tag, images=lambda _: [], prefixes=prefixes, **settings
         )
         correct = correct_by_id(rows)
-        curve.append({"at": cut, "accuracy": estimate_share(correct.values())})
+        curve.append({"at": cut, "accuracy": estimate_share(correct.values(), [clusters[id_] for id_ in correct])})
         values = values or {id_: full[id_] - value for id_, value in correct.items()}
     return {
         "curve": curve,
-        "full": estimate_share(full.values()),
+        "full": estimate_share(full.values(), [clusters[id_] for id_ in full]),
         "area": cutoff_area(curve, full),
         "values": values,
     }
@@ -148,12 +150,15 @@ def hint_rates(
     followed = {problem.id: gives(row, problem) for problem, row, _ in pairs}
     before = {problem.id: gives(old, problem) for problem, _, old in pairs}
     sway = {id_: followed[id_] - before[id_] for id_ in followed}
+    admitted = {p.id: float(bool(ADMITS.search(row.text))) for p, row, _ in pairs if followed[p.id]}
+    images = image_clusters(problem for problem, _, _ in pairs)
+    labels = list(images.values())
     return {
-        "follow_rate": estimate_share(followed.values()),
-        "base_rate": estimate_share(before.values()),
-        "sway": estimate_mean(sway.values()),
-        "admitted": estimate_share([float(bool(ADMITS.search(row.text))) for p, row, _ in pairs if followed[p.id]]),
-        "accuracy": estimate_share([float(row.correct) for _, row, _ in pairs]),
+        "follow_rate": estimate_share(followed.values(), labels),
+        "base_rate": estimate_share(before.values(), labels),
+        "sway": estimate_difference(sway.values(), labels),
+        "admitted": estimate_share(admitted.values(), [images[id_] for id_ in admitted]),
+        "accuracy": estimate_share([float(row.correct) for _, row, _ in pairs], labels),
         "n": len(pairs),
         "values": sway,
     }
@@ -193,19 +198,22 @@ def sampled_scores(problems: Sequence[Problem], samples: Sequence[Sequence[Answe
     chance = _chance_agreement({problem.id: problem.family for problem, _ in rows}, names) if k > 1 else {}
     votes = [answers[_vote(names[problem.id])].correct for problem, answers in rows]
     counts = [sum(answer.correct for answer in answers) for _, answers in rows]
+    images = image_clusters(problem for problem, _ in rows)
+    labels = [images[problem.id] for problem, _ in rows]
+    apart = [images[id_] for id_ in chance]
     return {
         "k": k,
-        "avg": estimate_mean([count / k for count in counts]),
-        "pass": estimate_share([float(count > 0) for count in counts]),
+        "avg": estimate_share([count / k for count in counts], labels),
+        "pass": estimate_share([float(count > 0) for count in counts], labels),
         "pass_curve": [
             {"k": j, "value": fmean(1 - comb(k - count, j) / comb(k, j) for count in counts)}
             for j in range(1, k + 1)
             if counts
         ],
-        "maj": estimate_share([float(vote) for vote in votes]),
-        "agreement": estimate_mean(agreement.values()),
-        "chance_agreement": estimate_mean(chance.values()),
-        "excess_agreement": estimate_mean([agreement[id_] - chance[id_] for id_ in chance]),
+        "maj": estimate_share([float(vote) for vote in votes], labels),
+        "agreement": estimate_share(agreement.values(), [images[id_] for id_ in agreement]),
+        "chance_agreement": estimate_share(chance.values(), apart),
+        "excess_agreement": estimate_difference([agreement[id_] - chance[id_] for id_ in chance], apart),
         "n": len(rows),
     }
 
@@ -239,7 +247,7 @@ def _vote(words: Sequence[str | None]) -> int:
 
 
 def overthinking(
-    answers: Sequence[Answer], problems: Sequence[Problem] = (), samples: Sequence[Sequence[Answer]] = ()
+    answers: Sequence[Answer], clusters: Mapping[str, Any], samples: Sequence[Sequence[Answer]] = ()
 ) -> dict[str, Any]:
     """Do longer responses help? Tokens for a correct answer, accuracy by length, and length at equal difficulty.
 
@@ -251,33 +259,30 @@ def overthinking(
     Source: Chen et al., arXiv 2412.21187 (tokens and accuracy); the comparison within a problem is ours.
     """
     rows = [answer for answer in answers if answer.status == "ok"]
-    thirds: dict[str, list[float]] = {"short": [], "middle": [], "long": []}
-    families: dict[str, list[Answer]] = defaultdict(list)
-    for row in rows:
-        families[row.family].append(row)
-    for members in families.values():
+    thirds: dict[str, list[Answer]] = {"short": [], "middle": [], "long": []}
+    for members in grouped(rows, lambda row: row.family).values():
         members.sort(key=lambda row: (row.tokens, row.problem_id))
         for rank, row in enumerate(members):
-            list(thirds.values())[3 * rank // len(members)].append(float(row.correct))
-    differences = []
+            list(thirds.values())[3 * rank // len(members)].append(row)
+    differences: dict[str, float] = {}
     for one in zip(*samples, strict=True):
         incorrect = [row.tokens for row in one if row.status == "ok" and not row.correct]
         correct = [row.tokens for row in one if row.status == "ok" and row.correct]
         if incorrect and correct:
-            differences.append(fmean(incorrect) - fmean(correct))
+            differences[one[0].problem_id] = fmean(incorrect) - fmean(correct)
     return {
-        "tokens_per_right": _tokens_per_right(rows),
-        "by_length": {name: estimate_share(scores) for name, scores in thirds.items()},
-        "extra_tokens_when_wrong": estimate_mean(differences),
+        "tokens_per_right": _tokens_per_right(rows, clusters),
+        "by_length": {name: estimate_accuracy(some, clusters) for name, some in thirds.items()},
+        "extra_tokens_when_wrong": estimate_mean(differences.values(), [clusters[id_] for id_ in differences]),
     }
 
 
-def _tokens_per_right(rows: Sequence[Answer]) -> Estimate:
+def _tokens_per_right(rows: Sequence[Answer], clusters: Mapping[str, Any]) -> Estimate:
     correct = sum(row.correct for row in rows)
     if not correct:
-        return {"value": None, "ci95": None, "n": len(rows)}
+        return {**insufficient(), "n": len(rows)}
     value = sum(row.tokens for row in rows) / correct
     # Residuals of the delta method: the interval of their mean is that of the ratio.
     share = correct / len(rows)
     residuals = [value + (row.tokens - value * row.correct) / share for row in rows]
-    return {**estimate_mean(residuals), "value": value}
+    return {**estimate_mean(residuals, [clusters[row.problem_id] for row in rows]), "value": value}

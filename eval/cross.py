@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from eval.figures import image_clusters
 from eval.runner import Answer, can_be_scored, open_images
 from eval.stats import estimate_mean
 from reward.rewards import halves
@@ -66,10 +67,12 @@ def cross(
         for (text, weights), one in masses.items()
     }
     names = ("total", "text", "weights", "interaction")
+    clusters = image_clusters(problems)
+    labels = [clusters[id_] for id_ in shared]
     return {
         "n": len(shared),
         "cells": cells,
-        "effects": {name: estimate_mean([one[name] for one in split]) for name in names},
+        "effects": {name: estimate_mean([one[name] for one in split], labels) for name in names},
     }
 
 

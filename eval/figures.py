@@ -13,22 +13,44 @@ from vlm.problem import Problem
 Item = TypeVar("Item")
 
 
-def estimate_accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any], seed: int = 0) -> Estimate:
+def estimate_accuracy(answers: Iterable[Answer], clusters: Mapping[str, Any]) -> Estimate:
     """Share of correct answers (a verifier's score of 1; partial credit is not correct), in [0, 1]; errors are left out."""
     correct = correct_by_id(answers)
-    return estimate_share(correct.values(), [clusters[id_] for id_ in correct], seed=seed)
+    return estimate_share(correct.values(), [clusters[id_] for id_ in correct])
 
 
 def accuracy_by(
-    answers: Iterable[Answer], group: Callable[[Answer], str], clusters: Mapping[str, Any], seed: int
+    answers: Iterable[Answer], group: Callable[[Answer], str], clusters: Mapping[str, Any]
 ) -> dict[str, Estimate]:
     """The accuracy of each group of answers, by the group's name."""
-    return {name: estimate_accuracy(rows, clusters, seed) for name, rows in sorted(grouped(answers, group).items())}
+    return {name: estimate_accuracy(rows, clusters) for name, rows in sorted(grouped(answers, group).items())}
 
 
-def image_key(problem: Problem) -> str:
-    """The cluster of a problem: problems with the same images are dependent, those without images are not."""
-    return "|".join(problem.images) or problem.id
+def image_clusters(problems: Iterable[Problem]) -> dict[str, str]:
+    """Problem id -> its cluster. Problems that share an image are dependent, and so are those that share one with a third problem.
+
+    Images are told apart by their files; ``eval.benchmarks`` stores equal images of a benchmark in one. A problem without an image is a
+    cluster of its own.
+    """
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (parent := parents.setdefault(name, name)) != name:
+            parents[name] = name = parents[parent]  # halves the path, so that long chains stay cheap
+        return name
+
+    own: dict[str, str] = {}
+    for problem in problems:
+        names = problem.images or [f"problem {problem.id}"]
+        own[problem.id] = names[0]
+        for name in names[1:]:
+            parents[root(name)] = root(names[0])
+    return {id_: root(name) for id_, name in own.items()}
+
+
+def sharing_groups(clusters: Mapping[str, str]) -> list[list[str]]:
+    """The ids of problems that are in a cluster with others, cluster by cluster: what a report keeps of ``image_clusters``."""
+    return [ids for ids in grouped(clusters, lambda id_: clusters[id_]).values() if len(ids) > 1]
 
 
 def balanced_subset(problems: Sequence[Problem], n: int | None, seed: int = 0) -> list[Problem]:

@@ -2,7 +2,7 @@
 masked. At most four forwards per response; nothing is generated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from PIL import Image
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from eval.figures import image_clusters
 from eval.runner import Answer, can_be_scored, open_images
-from eval.stats import estimate_mean
+from eval.stats import Estimate, estimate_mean
 from reward.rewards import halves
 from vlm.chat import prefix_ids, question_messages
 from vlm.images import fit_image
@@ -64,10 +65,10 @@ def forward_measures(
         append_jsonl(log_path, new)
         saved |= {row["key"]: row for row in new}
     rows = [saved[keys[problem.id]] for problem, _ in usable]
-    return {"rows": rows, **forward_figures(rows)}
+    return {"rows": rows, **forward_figures(rows, image_clusters(problems))}
 
 
-def forward_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def forward_figures(rows: Sequence[Mapping[str, Any]], clusters: Mapping[str, str]) -> dict[str, Any]:
     """Count the rows of ``forward_measures``.
 
     ``vdm``: ``first_half``, ``second_half`` (means over the response's halves, in [0, 1]), ``ratio``, ``curve`` and
@@ -84,18 +85,22 @@ def forward_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         curve["position"].append(position + 1)
         curve["vdm"].append(fmean(there))
         curve["n"].append(len(there))
-    ratios = [row["vdm_halves"][1] / row["vdm_halves"][0] for row in halved if row["vdm_halves"][0] > 1e-6]
+    apart = [row for row in halved if row["vdm_halves"][0] > 1e-6]  # the others have no ratio
+
+    def mean(rows: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> Estimate:
+        return estimate_mean([value(row) for row in rows], [clusters[row["problem_id"]] for row in rows])
+
     return {
         "vdm": {
-            "first_half": estimate_mean([row["vdm_halves"][0] for row in halved]),
-            "second_half": estimate_mean([row["vdm_halves"][1] for row in halved]),
-            "ratio": estimate_mean(ratios),
+            "first_half": mean(halved, lambda row: row["vdm_halves"][0]),
+            "second_half": mean(halved, lambda row: row["vdm_halves"][1]),
+            "ratio": mean(apart, lambda row: row["vdm_halves"][1] / row["vdm_halves"][0]),
             "curve": curve,
             "values": {row["problem_id"]: row["vdm_halves"][1] for row in halved},
         },
         "patch_masking": {
-            "most_attended": estimate_mean([row["most_drop"] for row in masked]),
-            "least_attended": estimate_mean([row["least_drop"] for row in masked]),
+            "most_attended": mean(masked, lambda row: row["most_drop"]),
+            "least_attended": mean(masked, lambda row: row["least_drop"]),
             "values": {row["problem_id"]: row["most_drop"] - row["least_drop"] for row in masked},
         },
         "not_measured": sorted({row["why"] for row in rows if row.get("why")}),

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from eval.figures import image_clusters
 from eval.runner import Answer, answer_problems, open_images
-from eval.stats import Estimate, estimate_mean, estimate_share
+from eval.stats import Estimate, estimate_difference, estimate_mean, estimate_share
 from eval.subjects import Subject
 from reward.grade import grade_answer, share_of_facts_missed
 from reward.rewards import MIN_MASS
@@ -154,9 +155,11 @@ def swap_test(
     swapped = finish([counterfactual(problem) for problem in pairs], "swap: other picture")
     same = finish(pairs, "swap: same picture")
     noisy = finish(pairs, "swap: faint noise", images=faintly_noisy_images)
+    changed = {answer.problem_id: float(not answer.correct) for answer in noisy if answer.status == "ok"}
+    clusters = image_clusters(pairs)
     return {
         **swap_rates(pairs, swapped, same),
-        "change_rate_noise": estimate_share([float(not answer.correct) for answer in noisy if answer.status == "ok"]),
+        "change_rate_noise": estimate_share(changed.values(), [clusters[id_] for id_ in changed]),
         **counts,
         "cut_at_cue": sum(kind == "cue" for _, kind in cuts.values()),
     }
@@ -215,17 +218,19 @@ def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequen
     update = [float(new.correct) for _, new, _ in rows]
     change = [float(not old.correct) for _, _, old in rows]
     prior = [float(grade_answer(p, new.answer).correct) for p, new, _ in rows]
+    clusters = image_clusters(pairs)
+    labels = [clusters[problem.id] for problem, _, _ in rows]
     return {
-        "update_rate": estimate_share(update),
-        "change_rate_same": estimate_share(change),
-        "difference": estimate_mean([u - c for u, c in zip(update, change, strict=True)]),
-        "prior_answer_rate": estimate_share(prior),
+        "update_rate": estimate_share(update, labels),
+        "change_rate_same": estimate_share(change, labels),
+        "difference": estimate_difference([u - c for u, c in zip(update, change, strict=True)], labels),
+        "prior_answer_rate": estimate_share(prior, labels),
         "n": len(rows),
         "values": {problem.id: u - c for (problem, _, _), u, c in zip(rows, update, change, strict=True)},
     }
 
 
-def attention_profile(answers: Sequence[Answer], layers: Any = "last") -> dict[str, Any]:
+def attention_profile(answers: Sequence[Answer], clusters: Mapping[str, Any], layers: Any = "last") -> dict[str, Any]:
     """Attention to the image tokens over the response: halves, ratio and curve, of mass and of lift.
 
     Mass (published form): the softmax mass of each response token's own row on the image tokens, mean over heads, in
@@ -241,10 +246,12 @@ def attention_profile(answers: Sequence[Answer], layers: Any = "last") -> dict[s
     """
     profile: dict[str, Any] = {"layers": layers}
     for name, target in (("mass", profile), ("lift", profile.setdefault("lift", {}))):
-        judged = [pair for answer in answers if (pair := getattr(answer, f"{name}_halves")) is not None]
-        target["first_half"] = estimate_mean([first for first, _ in judged])
-        target["second_half"] = estimate_mean([second for _, second in judged])
-        target["ratio"] = estimate_mean([second / first for first, second in judged if first >= MIN_MASS])
+        halves = [(pair, a.problem_id) for a in answers if (pair := getattr(a, f"{name}_halves")) is not None]
+        labels = [clusters[id_] for _, id_ in halves]
+        ratios = [(last / first, clusters[id_]) for (first, last), id_ in halves if first >= MIN_MASS]
+        target["first_half"] = estimate_mean([first for (first, _), _ in halves], labels)
+        target["second_half"] = estimate_mean([last for (_, last), _ in halves], labels)
+        target["ratio"] = estimate_mean([ratio for ratio, _ in ratios], [label for _, label in ratios])
     recorded = [answer for answer in answers if answer.mass and answer.lift]
     profile["curve"] = attention_curve([a.mass or [] for a in recorded], [a.lift or [] for a in recorded])
     return profile
@@ -269,20 +276,19 @@ def attention_curve(masses: Sequence[Sequence[float]], lifts: Sequence[Sequence[
     return curve
 
 
-def behaviour(answers: Sequence[Answer]) -> dict[str, Estimate]:
+def behaviour(answers: Sequence[Answer], clusters: Mapping[str, Any]) -> dict[str, Estimate]:
     """How the subject writes: re-looks per response, tokens per response, share truncated at the limit."""
     written = [answer for answer in answers if answer.status == "ok"]
+    labels = [clusters[answer.problem_id] for answer in written]
     return {
-        "looks_mean": estimate_mean([answer.looks for answer in written]),
-        "looking_share": estimate_share([float(answer.looks > 0) for answer in written]),
-        "length_mean": estimate_mean([answer.tokens for answer in written]),
-        "truncated_share": estimate_share([float(answer.truncated) for answer in written]),
+        "looks_mean": estimate_mean([answer.looks for answer in written], labels),
+        "looking_share": estimate_share([float(answer.looks > 0) for answer in written], labels),
+        "length_mean": estimate_mean([answer.tokens for answer in written], labels),
+        "truncated_share": estimate_share([float(answer.truncated) for answer in written], labels),
     }
 
 
-def first_look_error(
-    answers: Iterable[Answer], golds: Mapping[str, str], clusters: Mapping[str, Any], seed: int = 0
-) -> Estimate:
+def first_look_error(answers: Iterable[Answer], golds: Mapping[str, str], clusters: Mapping[str, Any]) -> Estimate:
     """Share of incorrect single facts, in [0, 1], a mean over the answers; errors are left out.
 
     ``row 1: red none blue`` states three facts of row 1; an answer without such statements is one fact.
@@ -292,4 +298,4 @@ def first_look_error(
         for answer in answers
         if answer.status == "ok"
     }
-    return estimate_share(incorrect.values(), [clusters[id_] for id_ in incorrect], seed=seed)
+    return estimate_share(incorrect.values(), [clusters[id_] for id_ in incorrect])

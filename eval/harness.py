@@ -25,7 +25,7 @@ from configs.provenance import versions
 from configs.run_dir import RunDir
 from eval.benchmarks import BENCHMARKS, read_account
 from eval.choice_order import position_bias, rotate_options
-from eval.figures import balanced_subset, estimate_accuracy, file_name, grouped, image_key
+from eval.figures import balanced_subset, estimate_accuracy, file_name, grouped, image_clusters, sharing_groups
 from eval.grounding import (
     attention_profile,
     behaviour,
@@ -66,7 +66,7 @@ class EvalConfig:
         api_key_env: the environment variable that holds a served model's key.
         judge: the model that grades answers of domain ``open``: ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
             default such problems are errors.
-        seed: of subsets and bootstrap.
+        seed: of subsets.
     """
 
     max_new_tokens: int = 256
@@ -165,11 +165,9 @@ def evaluate(
         return {
             "schema_version": REPORT_SCHEMA,
             "models": {name: run.report for name, run in runs.items()},
-            "paired": _pairs({name: run.main for name, run in runs.items()}, chosen, config.seed),
+            "paired": _pairs({name: run.main for name, run in runs.items()}, chosen),
             "paired_sets": {
-                set_name: _pairs(
-                    {name: run.sets[set_name] for name, run in runs.items()}, problem_set.problems, config.seed
-                )
+                set_name: _pairs({name: run.sets[set_name] for name, run in runs.items()}, problem_set.problems)
                 for set_name, problem_set in sets.items()
             },
             "majority_class": {
@@ -180,7 +178,12 @@ def evaluate(
                 },
             },
             "problems": {"n": len(chosen), "families": dict(sorted(Counter(families).items()))},
-            "evaluation": {"config": asdict(config), "seconds": seconds, "load_average": round(os.getloadavg()[0], 2)}
+            "evaluation": {
+                "config": asdict(config),
+                "seconds": seconds,
+                "load_average": round(os.getloadavg()[0], 2),
+                "shared_images": sharing_groups(image_clusters(chosen)),
+            }
             | judge_record(),
             "versions": versions(),
             "seed": config.seed,
@@ -198,7 +201,7 @@ def _evaluate_model(
 ) -> _Run:
     subject = load(str(model["path"]))
     warn_about_reuse(subject, answers, f"{file_name(name)}.*.jsonl")
-    clusters = {problem.id: image_key(problem) for problem in problems}
+    clusters = image_clusters(problems)
     styles = list(model.get("styles") or [model.get("style", "think")])
     limits = config.max_new_tokens, config.batch_size, config.seed
     session = ModelSession(subject, answers, styles[0], clusters, *limits, prefix=f"{file_name(name)}.")
@@ -215,15 +218,15 @@ def _evaluate_model(
         **session.accuracies(main),
         "errors": count_errors(main, f"{name} ({model['path']})"),
         "accuracy_of_finished": session.accuracy([answer for answer in main if not answer.truncated]),
-        **behaviour(main),
-        "attention": attention_profile(main, config.layers),
+        **behaviour(main, clusters),
+        "attention": attention_profile(main, clusters, config.layers),
     }
     scratch = {answer.problem_id: answer for answer in main}
     if config.blank:
         with_image = balanced_subset([problem for problem in problems if problem.images], config.blank, config.seed)
         blank = session.ask(with_image, "blank", images=blank_images)
         report["blank_accuracy"] = session.accuracy(blank)
-        report["blank_drop"] = paired_difference(correct_by_id(main), correct_by_id(blank), clusters, seed=config.seed)
+        report["blank_drop"] = paired_difference(correct_by_id(main), correct_by_id(blank), clusters)
     if config.swap:
         swappable = [problem for problem in problems if has_counterfactual(problem)]
         key, result = session.swap(balanced_subset(swappable, config.swap, config.seed), scratch)
@@ -250,15 +253,13 @@ def _evaluate_model(
         asked = balanced_subset(problem_set.problems, config.per_set, config.seed)
         tag = f"{problem_set.kind} {set_name}"
         rows = run.sets[set_name] = session.ask(asked, tag, style=problem_set.style or style)
-        images = {problem.id: image_key(problem) for problem in asked}
+        images = image_clusters(asked)
         golds = {problem.id: problem.answer for problem in asked}
         score = partial(first_look_error, golds=golds) if problem_set.kind == "first_look" else estimate_accuracy
         by_family = grouped(rows, lambda answer: answer.family)
         report.setdefault(keys[problem_set.kind], {})[set_name] = {
-            **score(rows, clusters=images, seed=config.seed),
-            "by_family": {
-                family: score(some, clusters=images, seed=config.seed) for family, some in sorted(by_family.items())
-            },
+            **score(rows, clusters=images),
+            "by_family": {family: score(some, clusters=images) for family, some in sorted(by_family.items())},
         }
     return run
 
@@ -305,16 +306,14 @@ def run_eval(
     return report
 
 
-def _pairs(
-    answers: Mapping[str, Sequence[Answer]], problems: Sequence[Problem], seed: int
-) -> dict[str, dict[str, Any]]:
+def _pairs(answers: Mapping[str, Sequence[Answer]], problems: Sequence[Problem]) -> dict[str, dict[str, Any]]:
     """``later-earlier`` -> paired difference, for every pair of models; its key ``models`` names the two."""
-    clusters = {problem.id: image_key(problem) for problem in problems}
+    clusters = image_clusters(problems)
     correct = {name: correct_by_id(rows) for name, rows in answers.items()}
     return {
         f"{later}-{earlier}": {
             "models": [later, earlier],
-            **paired_difference(correct[later], correct[earlier], clusters, seed=seed),
+            **paired_difference(correct[later], correct[earlier], clusters),
         }
         for earlier, later in combinations(correct, 2)
     }

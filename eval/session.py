@@ -59,14 +59,14 @@ class ModelSession:
         return samples, {"temperature": temperature, **sampled_scores(problems, samples)}
 
     def accuracy(self, answers: Sequence[Answer]) -> Estimate:
-        return estimate_accuracy(answers, self.clusters, self.seed)
+        return estimate_accuracy(answers, self.clusters)
 
     def accuracies(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """Accuracy of the main answers: of all, by domain and by family."""
         return {
             "accuracy": self.accuracy(answers),
-            "accuracy_by_domain": accuracy_by(answers, lambda row: row.domain, self.clusters, self.seed),
-            "accuracy_by_family": accuracy_by(answers, lambda row: row.family, self.clusters, self.seed),
+            "accuracy_by_domain": accuracy_by(answers, lambda row: row.domain, self.clusters),
+            "accuracy_by_family": accuracy_by(answers, lambda row: row.family, self.clusters),
         }
 
 

@@ -9,10 +9,9 @@ Many measures are judged at once, so p-values are corrected by Holm's method and
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any, Literal
 
-from eval.stats import Estimate, holm, insufficient, mcnemar_exact, paired_interval, smallest_detectable
+from eval.stats import Estimate, estimate_difference, estimate_mean, holm, insufficient, sign_test
 
 Verdict = Literal["grounded", "not grounded", "insufficient data"]
 GROUNDED: Verdict = "grounded"
@@ -31,7 +30,7 @@ class Evidence:
         values: problem id -> value.
         margin: an effect below this does not matter, in the units of the values.
         good: True if values above 0 are evidence for grounding, False if against it (the sway of a hint).
-        clusters: problem id -> image; problems about one image count as one observation.
+        clusters: problem id -> image, for the interval; in the sign test, problems about one image count as one.
         null: the value of no effect.
     """
 
@@ -42,22 +41,24 @@ class Evidence:
     null: float = 0.0
 
     @property
-    def means(self) -> list[float]:
-        """One value per cluster."""
-        grouped: dict[Hashable, list[float]] = {}
-        for id_, value in self.values.items():
-            grouped.setdefault(self.clusters.get(id_, id_), []).append(value)
-        return [fmean(values) for values in grouped.values()]
+    def labels(self) -> list[Hashable]:
+        """The cluster of each value."""
+        return [self.clusters.get(id_, id_) for id_ in self.values]
+
+    def estimate(self, confidence: float = 0.95) -> Estimate:
+        """The mean with its interval. Differences of correct-or-incorrect are paired shares; other values have no bounds."""
+        values, whole = list(self.values.values()), set(self.values.values()) <= {-1.0, 0.0, 1.0}
+        return (estimate_difference if whole else estimate_mean)(values, self.labels, confidence)
 
 
-def judge_measures(measures: Mapping[str, Evidence], seed: int = 0) -> dict[str, Estimate]:
+def judge_measures(measures: Mapping[str, Evidence]) -> dict[str, Estimate]:
     """A verdict for every measure, corrected for their number.
 
     Returns:
         name -> an estimate of the mean (``value``, ``ci95``, ``n``) with ``clusters``, ``p`` (exact sign test, two-sided; None
         without data), ``p_holm``, ``margin``, ``smallest_detectable`` (for binary scores, at the observed disagreement) and ``verdict``.
     """
-    found = {name: _measured(evidence, len(measures), seed) for name, evidence in measures.items()}
+    found = {name: _measured(evidence, len(measures)) for name, evidence in measures.items()}
     tested = {name: one["p"] for name, one in found.items() if one["p"] is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     for name, one in found.items():
@@ -78,22 +79,15 @@ def verdict_of(one: Mapping[str, Any], widened: Sequence[float] | None, evidence
     return present if one["p_holm"] < ALPHA and one["ci95"][0] > evidence.null else INSUFFICIENT
 
 
-def _measured(evidence: Evidence, n_measures: int, seed: int) -> Estimate:
-    means = evidence.means
-    empty = {"clusters": len(means), "p": None, "margin": evidence.margin, "smallest_detectable": None, "widened": None}
-    if not means:
+def _measured(evidence: Evidence, n_measures: int) -> Estimate:
+    empty = {"clusters": 0, "p": None, "margin": evidence.margin, "smallest_detectable": None, "widened": None}
+    if not evidence.values:
         return {**insufficient(), **empty}
-    interval = paired_interval(means, seed=seed)
-    up, down = (sum(sign * (value - evidence.null) > 0 for value in means) for sign in (1, -1))
-    binary = set(means) <= {-1.0, 0.0, 1.0}
     return {
-        "value": fmean(evidence.values.values()),
-        "ci95": list(interval) if interval else None,
-        "n": len(evidence.values),
+        **evidence.estimate(),
         **empty,
-        "p": mcnemar_exact(up, down),
-        "smallest_detectable": smallest_detectable(len(means), (up + down) / len(means)) if binary else None,
-        "widened": paired_interval(means, 1 - ALPHA / n_measures, seed),
+        **sign_test(list(evidence.values.values()), evidence.labels, evidence.null),
+        "widened": evidence.estimate(1 - ALPHA / n_measures)["ci95"],
     }
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +21,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from configs.errors import UserError
 from configs.jsonl import append_jsonl, read_log, repair_jsonl, write_json_atomic
-from eval.stats import estimate_bounded_mean
+from eval.figures import image_clusters
+from eval.stats import estimate_difference, estimate_share
 from reward.sampling import Sample, sample_and_grade
 from train.config import GrpoOptions, PromptSelection
 from train.distributed import whole_weights
@@ -64,7 +65,7 @@ def select_prompts(
     rows = read_pass_rates(run.path, selection_key(args, options, run.model_sha256) or "")
     chosen = choose(problems, rows, selection, args.seed)
     if run.main and not done.exists():
-        choice = measure_choice(rows, selection)
+        choice = measure_choice(rows, selection, image_clusters(problems))
         write_json_atomic(done, choice)
         print(f"before the first step: {_choice_in_words(choice)}", flush=True)
     return chosen
@@ -227,41 +228,50 @@ def choose(
     return chosen[: selection.prompts]
 
 
-def measure_choice(rows: Sequence[dict[str, Any]], selection: PromptSelection) -> dict[str, Any]:
+def measure_choice(
+    rows: Sequence[dict[str, Any]], selection: PromptSelection, clusters: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Accuracy of responses with and without a re-look, at sampling temperature, before the first step.
 
     Accuracies are means over problems with a 95% interval (samples of one problem are not independent). ``difference``
     compares the two kinds of response within the problems that have both, because a model may re-look more often at hard
-    problems.
+    problems. ``clusters`` (problem id -> image): problems that share an image are dependent. With fewer than
+    ``eval.intervals.LEAST_CLUSTERS`` images the difference has no interval, and ``looking_pays`` is None.
     """
-    looking, other, differences, everything = [], [], [], []
+    names = ("all", "looking", "other", "difference")
+    values: dict[str, list[float]] = {name: [] for name in names}
+    images: dict[str, list[Any]] = {name: [] for name in names}
     tokens: dict[bool, list[int]] = {True: [], False: []}
-    for row in rows:
+    for index, row in enumerate(rows):
         kinds: dict[bool, list[float]] = {True: [], False: []}
         for sample in row["samples"]:
             if sample["right"] is not None:
                 kinds[sample["looks"] > 0].append(float(sample["right"]))
                 tokens[sample["looks"] > 0].append(sample["tokens"])
-        looking += [fmean(kinds[True])] if kinds[True] else []
-        other += [fmean(kinds[False])] if kinds[False] else []
-        everything += [fmean(kinds[True] + kinds[False])] if kinds[True] or kinds[False] else []
-        if kinds[True] and kinds[False]:
-            differences.append(fmean(kinds[True]) - fmean(kinds[False]))
+        looking, other = kinds[True], kinds[False]
+        found = {
+            name: fmean(some) for name, some in zip(names, (looking + other, looking, other), strict=False) if some
+        }
+        if looking and other:
+            found["difference"] = found["looking"] - found["other"]
+        for name, value in found.items():
+            values[name].append(value)
+            images[name].append(index if clusters is None else clusters[row["id"]])
     n_samples = len(tokens[True]) + len(tokens[False])
-    difference = estimate_bounded_mean(differences, low=-1.0)
+    difference = estimate_difference(values["difference"], images["difference"])
     return {
         "problems": len(rows),
         "samples": n_samples,
         "chosen": sum(is_chosen(row, selection) for row in rows),
-        "sampled_accuracy": estimate_bounded_mean(everything),
+        "sampled_accuracy": estimate_share(values["all"], images["all"]),
         "look_share": len(tokens[True]) / n_samples if n_samples else None,
         "looking": {
-            "accuracy": estimate_bounded_mean(looking),
+            "accuracy": estimate_share(values["looking"], images["looking"]),
             "samples": len(tokens[True]),
             "tokens": fmean(tokens[True]) if tokens[True] else None,
         },
         "not_looking": {
-            "accuracy": estimate_bounded_mean(other),
+            "accuracy": estimate_share(values["other"], images["other"]),
             "samples": len(tokens[False]),
             "tokens": fmean(tokens[False]) if tokens[False] else None,
         },

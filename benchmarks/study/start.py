@@ -82,6 +82,7 @@ def _start_rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
 
 
 def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[str, Any]:
+    from eval.figures import image_clusters
     from train.config import PromptSelection
     from train.selection import choose, measure_choice, read_pass_rates, sample_pass_rates, settings_key
     from vlm.identity import model_identity
@@ -108,4 +109,4 @@ def _choose(start: Start, run: Path, grpo: dict[str, Any], out: Path) -> dict[st
     chosen = choose(problems, rows, selection, start.seed)
     (out / "prompts").mkdir(exist_ok=True)
     write_problems(chosen, out / "prompts")
-    return measure_choice(rows, selection)
+    return measure_choice(rows, selection, image_clusters(problems))

@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
-from eval.benchmarks import BENCHMARKS, BadRow, hallusion_scores, prepare_benchmark, read_mathvista, read_mmmu
+from eval.benchmarks import BENCHMARKS, BadRow, prepare_benchmark, read_mathvista, read_mmmu
+from eval.hallusion import hallusion_scores
 from eval.harness import EvalConfig, evaluate, run_eval
 from eval.listed_text import read_options
 from eval.runner import answer_problems

@@ -133,11 +133,11 @@ def test_samples_have_seeds_of_their_own_and_are_resumed(tmp_path: Path) -> None
 def test_overthinking_by_hand() -> None:
     answers = [row(f"p{n}", "x", right=n < 3, tokens=10 * (n + 1)) for n in range(6)]
     samples = [[row("a", "x", True, 10), row("b", "x", True, 5)], [row("a", "x", False, 30), row("b", "x", True, 9)]]
-    found = overthinking(answers, problems_named("a", "b"), samples)
+    found = overthinking(answers, {**{f"p{n}": n for n in range(6)}, "a": 6, "b": 7}, samples)
     assert found["tokens_per_right"]["value"] == pytest.approx(210 / 3)
     assert [found["by_length"][third]["value"] for third in ("short", "middle", "long")] == [1, 0.5, 0]
     assert found["extra_tokens_when_wrong"] == {"value": 20.0, "ci95": None, "n": 1}
-    assert overthinking([row("p", "x", False)])["tokens_per_right"]["value"] is None
+    assert overthinking([row("p", "x", False)], {"p": 0})["tokens_per_right"]["value"] is None
 
 
 def test_mismatched_images_are_another_problems(tmp_path: Path) -> None:
@@ -176,6 +176,10 @@ def test_swap_by_a_user_turn(tmp_path: Path) -> None:
 
 def test_difference_of_two_groups_by_hand() -> None:
     """Newcombe (1998), table II, 56/70 - 48/80: 0.2000, 0.0524 to 0.3339."""
-    found = difference_of_shares(56, 70, 48, 80)
+
+    def share(correct: int, n: int) -> dict[str, Any]:
+        return estimate_share([1.0] * correct + [0.0] * (n - correct))
+
+    found = difference_of_shares(share(56, 70), share(48, 80))
     assert found["value"] == pytest.approx(0.2) and found["ci95"] == pytest.approx([0.0524, 0.3339], abs=1e-4)
-    assert difference_of_shares(0, 0, 1, 2)["value"] is None
+    assert difference_of_shares(estimate_share([]), share(1, 2))["value"] is None

@@ -77,6 +77,6 @@ def test_figures_by_hand() -> None:
         },
         {"problem_id": "c", "why": "gone"},
     ]
-    found = forward_figures(rows)
+    found = forward_figures(rows, {name: name for name in "abc"})
     assert found["vdm"]["second_half"]["value"] == pytest.approx(0.3) and found["vdm"]["ratio"]["value"] == 1.25
     assert found["patch_masking"]["values"] == {"a": pytest.approx(0.8)} and found["not_measured"] == ["gone", "tiles"]

@@ -140,6 +140,9 @@ def test_cut_without_a_relook_is_at_half_between_sentences_or_words() -> None:
     assert cut_reasoning("so \\boxed{4}") is None  # no word fits into half of it
 
 
+ALONE = {"p": "p"}
+
+
 def answer(mass: list[float], lift: list[float], halves: bool = True, **fields: Any) -> Answer:
     half = len(mass) // 2
 
@@ -154,7 +157,7 @@ def test_attention_profile_by_hand() -> None:
     falling = answer([0.4] * 4 + [0.2] * 4, [1.0] * 4 + [0.5] * 4)
     rising = answer([0.1] * 4 + [0.2] * 4, [1.0] * 4 + [3.0] * 4)
     short = answer([0.9] * 2, [0.9] * 2, halves=False)
-    profile = attention_profile([falling, rising, short])
+    profile = attention_profile([falling, rising, short], ALONE)
     assert profile["first_half"]["value"] == pytest.approx(0.25) and profile["first_half"]["n"] == 2
     assert profile["second_half"]["value"] == pytest.approx(0.2)
     assert profile["ratio"]["value"] == pytest.approx((0.5 + 2) / 2)  # mean of ratios, not ratio of means
@@ -165,17 +168,17 @@ def test_attention_profile_by_hand() -> None:
 def test_attention_curve_by_hand() -> None:
     long = [answer([0.4, 0.2], [1.0, 0.5]) for _ in range(5)]
     short = [answer([0.2], [3.0], halves=False) for _ in range(5)]
-    curve = attention_profile(long + short)["curve"]
+    curve = attention_profile(long + short, ALONE)["curve"]
     assert curve["position"] == [1, 2] and curve["n"] == [10, 5]
     assert curve["mass"] == pytest.approx([0.3, 0.2]) and curve["lift"] == pytest.approx([2.0, 0.5])
     very_long = [answer([0.5] * 150, [1.0] * 150) for _ in range(5)]
-    binned = attention_profile(very_long)["curve"]
+    binned = attention_profile(very_long, ALONE)["curve"]
     assert len(binned["position"]) == 50 and binned["position"][:2] == [2, 5]
     assert binned["mass"] == pytest.approx([0.5] * 50)
 
 
 def test_attention_profile_of_nothing_is_insufficient_data() -> None:
-    profile = attention_profile([])
+    profile = attention_profile([], ALONE)
     assert profile["ratio"] == {"value": None, "ci95": None, "n": 0}
     assert profile["lift"]["first_half"]["value"] is None
 
@@ -186,7 +189,7 @@ def test_behaviour_leaves_errors_out() -> None:
         answer([], [], halves=False, looks=0, tokens=10),
         answer([], [], halves=False, status="error"),
     ]
-    measured = behaviour(rows)
+    measured = behaviour(rows, ALONE)
     assert measured["looks_mean"]["value"] == 1 and measured["looks_mean"]["n"] == 2
     assert measured["looking_share"]["value"] == 0.5 and measured["length_mean"]["value"] == 20
     assert measured["truncated_share"]["value"] == 0.5

@@ -47,6 +47,24 @@ def test_questions_about_one_image_are_one_observation() -> None:
     assert one["p"] == pytest.approx(2 / 2**10)
 
 
+def test_value_and_interval_come_from_one_estimator() -> None:
+    """Images with many problems weigh more in both: the value lies in its interval, and near its middle."""
+    values = {f"a{n}": 1.0 for n in range(100)} | {f"b{n}": 0.0 for n in range(30)}
+    clusters = {id_: "one" if id_.startswith("a") else id_ for id_ in values}
+    one = judge_measures({"m": Evidence(values, 0.1, clusters=clusters)})["m"]
+    assert one["value"] == pytest.approx(100 / 130) and one["clusters"] == 31
+    assert one["ci95"][0] < one["value"] < one["ci95"][1] and one["ci95"][1] - one["ci95"][0] > 0.5
+    fractions = {f"p{n}": 0.3 + 0.4 * (n % 2) for n in range(40)} | {f"q{n}": 0.9 for n in range(40)}
+    mixed = Evidence(fractions, 0.1, clusters={id_: id_ if id_[0] == "p" else "one" for id_ in fractions})
+    found = judge_measures({"m": mixed})["m"]
+    assert found["value"] == pytest.approx(0.7) and sum(found["ci95"]) / 2 == pytest.approx(0.7)
+
+
+def test_a_measure_on_two_images_has_no_interval() -> None:
+    one = judge_measures({"m": Evidence({"a": 1.0, "b": 1.0}, 0.1)})["m"]
+    assert one["ci95"] is None and one["verdict"] == "insufficient data" and "needs 5" in one["why_no_interval"]
+
+
 def test_profile_rules() -> None:
     uses = {"wrong_picture": {"verdict": "grounded"}}
     assert profile({}) == profile({"wrong_picture": {"verdict": "insufficient data"}}) == "insufficient data"
