@@ -235,7 +235,19 @@ def grading_sha256(problem: Gradable) -> str:
 
 
 _READ_AND_VERIFY = (
-    *("aliases", "judge", "parsing", "quantity", "units", "options", "yes_no", "structures"),
+    *(
+        "aliases",
+        "judge",
+        "parsing",
+        "quantity",
+        "units",
+        "options",
+        "yes_no",
+        "notation",
+        "phrases",
+        "structures",
+        "tables",
+    ),
     *("text", "sentence", "dates", "spelling", "expression", "verifiers"),
 )
 

@@ -14,7 +14,16 @@ from reward.expression import compare_expressions
 from reward.options import read_gold_option, read_option
 from reward.parsing import plain, words
 from reward.quantity import WORD_NUMBERS, Quantity, read_quantity
-from reward.structures import read_pairs, read_sequence, read_table
+from reward.structures import (
+    answer_order,
+    answer_pairs,
+    answer_sequence,
+    read_order,
+    read_pairs,
+    read_sequence,
+    says_none,
+)
+from reward.tables import read_table, same_table, tells_table
 from reward.text import same_text
 from reward.yes_no import read_yes_no
 
@@ -178,12 +187,16 @@ def verify_expression(answer: str, gold: str, choices: list[str] | None = None) 
 
 
 def verify_table(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
-    """Cells in common over the cells of the longer table; the order of rows does not count."""
-    want, header = read_table(gold) or ([], [])
-    if not want:
+    """Cells in common over the cells of the longer table; neither the order of rows nor the notation counts."""
+    want = read_table(gold)
+    if want is None:
         return _cannot_read(gold)
-    got, _ = read_table(answer, header) or ([], [])
-    recall, precision, score = _overlap(want, got)
+    got = read_table(answer)
+    if got is None:
+        return _graded(0.0, "not a table", recall=0.0, precision=0.0)
+    recall, precision, score = _overlap(want.cells(), got.in_order_of(want.header).cells())
+    if score < 1.0 and (same_table(got, want) or tells_table(answer, want)):
+        recall = precision = score = 1.0
     return _graded(score, "cells differ", recall=recall, precision=precision)
 
 
@@ -196,21 +209,24 @@ def _overlap(want: Iterable[Hashable], got: Iterable[Hashable]) -> tuple[float, 
 
 def verify_logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Pairs (``A = knight, B = knave``), an order (``A > B > C``) or a set (``1, 3``); partial credit by item."""
-    pairs = read_pairs(gold)
+    order = read_order(gold)
+    pairs = read_pairs(gold) if order is None or len(order) <= 2 else None  # "A → B" may be either
     if pairs is not None:
-        given = read_pairs(answer) or {}
-        recall, precision, score = _overlap(pairs.items(), given.items())
-        return _graded(score, "pairs differ", recall=recall, precision=precision)
-    if len(read_sequence(gold)) == 1 and read_yes_no(gold) is not None:
+        recall, precision, score = _overlap(pairs.items(), answer_pairs(answer, gold).items())
+        if score >= 1.0 or not order:
+            return _graded(score, "pairs differ", recall=recall, precision=precision)
+    if order:
+        got = answer_order(answer, order)
+        hits = sum(left == right for left, right in zip(order, got, strict=False))
+        return _graded(hits / max(len(order), len(got)), "order differs", items=hits / len(order))
+    want = read_sequence(gold)
+    if len(want) == 1 and read_yes_no(gold) is not None:
         return verify_yes_no(answer, gold)
-    want, got = read_sequence(gold), read_sequence(answer)
+    if says_none(gold):
+        return _graded(float(says_none(answer)), "items differ")
     if not want:
         return _cannot_read(gold)
-    # Only an arrow or ">" in the gold answer says that the order counts.
-    if re.search(r">|→", gold):
-        hits = sum(left == right for left, right in zip(want, got, strict=False))
-        return _graded(hits / max(len(want), len(got), 1), "order differs", items=hits / len(want))
-    recall, precision, score = _overlap(want, got)
+    recall, precision, score = _overlap(want, answer_sequence(answer, want))
     return _graded(score, "items differ", recall=recall, precision=precision)
 
 
@@ -218,11 +234,12 @@ def verify_simulation(answer: str, gold: str, choices: list[str] | None = None) 
     """The same final state: all of its pairs, or the same sequence, or the same words. No partial credit."""
     pairs = read_pairs(gold)
     if pairs is not None:
-        recall, _, score = _overlap(pairs.items(), (read_pairs(answer) or {}).items())
+        recall, _, score = _overlap(pairs.items(), answer_pairs(answer, gold).items())
         return _graded(float(score >= 1.0), "another state", matched=recall)
-    want, got = read_sequence(gold), read_sequence(answer)
+    want = read_sequence(gold)
     if not want:
         return _cannot_read(gold)
+    got = answer_sequence(answer, want, ordered=True)
     hits = sum(left == right for left, right in zip(want, got, strict=False))
     return _graded(float(want == got), "another state", matched=hits / len(want))
 

@@ -181,6 +181,9 @@ VERIFYING = {
         "expression",
         "units",
         "verifiers",
+        "notation",
+        "phrases",
+        "tables",
     )
 }
 

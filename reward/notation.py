@@ -1,0 +1,130 @@
+"""The notation of structures: lines and pieces of a text without bullets, code fences and LaTeX; JSON; the name of a cell."""
+
+import json
+import re
+
+from reward.parsing import IN_BRACES, words
+from reward.phrases import LEADING_CONJUNCTION
+from reward.quantity import canonical
+
+MAX_CELLS = 1_000
+
+_WIDE = str.maketrans("，、،；：（）［］｛｝＝＞＜｜＆", ",,,;:()[]{}=><|&")
+_ENVIRONMENT = (
+    r"\{(?:tabular|array|aligned|align\*?|cases|[pbvBV]?matrix|smallmatrix)\}(?:\{[^{}]{0,80}\}|\[[^\[\]]{0,9}\])?"
+)
+_NOTATION: list[tuple[re.Pattern[str], str]] = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?:```|~~~)[\w-]{0,20}(?=\s|$)|`", ""),
+        (r"(?<![\w*])\*\*([^*\n]{1,200})\*\*(?![\w*])", r"\1"),  # not the power in 2**3
+        (rf"\\(?:begin|end) ?{_ENVIRONMENT}", "\n"),
+        (r"\\\\|\\newline|<br ?/?>", "\n"),
+        (r"\\(?:text|mathrm|mathbf|textbf|mathit|mbox)\s?" + IN_BRACES, r" \1 "),
+        (r"\\(?:hline|toprule|midrule|bottomrule|q?quad|left|right)(?![A-Za-z])|\\[,:!() ]|\\;", " "),
+        (r"!=|=/=|\\neq?(?![A-Za-z])", "≠"),
+        (r"<=|\\leq?(?![A-Za-z])", "≤"),
+        (r">=|\\geq?(?![A-Za-z])", "≥"),
+        (r"\\(?:to|mapsto|implies|(?:long)?[rR]ightarrow)(?![A-Za-z])|-{1,2}>|={1,2}>|[⇒⟶⟹↦⇨➔➜➝➞]", "→"),
+        (r"\\(?:gt|succ)(?![A-Za-z])|≻", ">"),
+        (r"\\(?:lt|prec)(?![A-Za-z])|≺", "<"),
+        (r"\\(?:land|wedge)(?![A-Za-z])|∧", ", "),
+        (r"\\(?:emptyset|varnothing)(?![A-Za-z])", "∅"),
+        (r"\\([{}&%#_])", r"\1"),
+        (r"(?<=[①-⑳])(?=[①-⑳])", ","),
+        (r"[ \u00a0]+", " "),
+    )
+]
+_BULLET = re.compile(r"\A[-*•·‣▪] (?=\S)")
+_NUMBERED = re.compile(r"\A\(?(\d{1,2})[.)] ?(?=[^\s\d])")
+_BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
+
+
+def undress(text: str) -> str:
+    """``text`` as lines without code fences, LaTeX notation and bullets; wide signs are written as narrow ones."""
+    text = text.translate(_WIDE)
+    if "\\begin" in text:
+        text = re.sub(r"(?<!\\)&", " | ", text)
+    for pattern, replacement in _NOTATION:
+        text = pattern.sub(replacement, text)
+    text = text.strip()
+    if len(text) > 2 and text[0] == text[-1] == "$":
+        text = text.strip("$")
+    lines = [_BULLET.sub("", line.strip(), count=1) for line in text.splitlines() if line.strip()]
+    return "\n".join(without_numbers(lines))
+
+
+def without_numbers(items: list[str]) -> list[str]:
+    """Items without the numbers of a list, if all of them have one in this order: ``1. A``, ``2. B``."""
+    numbers = [_NUMBERED.match(item) for item in items]
+    if len(items) < 2 or [match and match[1] for match in numbers] != [str(n + 1) for n in range(len(items))]:
+        return items
+    return [_NUMBERED.sub("", item) for item in items]
+
+
+def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
+    """The pieces between the separators that stand outside all brackets; empty pieces are left out."""
+    masked = text
+    for _ in range(3):
+        masked = _BRACKETED.sub(lambda match: "x" * len(match[0]), masked)
+    pieces, begin = [], 0
+    for match in separator.finditer(masked):
+        pieces.append(text[begin : match.start()])
+        begin = match.end()
+    pieces.append(text[begin:])
+    return [
+        LEADING_CONJUNCTION.sub("", piece.strip(), count=1) for piece in pieces if piece.strip(" .,;") or ".." in piece
+    ][:MAX_CELLS]
+
+
+def open_brackets(text: str) -> str:
+    """``text`` without the brackets that enclose the whole of it."""
+    text = text.strip().removesuffix(".")
+    for _ in range(3):
+        if not (text[:1] in ("(", "[", "{") and text[-1:] == {"(": ")", "[": "]", "{": "}"}[text[0]]):
+            break
+        depth, early = 0, False
+        for sign in text[:-1]:
+            depth += (sign in "([{") - (sign in ")]}")
+            early |= depth == 0
+        if early:  # "(1), (2)"
+            break
+        text = text[1:-1].strip()
+    return text
+
+
+def read_json(text: str) -> object | None:
+    """A JSON list or object, also with single quotes or in a code fence; None for other text and for a key that comes twice."""
+    text = _NOTATION[0][0].sub("", text).strip()
+    if not text.startswith(("[", "{")):
+        return None
+    for written in (text, text.replace("'", '"')):
+        try:
+            data = json.loads(written, parse_constant=str, object_pairs_hook=_unique)
+            json.dumps(data)  # what is too deep to be written is not read
+            return data
+        except (ValueError, RecursionError):
+            continue
+    return None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
+def cell_name(cell: object) -> str:
+    """A form that is equal for cells that say the same. Of an equation both sides count: ``x=2, y=3`` is not ``x=5, y=3``."""
+    if isinstance(cell, list | tuple):
+        return " ".join(cell_name(item) for item in cell)
+    if not isinstance(cell, str):
+        return canonical(cell)
+    inner = open_brackets(cell)
+    if "," in inner and (inner != cell.strip() or "=" in inner):
+        return " ".join(cell_name(part) for part in inner.split(","))
+    name, mark, value = cell.partition("=")
+    if mark and name.strip() and name.strip()[-1] not in "<>!=" and not value.startswith("="):
+        return f"{re.sub(' ', '', words(name))} = {canonical(value)}"
+    return canonical(re.sub(r"(?<=\d) (?=%)", "", cell)) + "?" * ("?" in cell)  # "3?" is a guess
