@@ -48,7 +48,7 @@ Pairs = dict[str, str]
 
 def read_pairs(text: str) -> Pairs | None:
     """``A = knight, B: knave``, ``A is knight and B is knave`` or a JSON object, as canonical keys and values."""
-    return _named(raw_pairs(text, _MARK), cell_name, cell_name)
+    return _name_pairs(raw_pairs(text, _MARK), cell_name, cell_name)
 
 
 def answer_pairs(text: str, gold: str) -> Pairs:
@@ -65,7 +65,7 @@ def answer_pairs(text: str, gold: str) -> Pairs:
     first: Pairs | None = None
     for candidate in dict.fromkeys((text, strip_frame(text))):
         for mark in (_MARK, _LOOSE):
-            found = _named(raw_pairs(candidate, mark), key_name, value_name)
+            found = _name_pairs(raw_pairs(candidate, mark), key_name, value_name)
             if found == wanted:
                 return found
             first = found if first is None else first
@@ -82,7 +82,7 @@ def _without_head(text: str, known: set[str]) -> str:
     return "\n".join(line for line in lines[1:] if set(line) - set("|-: "))
 
 
-def _named(
+def _name_pairs(
     pairs: list[tuple[str, object]] | None, key_name: Callable[[str], str], value_name: Callable[..., str]
 ) -> Pairs | None:
     found: Pairs = {}
@@ -153,9 +153,9 @@ def tells_pairs(text: str, wanted: Pairs, either_way: bool = False) -> bool:
     if keys & values or not all(keys) or not all(values):
         return False
     tokens = _tokens(text, {token for name in (*keys, *values) for token in name})
-    if _told(tokens, keys, values) == wanted:
+    if _parse_told(tokens, keys, values) == wanted:
         return True
-    if either_way and "→" not in undress(text) and _told(tokens[::-1], keys, values, backwards=True) == wanted:
+    if either_way and "→" not in undress(text) and _parse_told(tokens[::-1], keys, values, backwards=True) == wanted:
         return True
     # One pair may stand the other way round: "a red star at B3".
     (key, value), *more = zip(wanted, wanted.values(), strict=True)
@@ -163,7 +163,7 @@ def tells_pairs(text: str, wanted: Pairs, either_way: bool = False) -> bool:
     return not more and bool(near) and tokens == [*value.split(), *key.split()]
 
 
-def _told(
+def _parse_told(
     tokens: list[str], keys: set[tuple[str, ...]], values: set[tuple[str, ...]], backwards: bool = False
 ) -> Pairs | None:
     """Pairs from keys that are each followed by their value; None if anything else is there."""
