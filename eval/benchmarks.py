@@ -252,11 +252,8 @@ def read_account(problems: str | Path) -> dict[str, Any] | None:
 def describe_account(account: Mapping[str, Any]) -> Iterator[str]:
     """The account of the rows as lines for a person."""
     split = f"split {account['split']}" if account["split"] else "the only split (no name)"
-    of = (
-        f" of {len(account['files'])} files"
-        if len(account["files"]) > 1
-        else "".join(f" ({f})" for f in account["files"])
-    )
+    files = account["files"]
+    of = f" ({len(files)} files)" if len(files) > 1 else "".join(f" ({file})" for file in files)
     first = f"the first {account['limit']:,} rows of " if account["limit"] else ""
     yield (
         f"{account['name']}: {first}{split} of {account['data']}{of}: {account['rows']:,} rows read, "

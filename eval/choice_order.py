@@ -22,9 +22,14 @@ def rotate_options(problem: Problem, by: int) -> Problem:
     by %= len(choices)
     moved = [*choices[by:], *choices[:by]]
     index = (index - by) % len(choices)
-    turned = problem.model_copy(update={"choices": moved, "answer": option_label(index)})
+    # Validated: images that stand in the options move with them.
+    turned = Problem.model_validate({**problem.model_dump(), "choices": moved, "answer": option_label(index)})
     # The label may be another option's own text (options B, C, A): then the words name the option.
-    return turned if gold_option(turned) == index else turned.model_copy(update={"answer": moved[index]})
+    return (
+        turned
+        if gold_option(turned) == index
+        else turned.model_copy(update={"answer": (turned.choices or moved)[index]})
+    )
 
 
 def position_bias(problems: Sequence[Problem], orders: Sequence[Sequence[Answer]]) -> dict[str, Any]:

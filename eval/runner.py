@@ -29,6 +29,7 @@ from reward.grade import grade, grading_sha256, judge_ahead, judge_fault
 from reward.rewards import MIN_REASONING, halves
 from vlm.chat import INSTRUCTIONS
 from vlm.images import open_image
+from vlm.placement import named_images
 from vlm.problem import Problem
 from vlm.response import count_looks
 
@@ -348,6 +349,8 @@ def _key(question: _Question, settings: list[Any]) -> str:
     shown = [*problem.images, *([question.again] if question.again else [])]
     continued = [question.prefix, question.note, question.reply]
     asked = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], continued]
+    if named_images([problem.question, *(problem.choices or ())], len(problem.images)):
+        asked.append("images in place")  # earlier versions put them before the text
     return hashlib.sha256(json.dumps([settings, asked]).encode()).hexdigest()[:16]
 
 

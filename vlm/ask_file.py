@@ -20,6 +20,7 @@ from configs.locks import lock_beside
 from vlm.asking import Model, load_for_asking, summarize, think_all
 from vlm.chat import question_messages
 from vlm.identity import model_identity
+from vlm.placement import in_place
 from vlm.questions import read_image
 from vlm.reasoning import (
     find_effort,
@@ -216,6 +217,7 @@ def _answer_question(
     for number, row in enumerate(rows):
         try:
             question, names, choices = _line_fields(row)
+            names, question, choices = in_place(names, question, choices)
             opened = [read_image(_path_beside(folder, name), options.urls) for name in names]
             asked.append((number, question_messages(question, len(opened), effort.style, choices), opened))
         except UserError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 from configs.errors import ConfigError
 from vlm.chat import question_messages
 from vlm.images import Source, open_image
+from vlm.placement import in_place
 from vlm.reasoning import (
     BudgetedResponse,
     Effort,
@@ -69,6 +70,7 @@ def answer_question(
         UserError: a bad image, question, effort, style or number of votes; a server without a usable reply.
     """
     how, seeds = with_style(find_effort(effort), style), vote_seeds(seed, votes)
+    images, question, choices = in_place(images, question, choices)
     opened = [open_image(image) for image in images]
     messages = question_messages(question, len(opened), how.style, choices)
     temperature = vote_temperature(votes, temperature)

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from configs.errors import UserError
 from vlm.images import fit_image, open_image, uses_pixel_policy
 from vlm.labels import option_label
+from vlm.placement import split_at_images
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +35,10 @@ def question_messages(
 ) -> list[Message]:
     """One user turn: the image parts, then one text part of question, note, ``(A) ...`` choices, instruction.
 
+    An image that the question or a choice names (``<image 2>``) stands there, between two text parts; the others come first.
+
     Args:
+        n_images: the images are those of the parts in their order (see ``vlm.placement``).
         style: a key of ``INSTRUCTIONS``.
         note: a remark about the image that comes with the question (and need not be true).
 
@@ -48,11 +53,31 @@ def question_messages(
         raise UserError(f"The question has {len(question):,} characters: shorten it to at most {MAX_QUESTION:,}.")
     if style not in INSTRUCTIONS:
         raise UserError(f"The style '{style}' is not known: use one of {', '.join(INSTRUCTIONS)}.")
-    text = f"{question} {note.strip()}" if note else question
-    if choices:
-        text += "".join(f"\n({option_label(index)}) {choice}" for index, choice in enumerate(choices)) + "\n"
-    text = (text if text.endswith("\n") else text + " ") + INSTRUCTIONS[style]
-    return [{"role": "user", "content": [{"type": "image"}] * n_images + [{"type": "text", "text": text.strip()}]}]
+    placed: set[int] = set()
+    pieces = list(split_at_images(question, n_images, placed))
+    if note:
+        pieces.append(f" {note.strip()}")  # it is about the question: an option that it repeats stands in the list
+    for index, choice in enumerate(choices or ()):
+        pieces += [f"\n({option_label(index)}) ", *split_at_images(choice, n_images, placed)]
+    pieces.append(("\n" if choices else " ") + INSTRUCTIONS[style])
+    return [{"role": "user", "content": _turn_parts(pieces, n_images - len(placed))}]
+
+
+def _turn_parts(pieces: Sequence[str | None], n_before: int) -> list[dict[str, str]]:
+    """The parts of a message: ``n_before`` images, then the pieces, of which None is an image. Text is stripped at both ends."""
+    parts = [{"type": "image"}] * n_before
+    for is_image, run in groupby(pieces, lambda piece: piece is None):
+        if is_image:
+            parts += [{"type": "image"} for _ in run]
+            continue
+        text = "".join(piece or "" for piece in run)
+        if all(part["type"] == "image" for part in parts):
+            text = text.lstrip()
+        if text.strip():  # only spaces stand between two images
+            parts.append({"type": "text", "text": text})
+    if parts and parts[-1]["type"] == "text":
+        parts[-1]["text"] = parts[-1]["text"].rstrip()
+    return parts
 
 
 def plain_text(text: str, tokenizer: Any) -> str:

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, write_text_atomic
+from vlm.placement import image_places, renumber_images
 
 Domain = Literal[
     "number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science", "open"
@@ -32,6 +33,9 @@ class Problem(BaseModel):
     ``decimal`` is the decimal mark in the answer and the options, and in what a model answers: with ``","``, ``2,5`` is two and a
     half and ``1.234`` is a thousand and more.
 
+    ``<image 2>`` in the question or an option is the place of the second image. Images are kept in the order in which they stand
+    there (those that are not named first), and are numbered so.
+
     ``meta`` never reaches a model. The bundled sources put there ``family`` (the kind of question), ``facts``
     (place -> what is there, for checks after the run) and ``counterfactual`` (``{"image", "answer"}``: another image
     that gives the same question another answer, for the swap test).
@@ -49,6 +53,16 @@ class Problem(BaseModel):
     answer: Annotated[str, BeforeValidator(_text_of_json)]
     decimal: Literal[".", ","] = "."
     meta: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _order_images(self) -> Self:
+        """Bring the images into the order in which the question and the options name them, and the names with them."""
+        places = image_places([self.question, *(self.choices or ())], len(self.images))
+        if any(number != place for number, place in places.items()):
+            self.images = [self.images[number - 1] for number in places]
+            self.question, self.answer = (renumber_images(text, places) for text in (self.question, self.answer))
+            self.choices = self.choices and [renumber_images(choice, places) for choice in self.choices]
+        return self
 
     @property
     def family(self) -> str:

@@ -14,6 +14,7 @@ from configs.stopping import sigterm_received
 from vlm.asking import Model, answer_question, is_local, load_for_asking
 from vlm.chat import question_messages
 from vlm.images import MAX_BYTES, fetch_image, open_image
+from vlm.placement import in_place
 from vlm.reasoning import find_effort, vote_seeds, vote_temperature
 from vlm.startup import collection_paused
 
@@ -96,6 +97,7 @@ def answer_questions(options: SimpleNamespace) -> int:
 
 def answer_and_print(model: Model, images: Sequence[Any], question: str, options: SimpleNamespace) -> None:
     """Answer one question as the options say: streamed or as JSON, with the heat map drawn."""
+    images, question, _ = in_place(images, question, None)  # the heat map shows the images as the model reads them
     result = answer_question(
         model,
         images,

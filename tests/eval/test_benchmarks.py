@@ -22,6 +22,7 @@ from reflection_v.cli import app
 from reward.grade import grade_answer
 from vlm.images import open_image
 from vlm.labels import option_label
+from vlm.problem import Problem, read_problems
 
 
 def png(colour: str = "red") -> dict[str, Any]:
@@ -372,6 +373,63 @@ def test_answers_of_mmmu(answer: Any, gold: str, domain: str) -> None:
         "image_1": png(),
     }
     assert (read_mmmu(row).answer, read_mmmu(row).domain) == (gold, domain)
+
+
+def seen_by(problem: Problem) -> list[str]:
+    """The prompt of a problem: its texts, and the colours of its images where they stand."""
+    images = [open_image(image) for image in problem.images]
+    turn = Turn(problem.question, problem.choices, "none", images)
+    shown = (COLOURS[image.getpixel((0, 0))] for image in turn.all_images)
+    return [part.get("text") or next(shown) for part in turn.messages[0]["content"]]
+
+
+COLOURS: dict[Any, str] = {(255, 0, 0): "red", (0, 0, 255): "blue", (0, 255, 0): "lime", (0, 0, 0): "black"}
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "numbers", "prompt"),
+    [
+        ("Is <image 1> like <image 2>?", ["yes", "no"], (1, 2), ["Is ", "red", " like ", "blue", "?\n(A) yes\n(B) no"]),
+        ("Is <image 2> like <image 1>?", ["yes", "no"], (1, 2), ["Is ", "blue", " like ", "red", "?\n(A) yes\n(B) no"]),
+        ("See <image 1>.", ["<image 3>", "<image 2>"], (1, 2, 3), ["See ", "red", ".\n(A) ", "lime", "\n(B) ", "blue"]),
+        ("Which?", ["<image 2>", "<image 1>", "neither"], (1, 2, 3), ["lime", "Which?\n(A) ", "blue", "\n(B) ", "red", "\n(C) neither"]),
+        ("See <image 3>, <image 1>.", ["x", "y"], (1, 3), ["See ", "lime", ", ", "red", ".\n(A) x\n(B) y"]),
+        ("See <image 2>, <image 3>.", ["x", "y"], (1, 3), ["red", "See (image 2, not given), ", "lime", ".\n(A) x\n(B) y"]),
+        ("See <image 99>.", ["x", "y"], (1,), ["red", "See <image 99>.\n(A) x\n(B) y"]),
+        ("See.", ["x", "y"], (1, 2), ["red", "blue", "See.\n(A) x\n(B) y"]),
+    ],
+)  # fmt: skip
+def test_interleaved_images_stand_where_they_are_named(
+    question: str, options: list[str], numbers: tuple[int, ...], prompt: list[str], tmp_path: Path
+) -> None:
+    images = {f"image_{n}": png(("red", "blue", "lime")[n - 1]) for n in numbers}
+    row = {
+        **MMMU,
+        "id": "1",
+        "question": question,
+        "options": str(options),
+        "answer": "A",
+        "question_type": "multiple-choice",
+    }
+    datasets.Dataset.from_list([{**row, **images}]).to_parquet(tmp_path / "validation-00000-of-00001.parquet")
+    (problem,), _ = prepare_benchmark("mmmu", tmp_path / "set", str(tmp_path))
+    assert seen_by(problem) == prompt
+    (read,) = read_problems(tmp_path / "set")
+    assert seen_by(read) == prompt
+
+
+def test_the_image_of_mathvision_stands_where_it_is_named(tmp_path: Path) -> None:
+    row = {
+        "id": "1",
+        "question": "If <image1> is cut, what is <image2>?",
+        "options": [],
+        "decoded_image": png(),
+        "answer": "1",
+        "subject": "x",
+    }
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "test.parquet")
+    (problem,), _ = prepare_benchmark("mathvision", tmp_path / "set", str(tmp_path))
+    assert seen_by(problem) == ["If ", "red", " is cut, what is ?"]
 
 
 def test_a_folder_of_json_lines_with_images_beside_it(tmp_path: Path) -> None:
