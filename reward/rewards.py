@@ -246,21 +246,24 @@ def process_claims(rollout: Rollout) -> Score:
 # Scripts without spaces between words. Korean has spaces and is not among them.
 _WIDE = r"\u3000-\u30ff\u31f0-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"  # Chinese, Japanese, and their punctuation
 _NARROW = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-_RUN = re.compile(rf"(?P<wide>[{_WIDE}])|[{_NARROW}]|[^\s{_WIDE}{_NARROW}]+")
-_WORD, _WIDE_SIZE, _NARROW_SIZE = 10, 5, 2  # a word weighs as much as two Chinese characters or five letters
+_RUN = re.compile(rf"(?P<wide>[{_WIDE}])|(?P<narrow>[{_NARROW}])|[^{_WIDE}{_NARROW}]+")
+_WORD = 10
+_SIZES = {"wide": 5, "narrow": 2, None: _WORD}  # a word weighs as much as two Chinese characters or five letters
 _LONG = 40  # characters of a run that is no longer a word or a formula, but text that avoids its spaces
 
 
 def _units(text: str) -> Iterator[tuple[str, int]]:
     """The words of a text, and the characters of what is written without spaces, each with its size in tenths of a word."""
-    for match in _RUN.finditer(text):
-        run = match[0]
-        if match["wide"]:
-            yield run, _WIDE_SIZE
-        elif len(run) > _LONG:
-            yield from ((character, _NARROW_SIZE) for character in run)
-        else:
-            yield run, _NARROW_SIZE if re.match(f"[{_NARROW}]", run) else _WORD
+    for word in text.split():
+        if len(word) <= _LONG and word.isascii():  # the usual word, at once
+            yield word, _WORD
+            continue
+        for match in _RUN.finditer(word):
+            run = match[0]
+            if len(run) > _LONG:
+                yield from ((character, _SIZES["narrow"]) for character in run)
+            else:
+                yield run, _SIZES[match.lastgroup]
 
 
 def repetition(rollout: Rollout) -> Score:
@@ -272,24 +275,25 @@ def repetition(rollout: Rollout) -> Score:
     span = find_reasoning(rollout.text)
     text = rollout.text[span.start : span.end].strip() or rollout.text
     units = list(islice(_units(text.lower()), MAX_UNITS))
-    pieces: list[tuple[tuple[str, ...], int]] = []  # with the size of the first unit, the share that the piece has
-    end, size = 0, 0
-    for start, (_, first) in enumerate(units):
-        while end < len(units) and size < NGRAM * _WORD:
-            size += units[end][1]
+    words, sizes = [word for word, _ in units], [size for _, size in units]
+    pieces: list[tuple[str, ...]] = []  # one begins at each unit, as far as the text reaches
+    end, length = 0, 0
+    for start, first in enumerate(sizes):
+        while end < len(units) and length < NGRAM * _WORD:
+            length += sizes[end]
             end += 1
-        if size < NGRAM * _WORD:
+        if length < NGRAM * _WORD:
             break
-        pieces.append((tuple(unit for unit, _ in units[start:end]), first))
-        size -= first
+        pieces.append(tuple(words[start:end]))
+        length -= first
     if not pieces:
         return Score(0.0)
-    times, seen, fresh = Counter(piece for piece, _ in pieces), set(), 0
-    for piece, share in pieces:
-        if times[piece] < LOOP and piece not in seen:
-            fresh += share
-        seen.add(piece)
-    return Score(fresh / sum(share for _, share in pieces) - 1.0)
+    times = Counter(pieces)
+    # A piece has the weight of the unit at which it begins: the characters of a word together count as much as a word.
+    total = sum(sizes[: len(pieces)])
+    first_at = dict(zip(reversed(pieces), range(len(pieces) - 1, -1, -1), strict=True))
+    fresh = sum(sizes[at] for piece, at in first_at.items() if times[piece] < LOOP)
+    return Score(fresh / total - 1.0)
 
 
 REWARDS: dict[str, Reward] = {
