@@ -118,11 +118,12 @@ def bounded_scale(weighted: Tensor, others: Tensor, correct: Tensor, size: int, 
         others: the weighted sum of the terms that count before it; NaN where the answer cannot be judged.
     """
     totals, harm = others.view(-1, size), weighted.view(-1, size)
-    rows, judged = correct.view(-1, size).bool(), ~others.view(-1, size).isnan()
-    # For each pair: how far the correct row (dimension 1) stands above the incorrect one (dimension 2), and how much of it is lost.
+    rows = correct.view(-1, size).bool()
+    # For each pair: how far the correct row (dimension 1) stands above the incorrect one (dimension 2), and how much of it is lost. A
+    # distance to a row that cannot be judged is NaN, which is above nothing.
     distance = totals[:, :, None] - totals[:, None, :]
     lost = harm[:, None, :] - harm[:, :, None]
-    pairs = (rows & judged)[:, :, None] & (~rows & judged)[:, None, :]
+    pairs = rows[:, :, None] & ~rows[:, None, :]
     counts = pairs & (distance > -TIE) & (lost > share * distance)
     factors = torch.where(counts, share * distance.clamp(min=0.0) / lost.clamp(min=torch.finfo(lost.dtype).tiny), 1.0)
     return factors.flatten(1).min(1).values.repeat_interleave(size)
