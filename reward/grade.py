@@ -235,6 +235,7 @@ def grading_sha256(problem: Gradable) -> str:
 
 
 _READ_AND_VERIFY = (
+    *("arithmetic", "hedges", "number_words", "stated_value"),
     *(
         "aliases",
         "judge",

@@ -13,7 +13,8 @@ from fractions import Fraction
 from reward.expression import compare_expressions
 from reward.options import read_gold_option, read_option
 from reward.parsing import plain, words
-from reward.quantity import WORD_NUMBERS, Quantity, read_quantity
+from reward.quantity import Quantity, read_quantity
+from reward.stated_value import read_stated, states_none
 from reward.structures import (
     answer_order,
     answer_pairs,
@@ -25,6 +26,7 @@ from reward.structures import (
 )
 from reward.tables import read_table, same_table, tells_table
 from reward.text import same_text
+from reward.units import same_dimension
 from reward.yes_no import read_yes_no
 
 SCIENCE_TOLERANCE = Fraction(1, 100)
@@ -70,14 +72,22 @@ def verify_number(answer: str, gold: str, choices: list[str] | None = None) -> V
 
 def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
     gold, *stated = split_tolerance(gold)
-    want, got = read_quantity(gold), read_quantity(answer)
-    allowed = read_quantity(stated[0]) if stated else None
+    want, allowed = read_quantity(gold) or read_stated(gold), read_quantity(stated[0]) if stated else None
     if stated and want is not None and allowed is not None and want.unit is None and not allowed.percent:
         want = replace(want, unit=allowed.unit)  # 12 ± 0.5 cm
     if want is None or (stated and allowed is None):
         return _cannot_read(gold)
+    if stated:
+        answer, *repeated = split_tolerance(answer)
+        again = read_quantity(repeated[0]) if repeated else allowed
+        if again is None or allowed is None or again.value != allowed.value:
+            return _graded(0.0, "another tolerance", value=0.0, unit=0.0)
+    got = read_stated(answer)
     if got is None:
         return _graded(0.0, "not one number", value=0.0, unit=0.0)
+    if want.label and got.label and words(want.label) != words(got.label):
+        return _graded(0.0, "another name", value=0.0, unit=0.0)
+    want, got = want.beside(got), got.beside(want)
     margin = _margin(want, share)
     if allowed is not None:
         margin = abs(want.value) * allowed.value / 100 if allowed.percent else allowed.value
@@ -87,10 +97,12 @@ def _quantity(answer: str, gold: str, share: Fraction) -> Verdict:
         readings.append(got.value / 100)
     if want.percent and not got.percent:
         readings.append(got.value * 100)
-    unit = want.unit is not None or got.unit is None or not got.unit.letter  # "5x" is more than 5
-    if want.unit is not None and got.unit is not None:
-        unit = want.unit.base == got.unit.base
-        readings = [value * got.unit.factor / want.unit.factor for value in readings] if unit else readings
+    if want.unit is None:
+        unit = got.unit is None or not (got.unit.letter or want.percent)  # "5x" is more than 5, and "5 cm" is no share
+    else:
+        pair = same_dimension(want.unit, got.unit) if got.unit is not None else None
+        unit = pair is not None or (got.unit is None and not got.percent)
+        readings = [pair[0].from_base(pair[1].in_base(value)) for value in readings] if pair else readings
     near = any(abs(value - want.value) <= margin for value in readings)
     return _graded(
         float(near and unit), "another value" if not near else "another unit", value=float(near), unit=float(unit)
@@ -108,7 +120,7 @@ def _margin(want: Quantity, share: Fraction) -> Fraction:
 
 
 def verify_count(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
-    """The same whole number, in figures or in words up to twenty; ``none`` and ``no stars`` are zero."""
+    """The same whole number, in figures or in words, perhaps in a sentence; ``none`` and ``there are no stars`` are zero."""
     want, got = _whole(gold), _whole(answer)
     if want is None:
         return _cannot_read(gold)
@@ -117,14 +129,10 @@ def verify_count(answer: str, gold: str, choices: list[str] | None = None) -> Ve
     return _graded(float(got == want), "another count", off_by=float(abs(got - want)))
 
 
-_NOT_COUNTED = {"idea", "clue", "answer", "way", "or", "and", *WORD_NUMBERS}
-
-
 def _whole(text: str) -> int | None:
-    given = words(text).split()
-    if given and given[0] in ("no", "none") and len(given) <= 3:
-        return 0 if all(word.isalpha() and word not in _NOT_COUNTED for word in given) else None
-    got = read_quantity(text)
+    if states_none(text):
+        return 0
+    got = read_stated(text)
     if got is None or got.percent or got.value.denominator != 1 or abs(got.value) > 10**9:
         return None
     return int(got.value)
