@@ -188,7 +188,7 @@ def figures(text: str) -> str:
     language, most = _EN, 0
     folded = [word.casefold() for word in _WORD.findall(text)]
     for one in _LANGUAGES:
-        known = sum(bool(_tokens(word, one)) for word in folded)
+        known = sum(bool(_word_tokens(word, one)) for word in folded)
         if known > most:
             language, most = one, known
     return _with_parts(_east_asian(_spelled(text, language)))
@@ -215,7 +215,7 @@ def _spelled(text: str, language: Language) -> str:
     for place, match in enumerate(words):
         word = match[0].casefold()
         following = words[place + 1][0].casefold() if place + 1 < len(words) else ""
-        tokens = _tokens(word, language)
+        tokens = _word_tokens(word, language)
         gap = text[stop : match.start()] if run else ""
         if run and gap.strip("- \u00a0"):
             close()
@@ -236,7 +236,7 @@ def _spelled(text: str, language: Language) -> str:
             start = start if run else match.start()
             run.extend(tokens)
             stop = match.end()
-        elif run and word in language.joiners.split() and _tokens(following, language) and _joins(run):
+        elif run and word in language.joiners.split() and _word_tokens(following, language) and _joins(run):
             stop = match.end()
         else:
             close()
@@ -250,7 +250,7 @@ def _joins(run: list[Token]) -> bool:
     return kind != DIGIT or value % 10 == 0
 
 
-def _tokens(word: str, language: Language) -> list[Token]:
+def _word_tokens(word: str, language: Language) -> list[Token]:
     """The number words that a word is made of: one, or in German several; none if it is no number."""
     if word in language.words:
         return [(language.words[word], DIGIT)]
@@ -260,7 +260,7 @@ def _tokens(word: str, language: Language) -> list[Token]:
     if language is _FR and word in ("dixsept", "dixhuit", "dixneuf"):
         return [(10 + _FR.words[word[3:]], DIGIT)]
     if language is _DE and 6 <= len(word) <= 60 and _COMPOUND.fullmatch(word):
-        return [token for piece in _COMPOUND_PIECE.findall(word) for token in _tokens(piece, _DE)]
+        return [token for piece in _COMPOUND_PIECE.findall(word) for token in _word_tokens(piece, _DE)]
     return []
 
 
