@@ -6,14 +6,12 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from configs.errors import UserError
-from vlm.protocol import BackendError
+from vlm.protocol import LASTING, BackendError
 
 T = TypeVar("T")
 
 FEW = 5
 """So many failures of a kind that does not pass by itself end a build."""
-LASTING = {"status_401", "status_402", "status_403", "status_404", "status_405", "status_410", "quota"}
-"""Kinds that no later request changes: the key, the account, the model's name, the URL."""
 OF_A_REQUEST = {"status_400", "status_413", "status_415", "status_422", "status_501"}
 """Kinds that one request may have by itself (too long, an image). A model that never answered refuses all of them (no vision)."""
 

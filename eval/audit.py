@@ -36,6 +36,7 @@ from eval.subjects import LocalSubject, Subject, load_subject, warn_about_reuse
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from reward.judge import JudgeKey, check_judge, judge_record, judging
+from reward.usable import print_unjudged
 from vlm.problem import Problem
 
 
@@ -131,6 +132,7 @@ def run_audit(
         raise UserError("There are no problems to audit on: the problem set is empty.")
     with answers_dir(out, "audit").held(), judging(config.judge, model):
         started = time.monotonic()
+        print_unjudged(problems)
         if subject is None:
             name = model.removeprefix("scripted:")
             subject = (

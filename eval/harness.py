@@ -39,6 +39,7 @@ from eval.session import ModelSession, count_errors
 from eval.stats import majority_class_score, paired_difference
 from eval.subjects import RecordedSubject, Subject, load_subject, warn_about_reuse
 from reward.judge import JudgeKey, check_judge, judge_record, judging
+from reward.usable import print_unjudged
 from vlm.backends import check_key_has_one_server
 from vlm.problem import Problem, read_problems
 
@@ -151,6 +152,7 @@ def evaluate(
         if not problems:
             raise UserError("There are no problems to evaluate on: the problem set is empty.")
         chosen = balanced_subset(problems[: config.limit], config.main, config.seed)
+        print_unjudged([*chosen, *(problem for one in sets.values() for problem in one.problems)])
         check_key_has_one_server(paths, config.api_key_env)
         runs, seconds = {}, {}
         for name, model in models.items():

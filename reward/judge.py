@@ -31,7 +31,7 @@ from configs.locks import wait_for_lock
 from configs.model_name import served_model
 from configs.schema import KeyVariable, ModelName, StrictModel, parse_config
 from vlm.backends import check_key, make_backend
-from vlm.protocol import Backend, BackendError, Request
+from vlm.protocol import LASTING, Backend, BackendError, Request, is_whole
 from vlm.response import after_reasoning
 
 OPEN = "open"
@@ -44,7 +44,7 @@ MAX_KEPT = 400_000
 """Outcomes in memory, and in a cache file when it is opened; the oldest are dropped."""
 PATIENCE = 8
 """Requests in a row without a usable reply after which the judge counts as dead."""
-DEAD = ("no_connection", "status_401", "status_402", "status_403", "status_404")
+DEAD = {*LASTING, "no_connection"}
 """Failures that every further request would meet as well."""
 
 OUTCOMES: dict[str, tuple[float | None, str]] = {
@@ -206,7 +206,7 @@ class Judge:
                 ) from None
             return "failed"
         self._failing = 0
-        first, second = (read_verdict(reply.text) for reply in replies)
+        first, second = (read_verdict(reply.text) if is_whole(reply.finish_reason) else None for reply in replies)
         if first is None or second is None:
             return "unreadable"
         return first if first == second else "order"

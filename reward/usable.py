@@ -4,12 +4,14 @@ Training adds the faults that depend on its model and its limits (``train.filter
 """
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode
-from reward.grade import Gold, gold_option, gradable
+from reward.grade import Gold, gold_option, gradable, judge_fault
 from reward.judge import NAME_ONE, OPEN, current_judge
 from reward.worker import map_in_threads
 from vlm.chat import question_messages
@@ -72,6 +74,17 @@ def usable_problems(
         else:
             dropped.add(fault[0], problem.id, fault[1])
     return kept, dropped
+
+
+def print_unjudged(problems: Sequence[Problem]) -> None:
+    """Print how many open problems of an evaluation cannot be graded, before a model is loaded for them.
+
+    Raises:
+        UserError: there is a judge for them, but it cannot be asked.
+    """
+    faults = Counter(fault for problem in problems if (fault := judge_fault(problem)))
+    for fault, n in faults.items():
+        print(f"{n} of {len(problems)} problems cannot be graded: {fault}", file=sys.stderr, flush=True)
 
 
 def image_sizes(problem: Problem, decode: bool = False) -> Sizes:

@@ -236,7 +236,7 @@ def changed_settings(
         course_before, course_now: see ``train.resume.course``. By default those of one process.
     """
     old, new = ({key: value for key, value in one.items() if not _is_free(key)} for one in (before, now))
-    changed = list(changes(old, new))
+    changed = [key for key in changes(old, new) if not _is_free(key)]  # also nested ones, such as judge.timeout
     courses = [course_before or course_of(before, 1), course_now or course_of(now, 1)]
     rows = [(one["rows_a_step"], one.get("rows_a_generation") or one["rows_a_step"]) for one in courses]
     if rows[0] == rows[1]:

@@ -121,6 +121,10 @@ class BackendError(UserError):
         self.name = name
 
 
+LASTING = {"status_401", "status_402", "status_403", "status_404", "status_405", "status_410", "quota"}
+"""Names of failures that no later request changes: the key, the account, the model's name, the URL."""
+
+
 class TextStream(Iterator[str], Generic[R]):
     """Pieces of a text while it is written. ``close()``, or dropping the stream, stops the model within one token.
 

@@ -13,9 +13,14 @@ import pytest
 from benchmarks.loopback_server import Loopback
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
+from configs.schema import parse_config
+from data_construction.build import BuildConfig, _same_build, build_dir
+from eval.audit import AuditConfig
+from eval.harness import EvalConfig, evaluate
 from eval.runner import answer_problems
 from eval.subjects import ScriptedSubject
 from reward import judge as judge_module
+from reward.aggregate import batch_rows, combine, metrics
 from reward.grade import Gold, gradable, grade, grade_answer, grading_sha256, judge_ahead
 from reward.judge import (
     MAX_QUESTION,
@@ -31,17 +36,24 @@ from reward.judge import (
     read_judge,
     read_verdict,
 )
+from reward.rewards import Rollout
 from reward.usable import usable_problems
+from train import grpo as grpo_module
+from train.config import GrpoOptions
+from train.grpo import load_grpo
+from train.improve import ImproveConfig
+from train.run_folder import changed_settings
 from vlm.backends import ScriptedBackend
 from vlm.problem import Problem
-from vlm.protocol import BackendError, Request
+from vlm.protocol import BackendError, Reply, Request
 
 GOLD = Gold("open", "a red star", question="What is in B2?")
 URL = "http://127.0.0.1:1/v1"
 
 
 def prompt_of(request: Request) -> str:
-    return str(request.messages[0]["content"][0]["text"])
+    content = request.messages[0]["content"]
+    return str(content if isinstance(content, str) else content[0]["text"])  # a server gets plain text
 
 
 def texts_in(prompt: str) -> dict[str, str]:
@@ -107,6 +119,12 @@ OUTCOME_CASES: list[tuple[Any, str, float | None, str]] = [
     (first_wins, "a red star", None, "order"),
     (on_cases("That depends."), "a red star", None, "unreadable"),
     (on_cases("<think>still thinking"), "a red star", None, "unreadable"),
+    (
+        lambda request: Reply("CORRECT", "stop" if "two plus two" in prompt_of(request) else "length"),
+        "x",
+        None,
+        "unreadable",
+    ),
 ]
 
 
@@ -342,7 +360,7 @@ def test_a_judge_that_fails_is_one_sentence_and_not_many_unjudged_rows(
     assert server.loopback.counts.total() < 40
 
 
-@pytest.mark.parametrize("name", ["status_401", "status_403", "status_404", "no_connection"])
+@pytest.mark.parametrize("name", ["status_401", "status_403", "status_404", "quota", "no_connection"])
 def test_a_failure_that_stays_ends_at_the_first_request(name: str, tmp_path: Path) -> None:
     def refuse(request: Request) -> str:
         raise BackendError("scripted: refused.", name)
@@ -407,13 +425,6 @@ def test_a_judge_is_served_and_its_keys_are_checked(value: Any, reason: str) -> 
 
 @pytest.mark.parametrize("load", ["eval", "audit", "grpo", "build", "improve"])
 def test_every_config_refuses_a_judge_in_its_own_process(load: str) -> None:
-    from configs.schema import parse_config
-    from data_construction.build import BuildConfig
-    from eval.audit import AuditConfig
-    from eval.harness import EvalConfig
-    from train.config import GrpoOptions
-    from train.improve import ImproveConfig
-
     configs = {
         "eval": EvalConfig,
         "audit": AuditConfig,
@@ -465,6 +476,58 @@ def test_an_evaluation_asks_nothing_that_cannot_be_judged_and_reuses_answers(tmp
     other = Judge(ScriptedBackend(on_cases("CANNOT TELL"), "other"), tmp_path)
     rows = run(other)  # another judge grades the saved answers again
     assert len(asked) == 2 and [(row.status, row.score) for row in rows] == [("error", None)] * 2
+
+
+def test_an_evaluation_says_what_cannot_be_judged_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(path: str) -> Any:
+        raise UserError("loaded")
+
+    problems = [problem(1), problem(2), Problem(id="c", source="t", domain="count", question="?", answer="3")]
+    with pytest.raises(UserError, match=r"^loaded$"):
+        evaluate({"m": {"path": "tiny"}}, problems, tmp_path / "a", load=load)
+    assert "2 of 3 problems cannot be graded: there is no judge: name a judge (--judge" in capsys.readouterr().err
+    dead = EvalConfig(judge={"model": "openai:m@" + URL, "cache": str(tmp_path), "max_retries": 0})
+    with pytest.raises(UserError, match="The judge cannot be asked"):
+        evaluate({"m": {"path": "tiny"}}, problems, tmp_path / "b", dead, load=load)
+
+
+def test_the_rows_of_a_training_step_are_judged(tmp_path: Path) -> None:
+    answers = ["a red star", "a blue star", "no idea", "swap"]
+
+    def say(request: Request) -> str:
+        prompt = prompt_of(request)
+        return "CANNOT TELL" if "no idea" in prompt else first_wins(request) if "swap" in prompt else honest(request)
+
+    rollouts = [Rollout(f"\\boxed{{{text}}}", "open", GOLD.answer, question=GOLD.question) for text in answers]
+    with judging(scripted(say, tmp_path)):
+        rows = batch_rows(rollouts, 0.8)
+    assert [row["scores"]["accuracy"] for row in rows] == [1.0, 0.0, None, None]
+    logged = metrics(rows, 4)
+    assert logged["accuracy/judge_cannot_tell"] == logged["accuracy/judge_order"] == 0.25
+    assert combine(rows, {"accuracy": 1.0}, 4, 0)["accuracy"].isnan().tolist() == [False, False, True, True]
+
+
+def test_a_training_run_records_judge_and_prompt(tmp_path: Path) -> None:
+    keys = {"problems": "set", "output_dir": str(tmp_path), "judge": {"model": "openai:m@" + URL, "timeout": 5}}
+    options = load_grpo(keys).options
+    assert grpo_module._reward_files(options) == {"judge_prompt.txt": prompt_sha256()}
+    slower = {**keys, "judge": {"model": "openai:m@" + URL, "timeout": 50.0}}
+    other = {**keys, "judge": "openai:n@" + URL}
+    assert changed_settings(keys, slower) == [] and changed_settings(keys, other)
+
+
+def test_a_build_of_another_judge_is_refused(tmp_path: Path) -> None:
+    def held(judge: str | None) -> None:
+        with run.held():
+            _same_build(BuildConfig(problems="set", out=str(tmp_path), judge=judge), run)
+
+    run = build_dir(tmp_path)
+    held("openai:m@" + URL)
+    held("openai:m@http://moved:1/v1")
+    with pytest.raises(UserError, match="judge"):
+        held("openai:n@" + URL)
 
 
 def test_the_hash_of_a_grade_names_the_judge_for_open_answers_only(tmp_path: Path) -> None:
