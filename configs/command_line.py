@@ -1,5 +1,6 @@
 """Shared by the commands: a user's mistake ends as one sentence on standard error and an exit code."""
 
+import contextlib
 import errno
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ class Guarded(TyperCommand):
     """
 
     def invoke(self, ctx: Any) -> Any:
+        with contextlib.suppress(AttributeError):  # whoever captures the output may not offer it
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # texts may hold half of a surrogate pair
         if self.name not in WITHOUT_MODELS:
             warn_outside_range()
         if self.name not in WITHOUT_WORK:
@@ -65,6 +68,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     path = getattr(error, "filename", None) or Path.cwd()
     if disk_full(error):
         return f"The disk is full: {path} could not be written. Free some space, then try again.", 1
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder: give the path of a file.", 1
     if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
         return f"{path} cannot be used: {error.strerror}. Choose another path.", 1
     return None

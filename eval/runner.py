@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.errors import ConfigError, UserError
-from configs.jsonl import append_jsonl, read_log, repair_jsonl
+from configs.jsonl import append_jsonl, is_unicode, read_log, repair_jsonl
 from configs.run_dir import RunDir, read_record
 from eval.subjects import Subject, Turn
 from reward.grade import grade, grading_sha256, judge_ahead, judge_fault
@@ -246,7 +246,11 @@ class _Question:
         )
 
     def turn(self) -> Turn:
-        """The question as the subject gets it. Raises UserError if an image cannot be read."""
+        """The question as the subject gets it. Raises UserError if an image cannot be read, or a text cannot be tokenized."""
+        if not all(map(is_unicode, (self.problem.question, *(self.problem.choices or ())))):
+            raise UserError(
+                "the question or an option holds half of a surrogate pair, which is no character: write it again"
+            )
         again = (open_image(self.again),) if self.again else ()
         problem, images = self.problem, self.images(self.problem)
         return Turn(
@@ -357,7 +361,7 @@ def _key(question: _Question, settings: list[Any]) -> str:
 def _sha256(file: Path) -> str:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: NUL or half of a surrogate pair in the path
         return "unreadable"
 
 

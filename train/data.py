@@ -169,8 +169,9 @@ def _parse_row(data: dict[str, Any], folder: Path) -> Row:
         raise _Unusable("malformed", "every message of 'prompt' needs 'role' and 'content'")
     if not isinstance(completion, str) or not completion.strip():
         raise _Unusable("malformed", "'completion' must be text")
-    if not is_unicode(json.dumps([prompt, completion], ensure_ascii=False)):
-        raise _Unusable("malformed", "'prompt' or 'completion' holds half of a surrogate pair")
+    for key in data:
+        if not is_unicode(json.dumps([key, data[key]], ensure_ascii=False)):
+            raise _Unusable("malformed", f"'{key.encode(errors='replace').decode()}' holds half of a surrogate pair")
     images, masked = data.get("images") or [], data.get("masked") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise _Unusable("malformed", "'images' must be a list of paths")

@@ -99,8 +99,15 @@ class OpenAIBackend:
         clients = self._connect()
         async with self._gate:
             started = time.perf_counter()
-            with clients.one() as client:
-                text, finish_reason, usage = await self._ask(client, body)
+            try:
+                with clients.one() as client:
+                    text, finish_reason, usage = await self._ask(client, body)
+            except ImportError as error:  # of the HTTP library, which tells it when a client is made
+                sentence = (
+                    f"{self.name}: a SOCKS proxy is set, for which a package is missing ({self._safe(error)}): pip install socksio, "
+                    "or unset ALL_PROXY."
+                )
+                raise BackendError(sentence, "no_connection") from None
             return Reply(self._redact(text), self._redact(finish_reason)[:40], *usage, time.perf_counter() - started)
 
     async def _ask(self, client: Any, body: bytes) -> tuple[str, str, tuple[int, int]]:
