@@ -340,6 +340,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
             value, interval = one["value"], one["ci95"]
             figure = "" if value is None else f" {value:+.3f}"
             figure += f", 95% {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
+            figure += f" (no interval: {one['why_no_interval']})" if "why_no_interval" in one else ""
             lines.append(f"{name.replace('_', ' '):<15} {one['verdict']:<18}{figure}, n {one['n']}")
     if report["errors"]["n"]:
         lines.append(f"{report['errors']['n']} problems could not be asked or graded; no figure counts them")

@@ -165,7 +165,9 @@ def format_estimate(estimate: Mapping[str, Any] | None) -> Markup:
         return Markup('<span class="none">insufficient data</span>')
     interval = estimate.get("ci95")
     digits = 3 if abs(estimate["value"]) < 10 else 1
-    low_high = f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else ""
+    low_high = (
+        f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]" if interval else estimate.get("why_no_interval", "")
+    )
     shown = Markup("<b>{}</b> <small><span>{}</span> <span>n = {:,}</span></small>")
     return shown.format(f"{estimate['value']:.{digits}f}", low_high, estimate["n"])
 
@@ -175,7 +177,7 @@ def format_difference(estimate: Mapping[str, Any] | None) -> Markup:
     if not estimate or estimate.get("value") is None:
         return Markup('<span class="none">insufficient data</span>')
     interval = estimate.get("ci95")
-    low_high = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else ""
+    low_high = f"[{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else estimate.get("why_no_interval", "")
     value = Markup("<b>{}</b>" if interval and (interval[0] > 0 or interval[1] < 0) else "{}")
     shown = Markup("{} <small><span>{}</span> <span>n = {:,}</span></small>")
     return shown.format(value.format(f"{estimate['value']:+.3f}"), low_high, estimate["n"])

@@ -206,3 +206,5 @@ def print_evaluation(report: dict[str, Any]) -> None:
             print(
                 f"{name}: {one['value']:+.3f}, 95% {low:+.3f} to {high:+.3f}, McNemar p {one['mcnemar_p']:.4f}, n {one['n']}"
             )
+        elif "why_no_interval" in one:
+            print(f"{name}: {one['value']:+.3f} (no interval: {one['why_no_interval']}), n {one['n']}")
