@@ -256,6 +256,8 @@ def overthinking(
     ``extra_tokens_when_wrong``: over the samples of one problem, mean length of the incorrect ones minus that of
     the correct ones, in tokens; only problems with both kinds. Above 0, longer responses are more often incorrect.
 
+    ``clusters``: problem id -> image.
+
     Source: Chen et al., arXiv 2412.21187 (tokens and accuracy); the comparison within a problem is ours.
     """
     rows = [answer for answer in answers if answer.status == "ok"]

@@ -238,7 +238,7 @@ def attention_profile(answers: Sequence[Answer], clusters: Mapping[str, Any], la
     visible tokens; 1 is uniform attention. The ratio is second half over first, per response, then averaged. Under
     uniform attention the mass falls anyway, since later tokens see more text; the lift does not.
 
-    Source: Reflection-V, arXiv 2509.12132 (mass over the response); the lift is ours.
+    ``clusters``: problem id -> image. Source: Reflection-V, arXiv 2509.12132 (mass over the response); the lift is ours.
 
     Returns:
         ``first_half``, ``second_half``, ``ratio`` of the mass, the same three under ``lift``, ``layers``, and ``curve``:

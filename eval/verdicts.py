@@ -109,18 +109,22 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
     The mismatched image decides whether the image is used: a blank one is unlike all training images and may lower accuracy for
     that reason alone. The swap decides whether the model looks again, or the swap by a user turn if the model is served.
     """
+
+    def images(one: Mapping[str, Any]) -> int:
+        return int(one.get("clusters", one.get("n") or 0))
+
     used = measures.get("wrong_picture", {}).get("verdict", INSUFFICIENT)
     if used != GROUNDED:
         samples = measures.get("self_consistency", {})
         excess, chance = samples.get("excess_agreement") or {}, samples.get("chance_agreement") or {}
-        enough = (excess.get("n") or 0) >= MIN_CLUSTERS and excess.get("ci95")
+        enough = images(excess) >= MIN_CLUSTERS and excess.get("ci95")
         # A model that gives one answer to everything agrees with itself by chance alone, but is not random.
         if enough and excess["ci95"][1] < 0.1 and chance["value"] < 0.9:
             return "answers at random"
         return "ignores the picture" if used == NOT_GROUNDED else "insufficient data"
     swap = measures.get("swap") or measures.get("swap_by_turn") or {}
     controls = [swap.get(name) or {} for name in ("change_rate_same", "change_rate_noise")]
-    judged = [one for one in controls if one.get("ci95") and one["n"] >= MIN_CLUSTERS]
+    judged = [one for one in controls if one.get("ci95") and images(one) >= MIN_CLUSTERS]
     if swap.get("clusters", 0) >= MIN_CLUSTERS and any(one["ci95"][0] > 0.5 for one in judged):
         return "flips when interrupted"  # then the swap shows nothing: the answer would change with any image
     if swap.get("verdict") == GROUNDED:

@@ -81,6 +81,8 @@ def test_profile_rules() -> None:
     ):
         swap = {**looks, "change_rate_same": same, "change_rate_noise": noise}
         assert profile({**uses, "swap": swap}) == named
+    one_image = {"ci95": [0.6, 0.9], "n": 100, "clusters": 5}
+    assert profile({**uses, "swap": {**looks, "change_rate_noise": one_image}}) == "looks again"
     # Constant answers agree by chance alone: that is ignoring the image, not randomness.
     constant = {"excess_agreement": {"ci95": [0.0, 0.0], "n": 50}, "chance_agreement": {"value": 1.0}}
     blind = {"wrong_picture": {"verdict": "not grounded"}}

@@ -466,6 +466,11 @@ def test_the_choice_is_measured_within_problems() -> None:
     assert choice["looking_pays"] is True
     assert choice["difference"]["n"] == 20 and choice["looking"]["tokens"] == 30
     assert choice["right_of_samples"]["7"] == 10
+    few = measure_choice([easy, hard], PromptSelection())
+    assert few["difference"]["ci95"] is None and few["looking_pays"] is None  # two problems pay nothing
+    assert few["difference"]["why_no_interval"] == "2 independent values: an interval needs 5"
+    one_image = measure_choice([easy, hard] * 10, PromptSelection(), {"e": "image", "h": "image"})
+    assert one_image["looking_pays"] is None and one_image["difference"]["clusters"] == 1
     empty = measure_choice([], PromptSelection())
     assert empty["sampled_accuracy"] == {"value": None, "ci95": None, "n": 0} and empty["looking_pays"] is None
 
