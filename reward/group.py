@@ -117,12 +117,12 @@ def bounded_scale(weighted: Tensor, others: Tensor, correct: Tensor, size: int, 
         weighted: the weighted term.
         others: the weighted sum of the terms that count before it; NaN where the answer cannot be judged.
     """
-    totals, harm = others.view(-1, size), weighted.view(-1, size)
+    totals, pushed = others.view(-1, size), weighted.view(-1, size)
     rows = correct.view(-1, size).bool()
     # For each pair: how far the correct row (dimension 1) stands above the incorrect one (dimension 2), and how much of it is lost. A
     # distance to a row that cannot be judged is NaN, which is above nothing.
     distance = totals[:, :, None] - totals[:, None, :]
-    lost = harm[:, None, :] - harm[:, :, None]
+    lost = pushed[:, None, :] - pushed[:, :, None]
     pairs = rows[:, :, None] & ~rows[:, None, :]
     counts = pairs & (distance > -TIE) & (lost > share * distance)
     factors = torch.where(counts, share * distance.clamp(min=0.0) / lost.clamp(min=torch.finfo(lost.dtype).tiny), 1.0)
