@@ -72,7 +72,7 @@ def read_mathvista(row: Mapping[str, Any]) -> Item:
     """AI4Math/MathVista: ``choices`` contain the answer's text; a free answer is rounded to ``precision``, its unit is separate."""
     question, kind = _text(row, "question"), str(row.get("answer_type"))
     choices = _options(row.get("choices"))
-    if unit := str(row.get("unit") or "").strip():
+    if unit := _optional(row, "unit"):
         question += f" (Unit: {unit})"
     answer = _text(row, "answer")
     if row.get("question_type") == "multi_choice":
@@ -100,7 +100,7 @@ def read_mathvision(row: Mapping[str, Any]) -> Item:
     # There is one image, even if the question numbers several in it.
     question = re.sub(r"<image([0-9]+)>", lambda found: "<image 1>" * (found[1] == "1"), _text(row, "question"))
     images = _first_image(row, "decoded_image", "image")
-    return Item(_row_id(row, "id"), domain, question, answer, images, choices, str(row.get("subject") or domain))
+    return Item(_row_id(row, "id"), domain, question, answer, images, choices, _optional(row, "subject") or domain)
 
 
 def read_mmmu(row: Mapping[str, Any]) -> Item:
@@ -109,7 +109,7 @@ def read_mmmu(row: Mapping[str, Any]) -> Item:
     images, question = [row[f"image_{n}"] for n in numbers], _renumbered(_text(row, "question"), numbers)
     choices, answers = _options(row.get("options")), _answers(row)
     choices = choices and [_renumbered(choice, numbers) for choice in choices]
-    family = str(row.get("subject") or row.get("subfield") or "")
+    family = _optional(row, "subject") or _optional(row, "subfield")
     if row.get("question_type", "multiple-choice") == "multiple-choice" and choices:
         _check_option(answers[0], choices)
         return Item(_row_id(row, "id"), "choice", question, answers[0], images, choices, family)
@@ -124,7 +124,7 @@ def read_mmmu_pro_vision(row: Mapping[str, Any]) -> Item:
     answer = _text(row, "answer")
     _check_option(answer, _options(row.get("options")))
     return Item(
-        _row_id(row, "id"), "choice", question, answer, _first_image(row, "image"), None, str(row.get("subject") or "")
+        _row_id(row, "id"), "choice", question, answer, _first_image(row, "image"), None, _optional(row, "subject")
     )
 
 
@@ -132,7 +132,7 @@ def read_m3cot(row: Mapping[str, Any]) -> Item:
     """LightChen2333/M3CoT: context, question, choices, and the letter of the correct one."""
     choices, answer = _options(row.get("choices")), _text(row, "answer")
     _check_option(answer, choices)
-    question = f"{row.get('context') or ''}\n{_text(row, 'question')}".strip()
+    question = f"{_optional(row, 'context')}\n{_text(row, 'question')}".strip()
     return Item(
         _row_id(row, "id"),
         "choice",
@@ -140,7 +140,7 @@ def read_m3cot(row: Mapping[str, Any]) -> Item:
         answer,
         _first_image(row, "image"),
         choices,
-        str(row.get("domain") or ""),
+        _optional(row, "domain"),
     )
 
 
@@ -151,7 +151,8 @@ def read_hallusionbench(row: Mapping[str, Any]) -> Item:
         raise BadRow(f"gt_answer is {row.get('gt_answer')!r}, not 0 or 1")
     keys = ("category", "subcategory", "set_id", "figure_id", "question_id")
     meta = {key: str(row.get(key)) for key in keys}
-    images = _first_image(row, "image") if row.get("image") is not None else []
+    shown = str(row.get("visual_input")).strip() != "0" or row.get("image") is not None
+    images = _first_image(row, "image", "filename") if shown else []
     id_ = "-".join(meta.values())
     return Item(id_, "yes_no", _text(row, "question"), answer, images, None, meta["subcategory"], meta)
 
@@ -301,6 +302,14 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, float) and math.isnan(value):  # an empty cell of a table
         raise BadRow(f"it has no {column}")
     return str(value).strip()
+
+
+def _optional(row: Mapping[str, Any], column: str) -> str:
+    """The text of a column that may be absent or empty."""
+    try:
+        return _text(row, column)
+    except (KeyError, BadRow):
+        return ""
 
 
 def _row_id(row: Mapping[str, Any], column: str) -> str:

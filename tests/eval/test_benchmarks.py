@@ -12,7 +12,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
-from eval.benchmarks import BENCHMARKS, BadRow, prepare_benchmark, read_mathvista, read_mmmu
+from eval.benchmarks import (
+    BENCHMARKS,
+    BadRow,
+    prepare_benchmark,
+    read_hallusionbench,
+    read_m3cot,
+    read_mathvista,
+    read_mmmu,
+)
 from eval.hallusion import hallusion_scores
 from eval.harness import EvalConfig, evaluate, run_eval
 from eval.listed_text import read_options
@@ -346,6 +354,7 @@ def test_precision_of_mathvista(precision: Any, words: str) -> None:
     assert read_mathvista({**row, "precision": precision}).question == "How long?" + words
     assert read_mathvista({**row, "metadata": '{"task": "vqa"}'}).family == "vqa"
     assert read_mathvista({**row, "metadata": None, "pid": 3.0}).id == "3"
+    assert read_mathvista({**row, "unit": float("nan")}).question == "How long?"
     with pytest.raises(BadRow, match="it has no answer"):
         read_mathvista({**row, "answer": float("nan")})
 
@@ -373,6 +382,21 @@ def test_answers_of_mmmu(answer: Any, gold: str, domain: str) -> None:
         "image_1": png(),
     }
     assert (read_mmmu(row).answer, read_mmmu(row).domain) == (gold, domain)
+
+
+def test_empty_cells_are_no_text() -> None:
+    row = {"id": 1.0, "question": "Which?", "choices": ["a", "b"], "answer": "A", "image": png()}
+    for empty in (float("nan"), None, "", " "):
+        item = read_m3cot({**row, "context": empty, "domain": empty})
+        assert (item.question, item.family, item.id) == ("Which?", "", "1")
+
+
+def test_a_question_about_an_image_is_not_asked_without_it() -> None:
+    row = {**HALLUSION, "figure_id": "1", "question_id": "0", "question": "Is it red?", "gt_answer": "0"}
+    assert read_hallusionbench({**row, "visual_input": "0"}).images == []
+    assert read_hallusionbench({**row, "filename": "./VD/1.png"}).images == ["./VD/1.png"]
+    with pytest.raises(BadRow, match="it has no image"):
+        read_hallusionbench({**row, "image": None})
 
 
 def seen_by(problem: Problem) -> list[str]:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from data_construction.dataset import direct_row
 from eval.choice_order import rotate_options
 from eval.subjects import Turn
 from tests.vlm.test_chat import an_image
+from train.prompts import problem_messages
 from vlm.asking import answer_question
 from vlm.chat import encode, question_messages
 from vlm.load import VLM, load_vlm
@@ -106,6 +108,18 @@ def test_a_problem_keeps_its_images_in_their_places(tmp_path: Path) -> None:
     assert a_problem(tmp_path, choices=None, answer="<image 3>").images == coloured(
         tmp_path
     )  # an answer places nothing
+
+
+def test_training_rows_pair_images_with_their_places(tmp_path: Path, vlm: VLM) -> None:
+    problem = a_problem(tmp_path, question="As <image 2>?", choices=["<image 3>", "none"], answer="A")
+    row = direct_row(problem)
+    assert (
+        drawn(row["prompt"])[:5]
+        == ["*", "As ", "*", "?\n(A) ", "*"]
+        == drawn(problem_messages(problem, "direct", vlm))[:5]
+    )
+    assert row["images"] == ["red.png", "lime.png", "blue.png"]
+    assert direct_row(a_problem(tmp_path))["images"] == ["blue.png", "red.png", "lime.png"]
 
 
 def reds(batch: Any) -> list[bool]:
