@@ -30,6 +30,9 @@ _NOTATION: list[tuple[re.Pattern[str], str]] = [
         (r"\\(?:lt|prec)(?![A-Za-z])|≺", "<"),
         (r"\\(?:land|wedge)(?![A-Za-z])|∧", ", "),
         (r"\\(?:emptyset|varnothing)(?![A-Za-z])", "∅"),
+        (r"\\(?:neg|lnot)(?![A-Za-z])", "¬"),
+        (r"\\langle(?![A-Za-z])|⟨", "("),
+        (r"\\rangle(?![A-Za-z])|⟩", ")"),
         (r"\\([{}&%#_])", r"\1"),
         (r"(?<=[①-⑳])(?=[①-⑳])", ","),
         (r"[ \u00a0]+", " "),
@@ -37,6 +40,7 @@ _NOTATION: list[tuple[re.Pattern[str], str]] = [
 ]
 _BULLET = re.compile(r"\A[-*•·‣▪] (?=\S)")
 _NUMBERED = re.compile(r"\A\(?(\d{1,2})[.)] ?(?=[^\s\d])")
+_NEXT_NUMBER = re.compile(r"[,;]? (?=\(?\d{1,2}[.)] ?[^\s\d])")
 _BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 
 
@@ -51,6 +55,8 @@ def undress(text: str) -> str:
     if len(text) > 2 and text[0] == text[-1] == "$":
         text = text.strip("$")
     lines = [_BULLET.sub("", line.strip(), count=1) for line in text.splitlines() if line.strip()]
+    if len(lines) == 1 and _NUMBERED.match(lines[0]):
+        lines = without_numbers(_NEXT_NUMBER.split(lines[0])) if _NEXT_NUMBER.search(lines[0]) else lines
     return "\n".join(without_numbers(lines))
 
 
@@ -124,6 +130,10 @@ def cell_name(cell: object) -> str:
     inner = open_brackets(cell)
     if "," in inner and (inner != cell.strip() or "=" in inner):
         return " ".join(cell_name(part) for part in inner.split(","))
+    if re.fullmatch(r"-?[\d.]+(?:,? -?[\d.]+)+", inner) and "." in inner:
+        return " ".join(cell_name(part) for part in re.split(",? ", inner))  # a row of numbers
+    if cell.lstrip()[:1] in ("¬", "!", "~"):
+        return f"not {cell_name(cell.lstrip()[1:])}"
     name, mark, value = cell.partition("=")
     if mark and name.strip() and name.strip()[-1] not in "<>!=" and not value.startswith("="):
         return f"{re.sub(' ', '', words(name))} = {canonical(value)}"

@@ -11,7 +11,7 @@ CONJUNCTION = "|".join(
         r"[,;]? (?:and|und|et|sowie|и|&|和|与|與|及|以及|및|と|그리고|as well as|followed by|then|while|whereas)"
         r"(?: also| then| finally)? (?=\S)",
         r"(?<=[^\s,;:=>→]) [ye] (?=[^\s,;:=])",
-        r"(?<=\S)(?:以及|[和与與及])(?=\S)",
+        r"(?<=\S)(?:以及|而|[和与與及])(?=\S)",
         rf"(?<={_LETTER})と(?={_LETTER})|(?<={_LETTER})[와과] (?=\S)|(?<=\d)[와과&](?=\d)",
         r" و ?(?=[\dA-Za-z])",
     )
@@ -30,7 +30,7 @@ EMPTY = re.compile(
 _BETWEEN = """a an the i am you we it he she they is are at in on of there here this that these and with where which who has have
 holds contains hold contain as so thus therefore hence now finally also both while whereas but then must be will
 position cell square field final state answer result solution located location standing stands stand ending ends end
-up find see found its my your robot object color colour gets got owns wears ≡ - – —
+up find see found its my your robot object color colour gets got owns wears statement statements person ≡ - – —
 und et y ist sind est sont es son der die das le la el ein eine un une una les los las"""
 FILLERS = frozenset(_BETWEEN.split())
 """Words that may stand between the known names of pairs."""
@@ -50,17 +50,21 @@ _SUBJECT = re.compile(
     r"(?: (?:now|up|finally|at|in|on|as follows|located|standing|therefore))*:? (?=\S)",
     re.IGNORECASE,
 )
-_DISCOURSE = re.compile(r"(?:so|thus|hence|therefore|finally|final answer|answer)\b[,:]? (?=\S)", re.IGNORECASE)
+_DISCOURSE = re.compile(
+    r"(?:so|thus|hence|therefore|finally|final answer|answer|(?:we|i) (?:conclude|find|get|have|know|see)(?: that)?"
+    r"|it follows that|this (?:means|gives)(?: that)?)\b[,:]? (?=\S)",
+    re.IGNORECASE,
+)
 _FOREIGN_FRAME = re.compile(
-    r"(?:(?:最终|最后)?(?:答案|位置|状态|结果)(?:是|为)?|所以|因此|它?在|位于|它?是|答えは|정답은|답은)[:,]? ?(?=\S)"
+    r"(?:(?:正确|真)的?(?:陈述|命题|说法|语句|选项)?[是为]"
+    r"|(?:最终|最后)?的?(?:答案|位置|状态|结果|列表|数组|输出)[是为]?|所以|因此|它?在|位于|它?是|答えは|정답은|답은)[:,]? ?(?=\S)"
     r"|(?:die antwort (?:ist|lautet)|la réponse est|la respuesta es)\b:? (?=\S)",
     re.IGNORECASE,
 )
 _AFTER = re.compile(r" (?:only|alone|exactly)$|(?:です|だ|입니다|이다)$", re.IGNORECASE)
 
-_KINDS = (
-    "position|cell|statement|option|number|item|claim|sentence|person|aussage|énoncé|affirmation|enunciado|afirmación"
-)
+_KINDS = "position|cell|statement|option|number|item|claim|sentence|person|aussage|énoncé|affirmation"
+_KINDS += "|enunciado|afirmación|afirmacione|set|list|array"
 _LABEL = re.compile(
     r"(?:the |die |les |las |los )?(?:only |both |just )?(?:the )?(?:true |correct )?"
     rf"(?:(?:{_KINDS})(?:e?[sn])?\b|n[or]s?\. ?(?=\d)|#|第|(?:陈述|命题|说法|语句|选项|文)(?=[\dA-Z]))? ?"

@@ -30,7 +30,7 @@ _LIST_COMMA, _SPACED_COMMA = ",", r",(?!\d{3}(?!\d))"
 # Pairs
 
 _MARK = re.compile(r"\s?(?::=|[=→]|(?<!\d):|:(?!\d))\s?|\s(?:is|at)\s")
-_LOOSE = re.compile(
+LOOSE_MARK = re.compile(
     r"\s?(?::=|[=:→≡])\s?|\s(?:[-–—|]|is|at|has|have|are|gets|ist|hat|est|es|tiene|é|ha|a pour)\s|\t|[是为は]"
 )
 _TRUTH = {
@@ -63,8 +63,9 @@ def answer_pairs(text: str, gold: str) -> Pairs:
 
     values = set(wanted.values())
     first: Pairs | None = None
-    for candidate in dict.fromkeys((text, strip_frame(text))):
-        for mark in (_MARK, _LOOSE):
+    numbered = re.sub(r"(?m)^\s{0,9}\(?(\d{1,2})[.)] ?(?=[^\s\d])", r"\1: ", text) if "1" in wanted else text
+    for candidate in dict.fromkeys((text, strip_frame(text), numbered)):
+        for mark in (_MARK, LOOSE_MARK):
             found = _name_pairs(raw_pairs(candidate, mark), key_name, value_name)
             if found == wanted:
                 return found
@@ -99,6 +100,11 @@ def raw_pairs(text: str, mark: re.Pattern[str] = _MARK) -> list[tuple[str, objec
     data = read_json(text)
     if isinstance(data, dict):
         return list(data.items())[:MAX_CELLS]
+    if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
+        rows = [list(row.items()) if len(row) == 1 else [tuple(row.values())] for row in data]
+        return (
+            [row[0] for row in rows if len(row[0]) == 2][:MAX_CELLS] if all(len(row[0]) == 2 for row in rows) else None
+        )
     found: list[tuple[str, object]] = []
     for piece in split_outside(open_brackets(undress(text)), _STRONG):
         line: list[tuple[str, str, str]] = []
@@ -133,8 +139,14 @@ def _as_wanted(text: str, wanted: Collection[str]) -> str:
     name = cell_name(text)
     if name in wanted:
         return name
-    stripped = cell_name(strip_label(strip_frame(text)))
-    forms = [stripped, stripped.removesuffix("s"), _TRUTH.get(name, "") if {"true", "false"} & set(wanted) else ""]
+    framed = strip_frame(text)
+    stripped = cell_name(strip_label(framed))
+    forms = [
+        cell_name(framed),
+        stripped,
+        stripped.removesuffix("s"),
+        _TRUTH.get(name, "") if {"true", "false"} & set(wanted) else "",
+    ]
     if len(wanted) == 1 and "=" not in "".join(wanted) and "?" not in text:
         forms.append(canonical(text))  # "x = 5" for 5
     return next((form for form in forms if form and form in wanted), name)
@@ -150,8 +162,8 @@ def tells_pairs(text: str, wanted: Pairs, either_way: bool = False) -> bool:
     """
     keys = {tuple(key.split()) for key in wanted}
     values = {tuple(value.split()) for value in wanted.values()}
-    if keys & values or not all(keys) or not all(values):
-        return False
+    if keys & values or not all(keys) or not all(values) or re.search("→[^,;\n]*→", undress(text)):
+        return False  # "A → B → C" is no list of pairs
     tokens = _tokens(text, {token for name in (*keys, *values) for token in name})
     if _parse_told(tokens, keys, values) == wanted:
         return True
@@ -199,7 +211,7 @@ def _tokens(text: str, known: set[str]) -> list[str]:
     """The words of a text without those that say nothing and are not ``known``."""
     raw = re.split(r"[\s,;:()\[\]{}|\"“”=→]+", plain(undress(text).replace("\n", " ; ").rstrip("!")).replace("!=", "≠"))
     named = "a" in known and "A" in raw  # then "a" is the article
-    tokens = [token.strip(".'’").removesuffix("'s").removesuffix("’s") for token in raw]
+    tokens = [re.sub("['’](?:s|m|re)$", "", token.strip(".'’")) for token in raw]
     tokens = [token.casefold() for token in tokens if token and not (named and token == "a")]
     return [token for token in tokens if token in known or token not in FILLERS]
 
@@ -219,11 +231,11 @@ def answer_sequence(text: str, wanted: Sequence[str], ordered: bool = False) -> 
         ordered: words for places are read ("first A, then B"), and a list of single words may have spaces alone between them.
     """
     items = raw_sequence(text)
-    if len(items) == 1 and isinstance(items[0], str) and (inner := open_brackets(strip_frame(items[0]))) != items[0]:
-        items = raw_sequence(inner)  # "The output is [1, 2]."
+    if len(items) == 1 and isinstance(items[0], str) and (inner := _list_inside(items[0])) != items[0]:
+        items = raw_sequence(inner)
     if ordered and len(items) == 1 and len(wanted) > 1 and isinstance(items[0], str):
         only = strip_frame(items[0])
-        if words(only) == " ".join(wanted):
+        if words(only) == " ".join(wanted) and "?" not in only:
             return list(wanted)  # "(2, 3) facing north"
         items = list(only.split()) if len(only.split()) == len(wanted) else items
     if ordered:
@@ -253,9 +265,18 @@ def _sequence_separator(comma: str) -> re.Pattern[str]:
     return re.compile(rf"→|[;>\n]| \| |{CONJUNCTION}|{comma}")  # re keeps the few patterns that there are
 
 
+def _list_inside(item: str) -> str:
+    """``The output is [1, 2].`` and ``a = [1, 2]`` as ``1, 2``; other items as they are."""
+    framed = strip_frame(item)
+    named = re.match(r"[A-Za-z_]\w{0,20} ?:?= ?(?=[\[({])", framed)
+    closed = strip_label(framed[named.end() :] if named else framed)
+    opened = open_brackets(closed)
+    return item if opened == closed else opened
+
+
 _PLACE_BEFORE = re.compile(r"(?:the )?(\w{1,9})(?: (?:is|comes|was)|,|:)? (?=\S)", re.IGNORECASE)
 _PLACE_AFTER = re.compile(
-    r"(?: (?:is|comes|was|came|finishes|finished))?(?: in)?(?: the)? (\w{1,9})(?: place)?$", re.IGNORECASE
+    r"(?: (?:is|comes|was|came|finishes|finished))?(?: in)?(?: the)? \(?(\w{1,9})(?: place)?\)?$", re.IGNORECASE
 )
 
 

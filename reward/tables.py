@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from reward.notation import MAX_CELLS, cell_name, open_brackets, read_json, undress
 from reward.phrases import strip_frame
-from reward.structures import raw_pairs, raw_sequence, tells_pairs
+from reward.structures import LOOSE_MARK, raw_pairs, raw_sequence, tells_pairs
 
 Cells = list[tuple[str, str, str]]
 
@@ -109,6 +109,8 @@ def _read_lines(text: str) -> Grid | None:
     for candidate in dict.fromkeys((strip_frame(text), text)):
         if pairs := raw_pairs(candidate):
             return _grid(pairs, labelled=True)
+    if len(lines) == 1 and ";" in text and "," in text and not re.search(r"[(\[{]", text):
+        lines = text.split(";")  # "1, 2; 3, 4"
     if len(lines) == 1:
         return _grid([[item] for item in raw_sequence(strip_frame(open_brackets(text)))])
     separator = next((mark for mark in ("\t", ";", ",", ":") if all(mark in line for line in lines)), None)
@@ -140,7 +142,10 @@ def same_table(got: Grid, want: Grid) -> bool:
 def tells_table(text: str, want: Grid) -> bool:
     """Whether a text names each row of a table with its cells and says nothing else: ``A has 3 and B has 5``."""
     rows = {row[0]: " ".join(row[1:]) for row in want.rows}
-    return want.labelled and len(rows) == len(want.rows) and tells_pairs(text, rows)
+    if not want.labelled or len(rows) < len(want.rows):
+        return False
+    loose = _grid(raw_pairs(text, LOOSE_MARK) or [])
+    return (loose is not None and _by_name(loose.rows) == _by_name(want.rows)) or tells_pairs(text, rows)
 
 
 def _by_name(rows: list[list[str]]) -> Counter[tuple[str, str]]:
@@ -149,7 +154,7 @@ def _by_name(rows: list[list[str]]) -> Counter[tuple[str, str]]:
 
 def _numbered_rows(got: Grid, want: Grid) -> bool:
     """Whether ``want`` has the labels "row 1" to "row n" and ``got`` the same rows, labelled in any way or in this order."""
-    numbers = [_ROW_LABEL.fullmatch(row[0]) for row in want.rows]
+    numbers = [None if row[0].isdigit() else _ROW_LABEL.fullmatch(row[0]) for row in want.rows]
     wanted = {int(match[1]): " ".join(row[1:]) for match, row in zip(numbers, want.rows, strict=True) if match}
     if not want.labelled or sorted(wanted) != list(range(1, len(want.rows) + 1)):
         return False

@@ -215,12 +215,21 @@ def _overlap(want: Iterable[Hashable], got: Iterable[Hashable]) -> tuple[float, 
     return common / max(wanted.total(), 1), common / max(given.total(), 1), common / max(longer, 1)
 
 
+def _given_pairs(answer: str, gold: str, pairs: dict[str, str]) -> dict[str, str]:
+    """The pairs that an answer gives, also as a table."""
+    given = answer_pairs(answer, gold)
+    if given != pairs and "\n" in answer:
+        want, got = read_table(gold), read_table(answer)
+        return pairs if want and got and same_table(got, want) else given
+    return given
+
+
 def verify_logic(answer: str, gold: str, choices: list[str] | None = None) -> Verdict:
     """Pairs (``A = knight, B = knave``), an order (``A > B > C``) or a set (``1, 3``); partial credit by item."""
     order = read_order(gold)
     pairs = read_pairs(gold) if order is None or len(order) <= 2 else None  # "A → B" may be either
     if pairs is not None:
-        recall, precision, score = _overlap(pairs.items(), answer_pairs(answer, gold).items())
+        recall, precision, score = _overlap(pairs.items(), _given_pairs(answer, gold, pairs).items())
         if score >= 1.0 or not order:
             return _graded(score, "pairs differ", recall=recall, precision=precision)
     if order:
@@ -242,7 +251,7 @@ def verify_simulation(answer: str, gold: str, choices: list[str] | None = None) 
     """The same final state: all of its pairs, or the same sequence, or the same words. No partial credit."""
     pairs = read_pairs(gold)
     if pairs is not None:
-        recall, _, score = _overlap(pairs.items(), answer_pairs(answer, gold).items())
+        recall, _, score = _overlap(pairs.items(), _given_pairs(answer, gold, pairs).items())
         return _graded(float(score >= 1.0), "another state", matched=recall)
     want = read_sequence(gold)
     if not want:
