@@ -4,6 +4,7 @@ Only listed words are taken away, so that whatever changes an answer ("not", "or
 """
 
 import re
+from collections.abc import Sequence
 
 _LETTER = r"[\w\u4e00-\u9fff]"
 CONJUNCTION = "|".join(
@@ -67,7 +68,7 @@ _KINDS = "position|cell|statement|option|number|item|claim|sentence|person|aussa
 _KINDS += "|enunciado|afirmación|afirmacione|set|list|array"
 _LABEL = re.compile(
     r"(?:the |die |les |las |los )?(?:only |both |just )?(?:the )?(?:true |correct )?"
-    rf"(?:(?:{_KINDS})(?:e?[sn])?\b|n[or]s?\. ?(?=\d)|#|第|(?:陈述|命题|说法|语句|选项|文)(?=[\dA-Z]))? ?"
+    rf"(?:(?:{_KINDS})(?:e?[sn])?\b ?#?|n[or]s?\. ?(?=\d)|#|第|(?:陈述|命题|说法|语句|选项|文)(?=[\dA-Z]))? ?"
     r"(?:are |is |only )?(?=\S)",
     re.IGNORECASE,
 )
@@ -97,6 +98,17 @@ def strip_label(item: str) -> str:
     stripped = _PREDICATE.sub("", item.strip()).strip()
     stripped = _LABEL.sub("", stripped, count=1).strip() if (match := _LABEL.match(stripped)) and match[0] else stripped
     return stripped or item
+
+
+_FIRST_COLUMNS = """name names person people item items key category label variable statement cell row position object day month year
+country city team player student house box"""
+_HEADS = frozenset(_FIRST_COLUMNS.split())
+
+
+def is_head(cells: Sequence[str]) -> bool:
+    """Whether a row of a table names its columns: the first has a usual name, and no cell is a number."""
+    named = len(cells) > 1 and cells[0].strip().casefold() in _HEADS
+    return named and not any(sign.isdigit() for cell in cells for sign in cell)
 
 
 _PLACES = {

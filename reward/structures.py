@@ -17,6 +17,7 @@ from reward.phrases import (
     EMPTY,
     FILLERS,
     comparisons_as_signs,
+    is_head,
     names_place,
     strip_frame,
     strip_label,
@@ -70,17 +71,16 @@ def answer_pairs(text: str, gold: str) -> Pairs:
             if found == wanted:
                 return found
             first = found if first is None else first
-    text = _without_head(text, {*wanted, *values})
+    text = _without_head(text)
     return wanted if tells_pairs(text, wanted, either_way=not re.search("[:→]", undress(gold))) else first or {}
 
 
-def _without_head(text: str, known: set[str]) -> str:
-    """A table of two columns without the line that names its columns: other words than those of the table."""
+def _without_head(text: str) -> str:
+    """A table without the line that names its columns, if a rule or a usual name of the first column shows that it is one."""
     lines = undress(text).splitlines()
-    head = re.split("[,;|\t]", lines[0].strip("|")) if len(lines) > 2 else []
-    if len(head) != 2 or not known.isdisjoint(map(cell_name, head)):
-        return text
-    return "\n".join(line for line in lines[1:] if set(line) - set("|-: "))
+    if len(lines) > 2 and (not set(lines[1]) - set("|-: ") or is_head(re.split("[,;|\t]", lines[0].strip("|")))):
+        return "\n".join(line for line in lines[1:] if set(line) - set("|-: "))
+    return text
 
 
 def _name_pairs(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward.notation import MAX_CELLS, cell_name, open_brackets, read_json, undress
-from reward.phrases import strip_frame
+from reward.phrases import is_head, strip_frame
 from reward.structures import LOOSE_MARK, raw_pairs, raw_sequence, tells_pairs
 
 Cells = list[tuple[str, str, str]]
@@ -135,6 +135,8 @@ def same_table(got: Grid, want: Grid) -> bool:
         return True
     if not want.labelled:
         return False
+    if not got.header and is_head(got.rows[0]) and len(got.rows) > 1:
+        got = Grid(got.rows[1:])
     turned = got.transposed() if len(got.whole()) == 2 else None
     return any(one is not None and _by_name(one.rows) == _by_name(want.rows) for one in (got, turned))
 
