@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import lru_cache
 
 from reward.parsing import IN_BRACES, words
 from reward.phrases import LEADING_CONJUNCTION
@@ -44,6 +45,7 @@ _NEXT_NUMBER = re.compile(r"[,;]? (?=\(?\d{1,2}[.)] ?[^\s\d])")
 _BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 
 
+@lru_cache(maxsize=32)
 def undress(text: str) -> str:
     """``text`` as lines without code fences, LaTeX notation and bullets; wide signs are written as narrow ones."""
     text = text.translate(_WIDE)
@@ -121,19 +123,22 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def cell_name(cell: object) -> str:
+def cell_name(cell: object, depth: int = 0) -> str:
     """A form that is equal for cells that say the same. Of an equation both sides count: ``x=2, y=3`` is not ``x=5, y=3``."""
-    if isinstance(cell, list | tuple):
-        return " ".join(cell_name(item) for item in cell)
-    if not isinstance(cell, str):
-        return canonical(cell)
+    if isinstance(cell, list | tuple) and depth < 5:
+        return " ".join(cell_name(item, depth + 1) for item in cell)
+    return _text_name(cell) if isinstance(cell, str) else canonical(cell)
+
+
+@lru_cache(maxsize=512)  # the answers of a group have most of their cells in common
+def _text_name(cell: str) -> str:
     inner = open_brackets(cell)
     if "," in inner and (inner != cell.strip() or "=" in inner):
         return " ".join(cell_name(part) for part in inner.split(","))
     if re.fullmatch(r"-?[\d.]+(?:,? -?[\d.]+)+", inner) and "." in inner:
         return " ".join(cell_name(part) for part in re.split(",? ", inner))  # a row of numbers
     if cell.lstrip()[:1] in ("¬", "!", "~"):
-        return f"not {cell_name(cell.lstrip()[1:])}"
+        return f"not {canonical(cell.lstrip(' ¬!~'))}"
     name, mark, value = cell.partition("=")
     if mark and name.strip() and name.strip()[-1] not in "<>!=" and not value.startswith("="):
         return f"{re.sub(' ', '', words(name))} = {canonical(value)}"

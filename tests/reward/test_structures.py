@@ -1847,3 +1847,32 @@ def test_structures(domain: str, gold: str, answer: str, correct: bool) -> None:
 @pytest.mark.parametrize(("domain", "gold"), sorted({case[:2] for case in CASES}))
 def test_a_gold_answer_is_correct(domain: str, gold: str) -> None:
     assert VERIFIERS[domain](gold, gold, None).correct
+
+
+DEEP = ["[" * 900 + "]" * 900, "!" * 1999, "(" * 900 + "a,b" + ")" * 900, '{"a":' * 300 + "1" + "}" * 300]
+EMPTY = [
+    '[{"a":1},{}]',
+    "[[],[]]",
+    "{}",
+    "[{}]",
+    '{"":""}',
+    "[null]",
+    "|",
+    "||\n||",
+    "|-|\n|-|",
+    "→",
+    "A > ",
+    "(,)",
+    "=,=",
+    "=x",
+    '["',
+    'a,"b\n',
+]
+
+
+@pytest.mark.parametrize("domain", ["logic", "simulation", "table"])
+@pytest.mark.parametrize("text", DEEP + EMPTY)
+def test_what_is_no_structure_neither_raises_nor_passes(domain: str, text: str) -> None:
+    for gold in ("A: x; B: y", "| a | b |\n|---|---|\n| 1 | 2 |", "A > B > C", "1, 3"):
+        assert not VERIFIERS[domain](text, gold, None).correct
+        assert not VERIFIERS[domain](gold, text, None).correct
