@@ -39,7 +39,8 @@ FILLERS = frozenset(_BETWEEN.split())
 _BEFORE_COLON = """the a an so thus therefore hence final correct right true answer answers solution solutions result results
 assignment arrangement order ordering ranking sequence state list set output table tables value values statement
 statements is are was as follows here it i my we you get have given below there following be complete completed reads
-position location mapping pairs items rows cells data in json format markdown antwort lösung réponse respuesta"""
+position location mapping pairs items rows cells data
+queue stack array deque numbers digits in json format markdown antwort lösung réponse respuesta"""
 _FRAME = frozenset(_BEFORE_COLON.split())
 _CHANGES = "not|no|neither|never|nor|none|false|incorrect|wrong|untrue|other|opposite|except|without|if|or|than|but"
 _WORD = rf"(?!(?:{_CHANGES})\b)[\w'’]{{1,20}}"

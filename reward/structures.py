@@ -134,6 +134,9 @@ def _tuple_pairs(key: str, value: str) -> list[tuple[str, object]]:
     return [(key, value)]
 
 
+_NAMED = re.compile(r"\A\s*[A-Za-z]\w{0,20}\s?=(?!=)\s?")
+
+
 def _as_wanted(text: str, wanted: Collection[str]) -> str:
     """The name of ``text`` in ``wanted`` if it says the same as one of them, else its own."""
     name = cell_name(text)
@@ -148,7 +151,7 @@ def _as_wanted(text: str, wanted: Collection[str]) -> str:
         _TRUTH.get(name, "") if {"true", "false"} & set(wanted) else "",
     ]
     if len(wanted) == 1 and "=" not in "".join(wanted) and "?" not in text:
-        forms.append(canonical(text))  # "x = 5" for 5
+        forms.append(canonical(_NAMED.sub("", text)))  # "x = 5" for 5
     return next((form for form in forms if form and form in wanted), name)
 
 

@@ -517,6 +517,7 @@ LOGIC = [  # (gold answer, answers that are correct, answers that are not)
             "1も3も正しくない",
             "except 1, 3",
             "1, ~3",
+            "$1, $3",
         ],
     ),
     ("[2, 4]", ["2 and 4", "{2,4}", "4, 2", "2; 4"], ["2", "24", "2, 4, 6"]),
@@ -1293,7 +1294,7 @@ SIMULATION = [  # (gold answer, answers that are correct, answers that are not)
         ],
     ),
     ("x=5, y=3", ["x=5,y=3"], ["x=2, y=3", "y=3", "3"]),
-    ("3", ["3", "x = 3", "three"], ["blue=2, red=3", "x=2, y=3", "2, 3"]),
+    ("3", ["3", "x = 3", "three"], ["blue=2, red=3", "x=2, y=3", "2, 3", "6=3"]),
     ("a=5 m, b=3 m", ["a = 5 m, b = 3 m", "b=3 m, a=5 m", "a=500 cm, b=3 m"], ["a=2 m, b=3 m", "b=3 m", "3 m"]),
     (
         "C2: blue circle",
