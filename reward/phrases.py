@@ -32,7 +32,7 @@ _BETWEEN = """a an the i am you we it he she they is are at in on of there here 
 holds contains hold contain as so thus therefore hence now finally also both while whereas but then must be will
 position cell square field final state answer result solution located location standing stands stand ending ends end
 up find see found its my your robot object color colour gets got owns wears statement statements person ≡ - – —
-und et y ist sind est sont es son der die das le la el ein eine un une una les los las"""
+und et y ist sind est sont es der die das le la el ein eine un une una les los las"""
 FILLERS = frozenset(_BETWEEN.split())
 """Words that may stand between the known names of pairs."""
 
@@ -42,7 +42,10 @@ statements is are was as follows here it i my we you get have given below there 
 position location mapping pairs items rows cells data
 queue stack array deque numbers digits in json format markdown antwort lösung réponse respuesta"""
 _FRAME = frozenset(_BEFORE_COLON.split())
-_CHANGES = "not|no|neither|never|nor|none|false|incorrect|wrong|untrue|other|opposite|except|without|if|or|than|but"
+_CHANGES = (
+    "not|no|neither|never|nor|none|false|incorrect|wrong|untrue|other|others|opposite|except|without|if|or|than|but"
+)
+_CHANGES += "|invalid|unsupported|impossible|inconsistent|remaining|rest|excluded|rejected|start|starting|initial|previous|old|former"
 _WORD = rf"(?!(?:{_CHANGES})\b)[\w'’]{{1,20}}"
 _SUBJECT = re.compile(
     rf"(?:the )?{_WORD} at (?=[(\d])"  # robot at (2, 3)

@@ -165,9 +165,10 @@ def tells_pairs(text: str, wanted: Pairs, either_way: bool = False) -> bool:
     """
     keys = {tuple(key.split()) for key in wanted}
     values = {tuple(value.split()) for value in wanted.values()}
-    if keys & values or not all(keys) or not all(values) or re.search("→[^,;\n]*→", undress(text)):
+    if keys & values or not all(keys) or not all(values) or re.search("[~¬]|→[^,;\n]*→", undress(text)):
         return False  # "A → B → C" is no list of pairs
-    tokens = _tokens(text, {token for name in (*keys, *values) for token in name})
+    key_words = {token for name in keys for token in name}
+    tokens = _tokens(text, key_words | {token for name in values for token in name}, key_words)
     if _parse_told(tokens, keys, values) == wanted:
         return True
     if either_way and "→" not in undress(text) and _parse_told(tokens[::-1], keys, values, backwards=True) == wanted:
@@ -210,12 +211,13 @@ def _longest(tokens: list[str], at: int, names: Iterable[tuple[str, ...]]) -> tu
     return max(found, key=len, default=None)
 
 
-def _tokens(text: str, known: set[str]) -> list[str]:
-    """The words of a text without those that say nothing and are not ``known``."""
+def _tokens(text: str, known: set[str], owners: set[str]) -> list[str]:
+    """The words of a text without those that say nothing and are not ``known``. Only ``owners`` lose a possessive ``'s``."""
     raw = re.split(r"[\s,;:()\[\]{}|\"“”=→]+", plain(undress(text).replace("\n", " ; ").rstrip("!")).replace("!=", "≠"))
     named = "a" in known and "A" in raw  # then "a" is the article
-    tokens = [re.sub("['’](?:s|m|re)$", "", token.strip(".'’")) for token in raw]
-    tokens = [token.casefold() for token in tokens if token and not (named and token == "a")]
+    tokens = [token.strip(".'’") for token in raw if not (named and token == "a")]
+    short = [(token.casefold(), re.sub("['’](?:s|m|re)$", "", token.casefold())) for token in tokens if token]
+    tokens = [base if base in owners or base in FILLERS else token for token, base in short]
     return [token for token in tokens if token in known or token not in FILLERS]
 
 
