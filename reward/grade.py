@@ -235,21 +235,11 @@ def grading_sha256(problem: Gradable) -> str:
 
 
 _READ_AND_VERIFY = (
+    *("aliases", "judge", "parsing", "quantity", "units", "options", "yes_no"),
     *("arithmetic", "hedges", "number_words", "stated_value"),
-    *(
-        "aliases",
-        "judge",
-        "parsing",
-        "quantity",
-        "units",
-        "options",
-        "yes_no",
-        "notation",
-        "phrases",
-        "structures",
-        "tables",
-    ),
-    *("text", "sentence", "dates", "spelling", "expression", "verifiers"),
+    *("notation", "phrases", "structures", "tables"),
+    *("text", "sentence", "dates", "spelling"),
+    *("mathtext", "forms", "equality", "expression", "verifiers"),
 )
 
 

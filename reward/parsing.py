@@ -31,7 +31,9 @@ def plain(text: str) -> str:
         if opened == text:
             break
         text = opened
-    text = re.sub(r"\\[()\[\]]|\\[,;:! ]|\\left(?![a-z])|\\right(?![a-z])|\\?\$|~", " ", text).replace("\\%", "%")
+    text = re.sub(r"\\[()\[\]]|(?<!\\)\\[,;:! ]|\\left(?![a-z])|\\right(?![a-z])|\\?\$|~", " ", text).replace(
+        "\\%", "%"
+    )
     text = _DEGREES.sub("°", text).replace("\\circ", "°").replace("{,}", ",").replace("\\approx", "≈")
     text = " ".join(text.split()).removesuffix(".").strip()
     return text[2:-2].strip() if len(text) > 4 and text.startswith("**") and text.endswith("**") else text

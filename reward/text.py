@@ -78,6 +78,7 @@ def _names(part: str, alias: str) -> bool:
 
 
 def _equal(answer: str, gold: str) -> bool:
+    written, gold_written = answer, gold
     answer, gold = _bare_text(answer), _bare_text(gold)
     if (wanted := read_time(gold)) is not None and (given := read_time(answer)) is not None:
         return wanted == given
@@ -85,13 +86,14 @@ def _equal(answer: str, gold: str) -> bool:
     if (date := read_date(gold, day_first)) is not None and (given_date := read_date(answer, day_first)) is not None:
         return date == given_date
     as_words = "=" in gold or answer.count("=") > 1 or _CODE.search(gold) or _CODE.search(answer)
-    if not as_words and (want := read_quantity(gold)) is not None and (got := read_quantity(answer)) is not None:
+    if not as_words and (want := read_quantity(gold_written)) and (got := read_quantity(written)):
         return want.name == got.name
     one, other = _fold(answer), _fold(gold)
     if one == other or without_accents(one) == other or one == without_accents(other):  # an accent may be left out
         return not _case_differs(answer, gold)
-    if _JOINED.search(gold) and len(items := _items(gold)) > 1:
-        return _items(answer) == items
+    if len(items := _items(gold)) > 2 or (len(items) > 1 and _JOINED.search(gold)):
+        given_items = _items(answer)
+        return given_items == items or (bool(_JOINED.search(gold)) and sorted(given_items) == sorted(items))
     bare, wanted_bare = (_PREPOSITION.sub("", _lower_start(text), count=1) for text in (answer, gold))
     return any(  # "in the box" is not "on the box": only one of them may lose its preposition
         _fold(_ARTICLE.sub("", _lower_start(given), count=1)) == _fold(_ARTICLE.sub("", _lower_start(want), count=1))
@@ -121,7 +123,7 @@ def _fold(text: str) -> str:
 
 
 def _items(text: str) -> list[str]:
-    return sorted(filter(None, (_fold(item) for item in _SEPARATOR.split(text))))
+    return [folded for item in _SEPARATOR.split(text) if (folded := _fold(item))]
 
 
 def _lower_start(text: str) -> str:

@@ -112,13 +112,12 @@ def prepare_job(kind: str) -> tuple[Job, Job, float]:
 
         before, paced = nothing, 1.0
         if kind == "expressions":
-            from reward.expression import parsed_gold, warm_up
-            from reward.parsing import plain
+            from reward.expression import readable, warm_up
 
             paced = warm_up()
 
             def before(request: Any) -> None:
-                parsed_gold(plain(request[2]))
+                readable(request[2])
 
         def grade(request: Any) -> Any:
             verdict = VERIFIERS[request[0]](*request[1:])

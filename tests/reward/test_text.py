@@ -8,6 +8,8 @@ from reward.sentence import said_answers
 from reward.spelling import one_spelling
 
 CORRECT = [  # (gold, answer)
+    ("red, green, blue", "red, green and blue"),
+    ("$1,250.00", "1250 USD"),
     ("0.5", "0.50"),
     ("No", "NO"),
     ("NaCl", "NACL"),
@@ -140,6 +142,7 @@ CORRECT = [  # (gold, answer)
     ("Figure 3", "Figure 3."),
 ]
 INCORRECT = [
+    ("$1,250.00", "€1,250.00"),
     ("007", "7"),
     ("0042", "42"),
     ("5", "05"),
