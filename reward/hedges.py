@@ -28,7 +28,8 @@ _MODEST_END = re.compile(
     rf"(?:(?:^|(?<=[\s,]))(?:{'|'.join(_ABOUT_PHRASES + _LATIN_ABOUT)})|{'|'.join(_ASIAN_ABOUT)})[\s,]*$", re.IGNORECASE
 )
 _MODEST_BEHIND = re.compile(
-    r"[\s,]*(?:\b(?:in (?:total|all)|altogether|approximately|exactly|insgesamt|au total|en total|всего)$|左右|程度|くらい|ぐらい|정도)",
+    r"[\s,]*(?:\b(?:in (?:total|all)|altogether|approximately|exactly|insgesamt|au total|en total|всего)$"
+    r"|左右|程度|くらい|ぐらい|정도|쯤|가량)",
     re.IGNORECASE,
 )
 
@@ -41,7 +42,7 @@ sin falso hasta y casi não mais e oppure non più meno almeno quasi или не
 почти أو ليس ليست لا غير أكثر أقل بين و"""
 _FORBIDDEN_ASIAN = """或 不 没 沒 非 以上 以下 至少 最多 至多 最少 超过 超過 多于 多於 少于 少於 大于 大於
 小于 小於 高于 低于 之间 之間 之內 以内 以內 未 到 至 和 与 與 及 错 錯 除 无 無 倍 几 幾 第 または
-あるいは もしくは ない ません 以降 番目 超え より から まで 間違 前後 か月前 と 또는 아니 않 이상 이하 미만 초과 혹은
+あるいは もしくは ない ません 以降 番目 超え より から まで 間違 前後 か月前 と 또는 아니 아닙 아닌 않 이상 이하 미만 초과 혹은
 사이 최소 최대 적어도 부터 까지 과 와 번째"""
 _JOINS = {"and", "to", "und", "et", "y", "e", "и", "و", "o", "but", "mas", "até"}
 """Forbidden where a unit should stand (``5 and``), but harmless elsewhere in a sentence."""

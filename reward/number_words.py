@@ -35,7 +35,15 @@ _EN = Language(
         seventeen eighteen nineteen""")
     | _count("twenty thirty forty/fourty fifty sixty seventy eighty ninety", 20, 10),
     {"hundred": 100},
-    {"dozen": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
+    {
+        "dozen": 12,
+        "thousand": 10**3,
+        "lakh": 10**5,
+        "million": 10**6,
+        "crore": 10**7,
+        "billion": 10**9,
+        "trillion": 10**12,
+    },
     "and",
     "negative minus",
     "a an",
@@ -168,6 +176,10 @@ _FIGURE_BEFORE = re.compile(r"(?:\d|half|quarters?)\s?$", re.IGNORECASE)
 _THERE_IS = re.compile(
     r"(?:il y a|on voit|je vois|c'est|es gibt|es ist|man sieht|ich sehe|hay|se ve|veo|há|c'è) (?:seulement |nur |solo |sólo )?$",
     re.IGNORECASE,
+)
+_SCALED_PART = re.compile(r"(\d{1,9})([万萬亿億만억千천百백]{0,2})")
+_SCALED_PARTS = re.compile(
+    r"(?<![\d.,])\d{1,9}[万萬亿億만억千천百백]{1,2}(?: ?\d{1,9}[万萬亿億만억千천百백]{0,2}){1,3}(?![\d.,])"
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _ENGLISH = {*_EN.words, *_EN.small, *_EN.large, *_EN.minus.split(), *_HALVES, *_PARTS}
@@ -333,9 +345,12 @@ def _east_asian(text: str) -> str:
     if not numbered:  # these syllables stand in many other words
         text = _SINO_RUN.sub(lambda match: _east_asian_figure(match[0], *_SINO_KOREAN), text)
         text = _KOREAN_COUNT.sub(_korean, text)
-    text = re.sub(r"(\d+)[点點](\d+)(?!\d|分)", r"\1.\2", text)
-    text = re.sub(r"百分之(?=\d)(\d+(?:\.\d+)?)", r"\1%", text)
-    return re.sub(r"(\d+)(?:分之|分の)(\d+)", r"\2/\1", text)
+    text = re.sub(r"(?<!\d)(\d{1,15})[点點](\d{1,15})(?!\d|分)", r"\1.\2", text)
+    text = _SCALED_PARTS.sub(_sum_of_parts, text)
+    text = re.sub(r"(\d)(?:成|割)(?!\w)", r"\g<1>0%", text)
+    text = re.sub(r"(?:零下|영하)\s*(?=\d)", "-", text)
+    text = re.sub(r"百分之(\d{1,15}(?:\.\d{1,15})?)", r"\1%", text)
+    return re.sub(r"(?<!\d)(\d{1,15})(?:分之|分の)(\d{1,15})", r"\2/\1", text)
 
 
 def _han(match: re.Match[str]) -> str:
@@ -359,6 +374,19 @@ def _east_asian_figure(run: str, digits: dict[str, int], small: dict[str, int], 
         tokens.append(((digits, small, large)[kind][letter], kind))
     value = compose(tokens)
     return f"{value}.5" if run.endswith("半") and value is not None else str(value if value is not None else run)
+
+
+def _sum_of_parts(match: re.Match[str]) -> str:
+    """``2亿5000万`` in figures, if the parts fall."""
+    total, last = 0, 10**16
+    for figure, scales in _SCALED_PART.findall(match[0]):
+        part = int(figure)
+        for scale in scales:
+            part *= SCALES[scale]
+        if part >= last:
+            return match[0]
+        total, last = total + part, part
+    return str(total)
 
 
 def _korean(match: re.Match[str]) -> str:

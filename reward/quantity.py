@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from reward.arithmetic import compute
 from reward.hedges import forbidden
@@ -19,7 +20,7 @@ from reward.units import CURRENCY_SIGNS, DOLLARS, SUPERSCRIPT, Unit, read_unit, 
 _EAST_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _DOLLAR = re.compile(rf"(?<![A-Za-z])({'|'.join(sorted(filter(None, DOLLARS), key=len, reverse=True))})?\s?\\?\$")
 _PERCENT_WORD = re.compile(
-    r"\b(?:per\s?cent|pour\s?cents?|por\s?ciento|prozent|процент\w{0,3})\b|パーセント|퍼센트|프로|بالمئة|بالمائة|في المئة",
+    r"\b(?:per\s?cent|pour\s?cents?|por\s?ciento|prozent|pct|процент\w{0,3})\b|パーセント|퍼센트|프로|بالمئة|بالمائة|في المئة",
     re.IGNORECASE,
 )
 _ARABIC_MARKS = str.maketrans({"٫": ".", "٬": ",", "٪": "%", "،": ",", "＇": "'", "’": "'", "‘": "'"})
@@ -30,18 +31,22 @@ _NEGATIVE_BELOW = re.compile(r"(-?)\s*(?<![\d.])(\d[\d.]{0,40})\s*/\s*-\s*(?=\d)
 _IN_BRACKETS = re.compile(r"\(\s*(-?[\d.]{1,40})\s*\)(?=\s*/)|(?<=/)\s*\(\s*(-?[\d.]{1,40})\s*\)")
 _TEN_POWER = re.compile(r"\s*(?:×|\\times|\\cdot|\*|x|·|⋅)\s*10\s*(?:\^|\*\*)\s*\{?\s*([-+]?\d{1,3})\s*\}?")
 _BARE_POWER = re.compile(r"(?<![\w.^)])10\s*(?:\^|\*\*)\s*\{?\s*(-?\d{1,3})\s*\}?(?!\w)")
-_MIXED = re.compile(r"(?<![\w./])(-?)(\d{1,9})\s+(\d{1,9})\s*/\s*(\d{1,9})(?![\w/])")
+_MIXED = re.compile(r"(?<![\w./])(-?)(\d{1,9})\s+(?:and )?(\d{1,9})\s*/\s*(\d{1,9})(?![\w/])")
 _POWER = re.compile(
     r"(?<=[^\W\d_])(?<!\d[eE])(?<!\.[eE])(?:\s?\^\s?\{?\s?)?([+-]?[1-4])\}?(?![\d.])"
 )  # of a unit: m^2, s-1
 _SPACED = re.compile(r"(?<![\d.,/] )(?<![\w.,/])\d{1,3}(?: \d{3})+(?![\d/]|\s*/| \d)")  # 12 345 678
 _GROUPED = re.compile(r"(?<![\w.,'])\d{1,3}(?:(?:'\d{3})+|(?:\.\d{3}){2,})(?![\d'])(?!\.\d{3})")  # 1'250'000, 1.250.000
+_HOURS = re.compile(r"(?<=\d)\s?h\s?(?=\d{1,2}(?:\s?(?:min\w*|m))?$)")  # 1h30
+_FEET = re.compile(r"(?<!\d)(\d{1,4})\s?'\s?(\d+(?:\.\d+)?)\s?(?:\"|'')$")
 _NUMBER = re.compile(
     r"(?<![\w.^])[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)?(?:\.\d+)?(?:[eE][-+]?\d{1,3})?(?:\s*/\s*\d+(?:\.\d+)?)?"
 )
 _USUAL = re.compile(r"\s*([-+]?\d{1,30}(?:\.(\d{1,30}))?)\s*")
+_WORDS = re.compile(r"[^\W\d_]+(?:[ './-]{1,3}[^\W\d_]+)*\.?")
+_PRODUCT = re.compile(r"[xyz][a-z]|[a-oq-z][xyz]|[abc]{2,3}|pq|mn|xyz")
 _UNIT = re.compile(r"(?:(?:[^\W\d_]|[°€£¥₩₹₽¢])[^\d!=<>|^]*)?")
-_ORDINAL = re.compile(r"-?(?:st|nd|rd|th|ème|ième|eme)\b|番目|番|번째|번|号|號|º|ª", re.IGNORECASE)
+_NO_VALUE = re.compile(r"多|余|餘|来|-?(?:ish|st|nd|rd|th|ème|ième|eme)\b|番目|番|번째|번|号|號|º|ª", re.IGNORECASE)
 _LETTER_SCALE = {"K": 10**3, "M": 10**6, "B": 10**9}
 _MONEY_SCALE = _LETTER_SCALE | {"m": 10**6, "b": 10**9, "T": 10**12, "tn": 10**12}
 
@@ -102,6 +107,7 @@ Frame = Callable[[str, str], tuple[str, str] | None]
 """Takes a sentence away from what stands before and after a number; None if the sentence says more than the number."""
 
 
+@lru_cache(maxsize=1024)  # a gold answer is read for each response
 def read_quantity(text: str) -> Quantity | None:
     """Read a text that holds one number and perhaps a unit, a label or a computation: ``-1,234.5 kg``, ``x = 3/4``, ``2+3 = 5``."""
     if usual := _USUAL.fullmatch(text):
@@ -141,7 +147,7 @@ def _read_one(text: str, frame: Frame | None) -> Quantity | None:
     match = found[0]
     before, after = text[: match.start()].strip(), text[match.end() :]
     value = _read_fraction(match[0])
-    if value is None or _ORDINAL.match(after):
+    if value is None or _NO_VALUE.match(after):
         return None
     percent = re.match(r"\s*([%‰])", after)
     if percent:
@@ -153,6 +159,8 @@ def _read_one(text: str, frame: Frame | None) -> Quantity | None:
     currency = before.strip().removesuffix(".")
     if (currency and currency not in CURRENCY_SIGNS) or (colon and (not label.strip() or forbidden(label))):
         return None  # "not 5", "room 5": more than a number
+    if sign and match[0][0] in "+-":
+        return None  # --5
     value = -value if sign == "-" else value
     scale, unit, other = (1, after.strip(), None) if percent else _split_scale(after, bool(currency))
     if forbidden(unit) or not _is_unit(unit):
@@ -186,7 +194,10 @@ def _normal(text: str) -> str:
     text = re.sub(r"^([-+])\s+", r"\1", text[1:-1].strip() if re.fullmatch(r"\([^()]*\)", text) else text)
     if " " in text:
         text = _SPACED.sub(lambda match: match[0].replace(" ", ""), text)
+    if "h" in text:
+        text = _HOURS.sub(" h ", text)
     if "'" in text or "." in text:
+        text = _FEET.sub(r"\1 ft \2 in", text)
         text = _GROUPED.sub(lambda match: re.sub(r"['.]", "", match[0]), text)
     if "10" in text:
         text = _TEN_POWER.sub(lambda match: f"e{match[1]}", text)
@@ -221,7 +232,10 @@ def _split_scale(after: str, money: bool) -> tuple[int, str, Unit | None]:
 
 
 def _is_unit(text: str) -> bool:
-    return bool(_UNIT.fullmatch(text)) and (len(text.split()) <= 3 or (len(text) <= 60 and read_unit(text).known))
+    """Whether a text may be a unit: a known one, or up to three words; ``xy`` and ``a+3`` are algebra."""
+    if not text or (_UNIT.fullmatch(text) and len(text) <= 100 and read_unit(text).known):
+        return True
+    return bool(_WORDS.fullmatch(text)) and len(text.split()) <= 3 and not _PRODUCT.fullmatch(text)
 
 
 def _with_currency(currency: Unit, written: str, unit: Unit | None) -> Unit | None:
@@ -265,7 +279,7 @@ def _read_equation(text: str, frame: Frame | None) -> Quantity | None:
     """The value of ``S = 12``, ``2 + 3 = 5`` or ``5 = x``; None for a false equation and for more than one of them."""
     *sides, last = (side.strip() for side in re.split("[=≈]", text))
     found = _read_one(last, frame)
-    if found is None and len(sides) == 1 and _NAME.fullmatch(last):
+    if found is None and len(sides) == 1 and (_NAME.fullmatch(last) or compute(last) is not None):
         sides, found = [last], _read_one(sides[0], None)
     if found is None or len(sides) > 5:
         return None
@@ -309,7 +323,7 @@ def _is_label(text: str, first: bool) -> bool:
     """
     if not text:
         return first  # "= 5"
-    outside = _BRACKETS.sub("", text)
+    outside = _BRACKETS.sub("", text).replace("π", "").replace("\\pi", "")
     numbered = any(letter.isdigit() for letter in outside)
     if forbidden(outside, sentence=True) or ("," in outside and numbered) or re.search("[;،、，]", outside):
         return False

@@ -15,9 +15,10 @@ from reward.units import CURRENCY_SIGNS, read_unit, same_dimension
 
 _TAG = re.compile(r"</?(?:b|i|u|p|em|strong|span|sub|code|mark|br|answer) ?/?>", re.IGNORECASE)
 _WRAPPERS = "\"'`*_“”‘’«»„「」『』【】[]"
-_GLOSS = re.compile(r"([^()]+)\(([^()]+)\)[.。]?")
+_GLOSS = re.compile(r"([^()]+)\(([^()]+)\)([^()\d]*)")
 _OPENING = re.compile(
-    r"^(?:(?:so|thus|hence|therefore|then|finally|donc|also|entonces|所以|因此|따라서|したがって)\b[ ,:，、]*)?"
+    r"^(?:(?:[→⇒∴]|[=-]>|\\therefore(?![a-z])|\\Rightarrow(?![a-z])) *)?"
+    r"(?:(?:so|thus|hence|therefore|then|finally|donc|also|entonces|所以|因此|따라서|したがって)\b[ ,:，、]*)?"
     r"(?:(?:(?:the|my) )?(?:final |correct )?(?:answer|result|value|solution) (?:is|equals)\b:? *)?",
     re.IGNORECASE,
 )
@@ -32,12 +33,12 @@ sieht sehe zähle zeigt enthält ergibt kostet wiegt misst lautet macht also gle
 es son era fue hay tiene tienen muestra contiene veo ven cuento da igual vale cuesta pesa mide respuesta resultado é
 são há tem tenho resposta è sono ha равен равна равно равны это составляет ответ есть вижу имеет هو هي يساوي تساوي
 الجواب الإجابة هناك يوجد توجد تبلغ здесь тут"""
-_LEADS = frozenset(_LEADS_TO.split())
+_LEADS = frozenset(["s", "ph", "que"]) | frozenset(_LEADS_TO.split())
 _TO = re.compile(
     r"\b(?:equals?|comes?|amounts?|adds up|sums?|rounds?|evaluates|simplifies|igual|gleich)\s+(?:to|a|zu)$",
     re.IGNORECASE,
 )
-_LEADS_ASIAN = re.compile(r"(?:[是为為有共得了案值数量於于은는이가에]|等于|等於|[はがもにで])$")
+_LEADS_ASIAN = re.compile(r"(?:[计計是为為有共得了案值数量於于은는이가에]|等于|等於|[はがもにで])$")
 _NAMES = re.compile(
     r"\b(?:room|figure|fig|step|option|question|page|chapter|row|column|line|level|table|item|choice|problem|part|section|type|"
     r"class|grade|group|team|player|bus|route|channel|version|model|case|stage|phase|no|nr|numéro|número|nummer|номер)\.?$",
@@ -53,14 +54,15 @@ _ENDINGS = (
     *("입니다", "이다", "이에요", "예요", "있습니다", "있다", "있어요", "이", "가"),
 )
 _COUNTERS = re.compile(
-    r"\s*(?:[个個颗顆只隻条條张張枚人名位匹头頭輛辆台棵朵片件双雙つ本冊羽根把座间株粒枝]|개|명|마리|권|장|대|송이|그루|자루)(?:の|의)?"
+    r"(\s*[万萬亿億만억千천百백]{0,2})\s*(?:[个個颗顆只隻条條张張枚人名位匹头頭輛辆台棵朵片件双雙つ本冊羽根把座间株粒枝]|개|명|마리|권|장|대|송이|그루|자루)(?:の|의)?"
 )
 _EACH = re.compile(r"^(?:每|毎)([^\W\d_]{1,4}?)\s*(-?[\d.,]+)\s*(\S{1,12})$")
 _SPEEDS = {"时速": "h", "時速": "h", "시속": "h", "秒速": "s", "초속": "s", "分速": "min", "분속": "min"}
 _SPEED = re.compile(
     rf"^({'|'.join(_SPEEDS)})(?:是|は)?\s*(?:约|約)?\s*(-?[\d.,]+)\s*([^\W\d_]{{1,8}}?)(?:です|입니다)?$"
 )
-_SCALE_FIRST = re.compile(r"(?:섭씨|摄氏|攝氏|摂氏)\s*(-?[\d.]+)\s*(?:度|도)")
+_CELSIUS = ("섭씨", "摄氏", "攝氏", "摂氏")
+_SCALE_FIRST = re.compile(r"(섭씨|摄氏|攝氏|摂氏|화씨|华氏|華氏)\s*(-?[\d.]+)\s*(?:度|도)")
 
 
 def read_stated(text: str) -> Quantity | None:
@@ -74,12 +76,12 @@ def read_stated(text: str) -> Quantity | None:
     if not text.isascii():
         text = _EACH.sub(r"\2 \3/\1", text)
         text = _SPEED.sub(lambda match: f"{match[2]} {match[3]}/{_SPEEDS[match[1]]}", text)
-        text = _SCALE_FIRST.sub(r"\1 °C", text)
+        text = _SCALE_FIRST.sub(lambda match: f"{match[2]} {'°C' if match[1] in _CELSIUS else '°F'}", text)
     found = read_prepared(text, _strict)
     if found is not None:
         return found
     if gloss := _GLOSS.fullmatch(text):
-        return _with_gloss(gloss[1], gloss[2])
+        return _with_gloss(gloss[1] + gloss[3], gloss[2])
     return read_prepared(text, _sentence)
 
 
@@ -146,7 +148,7 @@ def _unit_of(after: str) -> str:
     if read_unit(after).known:
         return after
     if counter := _COUNTERS.match(after):
-        after = after[counter.end() :]
+        after = counter[1] + after[counter.end() :]
     after = re.sub(r"^의\s*", "", _STOPS.split(after.strip(), maxsplit=1)[0]).strip()
     if after[:1] in ("%", "!") or not after:  # "5!" is no 5
         return after
@@ -164,13 +166,15 @@ def _unit_of(after: str) -> str:
 
 
 _NOTHING = re.compile(
-    r"(?:there (?:is|are|was|were) |it has |i (?:see|count) |answer is )?(?:no|none)(?: \w+){0,6}|nothing"
+    r"(?:there (?:is|are|was|were) |it has |i (?:see|count) |answer is )?(?:no|none)(?: \w+){0,6}|nothing|not (?:a single|any)(?: \w+){0,5}"
     r"|there (?:is|are|was|were)(?:n t| not) any(?: \w+){0,6}"
     r"|(?:es (?:gibt|sind) )?keine?n?(?: \w+){0,4}|(?:il n y (?:a )?)?aucune?(?: \w+){0,4}|il n y (?:a )?pas (?:de|d)(?: \w+){1,4}"
     r"|(?:no hay )?(?:ning[uú]n[oa]?)(?: \w+){0,4}|no hay(?: \w+){1,4}|nenhuma?(?: \w+)?|nessun[oa]?(?: \w+)?|нет(?: \w+)?"
     r"|(?:图中|圖中|图片中|图片里|这里)?(?:没有|沒有)\w{0,4}|[无無零]"
-    r"|(?:\w{1,8}[はが])?(?:ありません|ない|なし|いません)|(?:\w{1,8}[이가은는] )?없(?:음|다|습니다|어요)|لا (?:يوجد|توجد)(?: \w+)?"
+    r"|(?:[一ひと]{1,2}つも|\w{1,8}[はが])?(?:ありません|ない|なし|いません)"
+    r"|(?:하나도 |\w{1,8}[이가은는] )?없(?:음|다|습니다|어요)|لا (?:يوجد|توجد)(?: \w+)?"
 )
+_NOT_ONE = re.compile("single one|一つも|ひとつも|하나도")
 _NO_ANSWER = re.compile(
     r"\b(?:no|any|keine?n?|pas de|aucune?|no hay|ningun[ao]?) (?:idea|clue|answer|way|more|less|fewer|longer|doubt|info\w*|image|picture|"
     r"ahnung|antwort|idee|angaben?|informationen|bild|idée|réponse|respuesta|imagen)\b|\b(?:or|than|but|oder|ou)\b"
@@ -182,5 +186,7 @@ def states_none(text: str) -> bool:
     """Whether an answer to "how many" says that there are none: ``none``, ``there are no stars``, ``没有``."""
     text = words(text)
     return (
-        _NOTHING.fullmatch(text) is not None and _NO_ANSWER.search(text) is None and not re.search(r"\d", figures(text))
+        _NOTHING.fullmatch(text) is not None
+        and _NO_ANSWER.search(text) is None
+        and not re.search(r"\d", figures(_NOT_ONE.sub("", text)))
     )

@@ -102,7 +102,7 @@ _ZERO = {"°C": Fraction(27315, 100), "°F": Fraction(45967 * 5, 900)}
 
 # code: names of the unit, and of its hundredth part after "|"
 _CURRENCIES = {
-    "USD": "US$ dollar dollars dólar dólares доллар доллара долларов ドル 米ドル 달러 美元 美金 دولار | cent cents ¢ centavo",
+    "USD": "US$ buck bucks dollar dollars dólar dólares доллар доллара долларов ドル 米ドル 달러 美元 美金 دولار | cent cents ¢ centavo",
     "EUR": "€ euro euros eur евро ユーロ 유로 欧元 歐元 يورو | eurocent",
     "GBP": "£ sterling 英镑 ポンド 파운드 libras-esterlinas | pence penny",
     "CNY": "元 块 块钱 元钱 圆 人民币 人民幣 人民币元 yuan rmb юань юаней 위안 中国元 | 角",
@@ -158,7 +158,7 @@ class Unit:
     @property
     def letter(self) -> bool:
         """Whether it is one letter that no unit is known by: a variable rather than a unit."""
-        return not self.known and len(self.base) == 1
+        return not self.known and len(self.base) == 1 and self.base < "\u0590"  # a Chinese character is a word
 
 
 def _powers(text: str) -> dict[str, int]:
@@ -230,7 +230,7 @@ def same_dimension(one: Unit, other: Unit) -> tuple[Unit, Unit] | None:
 def _read(text: str) -> Unit:
     if len(text) <= 100:
         spelt = _DEGREES_OF.sub(lambda m: m[1] if len(m[1]) > 1 else f"°{m[1].upper()}", text)
-        spelt = re.sub(r"(?<=[^\W\d_]) old$", "", spelt)
+        spelt = re.sub(r"(?<=[^\W\d_]) old$|^U\.?S\.? (?=dollars?$)", "", spelt, flags=re.IGNORECASE)
         spelt = _POWER_FIRST.sub(lambda m: f"{m[4]}{_POWERS_IN_WORDS[(m[1] or m[2] or m[3]).casefold()]}", spelt)
         spelt = _POWER_LAST.sub(lambda m: f"{m[1]}{2 if m[2] else 3}", spelt)
         above, *below = _PER.split(spelt.replace("\\cdot", "*").strip("{} "))
