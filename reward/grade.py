@@ -235,7 +235,7 @@ def grading_sha256(problem: Gradable) -> str:
 
 
 _READ_AND_VERIFY = (
-    *("aliases", "judge", "parsing", "quantity", "units", "options", "yes_no"),
+    *("aliases", "cues", "judge", "parsing", "quantity", "units", "options", "yes_no"),
     *("arithmetic", "hedges", "number_words", "stated_value"),
     *("notation", "phrases", "structures", "tables"),
     *("text", "sentence", "dates", "spelling"),

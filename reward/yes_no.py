@@ -1,24 +1,96 @@
-"""Yes and no, true and false."""
+"""Yes and no, true and false, alone or in a sentence. The side that is taken counts, not the words of the reason."""
 
+from reward.cues import Clause, Phrase, clauses_of, scan, tokens_of
 from reward.parsing import words
 
-_YES = {"yes", "true", "correct", "right"}
-_NO = {"no", "false", "incorrect", "wrong"}
+_PLAIN = {"yes": True, "true": True, "y": True, "no": False, "false": False, "n": False}
+_CLAUSE_FOLLOWS = {"that", "que", "dass", "qu'il", "что"}  # "it is true that ..."
+_SIDES = {"yes": True, "right": True, "no": False, "wrong": False}
+_MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
 
 
 def read_yes_no(text: str) -> bool | None:
-    """Yes or no, when the text begins with one of them and never says the other."""
-    given = words(text).replace(".", " ").split()
-    if given in (["y"], ["n"]):
-        return given == ["y"]
-    if (
-        not given
-        or (given[0] not in _YES and given[0] not in _NO)
-        or given[1:2] == ["or"]
-        or given[:2] == ["no", "idea"]
-    ):
+    """Yes or no; None for neither, for both, and for a side that is left open ("maybe", "yes and no")."""
+    given = words(text)
+    if given in _PLAIN:
+        return _PLAIN[given]
+    items = scan(tokens_of(text))
+    conclusion = max((place for place, item in enumerate(items) if item.kind == "so"), default=-1)
+    if conclusion >= 0 and (side := _side_taken(items[conclusion + 1 :])) is not None:
+        return side
+    return _side_taken(items)
+
+
+def _side_taken(items: list[Phrase]) -> bool | None:
+    """The one side that the text takes before its first reason."""
+    sides: set[bool] = set()
+    for clause in clauses_of(items):
+        found = _sides_of(clause, first=clause.items[0] is items[0])
+        if found is None:
+            return None
+        sides |= found
+        if sides and any(item.kind == "because" for item in clause.items):
+            break
+    return sides.pop() if len(sides) == 1 else None
+
+
+def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
+    """The sides that a clause takes: none, one or (a contradiction) both; None if it leaves the side open.
+
+    Args:
+        first: the text begins with this clause.
+    """
+    items = clause.items
+    reason = next((place for place, item in enumerate(items) if item.kind == "because"), len(items))
+    items = items[:reason]
+    if any(item.kind == "hedge" for item in items):
         return None
-    strong_yes, strong_no = {"yes", "true"} & set(given), {"no", "false", "not"} & set(given)
-    if strong_yes and strong_no:
-        return None
-    return given[0] in _YES
+    known = not any(item.kind in ("other", "join", "except") for item in items)
+    if items and items[-1].text == "是" and all(item.kind in ("frame", "answer", "link") for item in items):
+        return {True}  # elsewhere it is a link
+    sides: set[bool] = set()
+    denied = False
+    for place, item in enumerate(items):
+        after = items[place + 1] if place + 1 < len(items) else None
+        before = items[place - 1] if place else None
+        if item.kind in ("not", "rather"):
+            denied = not denied
+        elif item.kind in ("yes", "no"):
+            if item.kind == "no" and after is not None and after.text.casefold() in _MODAL_LINKS:
+                denied = not denied  # "No es correcto"
+                continue
+            if (
+                item.kind == "no"
+                and after is not None
+                and after.kind in ("other", "article")
+                and not (first and not place)
+            ):
+                continue  # "there is no cat": of the thing, not of the answer
+            if denied or _joined(before, after):
+                return {True, False}
+            sides.add(item.kind == "yes")
+        elif item.kind in ("right", "wrong") and _is_judgement(items, place):
+            if _joined(before, after):
+                return {True, False}
+            denial = denied or any(one.kind == "not" for one in items[place + 1 :])
+            sides.add(_SIDES[item.kind] is not denial)
+    if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or items[0].text == "不 是"):
+        return {False}  # "it is not", "it doesn't"
+    return sides
+
+
+def _joined(before: Phrase | None, after: Phrase | None) -> bool:
+    return any(item is not None and item.kind == "join" for item in (before, after))
+
+
+def _is_judgement(items: list[Phrase], place: int) -> bool:
+    """Whether true, false and their kind are said of the statement, and not of a thing ("the true length")."""
+    behind = [item.kind for item in items[place + 1 :]]
+    if behind and items[place + 1].text in _CLAUSE_FOLLOWS:
+        behind = []
+    if any(kind not in ("frame", "not", "link", "join", "right", "wrong") for kind in behind):
+        return False
+    before = [item.kind for item in items[:place] if item.kind not in ("frame", "article")]
+    return (
+        not before or before[-1] in ("link", "not", "rather", "yes", "no", "right", "wrong", "join") or "link" in before
+    )

@@ -3,7 +3,10 @@
 Pure Python. Model output is untrusted: every pattern here runs in linear time, and an answer has a bounded length.
 """
 
+import contextlib
+import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,7 +37,8 @@ def parse_response(text: str, finished: bool = True) -> Response:
     """Take a response apart, in any format that models use.
 
     The answer is, in this order: the last balanced ``\\boxed{...}`` (the inner of two nested ones), the last
-    ``<answer>...</answer>``, what follows the last "answer is" or "answer:", the last line that is not blank. It is
+    ``<answer>...</answer>``, the value of ``answer`` in a JSON object, what follows the last "answer is" or "answer:" (in several
+    languages), the last line that is not blank. Two boxes or tags with an "or" between them are one answer, ``12 or 24``. It is
     looked for after the reasoning; if there is none, a box or an ``<answer>`` inside the reasoning counts. Reasoning
     that was never closed gives no answer in prose, because the model may still change its mind.
 
@@ -49,7 +53,7 @@ def parse_response(text: str, finished: bool = True) -> Response:
     answer = None if unfinished else _boxed(tail)
     boxed = answer is not None
     if answer is None and not unfinished:
-        answer = _tagged(tail) or _phrased(tail) or _last_line(tail)
+        answer = _tagged(tail) or _json_answer(tail) or _phrased(tail) or _last_line(tail)
     if answer is None:
         answer = _boxed(reasoning)
         boxed = answer is not None
@@ -112,19 +116,48 @@ _BRACES = re.compile(r"\\\s?boxed\s{0,8}\{|\\[\\{}]|[{}]")
 def _boxed(text: str) -> str | None:
     """Content of the balanced box that opens last. One pass with a stack: braces take no longer than prose."""
     text = text[-MAX_READ:]
-    open_braces: list[int | None] = []  # where the content of a box begins; None for any other brace
-    begin, content = -1, ""
+    open_braces: list[re.Match[str] | None] = []  # the opening of a box; None for any other brace
+    closed = []
     for match in _BRACES.finditer(text):
         token = match[0]
         if token == "{":
             open_braces.append(None)
         elif token == "}":
-            start = open_braces.pop() if open_braces else None
-            if start is not None and start > begin and (inside := text[start : match.start()].strip()):
-                begin, content = start, inside
+            opening = open_braces.pop() if open_braces else None
+            if opening is not None and (inside := text[opening.end() : match.start()].strip()):
+                closed.append(_Marked(opening.start(), match.end(), inside))
         elif token.endswith("boxed{") or len(token) > 2:
-            open_braces.append(match.end())
-    return _bounded(content)
+            open_braces.append(match)
+    return _last_of(text, closed)
+
+
+class _Marked(NamedTuple):
+    """An answer in a box or a tag, and where these stand."""
+
+    start: int
+    end: int
+    content: str
+
+
+_ALTERNATIVE = re.compile(
+    r"[\s$*_,;)\]\\]{0,8}(?:\b(?:or|oder|ou|o|или)\b|أو|或者?|还是|또는|혹은|または|もしくは|あるいは)[\s$*_(\[\\]{0,8}",
+    re.IGNORECASE,
+)
+
+
+def _last_of(text: str, marked: Sequence[_Marked]) -> str | None:
+    """The marked answer that begins last, with those to which an "or" joins it (``12 or 24``: no verifier takes that for one)."""
+    if not marked:
+        return None
+    last = max(marked, key=lambda one: one.start)
+    answers, begin = [last.content], last.start
+    for one in reversed(marked):
+        if one.end <= begin:
+            if len(answers) >= 8 or begin - one.end > 40 or not _ALTERNATIVE.fullmatch(text, one.end, begin):
+                break
+            answers.append(one.content)
+            begin = one.start
+    return _bounded(" or ".join(dict.fromkeys(reversed(answers))))
 
 
 _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
@@ -132,17 +165,41 @@ _ANSWER_TAG = re.compile(r"</?answer>", re.IGNORECASE)
 
 def _tagged(text: str) -> str | None:
     text = text[-MAX_READ:]
-    start, found = None, ""
+    opening, tagged = None, []
     for match in _ANSWER_TAG.finditer(text):
         if not match[0].startswith("</"):
-            start = match.end()
-        elif start is not None:
-            found, start = text[start : match.start()], None
-    return _bounded(found)
+            opening = match
+        elif opening is not None:
+            tagged.append(_Marked(opening.start(), match.end(), text[opening.end() : match.start()].strip()))
+            opening = None
+    return _last_of(text, tagged)
 
 
-_ANSWER_PHRASE = re.compile(r"\banswer[*_]{0,3}(?:\s{1,4}is|\s{0,4}[:=])[\s:*_]{0,8}", re.IGNORECASE)
-_STOP = re.compile(r"\n|[.!?](?=\s)|[.!?]$")
+_JSON_ANSWER = re.compile(
+    r"[\"'](?:final[_ ]?)?answer[\"']\s{0,8}:\s{0,8}(\"(?:[^\"\\\n]|\\.){1,1000}\"|-?\d[\d.]{0,40}|\[[^\[\]]{0,1000}\]|true|false)",
+    re.IGNORECASE,
+)
+
+
+def _json_answer(text: str) -> str | None:
+    """The last value of ``answer`` or ``final_answer`` in a JSON object, wherever it stands in the text."""
+    *_, value = ["", *(match[1] for match in _JSON_ANSWER.finditer(text[-MAX_READ:]))]
+    if value.startswith('"'):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value, strict=False)
+    return _bounded(value)
+
+
+# "The answer is", "La réponse correcte est", "Die Antwort lautet:", "答案是", "정답은", "الإجابة هي": with a colon in any language.
+_ANSWER_PHRASE = re.compile(
+    r"(?:\banswer[*_]{0,3}(?:\s{1,4}(?:is|would\s{1,4}be|should\s{1,4}be|must\s{1,4}be)\b|\s{0,4}(?:[:=：]|->|→))"
+    r"|\b(?:antwort|lösung|réponse|respuesta|resposta|risposta|ответ|الإجابة|الاجابة|الجواب)[*_]{0,3}(?:\s{1,4}\w{1,20})?"
+    r"(?:\s{1,4}(?:ist|lautet|est|es|é|è|هي|هو)\b|\s{0,4}[:=：—])"
+    r"|(?:答案|答え|正解|回答|解答)[*_]{0,3}\s{0,4}(?:应该是|应为|是|为|為|は|[:=：])"
+    r"|(?:정답|답)[*_]{0,3}\s{0,4}(?:은|는|[:=：]))[\s:：*_]{0,8}",
+    re.IGNORECASE,
+)
+_STOP = re.compile(r"\n|[.!?](?=\s)|[.!?]$|[。！？]")
 
 
 def states_answer(text: str) -> bool:

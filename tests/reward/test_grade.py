@@ -174,6 +174,7 @@ VERIFYING = {
     for name in (
         "aliases",
         "parsing",
+        "cues",
         "quantity",
         "options",
         "yes_no",
