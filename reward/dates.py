@@ -57,7 +57,7 @@ _TIME = [
         r"(?P<hour>\d{1,2})(?:\s?[:.h]\s?|\s?[点點时時시]\s?)(?P<minute>\d{2})(?::(?P<second>\d{2}))?\s*[分분]?"
         rf"(?:\s*(?:{_HALF})|\s?(?:uhr|h|o['’]?clock|hours))?",
         rf"(?:{_HALF})\s*(?P<hour>\d{{1,2}})\s?[:点點时時시]\s?(?P<minute>\d{{1,2}})?\s?[分분]?",
-        rf"(?P<hour>\d{{1,2}})\s*(?:{_HALF})",
+        rf"(?P<hour>\d{{1,2}})\s*(?:{_HALF}|o['’]?clock|uhr)",
     )
 ]
 

@@ -350,7 +350,7 @@ def parse_value(text: str) -> Any:
     from math_verify.grader import should_treat_as_complex
     from sympy import Basic, MatrixBase
 
-    text = re.sub(r"°$", "", text.strip())
+    text = text.replace("°", "").strip()  # a degree is a unit, except in a trigonometric function (``mathtext``)
     try:
         value = latex2sympy(
             text,

@@ -11,6 +11,8 @@ from reward.forms import read_form
 from reward.mathtext import math_text, split_top
 
 CORRECT = [  # (gold, answer)
+    ("90^{\\circ}-\\frac{1}{2}\\alpha", "90-α/2"),
+    ("180^\\circ-\\alpha", "180°-α"),
     ("12", "about 12"),
     ("12", "twelve"),
     ("7", "7个"),

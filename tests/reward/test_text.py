@@ -8,6 +8,7 @@ from reward.sentence import said_answers
 from reward.spelling import one_spelling
 
 CORRECT = [  # (gold, answer)
+    ("5 o'clock", "5:00"),
     ("red, green, blue", "red, green and blue"),
     ("$1,250.00", "1250 USD"),
     ("0.5", "0.50"),
