@@ -26,6 +26,7 @@ from reward.aggregate import Term
 from reward.judge import JudgeKey, check_judge
 from train.precision import Choice, Precision, resolve
 from train.resume import Resumption, course, resumption
+from vlm.pixel_limits import check_pixel_limits
 
 Style = Literal["think", "direct", "describe", "none"]
 
@@ -82,6 +83,9 @@ class ModelOptions:
     max_pixels: int | None = None
     lora: Lora | None = None
     gpus: int | None = None
+
+    def __post_init__(self) -> None:
+        check_pixel_limits(self.min_pixels, self.max_pixels)
 
 
 @dataclass
@@ -193,6 +197,7 @@ class GrpoOptions(ModelOptions):
     prompt_selection: PromptSelection | None = field(default_factory=PromptSelection)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_judge(self.judge)
         if self.reward_seconds <= 0:
             raise ConfigError(

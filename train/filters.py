@@ -11,7 +11,7 @@ from reward.usable import REMEDIES as PROBLEM_REMEDIES
 from reward.usable import DroppedProblems, Sizes, gradable_golds, image_sizes, problem_faults
 from train.data import in_threads
 from train.prompts import problem_messages
-from vlm.chat import encode
+from vlm.chat import encode, position_limit
 from vlm.images import image_tokens, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
@@ -21,11 +21,15 @@ REMEDIES = {
     "malformed": "fix the fields that are named (docs/your-own-data.md shows a row)",
     "duplicate_id": "give every problem its own id",
     "unusable_picture": "crop or scale these images",
-    "over_long": "raise max_prompt_tokens, lower max_pixels, or shorten the questions",
+    "over_long": "raise max_prompt_tokens, lower max_completion_length or max_pixels, or shorten the questions",
     "control_token": "nothing to do: the token is read as plain text; remove it if it is a mistake",
     "image_in_text": "name images in 'images', not in the question; the mark is read as plain text",
 }
 KEPT_ALL_THE_SAME = ("control_token", "image_in_text")
+TEMPLATE_TOKENS = 512
+"""More than the instruction, the options' letters and the chat template add to a prompt."""
+TILED_IMAGE = 4096
+"""More than the tokens of an image that a processor cuts into tiles by a rule of its own."""
 
 
 @dataclass
@@ -55,6 +59,7 @@ def filter_problems(
     style: str,
     max_prompt_tokens: int | None,
     *,
+    completion_tokens: int = 0,
     count: bool = False,
     decode: bool = False,
     filtered: FilteredProblems | None = None,
@@ -62,12 +67,15 @@ def filter_problems(
     """Drop the problems that would fail or be truncated during training.
 
     Args:
-        count: count the tokens of every prompt, not only with ``max_prompt_tokens``.
+        max_prompt_tokens: longer prompts are dropped. The model's positions limit them as well.
+        completion_tokens: positions that the response needs behind the prompt.
+        count: count the tokens of every prompt, not only of those that may be too long.
         decode: decode every image. By default only the checksums of a PNG are compared, which is faster.
         filtered: the rows that ``read_valid_problems`` dropped; more are added to it.
     """
     filtered = FilteredProblems() if filtered is None else filtered
     golds = gradable_golds(problems)
+    limit, whose = prompt_limit(reader, max_prompt_tokens, completion_tokens)
     for problem, sizes in zip(problems, in_threads(partial(image_sizes, decode=decode), problems), strict=True):
         problem_dropped = False
         for reason, why in _faults(problem, sizes, reader, golds):
@@ -75,19 +83,48 @@ def filter_problems(
             problem_dropped |= reason not in KEPT_ALL_THE_SAME
         if problem_dropped or isinstance(sizes, ImageError):
             continue
-        if count or max_prompt_tokens is not None:
+        counted = count or max_prompt_tokens is not None
+        if counted or _most_tokens(problem, sizes, reader) > limit:
             try:
                 tokens = prompt_tokens(problem, sizes, style, reader)
             except (UserError, ImageError) as error:
                 reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
                 filtered.add(reason, problem.id, str(error))
                 continue
-            if max_prompt_tokens is not None and tokens > max_prompt_tokens:
-                filtered.add("over_long", problem.id, f"{tokens} tokens, at most {max_prompt_tokens} are allowed")
+            if tokens > limit:
+                filtered.add("over_long", problem.id, f"{tokens} tokens, at most {limit} are allowed{whose}")
                 continue
-            filtered.tokens.append(tokens)
+            filtered.tokens += [tokens] if counted else []
         filtered.kept.append(problem)
     return filtered
+
+
+def prompt_limit(reader: VLM, max_prompt_tokens: int | None, completion_tokens: int) -> tuple[int, str]:
+    """The tokens that a prompt may have, and where the limit comes from if it is not ``max_prompt_tokens``.
+
+    Raises:
+        UserError: the responses leave no positions for a prompt.
+    """
+    positions = position_limit(reader)
+    # One position is always left for the response: ``vlm.chat.encode`` refuses a prompt that takes all of them.
+    room = positions - max(1, completion_tokens)
+    if room < 1:
+        raise UserError(
+            f"'max_completion_length' {completion_tokens} leaves no room for a prompt in the {positions} positions of {reader.name}: "
+            "lower max_completion_length."
+        )
+    if max_prompt_tokens is not None and max_prompt_tokens <= room:
+        return max_prompt_tokens, ""
+    less = f" less max_completion_length {completion_tokens}" if completion_tokens else ""
+    return room, f" ({positions} positions of the model{less})"
+
+
+def _most_tokens(problem: Problem, sizes: list[tuple[int, int]], reader: VLM) -> int:
+    """An upper bound of a prompt's tokens, which costs no tokenizer: a token has at least one byte."""
+    # Twice, because each control token that the text spells is broken apart by a character of three bytes.
+    text = 2 * sum(len(part.encode("utf-8", "replace")) for part in (problem.question, *(problem.choices or ())))
+    images = (image_tokens(size, reader.processor) for size in sizes)
+    return text + sum(TILED_IMAGE if n is None else n for n in images) + TEMPLATE_TOKENS
 
 
 def _faults(problem: Problem, sizes: Sizes, reader: VLM, golds: dict[Gold, bool]) -> Iterator[tuple[str, str]]:

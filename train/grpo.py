@@ -185,7 +185,7 @@ def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
     vlm = load_for_training(options)
     filtered = FilteredProblems()
-    problems, dropped = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered)
+    problems, dropped = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered, args)
     checkpoint = run.begin()
     chosen = select_prompts(problems, vlm, args, options, run, PartialState())
     if options.domain_weights is not None:
@@ -221,13 +221,25 @@ def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
 
 
 def usable(
-    problems: Sequence[Problem], vlm: VLM, options: GrpoOptions, filtered: FilteredProblems | None = None
+    problems: Sequence[Problem],
+    vlm: VLM,
+    options: GrpoOptions,
+    filtered: FilteredProblems | None = None,
+    args: Any = None,
 ) -> tuple[list[Problem], dict[str, int]]:
     """Drop problems that would fail or be truncated during training; returns the others, and the number dropped by reason.
 
     The reasons are the keys of ``train.filters.REMEDIES``; ``filtered`` holds the rows that ``read_valid_problems`` dropped.
+    ``args`` are TRL's; their completion length is kept free in the model's positions.
     """
-    filtered = filter_problems(problems, reader_of(vlm), options.style, options.max_prompt_tokens, filtered=filtered)
+    filtered = filter_problems(
+        problems,
+        reader_of(vlm),
+        options.style,
+        options.max_prompt_tokens,
+        completion_tokens=0 if args is None else args.max_completion_length,
+        filtered=filtered,
+    )
     if not filtered.kept:
         raise UserError(f"No problem of {options.problems} can be used: {filtered.dropped or 'the set is empty'}.")
     return filtered.kept, filtered.dropped

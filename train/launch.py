@@ -33,6 +33,7 @@ from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
 from vlm.load import VLM, load_vlm
+from vlm.pixel_limits import given_pixel_limits
 
 DISK_SPARE = 64 << 20
 
@@ -144,10 +145,9 @@ def load_for_training(options: ModelOptions) -> VLM:
     Raises:
         UserError: see ``vlm.load.load_vlm``; or a part to freeze is not found.
     """
-    pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
-    given = {key: value for key, value in pixels.items() if value is not None}
+    pixels = given_pixel_limits(options.min_pixels, options.max_pixels)
     join_deepspeed()
-    vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **given)
+    vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **pixels)
     keep_names(vlm.model)
     check_start(vlm)
     freeze(vlm.model, vlm.name, options.freeze_vision, options.freeze_merger)

@@ -99,7 +99,7 @@ def check(stage: StageConfig) -> Report:
                 f"The tokenizer of {options.model} is not here, so counts of text tokens are upper bounds.",
             )
         if isinstance(options, GrpoOptions):
-            problems = _grpo_rows(report, options, reader)
+            problems = _grpo_rows(report, stage, reader)
             _course(report, options, reader, problems)
             image_counts = [len(problem.images) for problem in problems]
         else:
@@ -162,13 +162,24 @@ def _course(report: Report, options: GrpoOptions, reader: Reader, problems: list
             pass_rates(problems, [])
 
 
-def _grpo_rows(report: Report, options: GrpoOptions, reader: Reader) -> list[Problem]:
+def _grpo_rows(report: Report, stage: StageConfig, reader: Reader) -> list[Problem]:
+    options: GrpoOptions = stage.options
     try:
         filtered = FilteredProblems()
         problems = read_valid_problems(options.problems, filtered.reject)
         limit = options.max_prompt_tokens
         with judging(options.judge, options.model):
-            filter_problems(problems, reader.vlm, options.style, limit, count=True, decode=True, filtered=filtered)
+            room = stage.args.max_completion_length
+            filter_problems(
+                problems,
+                reader.vlm,
+                options.style,
+                limit,
+                completion_tokens=room,
+                count=True,
+                decode=True,
+                filtered=filtered,
+            )
     except UserError as error:
         report.add("error", "problems", str(error))
         return []

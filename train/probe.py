@@ -55,7 +55,7 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
     prepare_stage(stage, state.is_main_process)
     vlm = load_for_training(options)
     filtered = FilteredProblems()
-    problems, _ = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered)
+    problems, _ = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered, args)
     # The first candidates of the prompt selection: a probe comes before the selection and costs less.
     chosen = candidates(problems, options.prompt_selection or PromptSelection(), args.seed)[: options.probe_prompts]
     at_once = max(1, args.per_device_train_batch_size * args.steps_per_generation // args.num_generations)

@@ -22,7 +22,9 @@ from configs.api_key import redact_tokens
 from configs.errors import UserError
 from train.config import MERGER_NAMES, VISION_NAMES, ModelOptions
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
+from vlm.images import pixel_limits
 from vlm.load import BUNDLED, VLM, bundled_model
+from vlm.pixel_limits import check_with_processor, given_pixel_limits
 
 SHIPPED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b",
@@ -64,8 +66,7 @@ def load_reader(options: ModelOptions) -> Reader:
         UserError: the model cannot be read, or it is no vision-language model.
     """
     name = options.model
-    pixels = {"min_pixels": options.min_pixels, "max_pixels": options.max_pixels}
-    pixels = {key: value for key, value in pixels.items() if value is not None}
+    pixels = given_pixel_limits(options.min_pixels, options.max_pixels)
     folder = bundled_model(name) if name in BUNDLED and not Path(name).exists() else Path(name).expanduser()
     where, local, exact = str(folder), folder.is_dir() or name in SHIPPED, True
     unreachable = None
@@ -94,10 +95,11 @@ def load_reader(options: ModelOptions) -> Reader:
         ) from None
     if not hasattr(processor, "image_processor"):
         raise UserError(f"{name} has no image processor: give a vision-language model.")
+    check_with_processor(pixels, pixel_limits(processor))
     return Reader(VLM(_Weightless(config, stops), processor, name), exact)
 
 
-def _stand_in(model_type: str, folder: str, pixels: dict[str, int | None]) -> Any:
+def _stand_in(model_type: str, folder: str, pixels: dict[str, int]) -> Any:
     from train.tiny.models import CHAT_TEMPLATE, build_tokenizer
 
     kind = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[model_type]))

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from configs.errors import ImageError
+from vlm.pixel_limits import check_with_processor, given_pixel_limits
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20
@@ -285,8 +286,9 @@ def fitted_size(
     from qwen_vl_utils import smart_resize
 
     factor, low, high = settings
-    low = low if min_pixels is None else min_pixels
-    high = high if max_pixels is None else max_pixels
+    given = given_pixel_limits(min_pixels, max_pixels)
+    check_with_processor(given, (low, high))
+    low, high = given.get("min_pixels", low), given.get("max_pixels", high)
     try:
         height, width = smart_resize(size[1], size[0], factor, low, max(low, high))
     except ValueError:
@@ -304,6 +306,12 @@ def image_tokens(size: tuple[int, int], processor: Any) -> int | None:
         return None
     width, height = fitted_size(size, processor)
     return (width // settings[0]) * (height // settings[0])
+
+
+def pixel_limits(processor: Any) -> tuple[int, int] | None:
+    """(min pixels, max pixels) of a processor that has them."""
+    settings = _pixel_settings(processor)
+    return settings and settings[1:]
 
 
 def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:

@@ -12,6 +12,7 @@ from configs.api_key import hide_credentials, redact_tokens
 from configs.errors import UserError, memory_error
 from configs.machine import limit_threads
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
+from vlm.pixel_limits import check_with_processor
 
 BUNDLED = {"tiny": "tiny-vlm", "tiny-vlm": "tiny-vlm", "tiny-reasoner": "tiny-reasoner"}
 Dtype = Literal["float32", "bfloat16", "auto"]
@@ -95,6 +96,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     from vlm.finite import check_loaded
+    from vlm.images import pixel_limits
 
     limit_threads()  # every command that computes with torch comes through here
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
@@ -134,6 +136,7 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     processor = attempt("the processor", reader.from_pretrained, where, local_files_only=local, **processor_kwargs)
     if reads_images and not hasattr(processor, "image_processor"):
         raise UserError(f"{name} has no image processor: copy preprocessor_config.json from the model it came from.")
+    check_with_processor(processor_kwargs, pixel_limits(processor) if reads_images else None)
     # Loaded on the CPU first and moved, except with ``auto``, which needs accelerate's map at load time.
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {"config": config, "dtype": dtypes[dtype], "local_files_only": local, "output_loading_info": True}
