@@ -19,6 +19,7 @@ _QUOTES = str.maketrans({"’": "'", "‘": "'", "`": " "})
 _PHRASES = {
     # Nouns and verbs that announce an answer.
     "answer": """
+        ans; l'option; l'opzione; richtige antwort; bonne réponse; respuesta correcta;
         answer; answers; option; options; choice; letter; choose; select; pick; go with; i go with; i'd go with; opt for;
         right answer; right option; right choice; right one; correct one; best answer; best option; antwort; wähle; auswahl;
         lösung; réponse; choix; choisis; respuesta; opción; opcion; elijo; selecciono; solución; resposta; opção; alternativa;
@@ -30,7 +31,8 @@ _PHRASES = {
         um; uma; il; gli; du; de la
     """,
     "frame": """
-        it; this; that; they; i; we; you; he; she; would; should; must; will; can; could; might; may; do; does; did; think;
+        the given; given statement; the given statement; given claim; given answer;
+        it; this; that; they; i; we; you; he; she; would; should; must; will; can; do; does; did; think;
         believe; guess; say; i'd; i'd say; i'm; i am; suppose; conclude; take; likely; most likely; probably; most probably;
         definitely; clearly; certainly; surely; obviously; really; indeed; absolutely; of course; only; final; my; statement;
         claim; sentence; image; picture; figure; photo; diagram; chart; graph; question; assertion; in the image; in the picture;
@@ -43,7 +45,7 @@ _PHRASES = {
         isso; provavelmente; io; credo; questo; ciò; probabilmente; я; думаю; считаю; вероятно; скорее всего; утверждение; так;
         вам; наверное; бы; сказал; هذا; هذه; ذلك; هذا الأمر; أعتقد; أظن; أن; العبارة; هذه العبارة; في الصورة; رقم; 我; 我们; 认为;
         觉得; 我认为; 应该; 应; 應該; 该; 该说法; 这; 那; 它; 此; 这个; 这种; 说法; 这个说法; 陈述; 应为; 最; 很; 的; 了; 啊; 呢;
-        项; 個; 个; 哦; 可能; 大概; 题; 本题; 也; 都; 确实; 當然; 当然; 陈述是; 命题; 该命题; 該; 最终; 最後; 最后; 图中; 图片中;
+        项; 個; 个; 哦; 大概; 题; 本题; 也; 都; 确实; 當然; 当然; 陈述是; 命题; 该命题; 該; 最终; 最後; 最后; 图中; 图片中;
         描述; 结论; 저는; 제; 생각; 생각에; 생각합니다; 이것; 그것; 진술; 진술은; 번; 입니다; 이다; 예요; 이에요; 에요; 요;
         합니다; 것; 로; 으로; 을; 를; 의; 그; 하겠습니다; 됩니다; です; ます; だ; である; でしょう; と; 思います; 思う; これ;
         それ; その; この; を; に; の; も; 番; になります; だと; よ; ね; 文; その文; 記述; 私
@@ -57,6 +59,7 @@ _PHRASES = {
         هي; 是; 为; 為; 即; 即为; 显示; 显示的是; 属于; は; が; 은; 는; 이; 가; →; ->; 答案是; 答えは; 正解は; 回答は; 解答は
     """,
     "not": """
+        并不; 並不; 并没有;
         not; isn't; aren't; wasn't; weren't; don't; doesn't; didn't; won't; can't; cannot; couldn't; wouldn't; shouldn't; never;
         neither; nor; none; nothing; hardly; without; isnt; doesnt; dont; ain't; nicht; kein; keine; keinen; keiner; keinesfalls;
         niemals; weder; n'est pas; n'est; ne; pas; ni; aucun; aucune; jamais; nunca; tampoco; ningún; ninguna; nem; né; nessuno;
@@ -71,6 +74,7 @@ _PHRASES = {
         以外; 而非; 排除; 除外; 제외; 외에; 빼고; 말고
     """,
     "wrong": """
+        そうではない; no es así; no lo es;
         wrong; false; incorrect; untrue; inaccurate; invalid; mistaken; falsch; unwahr; inkorrekt; unrichtig; unzutreffend; faux;
         fausse; incorrecte; inexact; inexacte; falso; falsa; incorrecto; incorrecta; errado; errada; incorreto; incorreta;
         erróneo; errónea; sbagliato; sbagliata; scorretto; errato; неверно; не так; неправильно; ложь; ложно; неправда; неверный;
@@ -81,6 +85,7 @@ _PHRASES = {
         yanlış
     """,
     "right": """
+        the case; le cas; der fall; el caso; o caso; holds; hold; stands; think so; believe so; richtige; richtigen; так и есть;
         right; true; correct; accurate; valid; wahr; richtig; korrekt; stimmt; zutreffend; das stimmt; vrai; vraie; exact; exacte;
         correcte; juste; cierto; cierta; verdadero; verdadera; correcto; correcta; verdad; certo; certa; verdadeiro; verdadeira;
         correto; correta; verdade; vero; vera; corretto; corretta; giusto; giusta; esatto; верно; правда; правильно; истина;
@@ -127,6 +132,8 @@ _PHRASES = {
         또는; 그리고; 혹은; または; もしくは; あるいは; か; /
     """,
     "hedge": """
+        可能;
+        no lo sé; might; may; could; possible; seldom; rarely;
         maybe; perhaps; possibly; either; partly; partially; half; sometimes; somewhat; depends; it depends; unclear; uncertain;
         not sure; unsure; unknown; no idea; no clue; no answer; no way to tell; no way to know; no way of knowing; no information;
         no comment; no response; no opinion; no image; no picture; no data; no result; cannot tell; can't tell; cannot say;

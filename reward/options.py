@@ -20,6 +20,8 @@ _BARE_LABEL = re.compile(r"\(?([A-Z])\)?\.?")
 _DRESSED_LABEL = re.compile(r"[(\[【<]\s*([A-Za-z]{1,2})\s*[)\]】>]|([A-Za-z]{1,2})\s*[)\]】]")
 _LABEL_FIRST = re.compile(r"[(\[【<]?\s?([A-Za-z]{1,2})\s?(?:[)\]】>]\s?[.:,、=-]?|[.:,、=]|\s-\s)\s?(\S.*)", re.DOTALL)
 _LABEL_LAST = re.compile(r"(.*\S)\s?[(\[【]\s?([A-Za-z]{1,2})\s?[)\]】]", re.DOTALL)
+_TAG = re.compile(r"<(b|i|u|em|strong|p|span)>([^<>]*)</\1>")
+_BULLET = re.compile(r"(?:[-*>•–→⇒]|=>|->|\d\.)\s(?=\D)")
 _PAIRS = ("()", "[]", "{}", "【】", "“”", '""', "''", "``", "‘’", "«»", "「」", "『』", "《》", "<>", "**", "__")
 
 
@@ -28,10 +30,11 @@ def read_option(text: str, choices: list[str] | None) -> int | None:
     options = tuple(choices or ())
     if (match := _BARE_LABEL.fullmatch(text.strip())) and not any(len(option) < 6 for option in options):
         return _in_range(match[1], options)  # the usual answer, and no option is short enough to read like it
-    text = plain(text)
+    text = _TAG.sub(r"\2", plain(text)).strip()
     index, found = _match_words(text, options, _AS_WRITTEN)
     if found:
         return index
+    text = _BULLET.sub("", text)
     bare = _without_wrapping(text)
     if match := _DRESSED_LABEL.fullmatch(_without_wrapping(text, brackets=False)):
         return _in_range(match[1] or match[2], options)

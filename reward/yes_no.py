@@ -1,20 +1,28 @@
 """Yes and no, true and false, alone or in a sentence. The side that is taken counts, not the words of the reason."""
 
+import re
+
 from reward.cues import Clause, Phrase, clauses_of, scan, tokens_of
 from reward.parsing import words
 
 _PLAIN = {"yes": True, "true": True, "y": True, "no": False, "false": False, "n": False}
 _CLAUSE_FOLLOWS = {"that", "que", "dass", "qu'il", "что"}  # "it is true that ..."
 _SIDES = {"yes": True, "right": True, "no": False, "wrong": False}
+_HYPHEN = re.compile(r"\b(yes|no|non|true|false)-(?=\w)", re.IGNORECASE)  # "no-one" is one word
+_ALONE = {"不 是", "没 有", "沒 有", "아 닙 니 다", "아 니 에 요"}  # denials that are a whole answer
+_NEITHER = {"neither", "nor", "weder", "ni"}
+_PLACES = {"for", "in", "on", "at", "to"}
 _MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
 
 
 def read_yes_no(text: str) -> bool | None:
     """Yes or no; None for neither, for both, and for a side that is left open ("maybe", "yes and no")."""
     given = words(text)
+    if "?" in text or "？" in text:
+        return None
     if given in _PLAIN:
         return _PLAIN[given]
-    items = scan(tokens_of(text))
+    items = scan(tokens_of(_HYPHEN.sub(r"\1", text)))
     conclusion = max((place for place, item in enumerate(items) if item.kind == "so"), default=-1)
     if conclusion >= 0 and (side := _side_taken(items[conclusion + 1 :])) is not None:
         return side
@@ -43,9 +51,9 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
     items = clause.items
     reason = next((place for place, item in enumerate(items) if item.kind == "because"), len(items))
     items = items[:reason]
-    if any(item.kind == "hedge" for item in items):
-        return None
     known = not any(item.kind in ("other", "join", "except") for item in items)
+    if any(item.kind == "hedge" or (known and item.text.casefold() in _NEITHER) for item in items):
+        return None
     if items and items[-1].text == "是" and all(item.kind in ("frame", "answer", "link") for item in items):
         return {True}  # elsewhere it is a link
     sides: set[bool] = set()
@@ -59,12 +67,8 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
             if item.kind == "no" and after is not None and after.text.casefold() in _MODAL_LINKS:
                 denied = not denied  # "No es correcto"
                 continue
-            if (
-                item.kind == "no"
-                and after is not None
-                and after.kind in ("other", "article")
-                and not (first and not place)
-            ):
+            thing = after is not None and after.kind in ("other", "article") and after.text not in _PLACES
+            if item.kind == "no" and thing and not (first and not place):
                 continue  # "there is no cat": of the thing, not of the answer
             if denied or _joined(before, after):
                 return {True, False}
@@ -74,7 +78,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
                 return {True, False}
             denial = denied or any(one.kind == "not" for one in items[place + 1 :])
             sides.add(_SIDES[item.kind] is not denial)
-    if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or items[0].text == "不 是"):
+    if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or items[0].text in _ALONE):
         return {False}  # "it is not", "it doesn't"
     return sides
 

@@ -12,6 +12,7 @@ LENGTHS = ["5 cm", "12 cm", "20 cm", "25 cm"]
 TRENDS = ["increases", "decreases", "stays the same", "cannot be determined"]
 
 B_OF_ANIMALS = """
+- B | * B | > B | → B | => (B) | 1. B | <b>B</b> | Ans. B | L'option B | B ist die richtige Antwort. | - dog
 B | B. | B) | (B) | [B] | b | (b) | B。 | 【B】 | “B” | "B" | 'B' | «B» | Ｂ | （B） | **B** | *B* | `B` | $B$ | \\text{B}
 \\mathbf{B} | B! | <B>
 **(B)** | "B." | \\boxed{B} | B: | B、 | (B). | Option B | option b | Choice B | Answer B | Letter B | answer: (B)

@@ -7,6 +7,7 @@ import pytest
 from reward.yes_no import read_yes_no
 
 YES = """
+The given statement is correct. | That is the case. | I think so. | Так и есть | The claim holds | Both statements are true
 Yes | yes. | YES! | **Yes** | "Yes" | \\text{yes} | Y | Y. | True | TRUE | true. | Correct | Right. | Yeah | Yep | yes yes | ＹＥＳ
 Yes, it is. | Yes, they are | Yes it is | Yes, that is correct. | Yes, because there is no cat in the picture.
 Yes because it is not red.
@@ -33,6 +34,8 @@ Sim, é verdade | Sì | Sì, è vero
 هذا صحيح | نعم، هذا صحيح
 """
 NO = """
+This is not the case | That is not the case. | I don't think so | The statement does not hold | 没有 | 并不正确 | 아닙니다 | そうではない
+Ce n'est pas le cas. | No es así
 No | no. | NO! | \\textbf{No} | $\\text{no}$ | N | Nope | Nah | False | False. | Incorrect. | Wrong | "No"
 No, it is not. | No, it is not true. | No, it isn't. | No, they are different. | No. The true length is the same for both lines.
 No, the correct value is 5.
@@ -58,6 +61,8 @@ Não, é falso | Non è vero
 غير صحيح | الإجابة هي لا | هذا خطأ | ليس صحيحا
 """
 NEITHER = """
+Yes? No? | yes? | Yes for A, no for B | Yes in the first image, no in the second | it might be true | it may be false | could be yes
+yes-no | no-one | 可能是 | 可能不是 | No lo sé | It is neither true nor false | not really
 Yes and no | yes or no | yes/no | No, or maybe yes | neither yes nor no | Yes, no | no, yes | yes, not no | yes or incorrect
 right or wrong | true or false | both yes and no
 Maybe | Perhaps | maybe yes | It could be either. | It depends. | partly true | Partially correct | half true | sometimes true
