@@ -131,8 +131,10 @@ def _readme_configs(readme: Path) -> list[Mapping[str, Any]]:
     with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):  # a broken header declares nothing
         with readme.open(encoding="utf-8") as file:
             text = file.read(MAX_README)
-        if found := re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL):
-            header = yaml.safe_load(found[1])
+        first, *lines = text.splitlines() or [""]
+        ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
+        if first.rstrip() == "---" and ends:
+            header = yaml.safe_load("\n".join(lines[: ends[0]]))
     configs = header.get("configs") if isinstance(header, Mapping) else None
     return [config for config in configs if isinstance(config, Mapping)] if isinstance(configs, list) else []
 

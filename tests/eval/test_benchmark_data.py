@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,14 @@ def test_damaged_files_are_said(name: str, content: bytes, sentence: str, tmp_pa
 def test_forms_of_json(text: str, tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text(text)
     assert [str(row["id"]) for row, _ in load_split("x/y", None, "test", str(tmp_path)).rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize("header", ["\n" * 300_000, "configs: " + "[" * 50_000, "- " * 50_000])
+def test_a_readme_of_any_content_is_read_in_bounded_time(header: str, tmp_path: Path) -> None:
+    folder = files("test.jsonl:own")(tmp_path / "set")
+    (folder / "README.md").write_text("---\n" + header)
+    started = time.monotonic()
+    assert load_split("x/y", None, "test", str(folder)).split == "test" and time.monotonic() - started < 20
 
 
 def test_a_readme_cannot_reach_other_folders(tmp_path: Path) -> None:
