@@ -49,7 +49,7 @@ def test_the_family_is_the_domain_where_none_is_named() -> None:
     [
         ({"domain": "art"}, "domain"),
         ({"answer": None}, "answer"),
-        ({"answer": 3}, "answer"),
+        ({"answer": {"a": 3}}, "answer"),
         ({"question": ""}, "question"),
         ({"id": ""}, "id"),
         ({"colour": 1}, "colour"),
