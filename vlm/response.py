@@ -49,7 +49,11 @@ def parse_response(text: str, finished: bool = True) -> Response:
     unfinished = span.opened and not span.closed
     reasoning, tail = text[span.start : span.end], text[span.end :]
     if span.closed:
-        tail = tail[len("</think>") :]
+        tail = text[span.after :]
+    while end := next(
+        (mark for mark in _TURN_ENDS if tail.rstrip().endswith(mark)), None
+    ):  # where a server leaves it in the text
+        tail = tail.rstrip().removesuffix(end)
     answer = None if unfinished else _boxed(tail)
     boxed = answer is not None
     if answer is None and not unfinished:
@@ -64,29 +68,43 @@ def parse_response(text: str, finished: bool = True) -> Response:
     return Response(reasoning.strip(), answer, span.closed, boxed)
 
 
-_OPEN, _CLOSE = re.compile(r"<think>", re.IGNORECASE), re.compile(r"</think>", re.IGNORECASE)
-_TAG = re.compile(r"</?think>|</?answer>", re.IGNORECASE)
+_OPEN = re.compile(
+    r"<(?:seed:)?think(?:ing)?>|<(?:thought|reasoning)>|◁think▷|\[THINK\]|<\|begin_of_thought\|>"
+    r"|<\|channel\|>(?:analysis|thought)<\|message\|>|<\|channel>thought\b",  # harmony, Gemma 4
+    re.IGNORECASE,
+)
+_CLOSE = re.compile(
+    r"</(?:seed:)?think(?:ing)?>|</(?:thought|reasoning)>|◁/think▷|\[/THINK\]|<\|end_of_thought\|>"
+    r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>|<channel\|>",
+    re.IGNORECASE,
+)
+_TAG = re.compile(rf"{_OPEN.pattern}|{_CLOSE.pattern}|</?answer>", re.IGNORECASE)
+_TURN_ENDS = ("<|return|>", "<|end|>", "<|im_end|>", "<|eot_id|>", "<turn|>", "<end_of_turn>", "</s>")
 
 
 class Reasoning(NamedTuple):
     """Where a response reasons: characters [start, end) strictly inside its first ``<think> ... </think>``.
 
     A prompt may have opened the tag already: then ``opened`` is False and the span begins at 0. Of a text that was never closed
-    it goes on to the end, and of a text without tags it is empty.
+    it goes on to the end, and of a text without tags it is empty. ``after`` is where the text behind the closing tag begins; tags of
+    other models count like ``<think>``.
     """
 
     start: int
     end: int
     opened: bool
     closed: bool
+    after: int
 
 
 def find_reasoning(text: str) -> Reasoning:
-    """The one reader of thinking tags, in whatever case they are written."""
+    """The one reader of thinking tags, in whatever case and by whichever family of models they are written."""
     close = _CLOSE.search(text)
     start = _OPEN.search(text, 0, close.start() if close else len(text))
     end = close.start() if close else len(text) if start else 0
-    return Reasoning(start.end() if start else 0, end, start is not None, close is not None)
+    return Reasoning(
+        start.end() if start else 0, end, start is not None, close is not None, close.end() if close else end
+    )
 
 
 def after_reasoning(text: str) -> str:

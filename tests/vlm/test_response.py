@@ -274,4 +274,34 @@ def test_no_other_module_reads_thinking_tags() -> None:
     )
     files = [file for package in PACKAGES for file in (root / package).rglob("*.py")]
     found = {str(file.relative_to(root)) for file in files if reads.search(file.read_text(encoding="utf-8"))}
-    assert found == {"vlm/response.py"}
+    assert found <= {"vlm/response.py"}
+    assert reads.search('re.compile(r"<think>")') and reads.search('text.partition("</think>")')
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<think>", "</think>"),
+        ("<Think>", "</THINK>"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<seed:think>", "</seed:think>"),
+        ("◁think▷", "◁/think▷"),
+        ("[THINK]", "[/THINK]"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+        ("<|channel>thought\n", "<channel|>"),
+    ],
+)
+def test_the_tags_of_other_families_are_read(opening: str, closing: str) -> None:
+    response = parse_response(f"{opening} two and one {closing} So it is \\boxed{{3}}.")
+    assert (response.reasoning, response.answer, response.closed, response.boxed) == ("two and one", "3", True, True)
+    assert parse_response(f"{opening} two and one {closing}The answer is 3.<|return|>").answer == "3"
+    assert parse_response(f"{opening} The answer is 3").answer is None  # still thinking
+    assert after_reasoning(f"{opening} x {closing} y").strip() == "y" and after_reasoning(f"{opening} x") == ""
+    assert repeats_tags(f"{opening} x {closing} {opening} y {closing}") and not repeats_tags(f"{opening} x {closing} y")
+    span = find_reasoning(f"{opening}abc{closing}d")
+    assert f"{opening}abc{closing}d"[span.start : span.end].strip() == "abc" and span.after == len(
+        f"{opening}abc{closing}"
+    )
