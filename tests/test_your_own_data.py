@@ -14,7 +14,7 @@ from reflection_v.cli import app
 
 DOCS = Path(__file__).parents[1] / "docs" / "your-own-data.md"
 SMALL = {
-    "build": "--loop.rounds 2 --loop.tokens.request 8 --loop.tokens.reply 8 --loop.tokens.conclusion 8",
+    "build": "--loop.rounds 2",
     "sft": "--max_steps 2 --per_device_train_batch_size 4",
     "eval": "--max_new_tokens 8 --blank 4 --swap 4",
 }
@@ -52,7 +52,7 @@ def commands() -> dict[str, str]:
 
 
 def test_thirty_pictures_through_the_documented_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_vlm_dir: Path, tiny_reasoner_dir: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_vlm_dir: Path
 ) -> None:
     own_set(tmp_path / "my" / "set", 30)
     own_set(tmp_path / "my" / "heldout", 8)
@@ -61,7 +61,7 @@ def test_thirty_pictures_through_the_documented_commands(
     documented = commands()
     assert list(documented) == ["build", "sft", "eval"]
     for stage, line in documented.items():
-        models = {"build": f"--model {tiny_vlm_dir} --reasoner {tiny_reasoner_dir}", "sft": f"--model {tiny_vlm_dir}"}
+        models = {"build": "--model tiny --reasoner tiny-reasoner --prompts short", "sft": f"--model {tiny_vlm_dir}"}
         words = shlex.split(f"{stage} {line} {models.get(stage, '')} {SMALL[stage]}")
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
