@@ -116,6 +116,19 @@ def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
     return _iter_rows(Path(path), may_be_torn=True)
 
 
+def refuse_utf16(path: Path, start: bytes) -> None:
+    """Refuse a text file of which the first bytes are those of UTF-16, as Windows editors and PowerShell write it.
+
+    Raises:
+        UserError: with the command that converts it.
+    """
+    # "{" or "[" in two bytes: not every writer puts a byte order mark first.
+    if len(start) > 2 and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"[\0", b"\0{", b"\0[")):
+        raise UserError(
+            f"{path} is UTF-16 text, not UTF-8: save it as UTF-8 (iconv -f UTF-16 -t UTF-8 {path} > utf8{path.suffix})."
+        )
+
+
 def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
@@ -127,7 +140,13 @@ def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             torn = may_be_torn and not line.endswith(b"\n")
             if number == 1:
+                if not may_be_torn:
+                    refuse_utf16(path, line[:4])
                 line = line.removeprefix(codecs.BOM_UTF8)  # some editors put one at the start of a file
+                if not may_be_torn and line.lstrip().startswith(b"["):
+                    raise UserError(
+                        f"{path}, line 1: expected a JSON object, found the start of a JSON array: write JSON Lines, one object a line."
+                    )
             if not line.strip():
                 continue
             try:

@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from typing import Any
 from configs.errors import ConfigError, ImageError, UserError
 from configs.jsonl import write_json_atomic
 from configs.run_dir import RunDir
-from eval.benchmark_data import load_split
-from eval.benchmark_images import readable_image
+from data_construction.data_files import load_split
+from data_construction.imported_rows import BadRow, Item
+from data_construction.listed_text import MISSING, parse_listed, read_options
+from data_construction.row_images import readable_image
 from eval.hallusion import hallusion_scores
-from eval.listed_text import MISSING, parse_listed, read_options
 from eval.runner import Answer
 from eval.stats import Estimate
 from reward.grade import Gold, gold_option, is_quantity
@@ -34,24 +35,6 @@ from vlm.problem import Problem, read_problems, write_problems
 MAX_PLACES = 20
 ACCOUNT = "benchmark.json"
 SHOWN_REASONS = 10
-
-
-class BadRow(UserError):
-    """A row that cannot be made a problem."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A row's problem before its images are on disk. ``images``: paths, bytes, or ``{"bytes", "path"}`` of ``datasets``."""
-
-    id: str
-    domain: str
-    question: str
-    answer: str
-    images: list[Any]
-    choices: list[str] | None = None
-    family: str = ""
-    meta: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,7 +168,7 @@ def prepare_benchmark(
 
     Args:
         name: a key of ``BENCHMARKS``.
-        data: instead of the published data set: a hub name, or a local file or folder (see ``eval.benchmark_data``).
+        data: instead of the published data set: a hub name, or a local file or folder (see ``data_construction.data_files``).
         split: instead of the one that the benchmark reports.
         limit: read only the first rows of the split, in the order of the data set.
 

@@ -29,6 +29,7 @@ from reflection_v.options import (
     texts,
     training_keys,
 )
+from reflection_v.problem_sets import write_problem_set
 from vlm.infer import ask
 
 app = typer.Typer(
@@ -117,27 +118,17 @@ def run_pipeline(
     )
 
 
-@command("problems", epilog=example_list("reflection-v problems scenes,digits --n 100 --seed 7 --out my/set"))
-def write_problem_set(
-    source: Annotated[str, typer.Argument(help="scenes, digits, or scenes,digits.")],
-    n: Annotated[int, typer.Option(min=1, help="How many problems.")],
-    out: Annotated[Path, typer.Option(help="Output folder.")],
-    seed: Annotated[int, typer.Option(help="Random seed: the same seed gives the same problems.")] = 0,
-    split: Annotated[str, typer.Option(help="pretrain, train or heldout: disjoint sets.")] = "train",
-    family: Annotated[list[str] | None, typer.Option(help="Only this family of questions; may be repeated.")] = None,
-    difficulty: Annotated[
-        str, typer.Option(help="How hard the images are to read: easy, hard, unseen_noise, ...")
-    ] = "hard",
-    counterfactual: Annotated[
-        bool, typer.Option(help="For each problem, also draw an image that gives the same question another answer.")
-    ] = False,
-) -> None:
-    """Write a problem set: images, questions and answers, as problems.jsonl and PNG files."""
-    from data_construction.sources import write_set
-
-    knobs = {"family_names": family, "difficulty": difficulty, "counterfactual": counterfactual}
-    file = write_set(source, n, seed, split, out, **knobs)
-    print(f"{n} problems in {file}")
+command(
+    "problems",
+    epilog=example_list(
+        "reflection-v problems scenes,digits --n 100 --seed 7 --out my/set",
+        "reflection-v problems llava.json --from llava --images coco/train2017 --out my/set",
+        "reflection-v problems table.csv --question query --answer label --image photo --out my/set",
+        "reflection-v problems rows.parquet --domain count --out my/set",
+        "reflection-v problems hf:AI4Math/MathVista --split testmini --image decoded_image --n 200 --out my/set",
+        "reflection-v problems hf:path/to/clone --split train --out my/set",
+    ),
+)(write_problem_set)
 
 
 @with_keys(

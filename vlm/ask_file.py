@@ -19,6 +19,7 @@ from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl
 from configs.locks import lock_beside
 from vlm.asking import Model, load_for_asking, summarize, think_all
 from vlm.chat import question_messages
+from vlm.foreign_files import refuse_foreign_format
 from vlm.identity import model_identity
 from vlm.placement import in_place
 from vlm.questions import read_image
@@ -66,6 +67,7 @@ def answer_file(options: SimpleNamespace) -> int:
     """
     source: Path = options.batch
     target: Path = options.out or source.with_suffix(".answers.jsonl")
+    refuse_foreign_format(source, "a file of questions")
     rows = read_jsonl(source)
     if target.absolute() == source.absolute() or (target.exists() and os.path.samefile(source, target)):
         raise ConfigError("--out is the file of questions itself: name another one.")

@@ -25,7 +25,6 @@ from vlm.pixel_limits import check_with_processor, given_pixel_limits
 
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20 * 2**20
-FETCH_SECONDS = 20.0
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
 """Pillow's decoders that may run, where it was built with them (HEIF: where pillow-heif is installed); those that call other programs
 stay out."""
@@ -80,6 +79,20 @@ def image_size(source: str | Path | bytes) -> tuple[int, int]:
             image.verify()
             return size
     return open_image(source).size
+
+
+def image_content(source: str | Path | bytes) -> tuple[bytes, str]:
+    """The content of an image's file as it is, and the usual ending of such a file's name, after it was decoded as a test.
+
+    Raises:
+        ImageError: as ``open_image``.
+    """
+    data = source if isinstance(source, bytes) else _read_bytes(source)
+    image, name = _identify(data, "The image" if isinstance(source, bytes) else _shown_name(source))
+    kind = (image.format or "png").lower()
+    with image:
+        _decode_image(image, name)
+    return data, {"jpeg": "jpg", "mpo": "jpg"}.get(kind, kind)
 
 
 class SharedImages:
@@ -222,27 +235,6 @@ def scaled_down(image: Image.Image, max_pixels: int | None) -> Image.Image:
     share = math.sqrt(max_pixels / (image.width * image.height))
     size = max(1, int(image.width * share)), max(1, int(image.height * share))
     return image.resize(size, Image.Resampling.LANCZOS)
-
-
-def fetch_image(url: str) -> Image.Image:
-    """Download an image over http(s) and open it; for callers who were told that URLs are allowed.
-
-    Raises:
-        ImageError: no such host or page, an answer that takes longer than ``FETCH_SECONDS`` or is over the limits.
-    """
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    if not url.lower().startswith(("http://", "https://")):
-        raise ImageError(f"{url[:80]} is not an http(s) URL: download the image and give its path.")
-    try:
-        with urllib.request.urlopen(url, timeout=FETCH_SECONDS) as answer:  # follows redirects to http(s) and ftp only
-            data = answer.read(MAX_BYTES + 1)
-    except (OSError, ValueError, http.client.HTTPException) as error:  # URLError is an OSError
-        reason = str(getattr(error, "reason", error))[:200]
-        raise ImageError(f"{url[:80]} cannot be downloaded ({reason}): check the URL and the network.") from None
-    return open_image(data)
 
 
 def uses_pixel_policy(processor: Any) -> bool:

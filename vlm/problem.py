@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, write_text_atomic
+from vlm.foreign_files import refuse_foreign_format
 from vlm.placement import image_places, renumber_images
 
 Domain = Literal[
@@ -111,6 +112,7 @@ def read_valid_problems(path: str | Path, reject: Callable[[str, int, str], None
     file = _problem_file(path)
     if not file.exists():
         raise UserError(f"No problem set at {path}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
+    refuse_foreign_format(file, "a problem set")
     problems, seen = [], set()
     for number, row in enumerate(read_jsonl(file), start=1):
         try:

@@ -13,7 +13,8 @@ from configs.errors import ConfigError, UserError
 from configs.stopping import sigterm_received
 from vlm.asking import Model, answer_question, is_local, load_for_asking
 from vlm.chat import question_messages
-from vlm.images import MAX_BYTES, fetch_image, open_image
+from vlm.downloads import fetch_image
+from vlm.images import MAX_BYTES, open_image
 from vlm.placement import in_place
 from vlm.reasoning import find_effort, vote_seeds, vote_temperature
 from vlm.startup import collection_paused

@@ -70,9 +70,10 @@ def test_marks_blank_lines_and_line_ends_of_other_systems(tmp_path: Path) -> Non
     assert read_jsonl(file) == read_log(file) == [{"a": 1}, {"b": 2}]
     file.write_bytes('\ufeff\r\n{"a": 1}'.encode())
     assert read_jsonl(file) == [{"a": 1}]
-    file.write_text('{"a": 1}\n', encoding="utf-16")
-    with pytest.raises(UserError, match="line 1: not valid JSON"):
-        read_jsonl(file)
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        file.write_text('{"a": 1}\n', encoding=encoding)
+        with pytest.raises(UserError, match="is UTF-16 text, not UTF-8: save it as UTF-8"):
+            read_jsonl(file)
 
 
 def test_half_a_surrogate_pair_comes_back(tmp_path: Path) -> None:

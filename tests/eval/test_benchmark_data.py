@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from configs.errors import UserError
-from eval.benchmark_data import load_split
+from data_construction.data_files import load_split
 from eval.benchmarks import describe_account, prepare_benchmark, read_account
 from tests.eval.test_benchmarks import png
 from vlm.images import open_image

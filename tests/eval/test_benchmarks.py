@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
+from data_construction.listed_text import read_options
 from eval.benchmarks import (
     BENCHMARKS,
     BadRow,
@@ -23,7 +24,6 @@ from eval.benchmarks import (
 )
 from eval.hallusion import hallusion_scores
 from eval.harness import EvalConfig, evaluate, run_eval
-from eval.listed_text import read_options
 from eval.runner import answer_problems
 from eval.subjects import ScriptedSubject, Turn
 from reflection_v.cli import app

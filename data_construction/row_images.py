@@ -19,12 +19,13 @@ BASE64 = re.compile(r"(?:data:image/[\w.+-]{1,20};base64,)?([A-Za-z0-9+/_-]{40,}
 LONGEST_PATH = 4096
 
 
-def readable_image(stored: Any, folders: Sequence[Path]) -> Source | None:
+def readable_image(stored: Any, folders: Sequence[Path], anywhere: bool = False) -> Source | None:
     """What ``open_image`` reads of an image as a row holds it; None if there is none.
 
     Args:
         folders: the folders that a relative path may start from. It cannot leave them. Without folders (a data set of the hub)
             no path is opened, since it would be one of this machine.
+        anywhere: a relative path may leave the folders, because the user chose the file.
 
     Raises:
         ImageError: a path without a file.
@@ -43,7 +44,7 @@ def readable_image(stored: Any, folders: Sequence[Path]) -> Source | None:
         return None
     for folder in folders:
         for name in dict.fromkeys(unicodedata.normalize(form, stored) for form in ("NFC", "NFD")):
-            if (path := _file_below(folder, folders, name)) is not None:
+            if (path := _file_below(folder, folders, name, anywhere)) is not None:
                 return path
     if len(stored) < MAX_BYTES * 3 // 2 and (text := BASE64.fullmatch("".join(stored.split()))):
         with contextlib.suppress(binascii.Error):
@@ -51,13 +52,15 @@ def readable_image(stored: Any, folders: Sequence[Path]) -> Source | None:
     raise ImageError(f"The image {stored[:200]!r} is no file of the data set: check the path.")
 
 
-def _file_below(folder: Path, folders: Sequence[Path], name: str) -> Path | None:
-    """The file of this name. A relative one may pass through ``..``, but must end in one of the folders."""
+def _file_below(folder: Path, folders: Sequence[Path], name: str, anywhere: bool) -> Path | None:
+    """The file of this name. A relative one may pass through ``..``, but must end in one of the folders unless ``anywhere``."""
     if len(name) > LONGEST_PATH:
         return None
     for start in (folder, folder / "images"):
         path = Path(os.path.normpath(start / name))
-        allowed = Path(name).is_absolute() or any(path.is_relative_to(os.path.normpath(one)) for one in folders)
+        allowed = (
+            anywhere or Path(name).is_absolute() or any(path.is_relative_to(os.path.normpath(one)) for one in folders)
+        )
         try:
             if allowed and path.is_file():
                 return path

@@ -1,4 +1,4 @@
-"""The rows of one split of a benchmark: from the hub, or from a file or folder on disk.
+"""The rows of one split of a data set: from the hub, or from a file or folder on disk.
 
 A folder is read here and not by ``datasets.load_dataset``, which finds splits by words in paths: MMMU's dev joins validation, a
 folder without such words becomes "train", and a README with several configs is refused. Files are read in place, without a copy
@@ -55,12 +55,12 @@ class SplitRows:
 def load_split(
     hub: str, configs: Sequence[str] | None, wanted: str, data: str | None = None, split: str | None = None
 ) -> SplitRows:
-    """The rows of a benchmark's split.
+    """The rows of a split.
 
     Args:
         hub: the published data set; ``data``: another hub name, or a local file or folder, to read instead.
-        configs: the configs that hold the benchmark; empty means all of them, None that there is only one.
-        wanted: the split that the benchmark reports; ``split``: another one to take.
+        configs: the configs that hold the data set; empty means all of them, None that there is only one.
+        wanted: the split to read (for a benchmark, the one that it reports); ``split``: another one to take.
 
     Raises:
         UserError: nothing there, no such split or config (those that exist are named), or data that cannot be read.
@@ -73,9 +73,7 @@ def load_split(
         files = [str(part.path.relative_to(root)) if part.path != root else root.name for part in parts]
         return SplitRows(parts[0].split, named, files, _local_rows(parts, root))
     if data is not None and not re.fullmatch(r"\w[\w.-]*(?:/[\w.-]+)?", data):  # no name that the hub could have
-        raise UserError(
-            f"The data set {source} cannot be loaded: there is no such file or folder. Check the path (--data)."
-        )
+        raise UserError(f"The data set {source} cannot be loaded: there is no such file or folder. Check the path.")
     return SplitRows(split or wanted, list(configs or ()), [], _hub_rows(source, configs, split or wanted))
 
 
@@ -85,7 +83,7 @@ def load_split(
 def _find_parts(root: Path) -> list[Part]:
     if root.is_file():
         if root.suffix.lower() not in KINDS:
-            raise UserError(f"{root} is no data file: give one of {', '.join(KINDS)}, or a folder (--data).")
+            raise UserError(f"{root} is no data file: give one of {', '.join(KINDS)}, or a folder.")
         return [Part(root)]
     if (root / "state.json").is_file():
         return [Part(root)]
@@ -202,7 +200,7 @@ def _choose_parts(
     parts: list[Part], configs: Sequence[str] | None, wanted: str, split: str | None, source: str, root: Path
 ) -> list[Part]:
     if not parts:
-        raise UserError(f"{source} holds no data files ({', '.join(KINDS)}): check the folder (--data).")
+        raise UserError(f"{source} holds no data files ({', '.join(KINDS)}): check the folder.")
     parts = _of_configs(parts, configs, source)
     target = _same_split(split or wanted)
     chosen = [part for part in parts if part.split == target]
@@ -270,11 +268,7 @@ def _rows_of(path: Path) -> Iterator[Row]:
         return
     match path.suffix.lower():
         case ".parquet":
-            import pyarrow.parquet
-
-            with pyarrow.parquet.ParquetFile(path) as parquet:
-                for batch in parquet.iter_batches(BATCH):
-                    yield from batch.to_pylist()
+            yield from parquet_rows(path)
         case ".arrow":
             yield from _arrow_rows(path)
         case ".csv" | ".tsv" as kind:
@@ -285,6 +279,15 @@ def _rows_of(path: Path) -> Iterator[Row]:
             yield from _json_rows(path)
         case _:
             yield from iter_jsonl(path)
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """The rows of a Parquet file, a few of them in memory at once."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(BATCH):
+            yield from batch.to_pylist()
 
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
@@ -330,7 +333,7 @@ def _hub_rows(source: str, configs: Sequence[str] | None, split: str) -> Iterato
                 parts = [datasets.load_dataset(source, config, split=split) for config in names]
     except Exception as error:  # the loaders raise errors of many libraries, without a common base class
         raise UserError(
-            f"The data set {source} cannot be loaded ({_first_line(error)}): {hub_remedy(unreachable)} (--data)."
+            f"The data set {source} cannot be loaded ({_first_line(error)}): {hub_remedy(unreachable)}."
         ) from None
     for part in parts:
         for table in part.with_format("arrow").iter(BATCH):
