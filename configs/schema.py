@@ -131,6 +131,8 @@ def _match(value: Any, kind: Any, name: str, where: str | Path) -> Any:
     if origin is Literal:  # True == 1, but True does not match Literal[1]
         matches = any(value == choice and type(value) is type(choice) for choice in arguments)
     elif _is(kind, Enum):
+        if value is False and any(member.value == "no" for member in kind):
+            return "no"  # YAML 1.1 reads the word no as false
         matches = any(value in (member, member.value) for member in kind)
     elif kind is float:
         return _as_float(value)

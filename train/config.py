@@ -6,6 +6,7 @@ sees them.
 """
 
 import contextlib
+import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from configs.schema import check_keys, fields_of, parse_config
 from configs.versions import is_installed
 from reward.aggregate import Term
 from reward.judge import JudgeKey, check_judge
+from train.constructor import check_numbers, constructor_sentence
 from train.precision import Choice, Precision, resolve
 from train.resume import Resumption, course, resumption
 from vlm.pixel_limits import check_pixel_limits
@@ -287,6 +289,7 @@ def load_stage(
     if checked.get("deepspeed") and not is_installed("deepspeed"):  # without it TRL's arguments cannot be built
         raise UserError(needs("deepspeed", "deepspeed"))
     settings = {**defaults, **checked}
+    check_numbers(settings, where)
     ours = {key: value for key, value in settings.items() if key in fields_of(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}
     precision = resolve(settings, where)
@@ -308,7 +311,7 @@ def load_stage(
     except (ValueError, TypeError, ImportError) as error:
         if resumed.refusal is not None:  # batch sizes that do not fit the number of processes: the better explanation
             raise resumed.refusal from None
-        raise ConfigError(f"{where}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: {constructor_sentence(str(error))}") from None
     return StageConfig(args, options, settings, precision, course(vars(args), count), resumed)
 
 
@@ -317,10 +320,23 @@ def _deepspeed_file(name: str, where: str) -> str:
     bundled = bundled_config(name.removeprefix("configs/"))
     for path in (Path(name), bundled):
         if path.is_file():
+            _check_json(path, where)
             return str(path)
     raise ConfigError(
         f"'deepspeed' in {where}: there is no file {name}; give the path of a DeepSpeed config, or one of configs/deepspeed/."
     )
+
+
+def _check_json(path: Path, where: str) -> None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"'deepspeed' in {where}: {path} is not valid JSON ({error}): fix it.") from None
+    if not isinstance(data, dict) or not isinstance(data.get("zero_optimization", {}), dict):
+        raise ConfigError(
+            f"'deepspeed' in {where}: {path} is no DeepSpeed config: it must be one JSON object, in which zero_optimization is "
+            "an object too."
+        )
 
 
 def _device_defaults(given: Mapping[str, Any]) -> dict[str, Any]:

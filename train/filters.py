@@ -11,7 +11,7 @@ from reward.usable import REMEDIES as PROBLEM_REMEDIES
 from reward.usable import DroppedProblems, Sizes, gradable_golds, image_sizes, problem_faults
 from train.data import in_threads
 from train.prompts import problem_messages
-from vlm.chat import encode, position_limit
+from vlm.chat import encode, position_limit, render_prompt
 from vlm.images import image_tokens, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
@@ -145,6 +145,6 @@ def prompt_tokens(problem: Problem, sizes: list[tuple[int, int]], style: str, re
     if any(n is None for n in counts):
         images = [[open_image(path) for path in problem.images]]
         return int(encode(reader, [turns], images)["input_ids"].shape[1])
-    text = reader.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text = render_prompt(reader, turns)
     words = reader.tokenizer(text, verbose=False)["input_ids"]
     return len(words) + sum(n - 1 for n in counts if n is not None)  # the text already has one placeholder per image

@@ -29,9 +29,11 @@ from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.precision import announce
 from train.reader import part_of
+from train.refusals import check_vocabulary, require_accepted
 from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
 from train.tracking import Tracked
+from vlm.chat import check_template
 from vlm.load import VLM, load_vlm
 from vlm.pixel_limits import given_pixel_limits
 
@@ -97,6 +99,7 @@ def run_stage(
         UserError: see ``check_launch``, ``RunFolder`` and ``train.resume.Resumption``.
     """
     check_launch(stage.args, script)
+    require_accepted(stage.args, stage.options, world_size())
     run = RunFolder(
         stage.args.output_dir,
         stage.settings,
@@ -148,6 +151,8 @@ def load_for_training(options: ModelOptions) -> VLM:
     pixels = given_pixel_limits(options.min_pixels, options.max_pixels)
     join_deepspeed()
     vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **pixels)
+    check_template(vlm)
+    check_vocabulary(vlm, getattr(vlm.model.config.get_text_config(), "vocab_size", None))
     keep_names(vlm.model)
     check_start(vlm)
     freeze(vlm.model, vlm.name, options.freeze_vision, options.freeze_merger)

@@ -4,7 +4,7 @@
 
 A finding has a level: ``error`` (the run would fail or learn nothing), ``dropped`` (rows that are not trained on), ``note``
 (worth knowing). The exit code is 1 if there is an error. A machine without accelerator is assumed not to be the one that
-trains, so its missing packages and small disk are only notes.
+trains if the config is for GPUs, so its missing packages, keys and small disk are only notes.
 """
 
 import contextlib
@@ -22,7 +22,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from configs.errors import ConfigError, UserError
 from configs.overrides import read_config
-from configs.packages import missing_packages
 from configs.processes import as_one_process, is_main_process, settle_processes, world_size
 from reward.judge import judging
 from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
@@ -34,6 +33,7 @@ from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
 from train.precision import resolve, stated
 from train.reader import Reader, load_reader, skeleton
+from train.refusals import machine_refusals, model_refusals, refusals
 from train.run_folder import check_output_folder
 from vlm.attention import AttentionMass
 from vlm.problem import Problem, read_valid_problems
@@ -78,11 +78,11 @@ def check(stage: StageConfig) -> Report:
     report, began = Report(), time.monotonic()
     args, options = stage.args, stage.options
     world = options.gpus or world_size()
-    here = torch.accelerator.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"
-    for sentence in missing_packages(args):
-        report.add("error" if here else "note", "packages", sentence)
-    if args.deepspeed and isinstance(args.deepspeed, str) and not Path(args.deepspeed).is_file():
-        report.add("error", "deepspeed", f"There is no DeepSpeed config at {args.deepspeed}.")
+    here = _trains_here(stage)
+    for name, sentence in machine_refusals(args):
+        report.add("error" if here else "note", name, sentence)
+    for name, sentence in refusals(args, options, world):
+        report.add("error", name, sentence)
     with _as_finding(report, "output_dir"):
         check_output_folder(Path(args.output_dir), options.model)
     _resume(report, stage, world)
@@ -98,7 +98,12 @@ def check(stage: StageConfig) -> Report:
                 "model",
                 f"The tokenizer of {options.model} is not here, so counts of text tokens are upper bounds.",
             )
-        if isinstance(options, GrpoOptions):
+        faults = list(model_refusals(args, options, reader))
+        for name, sentence in faults:
+            report.add("error", name, sentence)
+        if any(name == "chat_template" for name, _ in faults):  # no row can be encoded
+            image_counts = []
+        elif isinstance(options, GrpoOptions):
             problems = _grpo_rows(report, stage, reader)
             _course(report, options, reader, problems)
             image_counts = [len(problem.images) for problem in problems]
@@ -115,6 +120,14 @@ def check(stage: StageConfig) -> Report:
         "seconds": round(time.monotonic() - began, 2),
     }
     return report
+
+
+def _trains_here(stage: StageConfig) -> bool:
+    """Whether this machine is the one that trains: it has an accelerator, or nothing in the config asks for one."""
+    if torch.accelerator.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu":
+        return True
+    needs_gpus = stage.args.deepspeed or getattr(stage.args, "use_vllm", False) or stage.options.gpus
+    return not needs_gpus and stage.options.dtype == "float32"
 
 
 def _resume(report: Report, stage: StageConfig, world: int) -> None:
@@ -218,13 +231,6 @@ def _check_batches(report: Report, args: Any, options: Any, world: int, rows: in
     step = args.per_device_train_batch_size * world * args.gradient_accumulation_steps
     if isinstance(options, GrpoOptions):
         responses = args.per_device_train_batch_size * world * args.steps_per_generation
-        if responses % args.num_generations:
-            report.add(
-                "error",
-                "batch",
-                f"A generation has {responses} responses on {world} processes, which is no multiple of num_generations "
-                f"{args.num_generations}: change per_device_train_batch_size or num_generations.",
-            )
         step = responses // args.num_generations
         report.counts["prompts_a_generation"] = step
     else:

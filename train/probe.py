@@ -28,6 +28,7 @@ from train.grpo import load_grpo, usable
 from train.grpo_trainer import VisualGRPOTrainer
 from train.launch import check_launch, command, load_for_training, prepare_stage, quiet
 from train.lora import lora_config
+from train.refusals import require_accepted
 from train.run_folder import check_output_folder
 from train.selection import candidates
 from vlm.problem import read_valid_problems
@@ -49,6 +50,7 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
     args, options = stage.args, stage.options
     check_launch(args, "train/probe.py")
     state = PartialState()
+    require_accepted(args, options, state.num_processes)
     folder = Path(args.output_dir)
     check_output_folder(folder, options.model)
     make_folder(folder)

@@ -1,11 +1,15 @@
-"""Callbacks: send a run's provenance to its trackers, and stop if sampling and training disagree."""
+"""Trackers: whether they can begin, a run's provenance for them; and the stop if sampling and training disagree."""
 
+import configparser
+import contextlib
 import json
+import netrc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from transformers import TrainerCallback
 
@@ -58,6 +62,49 @@ class Tracked(TrainerCallback):
             import wandb
 
             wandb.finish()
+
+
+def tracker_refusals(args: Any) -> Iterator[tuple[str, str]]:
+    """(name of the check, sentence) for each tracker that would refuse to begin a run on this machine."""
+    if "wandb" in (args.report_to or []) and not _wandb_can_begin():
+        yield (
+            "report_to",
+            "'report_to' has wandb, which finds no key on this machine, so the run would end at its first step: run 'wandb login', "
+            "export WANDB_API_KEY or WANDB_MODE=offline, or name other trackers (report_to: all is every one that is installed).",
+        )
+
+
+def _wandb_can_begin() -> bool:
+    """Whether wandb needs no key (offline, or a run is open already) or finds one where it looks for it.
+
+    Its own settings files are read here, not by wandb, which would start a service.
+    """
+    if getattr(sys.modules.get("wandb"), "run", None) is not None:
+        return True
+    settings = configparser.ConfigParser(interpolation=None)
+    home = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    here = Path(os.environ.get("WANDB_DIR") or ".")
+    with contextlib.suppress(configparser.Error, OSError, UnicodeError):
+        settings.read([home / "settings", here / "wandb" / "settings"], encoding="utf-8")
+    known = dict(settings["default"]) if settings.has_section("default") else {}
+    mode = os.environ.get("WANDB_MODE") or known.get("mode", "online")
+    disabled = os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on")
+    if mode.lower() in ("offline", "disabled", "dryrun") or disabled:
+        return True
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")) or known.get("api_key"):
+        return True
+    url = os.environ.get("WANDB_BASE_URL") or known.get("base_url") or "https://api.wandb.ai"
+    files = (
+        [Path(os.environ["NETRC"])]
+        if os.environ.get("NETRC")
+        else [Path.home() / name for name in (".netrc", "_netrc")]
+    )
+    for file in files:
+        with contextlib.suppress(OSError, netrc.NetrcParseError):
+            entry = netrc.netrc(str(file)).hosts.get(urlsplit(url).hostname or "")
+            if entry is not None and entry[2]:
+                return True
+    return False
 
 
 class StopAtGap(TrainerCallback):

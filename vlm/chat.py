@@ -121,14 +121,7 @@ def encode(
         _check_images(conversation, shown, vlm)
     tokenizer = vlm.tokenizer
     cleaned = [[_clean(message, tokenizer, vlm.reads_images) for message in turns] for turns in conversations]
-    try:
-        texts = [
-            vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) for turns in cleaned
-        ]
-    except Exception as error:  # a template is a program of the model's author; a missing one is a ValueError
-        raise UserError(
-            f"The chat template of {vlm.name} failed ({error}): check chat_template.jinja in its folder."
-        ) from error
+    texts = [render_prompt(vlm, turns) for turns in cleaned]
     bos = getattr(tokenizer, "bos_token", None)
     # A template that begins with the BOS token has written it already; a second one is unlike anything in training.
     options: dict[str, Any] = {
@@ -159,6 +152,30 @@ def encode(
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             batch[key] = value.to(vlm.model.dtype)
     return batch
+
+
+def render_prompt(vlm: "VLM", turns: Sequence[Message]) -> str:
+    """The text of a conversation that ends where the assistant is to speak, by the model's chat template.
+
+    Raises:
+        UserError: the model has no chat template, or it failed.
+    """
+    try:
+        return str(vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # a template is a program of the model's author; a missing one is a ValueError
+        if not any(getattr(one, "chat_template", None) for one in (vlm.processor, vlm.tokenizer)):
+            raise UserError(
+                f"{vlm.name} has no chat template, so no question can be put to it: copy chat_template.jinja from the instruct "
+                "model of its family into its folder, or give that model."
+            ) from None
+        raise UserError(
+            f"The chat template of {vlm.name} failed ({error}): check chat_template.jinja in its folder."
+        ) from error
+
+
+def check_template(vlm: "VLM") -> None:
+    """Render a short question; the errors are those of ``render_prompt``."""
+    render_prompt(vlm, question_messages("What is this?", int(vlm.reads_images)))
 
 
 def position_limit(vlm: "VLM") -> int:

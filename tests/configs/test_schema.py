@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pytest
 from pydantic import Field, field_validator
+from transformers import TrainingArguments
 
 from configs.errors import ConfigError
 from configs.schema import KeyVariable, ModelName, StrictModel, check_keys, parse_config
@@ -153,6 +154,13 @@ def test_what_only_the_class_can_refuse(cls: type, data: dict[str, Any], sentenc
     with pytest.raises(ConfigError) as error:
         parse_config(cls, data, "c.yaml")
     assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["eval_strategy", "save_strategy", "logging_strategy"])
+def test_the_word_no_of_yaml_is_the_strategy_of_that_name(key: str) -> None:
+    assert check_keys({key: False}, TrainingArguments) == {key: "no"}
+    with pytest.raises(ConfigError, match=key):
+        check_keys({key: True}, TrainingArguments)
 
 
 def test_several_classes_share_one_mapping() -> None:
