@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ HUB = "hf:"
 CONVERSATIONS = ("llava", "sharegpt", "messages")
 ACCOUNT = "import.json"
 SHOWN = 10
+SHOWN_COLUMNS = 20
+HUB_NAME = re.compile(r"\w[\w.-]*(?:/[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,14 @@ class ImportOptions:
 
 @dataclass
 class ImportAccount:
-    """What became of the rows: every one is used, or stands in ``left_out`` with its place and the reason."""
+    """What became of the rows: every one is used, or stands in ``left_out`` with its place and the reason.
+
+    ``columns`` are those of the first row.
+    """
 
     rows: int = 0
     used: int = 0
+    columns: list[str] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
@@ -110,7 +117,10 @@ def import_problems(source: str, out: str | Path, options: ImportOptions) -> tup
             print(sentence, file=sys.stderr)
         if not problems:
             first = account.left_out[0][1] if account.left_out else "it has no rows"
-            raise UserError(f"No row of {source} can be used ({first}): see 'reflection-v problems --help'.")
+            named = f" Its columns are {', '.join(account.columns)}." if account.columns else ""
+            raise UserError(
+                f"No row of {source} can be used ({first}).{named} The options --question, --answer and --image name columns."
+            )
         write_json_atomic(folder / "left_out.json", [{"row": place, "why": why} for place, why in account.left_out])
         known = {"source": source, "rows": account.rows, "used": account.used, "dropped": dict(account.dropped)}
         write_json_atomic(folder / ACCOUNT, known)
@@ -126,7 +136,7 @@ def _placed_rows(source: str, options: ImportOptions) -> Iterator[Row]:
     if source.startswith(HUB):
         name = source.removeprefix(HUB)
         local = name if Path(name).expanduser().exists() else None
-        if local is None and name.startswith(("/", ".", "~")):
+        if local is None and not HUB_NAME.fullmatch(name):
             raise UserError(f"There is no data set at {name}: check the path.")
         configs = [options.config] if options.config else None
         split = load_split(name, configs, options.split or "train", local, options.split)
@@ -146,6 +156,8 @@ def _problems(
     ids: Counter[str] = Counter()
     for place, row, folders in rows:
         account.rows += 1
+        if not account.columns and isinstance(row, Mapping):
+            account.columns = [ascii(name)[1:-1][:40] for name in row if isinstance(name, str)][:SHOWN_COLUMNS]
         try:
             if isinstance(row, BadRow):
                 raise row

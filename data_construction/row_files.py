@@ -32,10 +32,10 @@ def numbered_rows(path: Path, kind: str | None) -> Iterator[Place]:
     Raises:
         UserError: the file cannot be opened or read at all.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a file of it, or hf:{path} for a data set.")
     if not path.is_file():
-        raise UserError(
-            f"{path} {'is a folder' if path.is_dir() else 'does not exist'}: give the path of a file of rows."
-        )
+        raise UserError(f"{path} does not exist: check the path.")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -43,6 +43,8 @@ def numbered_rows(path: Path, kind: str | None) -> Iterator[Place]:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path} is a Git LFS pointer and not the data: run 'git lfs pull' in its folder.")
+    if start.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        raise UserError(f"{path} is a compressed archive or a spreadsheet: unpack it, or save the spreadsheet as CSV.")
     if kind == "parquet":
         yield from _parquet_rows(path)
         return
@@ -104,6 +106,8 @@ def _is_lines(path: Path) -> bool:
     """Whether a JSON file that begins with an object has one on each line; False for one object over the whole file."""
     with path.open("rb") as file:
         first = file.readline(MAX_LINE).removeprefix(b"\xef\xbb\xbf")
+        while not first.strip() and (more := file.readline(MAX_LINE)):
+            first = more
         if not file.read(1):
             return not _holds_rows(first)
     try:

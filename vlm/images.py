@@ -320,7 +320,10 @@ def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:
 def _read_bytes(source: str | Path) -> bytes:
     text = str(source)
     if text.lower().startswith(("http:", "https:", "file:", "data:", "ftp:")):
-        raise ImageError(f"{text[:80]} is a URL: download the image and give the path of the file.")
+        raise ImageError(
+            f"{text[:80]} is a URL: download the image and give the path of the file (for a problem set, "
+            "'reflection-v problems FILE --urls --out SET' does it; it also unpacks data URIs)."
+        )
     try:
         path = Path(source)
         if not path.exists():

@@ -15,6 +15,7 @@ from vlm.placement import image_places, renumber_images
 Domain = Literal[
     "number", "choice", "text", "expression", "count", "logic", "table", "simulation", "yes_no", "science", "open"
 ]
+SHOWN_FAULTS = 10
 DOMAINS: tuple[str, ...] = get_args(Domain)
 
 
@@ -83,20 +84,22 @@ def read_problems(path: str | Path) -> list[Problem]:
     """Read a problem set from its folder (or its ``.jsonl``); image paths come back absolute, also those in ``meta``.
 
     Raises:
-        UserError: no such set, a row that is not a problem (its line and field are named), or an id that occurs twice.
+        UserError: no such set, rows that are no problems (each is named with its field, up to ``SHOWN_FAULTS``), or an id that
+            occurs twice.
     """
-    file = _problem_file(path)
-
-    def refuse(reason: str, number: int, why: str) -> None:
-        raise UserError(f"{file}, row {number}: {why}.")
-
-    problems = read_valid_problems(path, refuse)
-    for number, problem in enumerate(problems, start=1):
+    file, faults = _problem_file(path), list[str]()
+    problems = read_valid_problems(path, lambda _, number, why: faults.append(f"row {number}: {why}"))
+    # The numbers of the rows hold for the problems only where no row was rejected.
+    for number, problem in enumerate(problems if not faults else (), start=1):
         other = problem.meta.get("counterfactual")
         if isinstance(other, dict) and "image" in other:
-            if not isinstance(other["image"], str):
-                refuse("malformed", number, "field 'meta.counterfactual.image' must be a path")
-            problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
+            if isinstance(other["image"], str):
+                problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
+            else:
+                faults.append(f"row {number}: field 'meta.counterfactual.image' must be a path")
+    if faults:
+        more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
+        raise UserError(f"{file}, {'; '.join(faults[:SHOWN_FAULTS])}{more}.")
     return problems
 
 
@@ -145,6 +148,8 @@ def write_problems(problems: list[Problem], folder: str | Path) -> Path:
 
 def image_path(folder: Path, image: str) -> str:
     """The absolute path of an image that a file in ``folder`` names."""
+    if image.lower().startswith(("http://", "https://", "data:")):  # no path: whoever opens it says so
+        return image
     path = folder / image  # an absolute one stays as it is
     try:
         return image if Path(image).is_absolute() else str(path.resolve())

@@ -222,6 +222,10 @@ WHOLE = [
     ("t.csv", b"", "is empty"),
     ("t.parquet", b"PAR1 nothing", "cannot be read as Parquet"),
     ("t.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+    ("t.json", b"\n\n{", "not valid JSON"),
+    ("t.json.gz", b"\x1f\x8b\x08", "is a compressed archive or a spreadsheet"),
+    ("t.xlsx", b"PK\x03\x04", "save the spreadsheet as CSV"),
+    ("t.csv", b"frage,antwort\nq,1\n", "(it has no question). Its columns are frage, antwort."),
     ("t.jsonl", b"{\x01\0\0\0", "no text file"),
 ]  # fmt: skip
 
@@ -353,3 +357,34 @@ def test_whatever_a_file_holds_every_row_is_used_or_counted(
         expected = len(lines)
     problems, left_out = _imported(file, kind=kind)
     assert len(problems) + len(left_out) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, code, why",
+    [
+        (["problems", "{}/none.json"], 1, "none.json does not exist"),
+        (["problems", "{}"], 1, "is a folder: give a file of it, or hf:"),
+        (["problems", "hf:{}/none"], 1, "There is no data set at"),
+        (["problems", "hf:../none/such"], 1, "There is no data set at"),
+        (["problems", "hf:{}/img"], 1, "holds no data files"),
+        (["problems", "scenes"], 2, "--n is missing"),
+        (["problems", "{}/a.json", "--domain", "art"], 2, "Unknown domain 'art'"),
+        (["problems", "{}/a.json", "--images", "{}/none"], 2, "check --images"),
+        (["problems", "{}/a.json", "--question", "q"], 1, "it has no column 'q'"),
+        (["problems", "{}/a.json", "--from", "xml"], 2, "--from"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments: list[str], code: int, why: str, here: Path) -> None:
+    (here / "a.json").write_text('[{"question": "q", "answer": "1"}]')
+    given = [argument.format(here) for argument in arguments]
+    run = CliRunner().invoke(app, [*given, "--out", str(here / "out")])
+    assert run.exit_code == code and why in " ".join(run.output.split()), run.output
+
+
+def test_the_sets_of_others_stay_and_own_ones_are_replaced(here: Path) -> None:
+    (here / "a.json").write_text('[{"question": "q", "answer": "1"}]')
+    for _ in range(2):
+        assert len(_imported(here / "a.json")[0]) == 1
+    (here.parent / "out" / "import.json").unlink()
+    with pytest.raises(UserError, match="which no import wrote"):
+        _imported(here / "a.json")

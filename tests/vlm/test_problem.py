@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from configs.errors import UserError
+from configs.errors import ImageError, UserError
+from vlm.images import open_image
 from vlm.problem import DOMAINS, Problem, read_problems, write_problems
 
 
@@ -104,3 +105,21 @@ def test_paths_that_no_file_can_have_are_left_to_whoever_opens_them(tmp_path: Pa
 def test_facts_of_another_shape_are_none(facts: Any) -> None:
     assert Problem(**row(meta={"facts": facts})).facts is None
     assert Problem(**row(meta={"facts": {"A1": "red"}})).facts == {"A1": "red"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"), [(1, "row 2: field 'domain'"), (3, "; row 4: field 'domain'"), (12, "; row 11: .*; and 2 more.$")]
+)
+def test_several_bad_rows_are_named_at_once(tmp_path: Path, bad: int, named: str) -> None:
+    write_rows(tmp_path, row(), *(row(id=f"b{n}", domain="art") for n in range(bad)), row(id="last"))
+    with pytest.raises(UserError, match=named):
+        read_problems(tmp_path)
+
+
+@pytest.mark.parametrize("image", ["https://a.org/b.png", "HTTP://a.org/b.png", "data:image/png;base64,AAAA"])
+def test_an_image_that_is_no_path_stays_as_it_is(tmp_path: Path, image: str) -> None:
+    write_rows(tmp_path, row(images=[image]))
+    (problem,) = read_problems(tmp_path)
+    assert problem.images == [image]
+    with pytest.raises(ImageError, match=r"is a URL.*reflection-v problems FILE --urls"):
+        open_image(problem.images[0])
