@@ -89,6 +89,7 @@ class UserReward:
     def __init__(self, name: str, folder: Path, seconds: float = SECONDS) -> None:
         file, function = find_reward(name, folder)
         self.name = name
+        self.crash: str | None = None  # how its process ended last, if it was not ended by a limit
         self._pool = Pool(f"{file}:{function}", seconds, seconds, megabytes=None)
 
     def start(self) -> None:
@@ -106,6 +107,9 @@ class UserReward:
         reply = self._pool.ask(_detached(rollout))
         if reply is None:
             return Score(None, {"timeout": 1.0})
+        if "crash" in reply:
+            self.crash = reply["crash"]
+            return Score(None, {"crash": 1.0})
         if "error" in reply:
             raise UserError(f"The reward '{self.name}' failed: {reply['error']}.")
         return Score(reply["value"], reply["parts"])

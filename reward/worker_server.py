@@ -27,6 +27,7 @@ Job = Callable[[Any], Any]
 
 STAYS_AFTER = (10, 20, 40, 80, 160, 320)
 """Jobs after which a child becomes the server of the next one."""
+BUNDLED = ("answers", "expressions")
 CLOSED = 77
 """Exit code of a child whose caller has closed the pipe."""
 PR_SET_PDEATHSIG = 1
@@ -52,7 +53,7 @@ def main() -> None:
     cpu_seconds = cpu_seconds or paced
     write_line(replies, {"ready": True})
     open_job = mmap.mmap(-1, 9)  # number of the job under way, and whether it has begun; shared by all of the chain
-    levels = STAYS_AFTER if kind in ("answers", "expressions") else ()  # a user's code may not outlive a fork
+    levels = STAYS_AFTER if kind in BUNDLED else ()  # a user's code may not outlive a fork
     depth = 0
     gc.freeze()  # a collection in the child would touch, and so copy, every object of the libraries
     while True:
@@ -80,7 +81,31 @@ def main() -> None:
         number, begun = int.from_bytes(open_job[:8], "big"), open_job[8]
         if number:  # else it was ended between two jobs, and nobody waits
             open_job[:] = bytes(9)
-            write_line(replies, {"number": number, "reply": None if begun else {"unjudged": "it takes too long"}})
+            write_line(replies, {"number": number, "reply": lost_reply(kind, bool(begun), status)})
+
+
+def lost_reply(kind: str, begun: bool, status: int) -> Any:
+    """The reply in place of a child that ended during a job: None (a timeout) if a limit ended it.
+
+    Args:
+        begun: False while the child prepared for the job.
+        status: of ``os.waitpid``.
+    """
+    if not begun:
+        return {"unjudged": "it takes too long"}
+    by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    # The verifiers are this project's: a text that ends one, by the limit of memory for instance, counts as a timeout.
+    if kind in BUNDLED or by_signal in (signal.SIGALRM, signal.SIGPROF):
+        return None
+    return {"crash": f"exit code {os.WEXITSTATUS(status)}" if by_signal is None else signal_name(by_signal)}
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV``, or ``signal 40`` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def limit_memory(size: int) -> None:
@@ -107,7 +132,7 @@ def prepare_job(kind: str) -> tuple[Job, Job, float]:
 
     def nothing(request: Any) -> None: ...
 
-    if kind in ("answers", "expressions"):
+    if kind in BUNDLED:
         from reward.verifiers import VERIFIERS
 
         before, paced = nothing, 1.0

@@ -39,6 +39,7 @@ from reward.aggregate import KNOWN, LARGEST, SMALLEST, Term, is_in_float_range, 
 from reward.judge import PROMPT, judging, prompt_sha256
 from reward.user import is_user_reward, reward_files
 from train.config import GrpoOptions, StageConfig, load_stage
+from train.console_warnings import ConsoleWarnings
 from train.data import reader_of
 from train.distributed import add_blank_images
 from train.filters import FilteredProblems, filter_problems
@@ -212,6 +213,7 @@ def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     if run.main:
         print_coverage(options.lora, adapters, vlm.model)
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=adapters)
+    trainer.add_callback(ConsoleWarnings(trainer))
     if options.max_logprob_gap is not None:
         trainer.add_callback(StopAtGap(options.max_logprob_gap))
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)

@@ -33,6 +33,21 @@ def fails(rollout):
 
 def text(rollout):
     return "five"
+
+def leaves(rollout):
+    import os
+    os._exit(3)
+
+def faults(rollout):
+    import ctypes
+    ctypes.string_at(0)
+
+def killed(rollout):
+    import os, signal
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def sometimes(rollout):
+    return leaves(rollout) if "5" in rollout.text else 1.0
 '''
 
 
@@ -116,3 +131,15 @@ def test_names_of_files(name: str) -> None:
 @pytest.mark.parametrize("name", ["accuracy", "mine.py", "mine:f", "mine.py:", "mine.py:a b", "mine.py:a.b", "x.py:1"])
 def test_names_that_are_none(name: str) -> None:
     assert not is_user_reward(name)
+
+
+@pytest.mark.parametrize(("name", "how"), [("leaves", "exit code 3"), ("faults", "SIGSEGV"), ("killed", "SIGKILL")])
+def test_a_reward_that_crashes_is_named_as_that(name: str, how: str, folder: Path, made: list[UserReward]) -> None:
+    made.append(UserReward(f"my_rewards.py:{name}", folder))
+    assert made[0](rollout()) == Score(None, {"crash": 1.0}) and made[0].crash == how
+
+
+def test_after_a_crash_the_next_response_is_judged(folder: Path, made: list[UserReward]) -> None:
+    made.append(UserReward("my_rewards.py:sometimes", folder))
+    for text, score in (("\\boxed{5}", None), ("\\boxed{4}", 1.0), ("\\boxed{5}", None), ("\\boxed{3}", 1.0)):
+        assert made[0](rollout(text)).value == score
