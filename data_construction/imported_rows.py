@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from configs.errors import UserError
@@ -228,6 +229,8 @@ def _required(row: Mapping[str, Any], given: str | None, usual: Sequence[str], w
     value = _cell(row, given, usual)
     if value is None:
         raise BadRow(f"it has no {what}")
+    if isinstance(value, Decimal):
+        value = str(value)
     if not isinstance(value, str | int | float):
         raise BadRow(f"its {what} is no text but {type(value).__name__}")
     return gold_text(value).strip()

@@ -182,7 +182,9 @@ def _problems(
             account.drop(place, str(error))
         except ImageError as error:
             # The sentence names the image, so it would be a reason of its own for every row.
-            account.drop(place, str(error), "an image of it cannot be read")
+            account.drop(
+                place, str(error), "an image of it cannot be read (paths start from the file's folder or --images)"
+            )
         except ValidationError as error:
             first = error.errors()[0]
             account.drop(place, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")

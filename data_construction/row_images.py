@@ -1,10 +1,6 @@
 """Images as the rows of data sets hold them: bytes, a path, base64 text, or the ``{"bytes", "path"}`` of ``datasets``."""
 
-import base64
-import binascii
-import contextlib
 import os
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +9,9 @@ from typing import Any
 from PIL import Image
 
 from configs.errors import ImageError
-from vlm.images import MAX_BYTES, Source
+from vlm.downloads import decode_base64
+from vlm.images import Source
 
-BASE64 = re.compile(r"(?:data:image/[\w.+-]{1,20};base64,)?([A-Za-z0-9+/_-]{40,})={0,2}")
 LONGEST_PATH = 4096
 
 
@@ -43,19 +39,26 @@ def readable_image(stored: Any, folders: Sequence[Path], anywhere: bool = False)
     if not stored.strip():
         return None
     for folder in folders:
-        for name in dict.fromkeys(unicodedata.normalize(form, stored) for form in ("NFC", "NFD")):
+        for name in _path_forms(stored):
             if (path := _file_below(folder, folders, name, anywhere)) is not None:
                 return path
-    if len(stored) < MAX_BYTES * 3 // 2 and (text := BASE64.fullmatch("".join(stored.split()))):
-        with contextlib.suppress(binascii.Error):
-            return base64.urlsafe_b64decode(text[1].replace("+", "-").replace("/", "_") + "=" * (-len(text[1]) % 4))
+    if (content := decode_base64(stored)) is not None:
+        return content
     raise ImageError(f"The image {stored[:200]!r} is no file of the data set: check the path.")
+
+
+def _path_forms(name: str) -> list[str]:
+    """A path as it is stored and as other systems write it: with backslashes, as a file URL, with composed letters."""
+    if len(name) > LONGEST_PATH:
+        return []
+    if name.lower().startswith("file://"):
+        name = name[len("file://") :]
+    forms = [unicodedata.normalize(form, one) for one in (name, name.replace("\\", "/")) for form in ("NFC", "NFD")]
+    return list(dict.fromkeys(forms))
 
 
 def _file_below(folder: Path, folders: Sequence[Path], name: str, anywhere: bool) -> Path | None:
     """The file of this name. A relative one may pass through ``..``, but must end in one of the folders unless ``anywhere``."""
-    if len(name) > LONGEST_PATH:
-        return None
     for start in (folder, folder / "images"):
         path = Path(os.path.normpath(start / name))
         allowed = (

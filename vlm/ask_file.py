@@ -258,7 +258,7 @@ def _line_fields(row: Mapping[str, Any]) -> tuple[str, list[str], list[str] | No
 
 
 def _path_beside(folder: Path, name: str) -> str:
-    return name if "://" in name or Path(name).is_absolute() else str(folder / name)
+    return name if "://" in name or name.lower().startswith("data:") or Path(name).is_absolute() else str(folder / name)
 
 
 def _id(row: Mapping[str, Any], number: int) -> Any:

@@ -1,5 +1,8 @@
-"""Images over http(s), for callers who were told that URLs are allowed."""
+"""Images that are not files: over http(s), for callers who were told that URLs are allowed, and in base64 text."""
 
+import base64
+import binascii
+import re
 import time
 
 from PIL import Image
@@ -9,6 +12,7 @@ from vlm.images import MAX_BYTES, open_image
 
 FETCH_SECONDS = 20.0
 PIECE = 2**16  # bytes
+BASE64 = re.compile(r"(?:data:[\w/.+-]{0,60}(?:;[\w.=+-]{1,40})?;base64,)?([A-Za-z0-9+/_-]{40,})={0,2}", re.IGNORECASE)
 
 
 def fetch_image(url: str) -> Image.Image:
@@ -40,3 +44,13 @@ def download_image(url: str) -> bytes:
         reason = str(getattr(error, "reason", error))[:200]
         raise ImageError(f"{url[:80]} cannot be downloaded ({reason}): check the URL and the network.") from None
     return data
+
+
+def decode_base64(text: str) -> bytes | None:
+    """The bytes of a data URI (``data:image/png;base64,...``) or of bare base64 text; None for any other text."""
+    if len(text) >= MAX_BYTES * 3 // 2 or not (found := BASE64.fullmatch("".join(text.split()))):
+        return None
+    try:
+        return base64.urlsafe_b64decode(found[1].replace("+", "-").replace("/", "_") + "=" * (-len(found[1]) % 4))
+    except binascii.Error:
+        return None

@@ -13,7 +13,7 @@ from configs.errors import ConfigError, UserError
 from configs.stopping import sigterm_received
 from vlm.asking import Model, answer_question, is_local, load_for_asking
 from vlm.chat import question_messages
-from vlm.downloads import fetch_image
+from vlm.downloads import decode_base64, fetch_image
 from vlm.images import MAX_BYTES, open_image
 from vlm.placement import in_place
 from vlm.reasoning import find_effort, vote_seeds, vote_temperature
@@ -160,13 +160,15 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
 
 
 def read_image(name: str, urls: bool = False) -> Any:
-    """An image from a path, from standard input (``-``), or, where allowed, from a URL."""
+    """An image from a path, from standard input (``-``), from a data URI or, where allowed, from a URL."""
     if name == "-":
         return open_image(standard_input().buffer.read(MAX_BYTES + 1))
     if name.lower().startswith(("http:", "https:")):
         if not urls:
             raise ConfigError(f"{name[:80]} is a URL: download it and give its path, or allow URLs with --urls.")
         return fetch_image(name)
+    if name.lower().startswith("data:") and (content := decode_base64(name)) is not None:
+        return open_image(content)
     return open_image(name)
 
 

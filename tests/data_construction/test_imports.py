@@ -163,6 +163,28 @@ def test_tables_of_text(text: str, columns: Columns, answer: str, images: int, h
     assert (problem.answer, len(problem.images), left_out) == (answer, images, [])
 
 
+@pytest.mark.parametrize(
+    "image",
+    [
+        "img\\a.png",
+        "./img/../img/a.png",
+        "file://HERE/img/a.png",
+        "HERE/img/a.png",
+        URI,
+        URI.replace("image/png", "image"),
+        URI.replace("image/png", "image/png;charset=utf-8"),
+        URI.replace("image/png", ""),
+        {"url": URI},
+    ],
+)
+def test_images_are_found_as_people_write_them(image: Any, here: Path) -> None:
+    image = image.replace("HERE", str(here)) if isinstance(image, str) else image
+    row = _parts({"type": "image", "image": image}, {"type": "text", "text": "How many?"})
+    (here / "t.jsonl").write_text(json.dumps(row))
+    ((image_path,),) = [problem.images for problem in _imported(here / "t.jsonl")[0]]
+    assert Path(image_path).read_bytes() == _png()
+
+
 def test_bad_rows_of_a_table_are_counted(here: Path) -> None:
     rows = ["question,answer", "How many?,3", "a,b,c", "alone", "na\xefve?,caf\xe9", "How many?,4"]
     (here / "t.csv").write_bytes("\n".join(rows).encode("latin-1"))
