@@ -15,6 +15,7 @@ from reward.grade import Gold, gold_option, gradable, judge_fault
 from reward.judge import NAME_ONE, OPEN, current_judge
 from reward.worker import map_in_threads
 from vlm.chat import question_messages
+from vlm.embedded import is_embedded
 from vlm.images import image_size, open_image
 from vlm.problem import Problem
 
@@ -22,7 +23,9 @@ EXAMPLES = 5
 LONGEST = 300
 """Characters of an id, or of the description of its fault, in an example."""
 REMEDIES = {
-    "missing_picture": "check the paths; they are relative to problems.jsonl",
+    "missing_picture": "check the paths; they are relative to problems.jsonl ('reflection-v problems FILE --urls --out SET' "
+    "downloads URLs)",
+    "embedded_picture": "'reflection-v problems FILE --out SET' writes images that stand in rows (data URIs, base64) as files",
     "unreadable_picture": "export or download these images again",
     "unparsable_answer": "write the answer as the verifier of its domain reads it (docs/rewards.md)",
     "no_judge": NAME_ONE,
@@ -106,7 +109,11 @@ def problem_faults(problem: Problem, sizes: Sizes, golds: dict[Gold, bool]) -> I
         yield "broken_text", ""
     if isinstance(sizes, ImageError):
         absent = [path for path in problem.images if not os.path.exists(path)]
-        yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
+        embedded = [image for image in problem.images if is_embedded(image)]
+        if embedded:
+            yield "embedded_picture", f"{embedded[0][:30]}..."
+        else:
+            yield ("missing_picture", absent[0]) if absent else ("unreadable_picture", str(sizes))
     try:
         question_messages(problem.question, len(problem.images), choices=problem.choices)
     except UserError as error:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from configs.errors import ImageError
+from vlm.embedded import is_embedded
 from vlm.pixel_limits import check_with_processor, given_pixel_limits
 
 MAX_PIXELS = 50_000_000
@@ -323,6 +324,10 @@ def _read_bytes(source: str | Path) -> bytes:
         raise ImageError(
             f"{text[:80]} is a URL: download the image and give the path of the file (for a problem set, "
             "'reflection-v problems FILE --urls --out SET' does it; it also unpacks data URIs)."
+        )
+    if is_embedded(text):
+        raise ImageError(
+            f"{text[:30]}... is an image as base64, not a path: write it to a file and give the path of that."
         )
     try:
         path = Path(source)
