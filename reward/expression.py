@@ -18,8 +18,8 @@ Comparison = Literal["equal", "different", "unreadable", "unreadable gold"]
 
 MAX_EXPRESSION = 500
 MAX_NESTING = 30
-PATIENCE = 0.45
-"""Ten times the mean of the typical comparisons, and more than the longest of them."""
+PATIENCE = 10
+"""Times the mean of the typical comparisons; the longest of them takes less."""
 
 # Numbers too large to compute: a tower of powers, an exponent or a factorial of five digits, a factorial of a factorial.
 _TOO_LARGE = re.compile(
@@ -83,8 +83,8 @@ def warm_up() -> float:
     """Import the algebra system and let its grammar meet the usual notation.
 
     Returns:
-        The CPU seconds that one comparison may take on this machine: ``PATIENCE`` of what the typical ones take together,
-        once they are known; 0.1 to 1. A fixed number would be another limit on each machine.
+        The CPU seconds that one comparison may take on this machine: ``PATIENCE`` times the mean of the typical ones, once they
+        are known; 0.1 to 1. A fixed number would be another limit on each machine.
     """
     passes = []  # the fastest counts: the first passes still fill the grammar's caches
     for _ in range(4):
@@ -94,7 +94,7 @@ def warm_up() -> float:
         for answer, gold in _TYPICAL:
             compare_expressions(answer, gold)
         passes.append(time.process_time() - began)
-    return min(1.0, max(0.1, PATIENCE * min(passes)))
+    return min(1.0, max(0.1, PATIENCE * min(passes) / len(_TYPICAL)))
 
 
 def bounded(text: str) -> bool:
