@@ -15,6 +15,7 @@ from data_construction.imported_rows import (
     Item,
     guess_domain,
     is_missing,
+    row_decimal,
     row_domain,
     row_id,
     row_images,
@@ -80,8 +81,10 @@ def read_conversation(row: Mapping[str, Any], turns: Sequence[Any], columns: Col
     if start:  # the question may be about what was said before
         before = [f"{role.capitalize()}: {text}" for role, text in spoken[:start]]
         question = "\n".join([*before, f"User: {question}"])
-    domain = row_domain(row, columns) or guess_domain(question, answer, choices)
-    return Item(row_id(row, columns), domain, without_leading_marks(question), answer, places.all(), choices)
+    decimal = row_decimal(row, columns)
+    domain = row_domain(row, columns) or guess_domain(question, answer, choices, decimal)
+    found, question = places.all(), without_leading_marks(question)
+    return Item(row_id(row, columns), domain, question, answer, found, choices, decimal=decimal)
 
 
 def _turn(turn: Any) -> list[tuple[str, list[Any]]]:

@@ -51,7 +51,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns; None finds a usual name. ``domain``: of every row, instead of a guess."""
+    """The names of the columns; None finds a usual name. ``domain``, ``decimal``: of every row, instead of a guess or the row's own."""
 
     question: str | None = None
     answer: str | None = None
@@ -59,6 +59,7 @@ class Columns:
     choices: str | None = None
     id: str | None = None
     domain: str | None = None
+    decimal: str | None = None
 
 
 class ImagePlaces:
@@ -121,17 +122,17 @@ def read_columns(row: Mapping[str, Any], columns: Columns) -> Item:
     choices = choices and [places.mark(choice) for choice in choices]
     answer = _answer(row, columns)
     meta = row.get("meta")
-    decimal = row.get("decimal")
+    decimal = row_decimal(row, columns)
     return Item(
         row_id(row, columns),
-        row_domain(row, columns) or guess_domain(question, answer, choices),
+        row_domain(row, columns) or guess_domain(question, answer, choices, decimal),
         without_leading_marks(question),
         gold_text(answer),
         places.all(),
         choices,
         meta=dict(meta) if isinstance(meta, Mapping) else {},
         source=row["source"] if isinstance(row.get("source"), str) else "",
-        decimal="," if decimal == "," else ".",
+        decimal=decimal,
     )
 
 
@@ -147,6 +148,11 @@ def row_domain(row: Mapping[str, Any], columns: Columns) -> str | None:
     """The domain that the user gave, or that the row names."""
     value = columns.domain or row.get("domain")
     return value if isinstance(value, str) and value in DOMAINS else None
+
+
+def row_decimal(row: Mapping[str, Any], columns: Columns) -> str:
+    """The decimal mark of a row's answer: what the user gave, else what the row says, else the point."""
+    return "," if (columns.decimal or row.get("decimal")) == "," else "."
 
 
 def row_choices(row: Mapping[str, Any], columns: Columns) -> list[str] | None:
@@ -193,7 +199,7 @@ def row_images(row: Mapping[str, Any], columns: Columns) -> list[Any]:
     return [image for image in found if not is_missing(image)]
 
 
-def guess_domain(question: str, answer: Any, choices: Sequence[str] | None) -> str:
+def guess_domain(question: str, answer: Any, choices: Sequence[str] | None, decimal: str) -> str:
     """The kind of an answer, for a row that does not say it."""
     if choices:
         return "choice"
@@ -202,7 +208,7 @@ def guess_domain(question: str, answer: Any, choices: Sequence[str] | None) -> s
     text = gold_text(answer)
     if text.strip(" .!\n").lower() in ("yes", "no", "true", "false"):
         return "yes_no"
-    if is_quantity(text):
+    if is_quantity(text.replace(",", ".") if decimal == "," else text):
         return "count" if HOW_MANY.search(question) and text.strip().isdecimal() else "number"
     return "expression" if LATEX.search(text) else "text"
 

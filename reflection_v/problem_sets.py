@@ -49,6 +49,9 @@ def write_problem_set(
     domain: Annotated[
         str | None, typer.Option(help="The kind of every answer, such as count or text. Default: guessed for each row.")
     ] = None,
+    decimal: Annotated[
+        Literal[".", ","] | None, typer.Option(help="The decimal mark in answers and options. Default: the point.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder that image paths start from.")] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Download images that are http(s) URLs.")] = False,
     config: Annotated[str | None, typer.Option(help="The config (subset) of a data set that has several.")] = None,
@@ -78,7 +81,7 @@ def write_problem_set(
         raise ConfigError(f"Unknown domain '{domain}': choose from {', '.join(DOMAINS)}.")
     if images is not None and not images.is_dir():
         raise ConfigError(f"There is no folder {images}: check --images.")
-    columns = Columns(question, answer, image or (), choices, id_column, domain)
+    columns = Columns(question, answer, image or (), choices, id_column, domain, decimal)
     options = ImportOptions(source_format, columns, urls, images, split, config, n)
     file, account = import_problems(source, out, options)
     print(f"{account.used:,} problems in {file} ({account.rows:,} rows read, {account.rows - account.used:,} dropped)")

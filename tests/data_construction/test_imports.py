@@ -410,3 +410,14 @@ def test_the_sets_of_others_stay_and_own_ones_are_replaced(here: Path) -> None:
     (here.parent / "out" / "import.json").unlink()
     with pytest.raises(UserError, match="which no import wrote"):
         _imported(here / "a.json")
+
+
+@pytest.mark.parametrize(
+    "answer, domain", [("2,5", "number"), ("2,5 kg", "number"), ("1.234", "number"), ("ja", "text")]
+)
+@pytest.mark.parametrize("talk", [True, False])
+def test_a_decimal_comma(answer: str, domain: str, talk: bool, here: Path) -> None:
+    row = _talk("Wie viel?", answer) if talk else {"question": "Wie viel?", "answer": answer}
+    (here / "t.jsonl").write_text(json.dumps(row))
+    (problem,), _ = _imported(here / "t.jsonl", columns=Columns(decimal=","))
+    assert (problem.answer, problem.domain, problem.decimal) == (answer, domain, ",")
