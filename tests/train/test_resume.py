@@ -246,7 +246,7 @@ def test_a_generation_keeps_its_rows_in_grpo(pictures: Path, tmp_path: Path) -> 
     """4 rows of one process alone are no whole group of 8, which TRL would refuse."""
     cut = {"per_device_train_batch_size": 4, "num_generations": 8}
     settings = {"output_dir": str(tmp_path), "problems": str(pictures), **cut}
-    with pytest.raises(ConfigError, match="divisible by num_generations"):
+    with pytest.raises(ConfigError, match="divisible by 'num_generations'"):
         load_grpo(settings)
     interrupted(tmp_path, settings, 2)
     stage = load_grpo(settings)
