@@ -19,7 +19,7 @@ EXACT = Fraction(1, 10**6)
 """Numbers are equal up to this, absolute below 1 and relative above: what math-verify rounds to."""
 
 _UNIT_BEHIND = re.compile(
-    r"(?:(?<=[\d)}|])|(?<=\\pi)|(?<=\s)|(?<=°))\s*([^\W\d_°]+(?:\s?\^\s?\{-?\d\})?(?:\s?[/·]\s?[^\W\d_]+(?:\^\{\d\})?)?|°)$"
+    r"(?:(?<=[\d)}|])|(?<=\\pi)|(?<=\s)|(?<=°))\s*((?:(?:square|cubic)\s)?[^\W\d_°]+(?:\s?\^\s?\{-?\d\})?(?:\s?[/·]\s?[^\W\d_]+(?:\^\{\d\})?)?|°)$"
 )
 _CONSTANT_OF_INTEGRATION = re.compile(r"\+\s*([CcKk])$")
 _FUNCTION_OF_X = re.compile(r"[a-z]\(x\)")
@@ -200,7 +200,8 @@ def _computed(form: Form, constant: bool = False) -> Form | None:
     values = [side for side in form.sides if side not in labels]
     if not values or (constant and labels) or any(mentions(value, label) for value in values for label in labels):
         return None
-    if all(same_value(values[-1], side) for side in values[:-1]):
+    formulas = values[:-1] if tuple(labels) == form.sides[:1] and _is_constant(values[-1]) else []
+    if all(same_value(values[-1], side) or (side in formulas and not _is_constant(side)) for side in values[:-1]):
         last = parse_value(values[-1])
         if constant and (last is None or last.free_symbols):
             return None
@@ -211,6 +212,12 @@ def _computed(form: Form, constant: bool = False) -> Form | None:
     if parsed[0] is None or parsed[1] is None or parsed[1].free_symbols or len(parsed[0].free_symbols) < 2:
         return None
     return Form("value", (values[1],))  # the sum that was asked for, not an equation in one unknown
+
+
+def _is_constant(text: str) -> bool:
+    """Whether a side has no unknown: in ``A = \\pi r^2 = 25\\pi`` the formula in the middle has one, and cannot be false."""
+    value = parse_value(_split_unit(text, True)[0])
+    return value is None or not value.free_symbols
 
 
 def _difference(sides: Sequence[str]) -> Any:
@@ -334,7 +341,7 @@ def _split_unit(text: str, gold: bool) -> tuple[str, Unit | None]:
     if match is None or not match.start(1):
         return text, None
     core, name = text[: match.start(1)].strip(), match[1]
-    unit = read_unit(re.sub(r"[{}^\s]", "", name))
+    unit = read_unit(re.sub(r"[{}^]|(?<!square)(?<!cubic)\s", "", name))
     letters = re.match(r"[^\W\d_]*", name)
     if letters is not None and len(letters[0]) == 1:
         value = None if gold or text[match.start(1) - 1 : match.start(1)] != " " else parse_value(core)

@@ -74,7 +74,9 @@ def compare_expressions(answer: str, gold: str) -> Comparison:
     written = math_text(answer)
     if is_prose(written) and "\\" not in written and states(want, read_stated(answer)):
         return "equal"
-    if got.kind == "words" and any(same_form(want, read_form(said)) for said in said_answers(answer)):
+    if (got.kind == "words" or is_prose(written)) and any(
+        same_form(want, read_form(said)) for said in said_answers(answer)
+    ):
         return "equal"
     return "unreadable" if got.kind == "words" else "different"
 

@@ -40,7 +40,12 @@ _NONE = re.compile(
     r"|(?:the )?empty set|无解|無解|解なし|해가 없다|keine lösung|aucune solution|(?:no hay|sin) solución",
     re.IGNORECASE,
 )
-_POINT = re.compile(r"[A-Z](?:_\{\w+\}|')?\s*(?=\()")
+_POINT = re.compile(r"(?:(?:点|點|점|the point|[Pp]oint|Punkt|punto|точка)\s*)?(?:[A-Z](?:_\{\w+\}|')?)?\s*(?=\()")
+
+
+_DISTANCE = re.compile(rf"\|\s*({NAME.pattern})\s*((?:[-+]\s*[\d./]+)?)\s*\|")
+_ROOT = re.compile(r"\d*\\(?:sqrt\{\d+\}|pi)")
+_TURNED = str.maketrans("<>≤≥", "><≥≤")
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ def _relation(parts: list[str], text: str) -> Form:
     if len(sides) == 2:
         left, right, sign = *sides, signs[0]
         if NAME.fullmatch(right) and not NAME.fullmatch(left):
-            left, right, sign = right, left, sign.translate(str.maketrans("<>≤≥", "><≥≤"))
+            left, right, sign = right, left, sign.translate(_TURNED)
         if NAME.fullmatch(left) and not NAME.fullmatch(right) and not mentions(right, left):
             pieces: tuple[Piece, ...]
             if sign == "≠":
@@ -204,6 +209,8 @@ def _relation(parts: list[str], text: str) -> Form:
             else:
                 pieces = ((right, sign == ">", "\\infty", True),)
             return Form("ranges", (left, right, sign), label=left, pieces=pieces)
+        if distance := _distance(left, right, sign) or _distance(right, left, sign.translate(_TURNED)):
+            return distance
         return Form("relation", (*sides, *signs))
     if len(sides) == 3 and NAME.fullmatch(sides[1]):
         low, name, high = sides
@@ -213,6 +220,26 @@ def _relation(parts: list[str], text: str) -> Form:
             return Form("words", (text,))
         return Form("ranges", label=name, pieces=((low, signs[0] in "<>", high, signs[1] in "<>"),))
     return Form("relation", (*sides, *signs))
+
+
+def _distance(left: str, right: str, sign: str) -> Form | None:
+    """``|x| < 3`` and ``|x - 1| ≥ 2`` as intervals; None for a distance that is not a positive number, and for other relations."""
+    inside, radius = _DISTANCE.fullmatch(left), read_quantity(right)
+    if inside is not None and not inside[2] and sign in "<>≤≥" and _ROOT.fullmatch(right):
+        return _within(inside[1], f"-{right}", right, sign)
+    if inside is None or sign not in "<>≤≥" or radius is None or radius.unit or radius.percent or radius.value <= 0:
+        return None
+    centre = read_quantity(inside[2].replace(" ", "") or "0")
+    if centre is None or centre.unit or centre.percent:
+        return None
+    return _within(inside[1], str(-centre.value - radius.value), str(-centre.value + radius.value), sign)
+
+
+def _within(name: str, low: str, high: str, sign: str) -> Form:
+    pieces: tuple[Piece, ...] = ((low, sign == "<", high, sign == "<"),)
+    if sign in ">≥":
+        pieces = (("-\\infty", True, low, sign == ">"), (high, sign == ">", "\\infty", True))
+    return Form("ranges", label=name, pieces=pieces)
 
 
 def mentions(text: str, name: str) -> bool:
@@ -227,7 +254,9 @@ def is_label(text: str) -> bool:
         return True
     bare = re.sub(_SUB[:-2], "", _LABEL_WORDS.sub("", text))
     return re.fullmatch(r"m?[A-Z]{1,4}|[A-Za-z]", bare) is not None or (
-        is_prose(text) and re.fullmatch(r"[^\W\d_]+", bare) is not None
+        is_prose(text)
+        and re.fullmatch(r"[^\W\d_]+", bare) is not None
+        and not is_denied(re.sub(r"\b[A-Za-z]\b", "", text))  # circle O
     )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from functools import lru_cache
 
-from reward.parsing import IN_BRACES, words
+from reward.parsing import EMPHASIS, IN_BRACES, words
 from reward.phrases import LEADING_CONJUNCTION
 from reward.quantity import canonical
 
@@ -18,7 +18,7 @@ _NOTATION: list[tuple[re.Pattern[str], str]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"(?:```|~~~)[\w-]{0,20}(?=\s|$)|`", ""),
-        (r"(?<![\w*])\*\*([^*\n]{1,200})\*\*(?![\w*])", r"\1"),  # not the power in 2**3
+        (EMPHASIS.pattern, r"\2"),
         (rf"\\(?:begin|end) ?{_ENVIRONMENT}", "\n"),
         (r"\\\\|\\newline|<br ?/?>", "\n"),
         (r"\\(?:text|mathrm|mathbf|textbf|mathit|mbox)\s?" + IN_BRACES, r" \1 "),

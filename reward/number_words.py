@@ -163,7 +163,7 @@ _MINUS = re.compile(
 )
 _HAN_RUN = re.compile(f"[{''.join(_HAN | _HAN_SCALES | _HAN_LARGE)}半]+")
 _HAN_PHRASES = re.compile(
-    r"一共|一些|一样|一樣|一起|一定|一下|一般|一种|一種|一边|一辺|唯一|统一|万一|十分(?!之)|[二三]次方|一番|一方|半径|半徑|第[一二三四五六七八九十百千零〇]+"
+    r"一共|一些|一样|一樣|一起|一定|一下|一般|一种|一種|一边|一辺|唯一|统一|万一|十分(?!之)|[二三]次方|一番|一方|半径|半徑|[三四五六七八九十]+(?:角|边形|邊形|辺形|面体|面體)|四[舍捨]五入|第[一二三四五六七八九十百千零〇]+"
 )
 """In these the characters are no number, or the number is no answer (``第三``)."""
 _KOREAN_COUNT = re.compile(

@@ -18,6 +18,10 @@ IN_BRACES = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
 _LATEX_WRAPPER = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathit|operatorname|boxed|mbox)\s*" + IN_BRACES)
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]{1,40})\s*\}\s*\{\s*([\d.]{1,40})\s*\}")  # of numbers alone
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)")
+EMPHASIS = re.compile(r"(?<![A-Za-z\d)*])(\*{1,2})(?=[^\s*])([^*\n]{1,200})(?<!\s)\1(?![A-Za-z\d(*])")  # no 2**3
+"""Markdown's ``*emphasis*`` and ``**bold**``; what is inside is group 2."""
+_MONEY = {"\\pounds": "£", "\\textsterling": "£", "\\euro": "€", "\\texteuro": "€", "\\yen": "¥", "\\textyen": "¥"}
+_MONEY_COMMAND = re.compile(r"\\(?:pounds|(?:text)?(?:sterling|euro|yen))(?![A-Za-z])")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 
 
@@ -31,7 +35,8 @@ def plain(text: str) -> str:
         if opened == text:
             break
         text = opened
-    text = re.sub(r"\\[()\[\]]|(?<!\\)\\[,;:! ]|\\left(?![a-z])|\\right(?![a-z])|\\?\$|~", " ", text).replace(
+    text = _MONEY_COMMAND.sub(lambda match: _MONEY.get(match[0], match[0]), text)
+    text = re.sub(r"\\(?=\.)|\\[()\[\]]|(?<!\\)\\[,;:! ]|\\left(?![a-z])|\\right(?![a-z])|\\?\$|~", " ", text).replace(
         "\\%", "%"
     )
     text = _DEGREES.sub("°", text).replace("\\circ", "°").replace("{,}", ",").replace("\\approx", "≈")

@@ -24,6 +24,11 @@ _COPULA = re.compile(
     r"|[:：](?=\s|[^\x00-\x7f])|[:：]$",
     re.IGNORECASE,
 )
+# One thing is picked out by what is said of it: "Lisa has the highest score", "Alice is the knave", "Ann finished first".
+_SUBJECT = re.compile(
+    r"((?:The )?[A-Z][\w'’-]*(?: [A-Z][\w'’-]*){0,3}) (?:(?:is|was|has|had|got|gets|scored|won|made|sold|ran) the"
+    r"|(?:finished|came|comes|ranks|ranked|is|was|placed)(?: in)?(?= (?:first|second|third|last)\b)) (?:[a-z-]+ ?){1,5}[.!]?$"
+)
 _ENDING = re.compile(
     r"\s*(?:입니다|이다|이에요|예요|이며|です|でした|である|だ|となる|になります|とする|的)?\s*[.。!！]*\s*$"
 )
@@ -49,7 +54,11 @@ def said_answers(text: str) -> Iterator[str]:
     text = " ".join(text.split())
     if len(text) > MAX_SENTENCE:
         return
-    bare = _ENDING.sub("", plain(text)) if not text.startswith("\\") else _ENDING.sub("", text)
+    money = text.count("$") == 1  # two of them are LaTeX
+    bare = text if text.startswith("\\") else " $".join(map(plain, text.split("$"))) if money else plain(text)
+    bare = _ENDING.sub("", bare)
+    if (subject := _SUBJECT.match(bare)) and not is_denied(bare):
+        yield subject[1]
     if bare and bare != text:
         yield bare
     for count, match in enumerate(_COPULA.finditer(bare)):

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from reward.hedges import forbidden, without_hedge, without_hedge_behind
 from reward.number_words import figures
-from reward.parsing import words
+from reward.parsing import EMPHASIS, words
 from reward.quantity import Quantity, prepared, read_prepared, read_quantity
+from reward.sentence import is_denied
 from reward.units import CURRENCY_SIGNS, read_unit, same_dimension
 
 _TAG = re.compile(r"</?(?:b|i|u|p|em|strong|span|sub|code|mark|br|answer) ?/?>", re.IGNORECASE)
@@ -23,6 +24,14 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 
+_PLACES_KEPT = r"(?:\d|one|two|three|four) (?:decimal|significant|place|digit|figure|d\.?p|s\.?f)[\w. ]{0,16}"
+_ROUNDED = re.compile(
+    rf"(?:when |after |if )?round(?:ed|ing)(?: (?:up|down|off))?(?: to (?:the )?(?:nearest [\w ]{{1,20}}|{_PLACES_KEPT}))?"
+    r"|(?:auf|à|a|al) [\w ]{1,30} (?:gerundet|près)|gerundet|arrondie?|redondead[oa]|arredondado|округлено"
+    r"|四舍五入|四捨五入|반올림",
+    re.IGNORECASE,
+)
+
 _LEADS_TO = """is are was were be been being equal equals has have had contains contain show shows see sees count counts counted get
 gets got gives give makes make totals found find obtain need needs cost costs paid pays weighs measures reads says
 becomes became remains remain leaves with of at in a the there's it's that's i's get so then therefore thus hence yes
@@ -32,18 +41,63 @@ sieht sehe zähle zeigt enthält ergibt kostet wiegt misst lautet macht also gle
 était vaut fait égale égal à a voit vois compte contient montre donne obtient de soit réponse donc coûte pèse mesure y
 es son era fue hay tiene tienen muestra contiene veo ven cuento da igual vale cuesta pesa mide respuesta resultado é
 são há tem tenho resposta è sono ha равен равна равно равны это составляет ответ есть вижу имеет هو هي يساوي تساوي
-الجواب الإجابة هناك يوجد توجد تبلغ здесь тут"""
+الجواب الإجابة هناك يوجد توجد تبلغ здесь тут reste restent restaient quedan queda quedaron bleiben blieben noch
+остаётся остается осталось"""
 _LEADS = frozenset(["s", "ph", "que"]) | frozenset(_LEADS_TO.split())
 _TO = re.compile(
     r"\b(?:equals?|comes?|amounts?|adds up|sums?|rounds?|evaluates|simplifies|igual|gleich)\s+(?:to|a|zu)$",
     re.IGNORECASE,
 )
-_LEADS_ASIAN = re.compile(r"(?:[计計是为為有共得了案值数量於于은는이가에]|等于|等於|[はがもにで])$")
+_LEADS_ASIAN = re.compile(
+    r"(?:[计計是为為在有共得了案值数量於于은는이가에]|等于|等於|剩下?|[卖賣付支]出|[卖賣买買付花赚賺]|[はがもにで])$"
+)
 _NAMES = re.compile(
-    r"\b(?:room|figure|fig|step|option|question|page|chapter|row|column|line|level|table|item|choice|problem|part|section|type|"
-    r"class|grade|group|team|player|bus|route|channel|version|model|case|stage|phase|no|nr|numéro|número|nummer|номер)\.?$",
+    r"\b(?:(?:room|figure|fig|step|option|question|page|chapter|row|column|line|level|table|item|choice|problem|part|section|type|"
+    r"class|grade|group|team|player|bus|route|channel|version|model|case|stage|phase|no|nr|numéro|número|nummer|номер|"
+    r"exercise|example|lesson|unit|volume|gate|track|platform|address|highway|apartment|bus|lane|day|week|month|age|size)s?)\.?$",
     re.IGNORECASE,
 )
+_FRAMES = [
+    (re.compile(before, re.IGNORECASE), re.compile(after, re.IGNORECASE))
+    for before, after in (
+        (r"el|los|las|le|les|un|die", r"[ .]*"),
+        (r"(?:.* )?en", ".*"),
+        (r"(?:.* )?(?:im jahre?|en el año|en l['’]an(?:née)?|no ano(?: de)?|nell['’]anno)", r"[ .]*"),
+        (r"(?:.* )?на (?:рисунке|картинке|фото|изображении)", r" ?[^\W\d_]+\.?"),  # without a word behind, its number
+        (r"(?:.* )?в", r" ?(?:году|г)\.?"),
+    )
+]
+"""What stands before a number, and what then may stand behind it: ``el 68 %``, ``im Jahr 2010``, ``в 2010 году``."""
+_SUBJECT_AND_VERB = re.compile(
+    r"(?:(?:[Ii]n (?:total|all)|[Oo]verall|[Aa]ltogether),? )?"
+    r"(?:[A-Z][a-z'’]*|[Ii]t|[Ii]|[Ww]e|[Yy]ou|[Ss]?[Hh]e|[Tt]he[ym]?)(?: [A-Za-z][\w'’-]*){0,7}? "
+    r"([a-z]{2,15})"
+)
+_BASES = """sell buy eat drink make take run drive ride walk read write draw win spend send earn pay use save owe work collect
+receive donate bake pick plant score travel produce require finish give keep hold hit build throw bring find lay sew cut dig
+fly play serve share fill hire order invite visit solve charge"""
+_VERB = re.compile(
+    rf"[a-z]{{2,13}}ed|(?:{'|'.join(_BASES.split())})(?:e?s)?|carries|sold|bought|ate|drank|made|took|ran|swam|drove|rode|wrote|drew|won|spent"
+    r"|sent|caught|built|met|saw|kept|held|put|sang|taught|threw|brought|found|got|had|did|dug|flew|laid|lent|sewed|stood|wore|gave"
+)
+_NO_STATEMENT = re.compile(
+    r"(?:exceed|surpass|topp|near|approach|pass|cross|lack|miss|need|want|hope|expect|plann|doubt|deni|reject|exclud|avoid|skipp|fail|rul"
+    r"|eliminat|question|wonder|guess|suppos|estimat|predict|mis[a-z]+|increas|decreas|gain|chang|differ|reduc|add|subtract|multipli|divid"
+    r"|doubl|tripl|halv|dropp|climb|advanc|improv|worsen|declin|outnumber|start|end|consider|tri|limit|reach|claim|stat|ne|inde|hundr)ed"
+)
+"""Verbs that say how far it is to a number, how much something changed, or that somebody only thinks so."""
+_MORE = r"(?:old|young|tall|short|long|fast|slow|heavi|light|larg|small|bigg|high|low|great|wid|deep|warm|cold|hott|rich|poor|cheap)er"
+_UNREAL = re.compile(
+    r"\b(?:would|could|should|might|may|must|wish\w*|hop\w+|fail\w*|refus\w*|nobody|wrongly|mistakenly|falsely|supposedly|did|does|do"
+    r"|used|until|after|before|since|when|once|while|than|each|every|another|other)\b",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(
+    r"\b(?:extra|additional|ago|later?|early|earlier|further|beyond|onwards?|upwards?|forward|ahead|behind|apart|off|below|above"
+    rf"|under|over|before|after|short|too|s|{_MORE})\b",
+    re.IGNORECASE,
+)
+_COMPARED_END = re.compile(rf"\b(?:ago|later|earlier|{_MORE})[.!]?$", re.IGNORECASE)
 _STOPS = re.compile(r"[,;:?()。，、；！？]|\.(?=\s|$)|\s-\s")
 _PLACES = """in on at of for from by with visible shown left here there that which is are was were as inside within around above
 below under over because since im in auf an am zu zum der die das des von vom dans sur sous au aux du de des en sur el
@@ -67,7 +121,8 @@ _SCALE_FIRST = re.compile(r"(섭씨|摄氏|攝氏|摂氏|화씨|华氏|華氏)\s
 
 def read_stated(text: str) -> Quantity | None:
     """The quantity that an answer is, or the only one that it states in a sentence; see ``read_quantity`` for its notation."""
-    text = _OPENING.sub("", text.strip())
+    text = EMPHASIS.sub(r"\2", text.strip()) if "*" in text else text.strip()
+    text = _OPENING.sub("", text)
     usual = read_quantity(text)
     if usual is not None and text.isascii() and (usual.unit is None or usual.unit.known):
         return usual
@@ -93,7 +148,10 @@ def _unwrapped(text: str) -> str:
 
 def _with_gloss(text: str, gloss: str) -> Quantity | None:
     """``12 (twelve)``: the value, if what stands in brackets says the same or nothing about it."""
-    found, again = read_stated(text.strip()), read_stated(gloss.strip())
+    found = read_stated(text.strip())
+    if _ROUNDED.fullmatch(gloss.strip()):
+        return found
+    again = read_stated(gloss.strip())
     if found is None or forbidden(gloss):
         return None
     if again is None:
@@ -125,10 +183,11 @@ def _sentence(before: str, after: str) -> tuple[str, str] | None:
     if (
         forbidden(lead, sentence=True)
         or forbidden(clear, sentence=True)
+        or _COMPARED_END.search(clear)
         or re.search(r"[\\^|=*/_{}\[\]]|\d", lead + clear[12:])
     ):
         return None
-    if _NAMES.search(lead) or not _leads(lead):
+    if _NAMES.search(lead) or not (_leads(lead) or _is_statement(lead, clear)):
         return None
     return money, _unit_of(clear)
 
@@ -139,6 +198,22 @@ def _leads(before: str) -> bool:
         return True
     word = re.split(r"[\s,'’]", before.casefold())[-1].strip('*"“”()')
     return word in _LEADS or bool(_TO.search(before)) or bool(_LEADS_ASIAN.search(before))
+
+
+def _is_statement(before: str, after: str) -> bool:
+    """Whether a number is what a subject and its verb lead to (``Emma sold 30 cupcakes``), or a year or share in its frame."""
+    if any(lead.fullmatch(before) and follows.fullmatch(after) for lead, follows in _FRAMES):
+        return True
+    found = _SUBJECT_AND_VERB.fullmatch(before)
+    return (
+        found is not None
+        and _VERB.fullmatch(found[1]) is not None
+        and _NO_STATEMENT.fullmatch(found[1]) is None
+        and _COMPARED.search(after) is None
+        and _UNREAL.search(before) is None
+        and not is_denied(before)
+        and not is_denied(after)
+    )
 
 
 def _unit_of(after: str) -> str:

@@ -16,6 +16,8 @@ _NORMAL = str.maketrans("⁺⁻¹²³⁴", "+-1234")
 _PREFIXES = {"G": 9, "M": 6, "k": 3, "h": 2, "d": -1, "c": -2, "m": -3, "μ": -6, "u": -6, "n": -9, "p": -12}
 _LONG_PREFIXES = {"giga": 9, "mega": 6, "kilo": 3, "deci": -1, "centi": -2, "milli": -3, "micro": -6, "nano": -9}
 _LONG_PREFIXES |= {"kiló": 3, "centí": -2, "milí": -3, "mili": -3, "кило": 3, "санти": -2, "милли": -3}
+_CYRILLIC_PREFIXES = {"М": 6, "к": 3, "г": 2, "д": -1, "с": -2, "м": -3, "мк": -6, "н": -9}
+_CYRILLIC_SYMBOLS = {"м", "г", "с", "А", "Гц", "Н", "Дж", "Вт", "Па", "В", "л"}
 _LONG_PREFIXES |= {"キロ": 3, "センチ": -2, "ミリ": -3, "メガ": 6, "マイクロ": -6, "ナノ": -9}
 _LONG_PREFIXES |= {"킬로": 3, "센티": -2, "밀리": -3, "메가": 6, "마이크로": -6, "나노": -9}
 _LONG_PREFIXES |= {"千": 3, "厘": -2, "毫": -3, "兆": 6, "微": -6, "纳": -9, "分": -1}
@@ -29,15 +31,15 @@ _TABLE: dict[str, tuple[str, str, str]] = {
         "1",
         "s",
     ),
-    "A": ("ampere amp ampère amperio 安 安培 アンペア 암페어", "1", "A"),
+    "A": ("ampere amp ampère amperio А ампер 安 安培 アンペア 암페어", "1", "A"),
     "K": ("kelvin °K 开 开尔文 ケルビン 켈빈", "1", "K"),
     "mol": ("mole 摩尔 モル 몰", "1", "mol"),
-    "Hz": ("hertz hercio 赫兹 赫 ヘルツ 헤르츠", "1", "s-1"),
-    "N": ("newton нютон ньютон ньютонов 牛 牛顿 ニュートン 뉴턴 نيوتن", "1", "kg m s-2"),
-    "J": ("joule julio джоуль джоулей 焦 焦耳 ジュール 줄 جول", "1", "kg m2 s-2"),
-    "W": ("watt vatio ватт 瓦 瓦特 ワット 와트", "1", "kg m2 s-3"),
-    "Pa": ("pascal 帕 帕斯卡 パスカル 파스칼", "1", "kg m-1 s-2"),
-    "V": ("volt voltio вольт 伏 伏特 ボルト 볼트", "1", "kg m2 s-3 A-1"),
+    "Hz": ("hertz hercio Гц герц 赫兹 赫 ヘルツ 헤르츠", "1", "s-1"),
+    "N": ("newton Н нютон ньютон ньютонов 牛 牛顿 ニュートン 뉴턴 نيوتن", "1", "kg m s-2"),
+    "J": ("joule julio Дж джоуль джоулей 焦 焦耳 ジュール 줄 جول", "1", "kg m2 s-2"),
+    "W": ("watt vatio Вт ватт 瓦 瓦特 ワット 와트", "1", "kg m2 s-3"),
+    "Pa": ("pascal Па паскаль 帕 帕斯卡 パスカル 파스칼", "1", "kg m-1 s-2"),
+    "V": ("volt voltio В вольт 伏 伏特 ボルト 볼트", "1", "kg m2 s-3 A-1"),
     "C": ("coulomb culombio 库 库仑 クーロン 쿨롱", "1", "A s"),
     "F": ("farad 法拉 ファラド 패럿", "1", "kg-1 m-2 s4 A2"),
     "Ω": ("ohm ohmio 欧 欧姆 オーム 옴", "1", "kg m2 s-3 A-2"),
@@ -73,7 +75,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
         "1",
         "year",
     ),
-    "atm": ("atmosphere", "101325", "kg m-1 s-2"),
+    "atm": ("atmosphere 大气压 大氣壓 标准大气压 気圧 기압 атм атмосфера атмосферы атмосфер", "101325", "kg m-1 s-2"),
     "mmHg": ("torr", "101325/760", "kg m-1 s-2"),
     "t": ("tonne tonnen tonelada т тонна тонн 吨 噸 トン 톤", "1000", "kg"),
     "in": ("inch inches zoll pouce pulgada 英寸 インチ 인치", "254/10000", "m"),
@@ -175,8 +177,13 @@ def _known() -> dict[str, tuple[Fraction, dict[str, int]]]:
     for symbol in _PREFIXED.split():
         value, powers = known[symbol]
         long_names = _TABLE[symbol][0].split()
+        short_names = [name for name in long_names if name in _CYRILLIC_SYMBOLS]
         letters = [symbol, "l"] if symbol == "L" else [symbol, "ohm"] if symbol == "Ω" else [symbol]
-        for prefixes, written in ((_PREFIXES, letters), (_LONG_PREFIXES, long_names)):
+        for prefixes, written in (
+            (_PREFIXES, letters),
+            (_LONG_PREFIXES, long_names),
+            (_CYRILLIC_PREFIXES, short_names),
+        ):
             for prefix, power in prefixes.items():
                 for name in written:
                     known.setdefault(prefix + name, (value * Fraction(10) ** power, powers))
@@ -194,10 +201,21 @@ _ZEROS = {name: zero for symbol, zero in _ZERO.items() for name in (symbol, *_TA
 _ANY_CASE: dict[str, set[str]] = defaultdict(set)
 for _name in _KNOWN:
     _ANY_CASE[_name.casefold()].add(_name)
-_POWERS_IN_WORDS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "quadrat": 2, "kubik": 3, "제곱": 2, "세제곱": 3}
+_POWERS_IN_WORDS = {
+    "square": 2,
+    "sq": 2,
+    "cubic": 3,
+    "cu": 3,
+    "кв": 2,
+    "куб": 3,
+    "quadrat": 2,
+    "kubik": 3,
+    "제곱": 2,
+    "세제곱": 3,
+}
 _POWERS_IN_WORDS |= {"平方": 2, "立方": 3, "二次方": 2, "三次方": 3}
 _POWER_FIRST = re.compile(
-    r"(?:\b(square|sq|cubic|cu)\.? |\b(quadrat|kubik)|(平方|立方|二次方|三次方|세제곱|제곱))([^\W\d_]+?)(?=$|[\s/·*)]|每)",
+    r"(?:\b(square|sq|cubic|cu|кв|куб)\.? |\b(quadrat|kubik)|(平方|立方|二次方|三次方|세제곱|제곱))([^\W\d_]+?)(?=$|[\s/·*)]|每)",
     re.IGNORECASE,
 )
 _POWER_LAST = re.compile(r"([^\W\d_]+) (?:(squared|carrée?s?|cuadrad[oa]s?)|cubed|cubes|cúbic[oa]s?)\b", re.IGNORECASE)

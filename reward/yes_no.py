@@ -9,9 +9,10 @@ _PLAIN = {"yes": True, "true": True, "y": True, "no": False, "false": False, "n"
 _CLAUSE_FOLLOWS = {"that", "que", "dass", "qu'il", "что"}  # "it is true that ..."
 _SIDES = {"yes": True, "right": True, "no": False, "wrong": False}
 _HYPHEN = re.compile(r"\b(yes|no|non|true|false)-(?=\w)", re.IGNORECASE)  # "no-one" is one word
-_ALONE = {"不 是", "没 有", "沒 有", "아 닙 니 다", "아 니 에 요"}  # denials that are a whole answer
+_ALONE = {"不", "不 是", "没 有", "沒 有", "아 닙 니 다", "아 니 에 요"}  # denials that are a whole answer
 _NEITHER = {"neither", "nor", "weder", "ni"}
 _PLACES = {"for", "in", "on", "at", "to"}
+_SUPPOSED = {f"would {verb}" for verb in ("need", "require", "mean", "imply", "demand", "contradict", "suppose")}
 _MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
 
 
@@ -64,6 +65,8 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
         if item.kind in ("not", "rather"):
             denied = not denied
         elif item.kind in ("yes", "no"):
+            if not first and " ".join(one.text for one in items[place + 1 : place + 3]).casefold() in _SUPPOSED:
+                break  # "No. Yes would need equal circles."
             if item.kind == "no" and after is not None and after.text.casefold() in _MODAL_LINKS:
                 denied = not denied  # "No es correcto"
                 continue
@@ -78,7 +81,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
                 return {True, False}
             denial = denied or any(one.kind == "not" for one in items[place + 1 :])
             sides.add(_SIDES[item.kind] is not denial)
-    if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or items[0].text in _ALONE):
+    if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or (items[0].text in _ALONE)):
         return {False}  # "it is not", "it doesn't"
     return sides
 
