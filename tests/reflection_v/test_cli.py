@@ -164,7 +164,12 @@ def test_training_gets_the_command_lines_values(stage: str, tmp_path: Path, monk
 
 def test_build_gets_the_command_lines_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("data_construction.build.run_build", lambda config, dry_run: seen.append(config))
+
+    def run(config: Any, dry_run: int | None) -> dict[str, int]:
+        seen.append(config)
+        return {"kept": 1}
+
+    monkeypatch.setattr("data_construction.build.run_build", run)
     (tmp_path / "build.yaml").write_text("loop: {rounds: 2, temperature: 0.5}\nmodel: tiny")
     options = ["--problems", "my/set", "--out", tmp_path / "out", "--model", "other", "--loop.rounds", "3"]
     result = call("build", tmp_path / "build.yaml", *options)

@@ -97,7 +97,7 @@ class Parrot:
                 json.dumps({"error": error, "again": json.dumps(error)}).encode(),
             )
         spoken = f"row 1: red none, said {echo}. \\boxed{{1}}"
-        if any(isinstance(m["content"], str) or "Task: request" in json.dumps(m) for m in body["messages"]):
+        if any("Task: request" in json.dumps(m) for m in body["messages"]):
             spoken = f"Which colours are in row 1 of {echo}?"
         if self.fault == "cut":
             spoken = f"\\boxed{{1}} and {key[:-6]}"

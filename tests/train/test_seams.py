@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, finite, run_folder, tracking
+from train import checkpoints, console_warnings, finite, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate
@@ -49,6 +49,7 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
     ),
     (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
     (finite.FiniteTrainer, Trainer, ("compute_loss", "training_step", "save_model")),
+    (console_warnings.ConsoleWarnings, TrainerCallback, ("on_step_end", "on_log")),
     (finite.FiniteWeights, TrainerCallback, ("on_train_begin", "on_step_end")),
     (run_folder.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
     (checkpoints.KeepCheckpoints, TrainerCallback, ("on_step_end", "on_epoch_end", "on_save")),
