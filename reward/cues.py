@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+from reward.denials import CERTAIN, DOUBTS, phrases_of
 from reward.parsing import plain
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -38,7 +39,7 @@ _PHRASES = {
         claim; sentence; image; picture; figure; photo; diagram; chart; graph; question; assertion; in the image; in the picture;
         in the figure; in the photo; in the diagram; in the chart; in this image; in this picture; shown; depicted; pictured;
         shown here; here; well; just; please; sure; note; both; not sure but; in fact; so far; very; quite; totally; completely;
-        entirely; perfectly; also; too; as well; i'm sure; no doubt; without doubt; without a doubt; as shown; ich; denke; glaube;
+        entirely; perfectly; also; too; as well; i'm sure; as shown; ich; denke; glaube;
         wohl; vermutlich; wahrscheinlich; sicher; aussage; ganz; doch; würde; sagen; es; dies; dieses; auch; je; pense; crois;
         dirais; ce; cela; ça; que; sûrement; probablement; bien; tout; tout à fait; affirmation; correctement; yo; creo; pienso;
         eso; esto; probablemente; seguramente; claro; la afirmación; afirmación; esta; diría; muy; así; lo; ello; eu; acho; penso;
@@ -48,8 +49,9 @@ _PHRASES = {
         项; 個; 个; 哦; 大概; 题; 本题; 也; 都; 确实; 當然; 当然; 陈述是; 命题; 该命题; 該; 最终; 最後; 最后; 图中; 图片中;
         描述; 结论; 저는; 제; 생각; 생각에; 생각합니다; 이것; 그것; 진술; 진술은; 번; 입니다; 이다; 예요; 이에요; 에요; 요;
         합니다; 것; 로; 으로; 을; 를; 의; 그; 하겠습니다; 됩니다; です; ます; だ; である; でしょう; と; 思います; 思う; これ;
-        それ; その; この; を; に; の; も; 番; になります; だと; よ; ね; 文; その文; 記述; 私
-    """,
+        それ; その; この; を; に; の; も; 番; になります; だと; よ; ね; 文; その文; 記述; 私;
+    """
+    + CERTAIN,
     "link": """
         is; are; was; were; be; being; been; it's; that's; there's; this is; there is; there are; means; equals; becomes; shows;
         points; points to; pointing; faces; facing; is by; was painted by; was written by;
@@ -138,7 +140,7 @@ _PHRASES = {
         maybe; perhaps; possibly; either; partly; partially; half; sometimes; somewhat; depends; it depends; unclear; uncertain;
         not sure; unsure; unknown; no idea; no clue; no answer; no way to tell; no way to know; no way of knowing; no information;
         no comment; no response; no opinion; no image; no picture; no data; no result; cannot tell; can't tell; cannot say;
-        can't say; cannot be determined; mostly; can't be determined; cannot determine; not possible; no option; no one knows;
+        can't say; cannot be determined; mostly; can't be determined; cannot determine; not possible; no option;
         not entirely; not completely; not fully; not necessarily; not always; not quite; not exactly; not really; not clear;
         not certain; not known; not given; not applicable; jein; vielleicht; teils; teilweise; unklar; keine ahnung; weiß nicht;
         peut-être; en partie; parfois; je ne sais pas; ne sais pas; quizás; quizá; tal vez; en parte; a veces; no sé; no se puede;
@@ -148,6 +150,7 @@ _PHRASES = {
         글쎄; 알 수; 모르; 모릅니다; 모르겠습니다; かもしれ; たぶん; わかりません; 分かりません; わからない; 不明; 半分;
         oui et non; sí y no; si y no; sim e não; sì e no; نعم ولا; どちら; 一部
     """,
+    "doubt": DOUBTS,
 }  # fmt: skip
 """Kind of item -> phrases. One phrase has one kind; the longest phrase at a place counts, and in two kinds the later one."""
 
@@ -174,10 +177,9 @@ def tokens_of(text: str) -> list[str]:
 def _table() -> dict[str, list[tuple[tuple[str, ...], str]]]:
     """First token -> (tokens of a phrase, kind), longest phrases first."""
     kinds = {
-        tuple(tokens_of(phrase.strip().casefold())): kind
+        tuple(tokens_of(phrase.casefold())): kind
         for kind, phrases in _PHRASES.items()
-        for phrase in phrases.split(";")
-        if phrase.strip()
+        for phrase in phrases_of(phrases)
     }
     table = defaultdict(list)
     for tokens, kind in sorted(kinds.items(), key=lambda pair: -len(pair[0])):

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from reward.hedges import spans
 from reward.mathtext import closing, is_prose, math_text, split_top
 from reward.quantity import read_quantity
 from reward.sentence import is_denied
@@ -103,7 +104,8 @@ def _read_text(text: str) -> Form:
     if len(ratio) > 1:
         return Form("ratio", tuple(ratio)) if all(ratio) and not is_prose(text) else Form("words", (text,))
     prose = _without_unit_words(text)
-    if not text or (prose != text and is_denied(text)) or (is_prose(prose) and read_quantity(text) is None):
+    worded = prose != text and (is_denied(text) or spans(prose, "", text.removeprefix(prose)))
+    if not text or worded or (is_prose(prose) and read_quantity(text) is None):
         return Form("words", (text,))
     if text.count("±") == 1:
         return Form("set", tuple(Form("value", (text.replace("±", sign).strip().removeprefix("+"),)) for sign in "+-"))

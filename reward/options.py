@@ -183,7 +183,7 @@ def _read_sentence(text: str, options: tuple[str, ...]) -> int | None:
         # "The angle is 60 degrees": what stands behind the last "is" may be an option in another notation.
         tail = re.split(r"\b(?:is|are|equals|ist|est|es|é)\b|[=:：是为は]", text)[-1]
         before = scan(tokens_of(text.removesuffix(tail)))
-        if tail != text and not any(item.kind in ("not", "except", "wrong", "no", "hedge") for item in before):
+        if tail != text and not any(item.kind in ("not", "except", "wrong", "no", "hedge", "doubt") for item in before):
             named = _match_words(_without_wrapping(tail), options, _AS_READ)[0]
     return named
 
@@ -318,15 +318,16 @@ def _without_reasons(items: list[Phrase]) -> list[Phrase]:
     return items
 
 
-_DENYING = ("not", "except", "wrong", "no", "rather", "against")
+_DENYING = ("not", "except", "wrong", "no", "rather", "against", "doubt")
 _UNKNOWN = ("other", "join")
+_THAT = ("dass", "daß", "ob", "что", "that", "que", "che")
 
 
 def _weigh(clauses: list[Clause]) -> tuple[set[int], bool]:
     """(the options that clauses name and none denies, whether every word beside them is understood)."""
     named: set[int] = set()
     denied: set[int] = set()
-    loose = settled = False
+    loose = settled = doubted = False
     for items, end in clauses:
         kinds = [item.kind for item in items]
         mentioned = {items[place].option for place in _mentions(items)}
@@ -334,6 +335,8 @@ def _weigh(clauses: list[Clause]) -> tuple[set[int], bool]:
             if named and not settled and not {*_UNKNOWN, *_DENYING}.isdisjoint(kinds):
                 return named, False  # "B, wolf"; "B, no"
             loose = loose or not set(_UNKNOWN).isdisjoint(kinds)
+        elif doubted and items[0].text.casefold() in _THAT:
+            denied |= mentioned  # "Ich bezweifle, dass es B ist"
         elif not set(_DENYING).isdisjoint(kinds):
             if "wrong" in kinds and len(set(_DENYING) & set(kinds)) > 1:
                 return named, False  # "B is not wrong"
@@ -344,6 +347,7 @@ def _weigh(clauses: list[Clause]) -> tuple[set[int], bool]:
                 return named | mentioned, False
             named |= mentioned
             settled = end in (".", "。", "!", "！") and not {"answer", "link"}.isdisjoint(kinds)
+        doubted = "doubt" in kinds
     return named, not named & denied
 
 

@@ -6,6 +6,8 @@ Only listed words are taken away, so that whatever changes an answer ("not", "or
 import re
 from collections.abc import Sequence
 
+from reward.denials import is_doubted
+
 _LETTER = r"[\w\u4e00-\u9fff]"
 CONJUNCTION = "|".join(
     (
@@ -88,6 +90,8 @@ _PREDICATE = re.compile(
 def strip_frame(text: str) -> str:
     """``text`` without the sentence around an answer: ``The robot is at B3.`` becomes ``B3``."""
     text = text.strip().removesuffix(".").removesuffix("。").strip()
+    if is_doubted(text):
+        return text
     for _ in range(2):
         head, mark, tail = text.partition(":")
         if mark and tail.strip() and len(head) <= 80 and _FRAME.issuperset(head.casefold().split()):

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from reward.arithmetic import compute
-from reward.hedges import forbidden
+from reward.hedges import forbidden, spans
 from reward.number_words import SCALES, english_figures
 from reward.parsing import IN_BRACES, plain, words
 from reward.units import CURRENCY_SIGNS, DOLLARS, SUPERSCRIPT, Unit, read_unit, same_dimension
@@ -46,7 +46,7 @@ _USUAL = re.compile(r"\s*([-+]?\d{1,30}(?:\.(\d{1,30}))?)\s*")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ './-]{1,3}[^\W\d_]+)*\.?")
 _PRODUCT = re.compile(r"[xyz][a-z]|[a-oq-z][xyz]|[abc]{2,3}|pq|mn|xyz")
 _UNIT = re.compile(r"(?:(?:[^\W\d_]|[°€£¥₩₹₽¢])[^\d!=<>|^]*)?")
-_NO_VALUE = re.compile(r"多|余|餘|来|-?(?:ish|st|nd|rd|th|ème|ième|eme)\b|番目|番|번째|번|号|號|º|ª", re.IGNORECASE)
+_NO_VALUE = re.compile(r"来|-?(?:ish|st|nd|rd|th|ème|ième|eme)\b|番目|番|번째|번|号|號|º|ª", re.IGNORECASE)
 _LETTER_SCALE = {"K": 10**3, "M": 10**6, "B": 10**9}
 _MONEY_SCALE = _LETTER_SCALE | {"m": 10**6, "b": 10**9, "T": 10**12, "tn": 10**12}
 
@@ -147,7 +147,7 @@ def _read_one(text: str, frame: Frame | None) -> Quantity | None:
     match = found[0]
     before, after = text[: match.start()].strip(), text[match.end() :]
     value = _read_fraction(match[0])
-    if value is None or _NO_VALUE.match(after):
+    if value is None or _NO_VALUE.match(after) or spans(before, match[0], after):
         return None
     percent = re.match(r"\s*([%‰])", after)
     if percent:

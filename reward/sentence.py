@@ -7,6 +7,7 @@ doubts or offers alternatives proposes nothing.
 import re
 from collections.abc import Iterator
 
+from reward.denials import is_doubted
 from reward.parsing import plain
 
 MAX_SENTENCE = 300
@@ -33,7 +34,7 @@ _ENDING = re.compile(
     r"\s*(?:입니다|이다|이에요|예요|이며|です|でした|である|だ|となる|になります|とする|的)?\s*[.。!！]*\s*$"
 )
 _NO_ANSWER = re.compile(
-    r"(?<![\w\\])(?:not|no|never|neither|nor|none|without|except|unlike|unlikely|doubt\w*|hardly|wrong|false|incorrect|or|either|if|cannot|maybe"
+    r"(?<![\w\\])(?:not|no|never|neither|nor|none|without|except|unlike|hardly|wrong|false|incorrect|or|either|if|cannot|maybe"
     r"|nicht|kein\w*|nie|oder|ne|n['’]|pas|jamais|ni|ou|nunca|ninguna?|o|não|non|не|нет|или|ليس\w*|لا|أو)(?![\w\\])"
     r"|n['’]t(?!\w)|[?？;；]|[.。!！]\s|[不没沒无無非否或]|ない|ません|또는|아니|아닙|않",
     re.IGNORECASE,
@@ -42,7 +43,7 @@ _NO_ANSWER = re.compile(
 
 def is_denied(text: str) -> bool:
     """Whether a text denies, doubts, asks or offers alternatives, in any of the languages that are known here."""
-    return _NO_ANSWER.search(text) is not None
+    return _NO_ANSWER.search(text) is not None or is_doubted(text)
 
 
 def said_answers(text: str) -> Iterator[str]:
@@ -62,7 +63,7 @@ def said_answers(text: str) -> Iterator[str]:
     if bare and bare != text:
         yield bare
     for count, match in enumerate(_COPULA.finditer(bare)):
-        if count == _MAX_PROPOSALS or is_denied(bare[: match.start()]):
+        if count == _MAX_PROPOSALS or is_denied(bare[: match.end()]):
             return
         if said := bare[match.end() :].strip():
             yield said

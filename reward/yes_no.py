@@ -11,6 +11,8 @@ _SIDES = {"yes": True, "right": True, "no": False, "wrong": False}
 _HYPHEN = re.compile(r"\b(yes|no|non|true|false)-(?=\w)", re.IGNORECASE)  # "no-one" is one word
 _ALONE = {"不", "不 是", "没 有", "沒 有", "아 닙 니 다", "아 니 에 요"}  # denials that are a whole answer
 _NEITHER = {"neither", "nor", "weder", "ni"}
+_SECOND_HALF = {"pas", "jamais", "plus", "aucun"}
+"""They deny together with an earlier "ne": "je ne dirais pas" denies once."""
 _PLACES = {"for", "in", "on", "at", "to"}
 _SUPPOSED = {f"would {verb}" for verb in ("need", "require", "mean", "imply", "demand", "contradict", "suppose")}
 _MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
@@ -33,14 +35,19 @@ def read_yes_no(text: str) -> bool | None:
 def _side_taken(items: list[Phrase]) -> bool | None:
     """The one side that the text takes before its first reason."""
     sides: set[bool] = set()
+    stated = False
     for clause in clauses_of(items):
-        found = _sides_of(clause, first=clause.items[0] is items[0])
-        if found is None:
-            return None
+        kinds = {item.kind for item in clause.items}
+        doubts = "doubt" in kinds and kinds.isdisjoint(_SIDES)
+        # "No, I doubt it" agrees with itself; "I doubt it" alone is left open.
+        found = {False} if doubts else _sides_of(clause, first=clause.items[0] is items[0])
+        if found is None or (doubts and not stated and clause.end in (",", "，")):
+            return None  # "Ich bezweifle, dass es falsch ist"
+        stated = stated or (bool(found) and not doubts)
         sides |= found
         if sides and any(item.kind == "because" for item in clause.items):
             break
-    return sides.pop() if len(sides) == 1 else None
+    return sides.pop() if stated and len(sides) == 1 else None
 
 
 def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
@@ -53,7 +60,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
     reason = next((place for place, item in enumerate(items) if item.kind == "because"), len(items))
     items = items[:reason]
     known = not any(item.kind in ("other", "join", "except") for item in items)
-    if any(item.kind == "hedge" or (known and item.text.casefold() in _NEITHER) for item in items):
+    if any(item.kind in ("hedge", "doubt") or (known and item.text.casefold() in _NEITHER) for item in items):
         return None
     if items and items[-1].text == "是" and all(item.kind in ("frame", "answer", "link") for item in items):
         return {True}  # elsewhere it is a link
@@ -63,7 +70,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
         after = items[place + 1] if place + 1 < len(items) else None
         before = items[place - 1] if place else None
         if item.kind in ("not", "rather"):
-            denied = not denied
+            denied = not denied or item.text.casefold() in _SECOND_HALF
         elif item.kind in ("yes", "no"):
             if not first and " ".join(one.text for one in items[place + 1 : place + 3]).casefold() in _SUPPOSED:
                 break  # "No. Yes would need equal circles."
@@ -73,7 +80,8 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
             thing = after is not None and after.kind in ("other", "article") and after.text not in _PLACES
             if item.kind == "no" and thing and not (first and not place):
                 continue  # "there is no cat": of the thing, not of the answer
-            if denied or _joined(before, after):
+            misled = any(one.kind == "wrong" for one in items[:place])  # "it would be wrong to say yes"
+            if denied or misled or _joined(before, after):
                 return {True, False}
             sides.add(item.kind == "yes")
         elif item.kind in ("right", "wrong") and _is_judgement(items, place):

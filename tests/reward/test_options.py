@@ -12,6 +12,7 @@ LENGTHS = ["5 cm", "12 cm", "20 cm", "25 cm"]
 TRENDS = ["increases", "decreases", "stays the same", "cannot be determined"]
 
 B_OF_ANIMALS = """
+No doubt it is B | Without a doubt, B | B, no doubt | sans doute B | It is B without doubt | It's hard to tell, but B
 - B | * B | > B | → B | => (B) | 1. B | <b>B</b> | Ans. B | L'option B | B ist die richtige Antwort. | - dog
 B | B. | B) | (B) | [B] | b | (b) | B。 | 【B】 | “B” | "B" | 'B' | «B» | Ｂ | （B） | **B** | *B* | `B` | $B$ | \\text{B}
 \\mathbf{B} | B! | <B>
@@ -49,6 +50,20 @@ A resposta correta é B | La risposta è B
 الإجابة: B
 """
 NOT_B_OF_ANIMALS = """
+I doubt it is B | I question whether it is B | It used to be B | I doubt B | I doubt that it's B.
+It is unlikely to be B | hardly B | It is hardly B | I am not convinced it is B | It might not be B
+It is hard to say that it is B | It is difficult to say that it is B | Supposedly it is B | supposedly B
+I deny that it is B | It was B before | It was once B | It was previously B | Formerly it was B | It is no longer B
+Ich bezweifle, dass es B ist | Ich bezweifle es: B | je doute que ce soit B | Je doute que la réponse est B
+dudo que sea B | Dudo que la respuesta es B | duvido que seja B | dubito che sia B | сомневаюсь, что это B
+вряд ли это B | вряд ли B | 我怀疑是B | 很难说是B | 答案未必是B
+疑わしい：B | Bとは言えません | Bかは疑問です | B인지 의심스럽습니다 | 정답은 B라고 하기 어렵다
+أشك أن الجواب B | It would be wrong to say B | It would be wrong to say that it is B | No one can say it is B
+No one can say that it is B | No one knows if it is B | I am not sure it is B | I'm not sure that it is B
+I wonder whether it is B | I refuse to say B | It is doubtful that it is B | I doubt the answer is the dog
+I doubt it is the dog | It used to be the dog | 曾经是B | 以前是B | 以前はBでした | 예전에는 B였습니다 | Früher war es B
+avant c'était B | antes era B | solía ser B | раньше было B | It could never be B | It is improbable that it is B
+I cannot confirm that it is B | I dispute that it is B
 A | C | (C) | E | Z | BB | AB | 2 | II | b2 | beta
 B) cat | (B) cat | B. cat | A) dog | A. dog | A, dog | A: dog | dog (C) | cat (B) | B - cat | B is a cat | The answer is B, cat
 Option A: dog | B) wolf | B. hot dog | B, wolf

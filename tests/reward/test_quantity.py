@@ -1287,3 +1287,88 @@ def test_an_answer_is_the_same_quantity(domain: str, answer: str, gold: str, cor
 @pytest.mark.parametrize(("domain", "answer", "gold", "correct"), [case for case in CASES if not case[3]])
 def test_an_incorrect_answer_stays_incorrect_in_a_sentence(domain: str, answer: str, gold: str, correct: bool) -> None:
     assert not VERIFIERS[domain](f"The answer is {answer}.", gold, None).correct
+
+
+NO_ONE_VALUE = """
+number 2017:
+    2017年以后 | 2017年以前 | 2017年之后 | 2017年之前 | 2017年前 | 2017年后 | 2017年起 | 2017年以来 | 自2017年起 | 2017年开始 | 2017年より前
+    2017年以降 | 2017年以後 | 2017年以来 | 2017年頃から | 2017年まで
+    2017년 이후 | 2017년 이전 | 2017년 이래 | 2017년 전 | 2017년부터 | 2017년까지
+    antes de 2017 | después de 2017 | antes del año 2017 | desde 2017 | hasta 2017 | a partir de 2017
+    2017 en adelante | 2017 y posteriores | 2017 onwards | 2017 onward | 2017 and onwards | 2017 forward
+    2017 and later | 2017 and earlier | 2017 or later | before the year 2017 | after the year 2017 | since 2017
+    until 2017 | past 2017 | beyond 2017 | before 2017 | after 2017 | as of 2017 | It was before 2017.
+    It is after the year 2017. | starting in 2017 | beginning in 2017 | avant 2017 | après 2017 | avant l'année 2017
+    à partir de 2017 | depuis 2017 | dès 2017 | jusqu'à 2017 | 2017 et après | ab 2017 | vor 2017 | nach 2017
+    seit 2017 | bis 2017 | vor dem Jahr 2017 | ab dem Jahr 2017 | 2017 und später | antes de 2017 | depois de 2017
+    a partir de 2017 | 2017 em diante | prima del 2017 | dopo il 2017 | dal 2017 | dal 2017 in poi | 2017 in poi
+    до 2017 | после 2017 | с 2017 года | до 2017 года | после 2017 года | 2017 и позже | начиная с 2017 | قبل 2017
+    بعد 2017 | منذ 2017 | 2017 فصاعدا | 2017 وما بعد | قبل عام 2017 | 早于2017年 | 晚于2017年 | 截至2017年
+    the answer is before 2017 | 2017 later | 2017 earlier
+number 2010:
+    the 2010s | 2010s | 2010's | in the 2010s | 2010年代 | 2010년대 | 2010er | 2010er Jahre | die 2010er Jahre
+    les années 2010 | années 2010 | años 2010 | los años 2010 | la década de 2010 | década de los 2010 | anni 2010
+    gli anni 2010 | os anos 2010 | 2010-е | 2010-е годы | 2010-х годов | decade of 2010 | the decade of the 2010s
+    2010년대입니다 | 2010年代です
+number 6:
+    6 upwards | 6 downwards | 6 and up | 6 and over | 6 and above | 6 and under | 6 up | 6 over | 6 above | 6 under
+    6 below | over 6 | under 6 | above 6 | below 6 | 6 or so | upwards of 6 | in excess of 6 | short of 6 | 6보다 크다
+    6보다 작다 | 6보다 큽니다 | 6 초과 | 6 미만 | 6개 넘게 | 6이 넘습니다 | 6여 개 | mayor que 6 | menor que 6 | mayor a 6 | es mayor que 6
+    superior a 6 | inferior a 6 | por encima de 6 | por debajo de 6 | más allá de 6 | maior que 6 | menor que 6
+    acima de 6 | abaixo de 6 | além de 6 | maggiore di 6 | minore di 6 | superiore a 6 | oltre 6 | supérieur à 6
+    inférieur à 6 | supérieure à 6 | est supérieur à 6 | au-delà de 6 | au-dessus de 6 | en dessous de 6
+    größer als 6 | kleiner als 6 | über 6 | unter 6 | 6 aufwärts | 6 und darüber | больше 6 | меньше 6 | свыше 6
+    выше 6 | 6 и выше | أكبر من 6 | أصغر من 6 | 6 فما فوق | 6を上回る | 6より大きい | 6弱 | 6強 | 6余り | 最大で6 | 少なくとも6 | 6多
+    I doubt it is 6 | I doubt that the answer is 6 | I question whether it is 6 | It is unlikely to be 6
+    It is hardly 6 | I am not convinced it is 6 | It might not be 6 | It is hard to say that it is 6
+    It is difficult to say it is 6 | It used to be 6 | It would be wrong to say 6 | I deny that it is 6
+    Supposedly it is 6 | ich bezweifle, dass es 6 ist | je doute que ce soit 6 | dudo que sea 6 | Dudo que es 6
+    duvido que seja 6 | dubito che sia 6 | сомневаюсь, что это 6 | вряд ли это 6 | 怀疑是6 | 我怀疑答案是6 | 很难说是6 | 6とは言えません
+    6かは疑問です | 6인지 의심스럽습니다 | 6이라고 하기 어렵다 | أشك أنه هو 6 | es ist kaum 6 | No one can say it is 6
+number 15 minutes:
+    15분 이내 | 15分以内 | 15분 안에 | within 15 minutes | 15分钟以内 | 15分钟前 | 15분 전 | 15 minutes or less | 15 minutes and up
+    in under 15 minutes | innerhalb von 15 Minuten | en moins de 15 minutes | en menos de 15 minutos
+count 5:
+    5个多 | 5个以上 | 5多个 | 5余个 | I doubt there are 5 | 5 upwards | the 5 before | 5 or so | I doubt that there are 5 cats.
+    There are hardly 5 | 5개 넘게 | 5個余り | antes de 5
+science 5.0 N:
+    mayor que 5.0 N | I doubt it is 5.0 N | menor que 5.0 N | over 5.0 N | 5.0 N and up | 5.0 N 以上 | supérieur à 5.0 N
+    I question whether it is 5.0 N | größer als 5.0 N | Il est douteux que ce soit 5.0 N | 5.0 N보다 크다 | 5.0 N より大きい
+"""
+"""Spans, decades, bounds and doubts: ``domain gold:``, and below it answers that are incorrect."""
+ONE_VALUE = """
+number 6:
+    There are 6 stars above the line. | 6 stars below | 6 people before lunch | After adding, the answer is 6
+    Before the fall there were 6 apples | The question asks for the sum, which is 6 | 6 up arrows | 6 over time | 6个多边形 | 最后有6个
+    6個前方にあります | 6명 후보 | 6명이 안에 있습니다 | 前面有6个人 | The number in front is 6 | The formula used to find it gives 6
+number 2017:
+    in 2017 | the year 2017 | 2017年 | 2017년 | in the year 2017 | año: 2017 | 2017年です | It was 2017. | 年份是2017年
+number 5 years:
+    5年 | 5년 | five years
+number 90 s:
+    90s | 90 s | 90 seconds
+count 5:
+    5位前锋 | 5 people over there | 5 past presidents | 5个后卫 | There are 5 apples up in the tree. | 5 odd numbers | 5명이 넘어졌습니다
+    5개 전부 | 모두 5개 | 图中共有5个多边形
+"""
+
+
+def listed(table: str) -> list[tuple[str, str, str]]:
+    """(domain, answer, gold answer) of a table in which lines of answers follow ``domain gold:``."""
+    cases, domain, gold = [], "", ""
+    for line in table.strip().splitlines():
+        if line.startswith(" "):
+            cases += [(domain, answer.strip(), gold) for answer in line.split(" | ")]
+        else:
+            domain, _, gold = line.removesuffix(":").partition(" ")
+    return cases
+
+
+@pytest.mark.parametrize(("domain", "answer", "gold"), listed(NO_ONE_VALUE))
+def test_a_span_or_a_doubt_is_no_value(domain: str, answer: str, gold: str) -> None:
+    assert not verify(domain, answer, gold).correct
+
+
+@pytest.mark.parametrize(("domain", "answer", "gold"), listed(ONE_VALUE))
+def test_words_of_spans_elsewhere_change_nothing(domain: str, answer: str, gold: str) -> None:
+    assert verify(domain, answer, gold).correct

@@ -7,6 +7,18 @@ from reward.verifiers import VERIFIERS
 LOGIC = [  # (gold answer, answers that are correct, answers that are not)
     (
         "A = knight, B = knave",
+        [],
+        [
+            "I doubt A is a knight and B is a knave",
+            "I doubt that A = knight, B = knave",
+            "It used to be A = knight, B = knave",
+            "It is unlikely that A is a knight and B is a knave",
+        ],
+    ),
+    ("1, 3", [], ["I doubt it is 1, 3", "hardly 1, 3", "It used to be 1, 3", "I question whether it is 1, 3"]),
+    ("A > B > C", [], ["I doubt it is A > B > C", "I doubt that A > B > C", "It used to be A > B > C"]),
+    (
+        "A = knight, B = knave",
         [
             "A: knight; B: knave",
             "A = knight\nB = knave",
@@ -935,6 +947,38 @@ LOGIC = [  # (gold answer, answers that are correct, answers that are not)
     ("no", ["No.", "false"], ["yes"]),
 ]
 SIMULATION = [  # (gold answer, answers that are correct, answers that are not)
+    (
+        "D2: green square",
+        [],
+        [
+            "I doubt it is D2: green square",
+            "I question whether it is D2: green square",
+            "It is unlikely that it is D2: green square",
+            "It used to be D2: green square",
+            "I am not convinced it is D2: green square",
+            "It might not be D2: green square",
+            "It is hard to say that it is D2: green square",
+            "I deny it is D2: green square",
+            "je doute que D2: green square",
+            "I doubt that D2 is a green square",
+            "There is hardly a green square at D2",
+            "I doubt D2: green square",
+            "It is hardly D2: green square",
+        ],
+    ),
+    (
+        "B3",
+        [],
+        [
+            "I doubt it is at B3",
+            "I doubt it is B3",
+            "It used to be at B3",
+            "It is unlikely to be B3",
+            "hardly B3",
+            "dudo que sea B3",
+        ],
+    ),
+    ("5, 3, 1", [], ["I doubt it is 5, 3, 1", "I doubt the output is [5, 3, 1]", "It used to be [5, 3, 1]"]),
     (
         "B3: red star",
         [

@@ -143,6 +143,17 @@ CORRECT = [  # (gold, answer)
     ("Figure 3", "Figure 3."),
 ]
 INCORRECT = [
+    ("Paris", "I doubt it is Paris"),
+    ("Paris", "I question whether it is Paris"),
+    ("Paris", "It used to be Paris"),
+    ("Paris", "je doute que ce soit Paris"),
+    ("Paris", "dudo que es Paris"),
+    ("Paris", "Ich bezweifle: es ist Paris"),
+    ("Paris", "我怀疑是Paris"),
+    ("Paris", "сомневаюсь: это Paris"),
+    ("Paris", "It is unlikely: Paris"),
+    ("Paris", "Supposedly, it is Paris"),
+    ("Paris", "It is hard to say that it is Paris"),
     ("$1,250.00", "€1,250.00"),
     ("007", "7"),
     ("0042", "42"),

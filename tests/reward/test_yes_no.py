@@ -7,6 +7,7 @@ import pytest
 from reward.yes_no import read_yes_no
 
 YES = """
+No doubt, yes. | Yes, without a doubt | Yes, no doubt about it
 The given statement is correct. | That is the case. | I think so. | Так и есть | The claim holds | Both statements are true
 Yes | yes. | YES! | **Yes** | "Yes" | \\text{yes} | Y | Y. | True | TRUE | true. | Correct | Right. | Yeah | Yep | yes yes | ＹＥＳ
 Yes, it is. | Yes, they are | Yes it is | Yes, that is correct. | Yes, because there is no cat in the picture.
@@ -34,6 +35,7 @@ Sim, é verdade | Sì | Sì, è vero
 هذا صحيح | نعم، هذا صحيح
 """
 NO = """
+No, I doubt it | No, unlikely. | I disagree with the statement. It is false. | Je ne pense pas
 This is not the case | That is not the case. | I don't think so | The statement does not hold | 没有 | 并不正确 | 아닙니다 | そうではない
 Ce n'est pas le cas. | No es así
 No | no. | NO! | \\textbf{No} | $\\text{no}$ | N | Nope | Nah | False | False. | Incorrect. | Wrong | "No"
@@ -61,6 +63,25 @@ Não, é falso | Non è vero
 غير صحيح | الإجابة هي لا | هذا خطأ | ليس صحيحا
 """
 NEITHER = """
+Ich bezweifle, dass es falsch ist | сомневаюсь, что это неверно | I doubt it. | Yes, but I doubt it
+It would be wrong to say yes. | It would be incorrect to answer yes | はいとは言えません | はいとは言えない | はいとは限らない
+I doubt that it is true | I doubt it is true. | It is hard to say yes | I doubt yes | 예라고 할 수 없습니다 | 예라고 하기 어렵습니다
+不能说是 | 不能回答是 | 很难说是 | on ne peut pas dire oui | Je ne dirais pas oui | no se puede decir que sí | no diría que sí
+Ja kann man nicht sagen | Es wäre falsch, ja zu sagen | Ce serait faux de dire oui | Sería incorrecto decir que sí
+нельзя сказать да | неверно говорить да | It used to be true | It was true once, not now
+I question whether it is true | dudo que sea cierto | je doute que ce soit vrai | Ich bezweifle, dass es wahr ist
+сомневаюсь, что это верно | 我怀疑是对的 | 正しいとは言えません
+正しいか疑問です | 맞는지 의심스럽습니다 | I cannot say yes | I can't say yes
+I would not say yes | I am not convinced that it is true | It is a mistake to say yes | It is unlikely to be true
+It's hardly yes | Yes would be wrong | It is false that the answer is yes | The answer yes is wrong | Supposedly true
+لا يمكن القول نعم | أشك أن نعم | I doubt that it is false. | No one can say. | No one can tell. | No one knows.
+Nobody knows | Nobody can say | No one could say | No telling | There is no telling | There's no saying | No idea
+No way to say | It would be wrong to say no. | It would be incorrect to answer no | いいえとは言えません | いいえとは言えない
+아니요라고 할 수 없습니다 | 不能说不 | 不能说不是 | je doute que ce soit faux | dudo que sea falso | Es wäre falsch, nein zu sagen
+Ce serait faux de dire non | Sería incorrecto decir que no | on ne peut pas dire non | nadie sabe | no se sabe
+no se puede decir | 没人知道 | 没有人知道 | I question whether it is false | It is hard to say no | No one is sure
+I deny that it is false | No se puede saber | no sabría decir | 誰も知りません | It used to be false | It is hard to say
+I cannot say | It is unlikely to be false | нельзя сказать нет | никто не знает | Niemand weiß
 Yes? No? | yes? | Yes for A, no for B | Yes in the first image, no in the second | it might be true | it may be false | could be yes
 yes-no | no-one | 可能是 | 可能不是 | No lo sé | It is neither true nor false | not really
 Yes and no | yes or no | yes/no | No, or maybe yes | neither yes nor no | Yes, no | no, yes | yes, not no | yes or incorrect
