@@ -54,7 +54,7 @@ _PHRASES = {
     + CERTAIN,
     "link": """
         is; are; was; were; be; being; been; it's; that's; there's; this is; there is; there are; means; equals; becomes; shows;
-        points; points to; pointing; faces; facing; is by; was painted by; was written by;
+        points; points to; pointing; is by; was painted by; was written by;
         represents; depicts; displays; i see; i can see; we see; we can see; you can see; one can see; called; named; looks like;
         seems; remains; seems to be; appears to be; to be; =; :; ist; sind; war; lautet; heißt; bleibt; zeigt; wäre; sei; est;
         sont; serait; était; c'est; il y a; qu'il y a; montre; reste; il s'agit de; il s'agit d'; es; son; está; sería; era;

@@ -172,9 +172,10 @@ def _label_key(label: str) -> str:
     if _FUNCTION_OF_X.fullmatch(label):
         return "y"
     bare = re.sub(
-        r"\\(?:angle|triangle|overline|widehat|vec|overrightarrow|mathbf)(?![a-z])|[{}()\s|]|^m(?=\\)", "", label
+        r"\\(?:angle|triangle|overline|widehat|vec|overrightarrow|mathbf)(?![a-z])|[{}()\s]|^m(?=\\)", "", label
     )
-    return "".join(sorted(bare)) if re.fullmatch("[A-Z]{2}", bare) else bare
+    segment = re.fullmatch(r"\|?([A-Z]{2})\|?", bare)  # the length |AB|; |x| is another thing than x
+    return "".join(sorted(segment[1])) if segment else bare
 
 
 def _same_label(one: str, other: str) -> bool:

@@ -28,6 +28,7 @@ _COPULA = re.compile(
 # One thing is picked out by what is said of it: "Lisa has the highest score", "Alice is the knave", "Ann finished first".
 _SUBJECT = re.compile(
     r"((?:The )?[A-Z][\w'’-]*(?: [A-Z][\w'’-]*){0,3}) (?:(?:is|was|has|had|got|gets|scored|won|made|sold|ran) the"
+    r"(?! (?:opposite|same|other|exception)\b)"
     r"|(?:finished|came|comes|ranks|ranked|is|was|placed)(?: in)?(?= (?:first|second|third|last)\b)) (?:[a-z-]+ ?){1,5}[.!]?$"
 )
 _ENDING = re.compile(

@@ -42,14 +42,18 @@ sieht sehe zähle zeigt enthält ergibt kostet wiegt misst lautet macht also gle
 es son era fue hay tiene tienen muestra contiene veo ven cuento da igual vale cuesta pesa mide respuesta resultado é
 são há tem tenho resposta è sono ha равен равна равно равны это составляет ответ есть вижу имеет هو هي يساوي تساوي
 الجواب الإجابة هناك يوجد توجد تبلغ здесь тут reste restent restaient quedan queda quedaron bleiben blieben noch
-остаётся остается осталось"""
+остаётся остается осталось
+verkauft verkaufte verkauften kauft kaufte kauften verdient verdiente isst aß bezahlt bezahlte zahlt zahlte bekam erhielt braucht brauchte
+vendió compró ganó pagó gastó comió recibió vende compra gana paga gasta necesita recibe obtuvo vendeu comprou ganhou pagou
+gastou vendu acheté gagné payé dépensé mangé reçu vend achète gagne paie dépense mange reçoit obtenu venduto comprato guadagnato speso
+продал продала продали купил купила купили заработал заработала заплатил заплатила потратил потратила съел съела получил получила"""
 _LEADS = frozenset(["s", "ph", "que"]) | frozenset(_LEADS_TO.split())
 _TO = re.compile(
     r"\b(?:equals?|comes?|amounts?|adds up|sums?|rounds?|evaluates|simplifies|igual|gleich)\s+(?:to|a|zu)$",
     re.IGNORECASE,
 )
 _LEADS_ASIAN = re.compile(
-    r"(?:[计計是为為在有共得了案值数量於于은는이가에]|等于|等於|剩下?|[卖賣付支]出|[卖賣买買付花赚賺]|[はがもにで])$"
+    r"(?:[计計是为為在有共得了案值数量於于은는이가에]|等于|等於|剩下?|[卖賣付支]出|(?<![多少])[卖賣买買付花赚賺]|[はがもにで])$"
 )
 _NAMES = re.compile(
     r"\b(?:(?:room|figure|fig|step|option|question|page|chapter|row|column|line|level|table|item|choice|problem|part|section|type|"
@@ -83,21 +87,21 @@ _VERB = re.compile(
 _NO_STATEMENT = re.compile(
     r"(?:exceed|surpass|topp|near|approach|pass|cross|lack|miss|need|want|hope|expect|plann|doubt|deni|reject|exclud|avoid|skipp|fail|rul"
     r"|eliminat|question|wonder|guess|suppos|estimat|predict|mis[a-z]+|increas|decreas|gain|chang|differ|reduc|add|subtract|multipli|divid"
-    r"|doubl|tripl|halv|dropp|climb|advanc|improv|worsen|declin|outnumber|start|end|consider|tri|limit|reach|claim|stat|ne|inde|hundr)ed"
+    r"|doubl|tripl|halv|dropp|climb|advanc|improv|worsen|declin|outnumber|start|end|turn|consider|tri|limit|reach|claim|stat|ne|inde|hundr)ed"
 )
 """Verbs that say how far it is to a number, how much something changed, or that somebody only thinks so."""
 _MORE = r"(?:old|young|tall|short|long|fast|slow|heavi|light|larg|small|bigg|high|low|great|wid|deep|warm|cold|hott|rich|poor|cheap)er"
 _UNREAL = re.compile(
     r"\b(?:would|could|should|might|may|must|wish\w*|hop\w+|fail\w*|refus\w*|nobody|wrongly|mistakenly|falsely|supposedly|did|does|do"
-    r"|used|until|after|before|since|when|once|while|than|each|every|another|other)\b",
+    r"|used|claims?|says?|said|thinks?|thought|believes?|supposes?|assum\w+|imagine|let|let's|lets|until|after|before|since|when|once|while|than|each|every|another|other)\b",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
     r"\b(?:extra|additional|ago|later?|early|earlier|further|beyond|onwards?|upwards?|forward|ahead|behind|apart|off|below|above"
-    rf"|under|over|before|after|short|too|s|{_MORE})\b",
+    rf"|under|over|before|after|short|too|times|s|{_MORE})\b",
     re.IGNORECASE,
 )
-_COMPARED_END = re.compile(rf"\b(?:ago|later|earlier|{_MORE})[.!]?$", re.IGNORECASE)
+_COMPARED_END = re.compile(rf"\b(?:ago|later|earlier|too (?:many|few|much|little)|{_MORE})[.!]?$", re.IGNORECASE)
 _STOPS = re.compile(r"[,;:?()。，、；！？]|\.(?=\s|$)|\s-\s")
 _PLACES = """in on at of for from by with visible shown left here there that which is are was were as inside within around above
 below under over because since im in auf an am zu zum der die das des von vom dans sur sous au aux du de des en sur el
@@ -127,6 +131,8 @@ def read_stated(text: str) -> Quantity | None:
     if usual is not None and text.isascii() and (usual.unit is None or usual.unit.known):
         return usual
     text = _unwrapped(text)
+    if _COMPARED_END.search(text):
+        return None  # "5 cm taller", "5 too many"
     text = figures(prepared(text))
     if not text.isascii():
         text = _EACH.sub(r"\2 \3/\1", text)
@@ -183,7 +189,6 @@ def _sentence(before: str, after: str) -> tuple[str, str] | None:
     if (
         forbidden(lead, sentence=True)
         or forbidden(clear, sentence=True)
-        or _COMPARED_END.search(clear)
         or re.search(r"[\\^|=*/_{}\[\]]|\d", lead + clear[12:])
     ):
         return None
