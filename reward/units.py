@@ -64,6 +64,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
         "s",
     ),
     "day": ("jour día tag tage tagen день дня дней 天 日 일 يوم أيام", "86400", "s"),
+    "刻钟": ("刻鐘", "900", "s"),
     "week": ("wk semaine semana woche wochen неделя недели недель 周 週 星期 週間 주 أسبوع", "604800", "s"),
     "month": (
         "months mois mes meses monat monate monaten месяц месяца месяцев 个月 個月 か月 ヶ月 개월 شهر",

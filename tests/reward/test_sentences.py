@@ -447,6 +447,8 @@ CASES = [  # (domain, gold, answer, correct, choices)
     ("yes_no", "yes", "是的，不是红色", True, None),
     ("yes_no", "no", "不能确定", False, None),
     ("number", "3 h", "3 ч", True, None),
+    ("number", "15 minutes", "一刻钟", True, None),
+    ("number", "45 minutes", "一刻钟", False, None),
     ("number", "5 cm", "5 см", True, None),
     ("number", "5 A", "5 А", True, None),
     ("number", "5 m", "5 М", False, None),
