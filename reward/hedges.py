@@ -66,7 +66,8 @@ dessous supérieure?s? inférieure?s? postérieure?s? antérieure?s? années dé
 encima debajo arriba abajo allá mayor(?:es)? menor(?:es)? superior(?:es)? inferior(?:es)? posterior(?:es)? anterior(?:es)? previo
 previa años década siglo depois até além acima abaixo maior(?:es)? anos prima dopo oltre sopra sotto fino partire maggiore minore
 superiore inferiore anni decennio до после свыше ниже выше قبل بعد منذ حتى فوق تحت أكبر أصغر"""
-_SMALL_WORDS = """of to at in on with from than the an? year years value number age date von vom dem der den die das als im jahre? zahl
+_SMALL_WORDS = """of to at in on with from than the an? o equal igual égale?s? uguale
+year years value number age date von vom dem der den die das als im jahre? zahl
 wert de du des d l le la les à aux? que qu an année el los las del al? año número valor do da dos das ao ano ou di dal dell il lo
 anno из в чем года год من عام سنة"""
 _SPAN_BEFORE = re.compile(
@@ -80,12 +81,15 @@ _SPAN_BEHIND = re.compile(
     r"|in (?:poi|avanti|su|giù)|em diante|(?:a|para) frente)(?!\w)"
     r"|[ ,-]{0,2}(?:[^\W\d_]{1,12}\.?,? )?(?:and (?:up|over|above|below|under|beyond|down|before|after|earlier|later|older|younger)"
     r"|(?:und|et|y|e|и|&) (?:darüber|darunter|älter|jünger|später|früher|danach|davor|plus|après|avant|depuis|después|antes|posterior\w*"
-    r"|anterior\w*|siguientes|seguintes|depois|oltre|dopo|prima|позже|раньше|ранее|далее|выше|ниже|старше|младше|после|до))(?!\w)"
-    r"|[ ,-]{0,2}(?:up|down|over|above|below|under|beyond|past|before|after|since|until|till|earlier|later|прежде|позже|ранее|раньше"
+    r"|anterior\w*|siguientes|seguintes|depois|oltre|dopo|prima|позже|раньше|ранее|далее|выше|ниже|старше|младше|после|до)"
+    r"|at the (?:latest|earliest)|al m[aáií][sxn]s?imo|с (?:лишним|небольшим)|until now|to date)(?!\w)"
+    r"|[ ,-]{0,2}(?:up|on|down|over|above|below|under|beyond|past|before|after|since|until|till|earlier|later|прежде|позже|ранее|раньше"
     r"|danach|davor|später|früher|après|avant|después|antes|depois|dopo|prima|adelante)[\W_]*$"
-    r"|-?er(?:n|[ -]jahren?)?(?!\w)|-(?:х|е|ые|ых)(?!\w)|['’]s(?!\w)| *(?:فصاعد|فما |وما (?:بعد|قبل|فوق)|قبل|بعد)"
+    r"|-?er(?:n|[ -]jahren?)?(?!\w)|-(?:х|е|ые|ых)(?!\w)|['’]s(?!\w)| ish(?!\w)| *(?:فصاعد|فأكثر|فأقل"
+    r"|على الأ|فما |وما (?:بعد|قبل|فوق)|قبل|بعد)"
     r"| ?[^\W\d_]{0,3}? ?(?:以前|以[后後来來]|之[前后後]|(?<=年)[来來]|年代|[年月日号號]起|年(?:开始|開始)|上回|下回|足らず|余り|あまり"
-    r"|이후|이전|이래|이내|[년월주일분초간] ?[안내](?:에|으?로)|년대|보다|넘(?:는|게|습|었|어요)"
+    r"|이후|이전|이래|이내|[년월주일분초간] ?[안내](?:에|으?로)|년대|보다|넘(?:는|게|음|습|었|어요|다)"
+    r"|안 [됨된되됩]|남짓|开外|開外|往上|朝上|以外|出头|出頭"
     r"|[前后後](?=\W*$|[的にでのは是])|[超弱強](?=\W*$)|[전후](?=\W*$|[에의이입]))"
     r"| ?[^\W\d_]?(?:多|余|餘)(?![边邊面项項角彩数數])| ?여 ?(?=[개명년일월살회번원])",
     re.IGNORECASE,

@@ -13,6 +13,7 @@ _ALONE = {"不", "不 是", "没 有", "沒 有", "아 닙 니 다", "아 니 �
 _NEITHER = {"neither", "nor", "weder", "ni"}
 _SECOND_HALF = {"pas", "jamais", "plus", "aucun"}
 """They deny together with an earlier "ne": "je ne dirais pas" denies once."""
+_NAMING = {"is", "was", "ist", "は", "는", "은", "이", "가"}
 _PLACES = {"for", "in", "on", "at", "to"}
 _SUPPOSED = {f"would {verb}" for verb in ("need", "require", "mean", "imply", "demand", "contradict", "suppose")}
 _MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
@@ -81,7 +82,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
             if item.kind == "no" and thing and not (first and not place):
                 continue  # "there is no cat": of the thing, not of the answer
             misled = any(one.kind == "wrong" for one in items[:place])  # "it would be wrong to say yes"
-            if denied or misled or _joined(before, after):
+            if denied or misled or _is_denied_name(items[place + 1 :]) or _joined(before, after):
                 return {True, False}
             sides.add(item.kind == "yes")
         elif item.kind in ("right", "wrong") and _is_judgement(items, place):
@@ -92,6 +93,13 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
     if not sides and denied and known and items[-1].kind == "not" and (len(items) > 1 or (items[0].text in _ALONE)):
         return {False}  # "it is not", "it doesn't"
     return sides
+
+
+def _is_denied_name(behind: list[Phrase]) -> bool:
+    """Whether the side before these items is only named, to deny it: ``No is wrong``, ``いいえではありません``."""
+    if behind and behind[0].kind == "not":
+        return behind[0].text[0] in "でじ"
+    return len(behind) > 1 and behind[0].text in _NAMING and behind[1].kind in ("not", "wrong", "right")
 
 
 def _joined(before: Phrase | None, after: Phrase | None) -> bool:

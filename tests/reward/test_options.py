@@ -50,6 +50,7 @@ A resposta correta é B | La risposta è B
 الإجابة: B
 """
 NOT_B_OF_ANIMALS = """
+It is debatable whether it is B | Ich glaube nicht, dass es B ist | не думаю, что это B | I question B | I would question B
 I doubt it is B | I question whether it is B | It used to be B | I doubt B | I doubt that it's B.
 It is unlikely to be B | hardly B | It is hardly B | I am not convinced it is B | It might not be B
 It is hard to say that it is B | It is difficult to say that it is B | Supposedly it is B | supposedly B

@@ -1290,6 +1290,11 @@ def test_an_incorrect_answer_stays_incorrect_in_a_sentence(domain: str, answer: 
 
 
 NO_ONE_VALUE = """
+number 1990:
+    1990 at the latest | 1990 at the earliest | 1990 on | 1990 until now | late 1990s | mayor o igual que 1990
+number 6:
+    6 ish | 6 넘음 | 6개도 안 됨 | 6이 안 된다 | 6개 남짓 | 6开外 | 6往上 | 6以外 | 6个出头 | menor o igual a 6 | 6 al massimo | 6 с лишним
+    6 على الأقل | 6 فأكثر | It is debatable whether it is 6 | previously it was 6 | es poco probable que es 6 | 6일 리가 없습니다
 number 2017:
     2017年以后 | 2017年以前 | 2017年之后 | 2017年之前 | 2017年前 | 2017年后 | 2017年起 | 2017年以来 | 自2017年起 | 2017年开始 | 2017年より前
     2017年以降 | 2017年以後 | 2017年以来 | 2017年頃から | 2017年まで

@@ -35,6 +35,7 @@ Sim, é verdade | Sì | Sì, è vero
 هذا صحيح | نعم، هذا صحيح
 """
 NO = """
+いいえ違います | 아니요 아닙니다 | No it is not | No, not at all | No: not visible
 No, I doubt it | No, unlikely. | I disagree with the statement. It is false. | Je ne pense pas
 This is not the case | That is not the case. | I don't think so | The statement does not hold | 没有 | 并不正确 | 아닙니다 | そうではない
 Ce n'est pas le cas. | No es así
@@ -63,6 +64,8 @@ Não, é falso | Non è vero
 غير صحيح | الإجابة هي لا | هذا خطأ | ليس صحيحا
 """
 NEITHER = """
+No is wrong | No is not the answer | Yes is not the answer | いいえではありません | はいではありません | 네는 아닙니다 | 아니요는 아닙니다
+Saying no would be wrong | It is hard to call it false | No one is able to say | I would hesitate to say yes | لا أحد يعلم
 Ich bezweifle, dass es falsch ist | сомневаюсь, что это неверно | I doubt it. | Yes, but I doubt it
 It would be wrong to say yes. | It would be incorrect to answer yes | はいとは言えません | はいとは言えない | はいとは限らない
 I doubt that it is true | I doubt it is true. | It is hard to say yes | I doubt yes | 예라고 할 수 없습니다 | 예라고 하기 어렵습니다
