@@ -35,7 +35,8 @@ def plain(text: str) -> str:
         if opened == text:
             break
         text = opened
-    text = _MONEY_COMMAND.sub(lambda match: _MONEY.get(match[0], match[0]), text)
+    if "\\" in text:
+        text = _MONEY_COMMAND.sub(lambda match: _MONEY.get(match[0], match[0]), text)
     text = re.sub(r"\\(?=\.)|\\[()\[\]]|(?<!\\)\\[,;:! ]|\\left(?![a-z])|\\right(?![a-z])|\\?\$|~", " ", text).replace(
         "\\%", "%"
     )
