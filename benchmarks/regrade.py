@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reporting import report, surroundings
 from configs.errors import UserError
+from configs.jsonl import iter_log
 from eval.grounding import counterfactual
 from eval.runner import Answer, read_answers
 from reward.grade import Grade, grade
@@ -38,7 +39,8 @@ def saved_answers(folders: Sequence[Path]) -> Iterator[Answer]:
             f"There is no log of answers below {', '.join(map(str, folders))}: name the folder of an evaluation."
         )
     for log in logs:
-        yield from (row for row in {row.key: row for row in read_answers(log)}.values() if row.text)
+        if "text" in next(iter_log(log), {}):  # the logs of forward measures lie beside those of answers
+            yield from (row for row in {row.key: row for row in read_answers(log)}.values() if row.text)
 
 
 def problem_of(row: Answer, problems: dict[str, Problem]) -> Problem | None:
