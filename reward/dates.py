@@ -39,6 +39,8 @@ _NAMED = [
         rf"(?:{_YEAR}\s*[年년]\s*)?(?P<month>\d{{1,2}})\s*[月월]\s*(?P<day>\d{{1,2}})\s*[日号號일]",
         rf"{_YEAR}\s*[年년]\s*(?P<month>\d{{1,2}})\s*[月월]",
         rf"{_YEAR}[-/.](?P<month>\d{{1,2}})[-/.](?P<day>\d{{1,2}})",
+        rf"{_YEAR}[-/](?P<month>0[1-9]|1[0-2])",
+        rf"(?P<month>0[1-9]|1[0-2])/{_YEAR}",
         rf"(?P<day>\d{{1,2}})\.\s?(?P<month>\d{{1,2}})\.\s?{_YEAR}",
     )
 ]
@@ -48,8 +50,10 @@ _SLASHES = re.compile(rf"(\d{{1,2}})[/-](\d{{1,2}})[/-]{_YEAR}")
 _CHINESE = {digit: value for value, digit in enumerate("〇一二三四五六七八九")} | {"零": 0}
 _CHINESE_RUN = re.compile("[〇零一二三四五六七八九十]+(?=[年月日号號点點时時分])")
 
-_BEFORE_NOON = r"a\.?\s?m\.?|上午|早上|凌晨|午前|오전"
-_AFTER_NOON = r"p\.?\s?m\.?|下午|晚上|午後|오후"
+_BEFORE_NOON = r"in the morning|morgens|du matin|de la mañana|утра|a\.?\s?m\.?|上午|早上|凌晨|午前|오전"
+_AFTER_NOON = (
+    r"in the (?:afternoon|evening)|nachmittags|abends|du soir|de la tarde|вечера|p\.?\s?m\.?|下午|晚上|午後|오후"
+)
 _HALF = rf"(?P<am>{_BEFORE_NOON})|(?P<pm>{_AFTER_NOON})"
 _TIME = [
     re.compile(pattern, re.IGNORECASE)
@@ -108,6 +112,7 @@ def read_time(text: str) -> int | None:
     text = _CHINESE_RUN.sub(_in_figures, text.strip().rstrip("。"))
     if text.casefold() in ("noon", "midday", "midnight"):
         return 0 if text.casefold() == "midnight" else 43200
+    text = _told_in_figures(text)
     for pattern in _TIME:
         if match := pattern.fullmatch(text):
             found = match.groupdict()
@@ -118,3 +123,36 @@ def read_time(text: str) -> int | None:
                 hour = hour % 12 + (12 if found.get("pm") else 0)
             return hour * 3600 + minute * 60 + second if hour < 24 and minute < 60 and second < 60 else None
     return None
+
+
+_HOUR_NAMES = "one two three four five six seven eight nine ten eleven twelve"
+_HOURS = {name: hour for hour, name in enumerate(_HOUR_NAMES.split(), 1)}
+_MINUTES = {
+    "quarter": 15,
+    "half": 30,
+    "five": 5,
+    "ten": 10,
+    "fifteen": 15,
+    "twenty": 20,
+    "twenty-five": 25,
+    "thirty": 30,
+}
+_MINUTES |= {"thirty-five": 35, "forty": 40, "forty-five": 45, "fifty": 50, "fifty-five": 55, "o'clock": 0}
+_HOUR, _MINUTE = "|".join(_HOURS), "|".join(sorted(_MINUTES, key=len, reverse=True))
+_TOLD = re.compile(
+    rf"(?:an? )?(?P<before>{_MINUTE})(?: minutes?)? (?P<way>past|after|to|before) (?P<hour>{_HOUR}|\d{{1,2}})\b"
+    rf"|(?P<full>{_HOUR}) (?P<after>{_MINUTE})\b",
+    re.IGNORECASE,
+)
+
+
+def _told_in_figures(text: str) -> str:
+    """``quarter past ten in the morning`` as ``10:15 in the morning``."""
+    match = _TOLD.match(text.replace("’", "'"))
+    if match is None:
+        return text
+    hour = (match["hour"] or match["full"]).casefold()
+    minutes = _MINUTES[(match["before"] or match["after"]).casefold()]
+    at = (_HOURS.get(hour) or int(hour)) * 60 + (-minutes if match["way"] in ("to", "before") else minutes)
+    at = at if at >= 60 else at + 720
+    return f"{at // 60}:{at % 60:02d}{text[match.end() :]}"

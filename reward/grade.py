@@ -238,7 +238,7 @@ _READ_AND_VERIFY = (
     *("aliases", "cues", "judge", "parsing", "quantity", "units", "options", "yes_no"),
     *("arithmetic", "hedges", "number_words", "stated_value"),
     *("notation", "phrases", "structures", "tables"),
-    *("text", "sentence", "dates", "spelling"),
+    *("text", "chemistry", "sentence", "dates", "spelling"),
     *("mathtext", "forms", "equality", "expression", "verifiers"),
 )
 

@@ -15,7 +15,9 @@ _SIGNS = str.maketrans(dict.fromkeys("−–—‐‑﹣－", "-") | {"\u00a0": 
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 _VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 IN_BRACES = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
-_LATEX_WRAPPER = re.compile(r"\\(?:text|mathrm|mathbf|textbf|mathit|operatorname|boxed|mbox)\s*" + IN_BRACES)
+_LATEX_WRAPPER = re.compile(
+    r"\\(?:text|mathrm|mathbf|textbf|textit|emph|mathit|operatorname|boxed|mbox)\s*" + IN_BRACES
+)
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]{1,40})\s*\}\s*\{\s*([\d.]{1,40})\s*\}")  # of numbers alone
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)(?!\d)")
 EMPHASIS = re.compile(r"(?<![A-Za-z\d)*])(\*{1,2})(?=[^\s*])([^*\n]{1,200})(?<!\s)\1(?![A-Za-z\d(*])")  # no 2**3

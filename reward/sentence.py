@@ -16,11 +16,15 @@ _MAX_PROPOSALS = 8
 _COPULA = re.compile(
     # English, German, French, Spanish, Portuguese, Italian, Russian, Arabic: words
     r"(?<![\w\\])(?:is|are|was|were|be|equals?|equal to|shows?|says|reads|named|called"
+    r"|labell?ed(?: as)?|known as|points to|refers to|represents|depicts"
+    r"|(?:written|painted|drawn|composed|directed|designed|created|made|built|invented|discovered|published|sung) by"
+    r"|zeigt|steht|montre|indique|représente|muestra|indica|dice|mostra|diz|показывает|написано"
     r"|ist|sind|war|lautet|heißt|beträgt|c['’]est|est(?: de| égale? à)?|sont|était|vaut"
     r"|es(?: de| igual a)?|son|era|fue|está|vale|é|são|è|sono"
     r"|это|является|равн[оаы]?|هي|هو|تساوي|يساوي)(?![\w\\])"
     r"|(?<=it)['’]s(?!\w)|(?<=that)['’]s(?!\w)"
     # Chinese, Japanese and Korean do not set words apart
+    r"|(?<=[а-яё])\s-(?=\s)"
     r"|等于|等於|应为|應為|[是为為叫]|は|(?<=[가-힣])[은는이가](?=\s)"
     r"|[:：](?=\s|[^\x00-\x7f])|[:：]$",
     re.IGNORECASE,

@@ -31,6 +31,12 @@ programme=program programmes=programs jewellery=jewelry plough=plow mould=mold m
 moustache=mustache pyjamas=pajamas storey=story storeys=stories kerb=curb draught=draft artefact=artifact
 artefacts=artifacts yoghurt=yogurt doughnut=donut doughnuts=donuts fulfil=fulfill skilful=skillful enrol=enroll axe=ax
 cosy=cozy sceptic=skeptic gaol=jail ageing=aging whisky=whiskey tsar=czar mum=mom maths=math ok=okay"""
+_SHORT = """tues=tuesday tue=tuesday wed=wednesday thu=thursday thur=thursday thurs=thursday fri=friday jan=january feb=february
+apr=april jun=june jul=july aug=august sep=september sept=september oct=october nov=november dec=december doctor=dr mister=mr
+saint=st street=st avenue=ave boulevard=blvd road=rd mount=mt junior=jr senior=sr incorporated=inc corporation=corp limited=ltd
+department=dept apartment=apt versus=vs"""
+_ABBREVIATED = dict(pair.split("=") for pair in _SHORT.split())
+_CALENDAR = {form for form in _ABBREVIATED.values() if len(form) > 3 and form not in ("blvd", "corp", "dept")}
 _WORDS = dict(pair.split("=") for pair in _BRITISH.split())
 
 # Pairs of a traditional character and its simplified form, of everyday words. No simplified text (GB 2312) has one of the former.
@@ -67,11 +73,26 @@ _SIMPLIFIED = str.maketrans({pair[0]: pair[1] for pair in _PAIRS.split()})
 def one_spelling(folded: str) -> str:
     """Case-folded words in one spelling, the same for British and American, traditional and simplified."""
     if folded.isascii():
-        folded = " ".join(_WORDS.get(word, word) for word in folded.split())
+        found = [_WORDS.get(word, word) for word in folded.split()]
+        folded = " ".join(_one_form(word, len(found) == 1) for word in found)
         for pattern, to in _RULES:
             folded = pattern.sub(to, folded)
         return folded
     return folded.translate(_SIMPLIFIED)
+
+
+def _one_form(word: str, alone: bool) -> str:
+    """A word and its abbreviation in one form; beside no other word only days and months, since ``St`` may be much."""
+    form = _ABBREVIATED.get(word, word)
+    return word if alone and form not in _CALENDAR else form
+
+
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"})
+
+
+def with_umlauts_spelled(folded: str) -> str:
+    """Case-folded words as they stand where a keyboard has no umlauts: ``zuerich``."""
+    return folded.translate(_UMLAUTS)
 
 
 def without_accents(text: str) -> str:

@@ -7,11 +7,12 @@ import re
 from functools import lru_cache
 
 from reward.aliases import split_aliases
+from reward.chemistry import elements, names_substance
 from reward.dates import names_day_first, read_date, read_time
-from reward.parsing import plain, words
+from reward.parsing import EMPHASIS, plain, words
 from reward.quantity import read_quantity
 from reward.sentence import is_denied, said_answers
-from reward.spelling import one_spelling, without_accents
+from reward.spelling import one_spelling, with_umlauts_spelled, without_accents
 from reward.units import read_unit
 
 _ARROWS = [
@@ -45,14 +46,16 @@ _ARTICLE = re.compile(  # before a capital, "el" belongs to a name: El Paso
     r"^(?:the |(?:der|die|das|den|dem|ein|eine|einen) |"
     r"(?:el|la|los|las|un|una|le|les|une|o|a|os|um|uma|il|lo) (?=[^\WA-Z])|l['’])(?=\w)"
 )
+_LABEL = re.compile(  # of a code: "Room A-12", "#0042"
+    r"^(?i:(?:room|gate|seat|flight|platform|number|nr\.?|no\.|n[º°]|code|item|apt\.?|unit)\s*#?|#)\s*(?=[A-Za-z]{0,3}[ -]?\d)"
+)
+_SCHEME = re.compile(r"^https?://(?=\w)")
+_SEAT = re.compile(r"([A-Za-z]{1,3})[ -]?(\d{1,5}[A-Za-z]?)")  # B 3, B-3, B3
+_PHONE = re.compile(r"\+?\s?[\d(][\d\s().-]*")
+_ALLELE = re.compile(r"\^\s*\{?\s*([A-Za-z])\s*\}?(?![A-Za-z]*[a-z])\s*")
 _APPOSITION = re.compile(r"([^()]+?)\s*[(（]([^()]+)[)）]\.?")
 
-_SYMBOLS = """H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru
-Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At
-Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr"""
-_ELEMENTS = set(_SYMBOLS.split())
 _ALSO_WORDS = {"he", "be", "as", "in", "at", "am", "no", "i", "ho"}
-_FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*)+")
 _GENES = re.compile(r"([a-z])\1(?:([a-z])\2)?")
 
 
@@ -67,7 +70,17 @@ def same_text(answer: str, gold: str) -> bool:
         return True
     # "Sodium chloride (NaCl)": both names have to be right.
     both = _APPOSITION.fullmatch(plain(answer))
-    return both is not None and all(any(_names(part, alias) for alias in aliases) for part in both.groups())
+    if both is None:
+        return False
+    if all(any(_names(part, alias) for alias in aliases) for part in both.groups()):
+        return True
+    # "NaCl (sodium chloride)"
+    one, other = both.groups()
+    return any(
+        _equal(formula, alias) and names_substance(name, _bare_text(formula))
+        for alias in aliases
+        for formula, name in ((one, other), (other, one))
+    )
 
 
 def _names(part: str, alias: str) -> bool:
@@ -85,16 +98,27 @@ def _equal(answer: str, gold: str) -> bool:
     day_first = names_day_first(gold) or names_day_first(answer)
     if (date := read_date(gold, day_first)) is not None and (given_date := read_date(answer, day_first)) is not None:
         return date == given_date
+    if (digits := _phone(gold)) is not None:
+        return _phone(answer) == digits or answer == digits
     as_words = "=" in gold or answer.count("=") > 1 or _CODE.search(gold) or _CODE.search(answer)
     if not as_words and (want := read_quantity(gold_written)) and (got := read_quantity(written)):
-        return want.name == got.name
+        # Words beside a number that are no unit ("1600 Pennsylvania Ave") may be the same words all the same.
+        named = all(read.unit is not None and not read.unit.known for read in (want, got))
+        if want.name == got.name or not named:
+            return want.name == got.name
     one, other = _fold(answer), _fold(gold)
     if one == other or without_accents(one) == other or one == without_accents(other):  # an accent may be left out
+        return not _case_differs(answer, gold)
+    if gold[:1].isupper() and (seat := _SEAT.fullmatch(gold)) and (seen := _SEAT.fullmatch(answer)):
+        return seat[0] == seen[0] or (
+            _fold("".join(seat.groups())) == _fold("".join(seen.groups())) and not _case_differs(seen[1], seat[1])
+        )
+    if with_umlauts_spelled(one) == with_umlauts_spelled(other) or _closed(answer) == _closed(gold):
         return not _case_differs(answer, gold)
     if len(items := _items(gold)) > 2 or (len(items) > 1 and _JOINED.search(gold)):
         given_items = _items(answer)
         return given_items == items or (bool(_JOINED.search(gold)) and sorted(given_items) == sorted(items))
-    bare, wanted_bare = (_PREPOSITION.sub("", _lower_start(text), count=1) for text in (answer, gold))
+    bare, wanted_bare = (_without_lead(text) for text in (answer, gold))
     return any(  # "in the box" is not "on the box": only one of them may lose its preposition
         _fold(_ARTICLE.sub("", _lower_start(given), count=1)) == _fold(_ARTICLE.sub("", _lower_start(want), count=1))
         and not _case_differs(given, want)
@@ -110,6 +134,11 @@ def _bare_text(text: str) -> str:
     for pattern, arrow in _ARROWS:
         text = pattern.sub(arrow, text)
     text = _CHARGE.sub(r"\1", _SUBSCRIPT.sub(r"\1", plain(text)))
+    if "^" in text:
+        text = _ALLELE.sub(r"^\1 ", text)  # X^r X^r
+    if "*" in text or "_" in text:
+        text = EMPHASIS.sub(r"\2", text)
+    text = re.sub(r"(?<=\d)['’](?=s\b)", "", _SCHEME.sub("", text))  # 1990's
     text = _INITIALS.sub(lambda match: match[0].replace(".", "").replace(" ", ""), text)
     return text.strip("\"'“”‘’「」『』«»`【】[]。 ")
 
@@ -118,8 +147,28 @@ def _bare_text(text: str) -> str:
 def _fold(text: str) -> str:
     text = _RANGE.sub("-", _FROM.sub("", text).replace(" and ", " to ") if _FROM.match(text) else text)
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", text)  # Coca-Cola
-    text = re.sub(r"\s*([+→←↔⇌])\s*", r" \1 ", text)
+    text = re.sub(r"\s*([+→←↔⇌])\s*", r" \1 ", text.replace("&", " and "))
     return one_spelling(words(text))
+
+
+def _phone(text: str) -> str | None:
+    """The digits of a telephone number or of another code of three groups and nine digits at least; None where a text is none."""
+    if not _PHONE.fullmatch(text) or len(re.findall(r"\d+", text)) < 3 or re.search(r"\s[-.]\s|\d\.\d.*\d-", text):
+        return None
+    digits = re.sub(r"[^\d+]", "", text)
+    return digits if len(digits) >= 9 else None
+
+
+def _closed(text: str) -> str:
+    """Words with their hyphens closed up: ``e-mail`` and ``email``; ``A-B`` and ``X-1`` stay."""
+    return _fold(re.sub(r"(?<=[^\W\d_])-(?=[a-z]{2})", "", text))
+
+
+def _without_lead(text: str) -> str:
+    """A text without a preposition, or without the label of a code."""
+    text = _lower_start(text)
+    shorter = _LABEL.sub("", text, count=1)
+    return _PREPOSITION.sub("", text, count=1) if shorter == text else shorter
 
 
 def _items(text: str) -> list[str]:
@@ -138,6 +187,8 @@ def _case_differs(answer: str, gold: str) -> bool:
         units = [read_unit(word) for word in (*ones, *others)]
         if units[0].known and units[1].known and units[0] != units[1]:
             return True
+    if "^" in gold and re.findall(r"\^([A-Za-z])", answer) != re.findall(r"\^([A-Za-z])", gold):
+        return True
     return any(one != other and _distinct(one, other) for one, other in zip(ones, others, strict=False))
 
 
@@ -147,13 +198,5 @@ def _distinct(one: str, other: str) -> bool:
         return False
     if len(folded) in (2, 4) and _GENES.fullmatch(folded):
         return True
-    elements = [_elements(word) for word in (one, other)]
-    return elements[0] is not None and elements[1] is not None and elements[0] != elements[1]
-
-
-def _elements(word: str) -> list[str] | None:
-    """The elements of a formula; None where a word is none."""
-    if not _FORMULA.fullmatch(word):
-        return None
-    found = re.findall(r"[A-Z][a-z]?", word)
-    return found if _ELEMENTS.issuperset(found) else None
+    made_of = [elements(word) for word in (one, other)]
+    return made_of[0] is not None and made_of[1] is not None and made_of[0] != made_of[1]

@@ -94,12 +94,31 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "公分": ("", "1/100", "m"),
     "公斤": ("", "1", "kg"),
     "ha": ("hectare hektar hectárea 公顷", "10000", "m2"),
+    "Bq": ("becquerel 贝克勒尔 ベクレル", "1", "Bq"),
+    "Gy": ("", "1", "m2 s-2"),
+    "Sv": ("sievert 希沃特 シーベルト", "1", "Sv"),
+    "lm": ("lumen 流明", "1", "lm"),
+    "lx": ("lux 勒克斯", "1", "lm m-2"),
+    "cd": ("candela 坎德拉", "1", "cd"),
+    "dB": ("decibel dezibel decibelio 分贝 デシベル 데시벨", "1", "dB"),
+    "gauss": ("", "1/10000", "kg s-2 A-1"),
+    "dioptre": ("diopter dioptrie dioptrien dioptría dpt 屈光度", "1", "m-1"),
+    "beat": ("heartbeat 拍", "1", "beat"),
+    "bpm": ("", "1/60", "beat s-1"),
+    "rev": ("revolution umdrehung umdrehungen", "1", "rev"),
+    "rpm": ("", "1/60", "rev s-1"),
+    "erg": ("", "1/10000000", "kg m2 s-2"),
+    "Å": ("angstrom ångström ångstrom 埃", "1/10000000000", "m"),
+    "gal": ("gallon", "3785411784/1000000000000", "m3"),
+    "hp": ("horsepower 马力 馬力", "7457/10", "kg m2 s-3"),
+    "acre": ("", "40468564224/10000000", "m2"),
+    "psi": ("", "6894757/1000", "kg m-1 s-2"),
     "°": ("degree deg grad degré grado градус градуса градусов 度 도 درجة", "1", "°"),
     "rad": ("radian", "1", "rad"),
     "°C": ("celsius centigrade 摄氏度 攝氏度 摄氏 摂氏", "1", "K"),
     "°F": ("fahrenheit 华氏度 華氏度 华氏", "5/9", "K"),
 }
-_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L Wh eV cal bar"
+_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L Wh eV cal bar Bq Sv"
 _ZERO = {"°C": Fraction(27315, 100), "°F": Fraction(45967 * 5, 900)}
 """Kelvin at zero degrees. It counts for a temperature alone: in ``J/(kg °C)`` a degree is a difference."""
 
