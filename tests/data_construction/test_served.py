@@ -1,4 +1,4 @@
-"""The agent loop against two real ``transformers serve`` processes on loopback; random tiny models, images as base64."""
+"""The agent loop against two real ``transformers serve`` processes on loopback; the bundled models, images as base64."""
 
 import contextlib
 import os
@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from building import settings, write_set
+from building import settings
 
 from configs.jsonl import read_jsonl
-from data_construction.agent import LoopConfig, Tokens
+from data_construction.agent import LoopConfig
 from data_construction.build import read_traces, run_build
+from data_construction.sources import write_set as write_scenes
+from vlm.load import bundled_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.seam]
 
@@ -46,20 +48,20 @@ def serving(model: Path, log: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_both_roles_behind_transformers_serve(tiny_vlm_dir: Path, tiny_reasoner_dir: Path, tmp_path: Path) -> None:
-    write_set(tmp_path / "set", 4)
-    loop = LoopConfig(rounds=2, repairs=0, tokens=Tokens(request=8, reply=8, conclusion=8, rewrite=8))
+def test_both_roles_behind_transformers_serve(tmp_path: Path) -> None:
+    # Not random weights: these write to their limit, and a request that was cut off asks nobody.
+    write_scenes("scenes", 4, 0, "train", tmp_path / "set", family_names=["count"])
+    loop = LoopConfig(rounds=2, repairs=0)
     with (
-        serving(tiny_vlm_dir, tmp_path / "vlm.log") as vlm,
-        serving(tiny_reasoner_dir, tmp_path / "reasoner.log") as reasoner,
+        serving(bundled_model("tiny"), tmp_path / "vlm.log") as vlm,
+        serving(bundled_model("tiny-reasoner"), tmp_path / "reasoner.log") as reasoner,
     ):
         counts = run_build(settings(tmp_path, model=vlm, reasoner=reasoner, loop=loop))
     traces = read_traces(tmp_path / "out/traces.jsonl")
-    assert len(traces) == 4 and sum(counts[end] for end in ("kept", "wrong", "no_reflection", "errors")) == 4
-    # Random weights write noise, so how an episode ends is open; that both servers answered is not.
-    assert not [name for name in counts["error_names"] if name in ("no_connection", "timeout") or "status" in name]
+    assert len(traces) == 4 and sum(counts[end] for end in ("kept", "wrong", "no_reflection", "filtered", "errors")) == 4
+    assert not counts["error_names"]
     replies = read_jsonl(tmp_path / "out/replies.jsonl")
     assert {"requester", "responder"} <= {row["role"] for row in replies}
-    assert all(1 <= row["reply"]["completion_tokens"] <= 8 for row in replies)
+    assert all(row["reply"]["completion_tokens"] >= 1 for row in replies)
     looks = [row["reply"]["prompt_tokens"] for row in replies if row["role"] == "responder"]
     assert min(looks) > 30  # the image's tokens came through
