@@ -58,7 +58,9 @@ def test_both_roles_behind_transformers_serve(tmp_path: Path) -> None:
     ):
         counts = run_build(settings(tmp_path, model=vlm, reasoner=reasoner, loop=loop))
     traces = read_traces(tmp_path / "out/traces.jsonl")
-    assert len(traces) == 4 and sum(counts[end] for end in ("kept", "wrong", "no_reflection", "filtered", "errors")) == 4
+    assert (
+        len(traces) == 4 and sum(counts[end] for end in ("kept", "wrong", "no_reflection", "filtered", "errors")) == 4
+    )
     assert not counts["error_names"]
     replies = read_jsonl(tmp_path / "out/replies.jsonl")
     assert {"requester", "responder"} <= {row["role"] for row in replies}
