@@ -34,7 +34,7 @@ cosy=cozy sceptic=skeptic gaol=jail ageing=aging whisky=whiskey tsar=czar mum=mo
 _SHORT = """tues=tuesday tue=tuesday wed=wednesday thu=thursday thur=thursday thurs=thursday fri=friday jan=january feb=february
 apr=april jun=june jul=july aug=august sep=september sept=september oct=october nov=november dec=december doctor=dr mister=mr
 saint=st street=st avenue=ave boulevard=blvd road=rd mount=mt junior=jr senior=sr incorporated=inc corporation=corp limited=ltd
-department=dept apartment=apt versus=vs"""
+department=dept apartment=apt versus=vs number=no"""
 _ABBREVIATED = dict(pair.split("=") for pair in _SHORT.split())
 _CALENDAR = {form for form in _ABBREVIATED.values() if len(form) > 3 and form not in ("blvd", "corp", "dept")}
 _WORDS = dict(pair.split("=") for pair in _BRITISH.split())

@@ -118,7 +118,7 @@ _TABLE: dict[str, tuple[str, str, str]] = {
     "°C": ("celsius centigrade 摄氏度 攝氏度 摄氏 摂氏", "1", "K"),
     "°F": ("fahrenheit 华氏度 華氏度 华氏", "5/9", "K"),
 }
-_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L Wh eV cal bar Bq Sv"
+_PREFIXED = "m g s A K mol Hz N J W Pa V C F Ω T L Wh eV cal bar Bq Gy Sv"
 _ZERO = {"°C": Fraction(27315, 100), "°F": Fraction(45967 * 5, 900)}
 """Kelvin at zero degrees. It counts for a temperature alone: in ``J/(kg °C)`` a degree is a difference."""
 
