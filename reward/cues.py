@@ -39,7 +39,9 @@ _PHRASES = {
         claim; sentence; image; picture; figure; photo; diagram; chart; graph; question; assertion; in the image; in the picture;
         in the figure; in the photo; in the diagram; in the chart; in this image; in this picture; shown; depicted; pictured;
         shown here; here; well; just; please; sure; note; both; not sure but; in fact; so far; very; quite; totally; completely;
-        entirely; perfectly; also; too; as well; i'm sure; as shown; ich; denke; glaube;
+        entirely; perfectly; best; description; この場合; その場合; 이 경우; 두 경우; even if; as if; only one; only option; only choice;
+        of the four ,; of the three ,; of the options ,; of the choices ,; of these ,; of all options ,; among the options ,;
+        among these ,; also; too; as well; i'm sure; as shown; ich; denke; glaube;
         wohl; vermutlich; wahrscheinlich; sicher; aussage; ganz; doch; würde; sagen; es; dies; dieses; auch; je; pense; crois;
         dirais; ce; cela; ça; que; sûrement; probablement; bien; tout; tout à fait; affirmation; correctement; yo; creo; pienso;
         eso; esto; probablemente; seguramente; claro; la afirmación; afirmación; esta; diría; muy; así; lo; ello; eu; acho; penso;
@@ -53,6 +55,7 @@ _PHRASES = {
     """
     + CERTAIN,
     "link": """
+        fits; fit; matches; match; suits; passt; 符合;
         is; are; was; were; be; being; been; it's; that's; there's; this is; there is; there are; means; equals; becomes; shows;
         points; points to; pointing; is by; was painted by; was written by;
         represents; depicts; displays; i see; i can see; we see; we can see; you can see; one can see; called; named; looks like;
@@ -105,6 +108,7 @@ _PHRASES = {
         hayır
     """,
     "because": """
+        if it were; if they were; if it was; if that were; if this were; if not; if anything; if it had; if they had; if there were;
         because; since; due to; , as; as it; as the; as there; as they; as this; given that; given; considering; for the; which;
         whose; based on; according to; judging; looking at; seeing; explanation; reason; reasoning; e.g.; i.e.; from; weil; , da;
         denn; deshalb weil; aufgrund; laut; begründung; parce que; parce qu'; parce qu'il; puisque; puisqu'il; car; selon;
@@ -131,11 +135,13 @@ _PHRASES = {
     # Behind what they deny; what follows is meant instead.
     "rather": "아니라; ではなく; じゃなく; じゃなくて; ではなくて; でなく",
     "join": """
+        so does; so do; , as does; , as do; and so does; and so do; and so is; and so are;
         and; or; o; &; and/or; und; oder; et; ou; y; e; ed; oppure; и; или; و; أو; 和; 或; 或者; 及; 与; 與; 还是; 跟; 과; 와;
         또는; 그리고; 혹은; または; もしくは; あるいは; か; /
     """,
     "hedge": """
         可能;
+        yeah right; yeah , right; as if .; as if !;
         no lo sé; might; may; could; possible; seldom; rarely;
         maybe; perhaps; possibly; either; partly; partially; half; sometimes; somewhat; depends; it depends; unclear; uncertain;
         not sure; unsure; unknown; no idea; no clue; no answer; no way to tell; no way to know; no way of knowing; no information;
@@ -151,6 +157,18 @@ _PHRASES = {
         oui et non; sí y no; si y no; sim e não; sì e no; نعم ولا; どちら; 一部
     """,
     "doubt": DOUBTS,
+    # "Yes, if the lines are straight" leaves the side open.
+    "condition": """
+        if; if so; unless; depending on; subject to; for the most part; more or less; technically; with one exception;
+        with exceptions; under the assumption; under the condition; unter umständen; 이면; 으면; ければ; provided; provided that; providing;
+        assuming; supposing; as long as; so long as; , as long as; only when; in case; on condition;
+        in theory; in principle; in some cases; in certain cases; in most cases; under certain; usually; generally;
+        normally; often; wenn; falls; sofern; solange; es sei denn; vorausgesetzt; meistens; s'il; s'ils; si l'on; si on; si le;
+        si la; si les; si elle; si c'est; à condition; à moins; si es; si son; si el; si los; si las; si se; si está; siempre que;
+        a menos que; a no ser; con tal de; se for; se o; se a; se è; se il; se la; desde que; a patto; если; при условии; обычно;
+        إذا كان; إذا كانت; إلا إذا; بشرط; ما لم; 如果; 假如; 假设; 若; 只要; 除非; 前提; 通常; もし; 場合; ならば; 限り; 通常;
+        만약; 만일; 경우; 라면; 다면
+    """,
 }  # fmt: skip
 """Kind of item -> phrases. One phrase has one kind; the longest phrase at a place counts, and in two kinds the later one."""
 

@@ -35,14 +35,17 @@ _MODEST_BEHIND = re.compile(
     re.IGNORECASE,
 )
 
-_FORBIDDEN = r"""or not no nor neither either without except excluding least most more less fewer than cannot can't isn't aren't wasn't
+_FORBIDDEN = r"""wrongly mistakenly incorrectly erroneously falsely mistake fälschlich fälschlicherweise versehentlich erreur
+erróneamente erroneamente ошибочно ошибке
+or not no nor neither either without except excluding least most more less fewer than cannot can't isn't aren't wasn't
 doesn't don't hardly unable unclear unknown impossible wrong incorrect false unless if maximum minimum max between almost
 nearly twice double instead rather however versus vs but to and minus plus π \pi oder nicht kein keine keinen
 mehr weniger mindestens höchstens maximal minimal zwischen bis ohne falsch weder sondern und fast ou pas plus moins
 aucun aucune ni entre sans sauf faux jamais et presque o ni más mas menos mínimo máximo ningún ninguno ninguna nunca
 sin falso hasta y casi não mais e oppure non più meno almeno quasi или не нет более больше менее меньше между до и
 почти أو ليس ليست لا غير أكثر أقل بين و"""
-_FORBIDDEN_ASIAN = """或 不 没 沒 非 以上 以下 至少 最多 至多 最少 超过 超過 多于 多於 少于 少於 大于 大於
+_FORBIDDEN_ASIAN = """误算 误写 误读 误认 误以为 误数 误把 误记 誤算 誤写 誤読 誤っ 誤認 誤寫 잘못 실수로
+或 不 没 沒 非 以上 以下 至少 最多 至多 最少 超过 超過 多于 多於 少于 少於 大于 大於
 小于 小於 高于 低于 之间 之間 之內 以内 以內 未 到 至 和 与 與 及 错 錯 除 无 無 倍 几 幾 第 または
 あるいは もしくは ない ません 以降 番目 超え より から まで 間違 前後 か月前 と 또는 아니 아닙 아닌 않 이상 이하 미만 초과 혹은
 사이 최소 최대 적어도 부터 까지 과 와 번째"""

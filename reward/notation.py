@@ -20,7 +20,9 @@ _NOTATION: list[tuple[re.Pattern[str], str]] = [
         (r"(?:```|~~~)[\w-]{0,20}(?=\s|$)|`", ""),
         (EMPHASIS.pattern, r"\2"),
         (rf"\\(?:begin|end) ?{_ENVIRONMENT}", "\n"),
-        (r"\\\\|\\newline|<br ?/?>", "\n"),
+        (r"</t[dh]>|</?(?:table|thead|tbody)(?: [^<>]{0,80})?>|<tr(?: [^<>]{0,80})?>", ""),
+        (r"<t[dh](?: [^<>]{0,80})?>", "|"),
+        (r"\\\\|\\newline|<br ?/?>|</tr>", "\n"),
         (r"\\(?:text|mathrm|mathbf|textbf|mathit|mbox)\s?" + IN_BRACES, r" \1 "),
         (r"\\(?:hline|toprule|midrule|bottomrule|q?quad|left|right)(?![A-Za-z])|\\[,:!() ]|\\;", " "),
         (r"!=|=/=|\\neq?(?![A-Za-z])", "≠"),
@@ -142,4 +144,6 @@ def _text_name(cell: str) -> str:
     name, mark, value = cell.partition("=")
     if mark and name.strip() and name.strip()[-1] not in "<>!=" and not value.startswith("="):
         return f"{re.sub(' ', '', words(name))} = {canonical(value)}"
-    return canonical(re.sub(r"(?<=\d) (?=%)", "", cell)) + "?" * ("?" in cell)  # "3?" is a guess
+    return (
+        canonical(re.sub(r"(?<=\d) (?=%)", "", cell)) + "?" * ("?" in cell) + "!" * bool(re.search(r"\d!", cell))
+    )  # "3?" is a guess, "3!" is 6

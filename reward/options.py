@@ -319,7 +319,8 @@ def _without_reasons(items: list[Phrase]) -> list[Phrase]:
 
 
 _DENYING = ("not", "except", "wrong", "no", "rather", "against", "doubt")
-_UNKNOWN = ("other", "join")
+_UNKNOWN = ("other", "join", "condition")
+_PARTLY = ("partly", "partially", "half", "sometimes", "somewhat", "mostly")
 _THAT = ("dass", "daß", "ob", "что", "that", "que", "che")
 
 
@@ -354,7 +355,7 @@ def _weigh(clauses: list[Clause]) -> tuple[set[int], bool]:
 def _is_framed(items: list[Phrase]) -> bool:
     """Whether only known words stand beside the options of a clause, or a subject before the ``is`` that leads to them."""
     places = _mentions(items)
-    unknown = [place for place, item in enumerate(items) if item.kind in _UNKNOWN]
+    unknown = [place for place, item in enumerate(items) if item.kind in _UNKNOWN or item.text.casefold() in _PARTLY]
     if not unknown:
         return True
     if unknown[-1] > places[-1]:

@@ -49,6 +49,7 @@ _CHANGES = (
     "not|no|neither|never|nor|none|false|incorrect|wrong|untrue|other|others|opposite|except|without|if|or|than|but"
 )
 _CHANGES += "|invalid|unsupported|impossible|inconsistent|remaining|rest|excluded|rejected|start|starting|initial|previous|old|former"
+_CHANGED = re.compile(rf"\b(?:{_CHANGES}|if|unless|assuming)\b|[不没沒非错錯误誤如若]", re.IGNORECASE)
 _WORD = rf"(?!(?:{_CHANGES})\b)[\w'’]{{1,20}}"
 _SUBJECT = re.compile(
     rf"(?:the )?{_WORD} at (?=[(\d])"  # robot at (2, 3)
@@ -85,6 +86,11 @@ _PREDICATE = re.compile(
     r"|(?:番|번)?(?:이|가|が)? ?(?:참|正しい|맞다|맞습니다|옳다)$",
     re.IGNORECASE,
 )
+
+
+def changes_answer(head: str) -> bool:
+    """Whether the line above an answer denies it or makes it depend on something: ``This table is wrong:``."""
+    return _CHANGED.search(head) is not None or is_doubted(head)
 
 
 def strip_frame(text: str) -> str:

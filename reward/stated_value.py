@@ -55,6 +55,9 @@ _TO = re.compile(
 _LEADS_ASIAN = re.compile(
     r"(?:[计計是为為在有共得了案值数量於于은는이가에]|等于|等於|剩下?|[卖賣付支]出|(?<![多少])[卖賣买買付花赚賺]|[はがもにで])$"
 )
+_EXTRA = re.compile(
+    r"(?<!最)[多少][卖賣买買付花赚賺拿给給用找算数數写寫吃喝送借做得有]?了$|(?<!最)[多少][卖賣买買付花赚賺拿给給用算写吃喝送做]$"
+)  # "多买了" says how many more
 _NAMES = re.compile(
     r"\b(?:(?:room|figure|fig|step|option|question|page|chapter|row|column|line|level|table|item|choice|problem|part|section|type|"
     r"class|grade|group|team|player|bus|route|channel|version|model|case|stage|phase|no|nr|numéro|número|nummer|номер|"
@@ -192,7 +195,7 @@ def _sentence(before: str, after: str) -> tuple[str, str] | None:
         or re.search(r"[\\^|=*/_{}\[\]]|\d", lead + clear[12:])
     ):
         return None
-    if _NAMES.search(lead) or not (_leads(lead) or _is_statement(lead, clear)):
+    if _NAMES.search(lead) or _EXTRA.search(lead) or not (_leads(lead) or _is_statement(lead, clear)):
         return None
     return money, _unit_of(clear)
 

@@ -165,7 +165,12 @@ def tells_pairs(text: str, wanted: Pairs, either_way: bool = False) -> bool:
     """
     keys = {tuple(key.split()) for key in wanted}
     values = {tuple(value.split()) for value in wanted.values()}
-    if keys & values or not all(keys) or not all(values) or re.search("[~¬]|→[^,;\n]*→", undress(text)):
+    if (
+        keys & values
+        or not all(keys)
+        or not all(values)
+        or re.search(r"[~¬]|\bso on\b|\betc\b|→[^,;\n]*→", undress(text))
+    ):
         return False  # "A → B → C" is no list of pairs
     key_words = {token for name in keys for token in name}
     tokens = _tokens(text, key_words | {token for name in values for token in name}, key_words)

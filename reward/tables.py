@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reward.notation import MAX_CELLS, cell_name, open_brackets, read_json, undress
-from reward.phrases import is_head, strip_frame
+from reward.phrases import changes_answer, is_head, strip_frame
 from reward.structures import LOOSE_MARK, raw_pairs, raw_sequence, tells_pairs
 
 Cells = list[tuple[str, str, str]]
@@ -52,6 +52,7 @@ class Grid:
         if not header or len(header) < 2 or not self.rows:
             return self
         names, rows = (self.header, self.rows) if self.header else (self.rows[0], self.rows[1:])
+        names = names if names[0] else [header[0], *names[1:]]  # an empty corner
         if sorted(names) != sorted(header) or len(set(names)) < len(names) or not rows:
             return self
         order = [names.index(name) for name in header]
@@ -98,6 +99,8 @@ def _grid(rows: Sequence[Sequence[object]], has_header: bool = False, labelled: 
 def _read_lines(text: str) -> Grid | None:
     lines = undress(re.sub(r"(?<=\S) {2,}(?=\S)", "\t", text)).splitlines()
     while len(lines) > 2 and (lines[0].startswith("#") or (lines[0].endswith(":") and "|" not in lines[0])):
+        if changes_answer(lines[0]):
+            return None
         lines = lines[1:]  # "The table:"
     if not lines:
         return None

@@ -16,6 +16,24 @@ _SECOND_HALF = {"pas", "jamais", "plus", "aucun"}
 _NAMING = {"is", "was", "ist", "は", "는", "은", "이", "가"}
 _PLACES = {"for", "in", "on", "at", "to"}
 _SUPPOSED = {f"would {verb}" for verb in ("need", "require", "mean", "imply", "demand", "contradict", "suppose")}
+_EXCEPTIONS = """except; except for; excluding; other than; apart from; außer; sauf; excepté; salvo; excepto; exceto;
+tranne; кроме; إلا; 除; 除 了"""
+_EXCEPT = frozenset(_EXCEPTIONS.replace("\n", " ").split("; "))
+_MOSTLY = {"usually", "generally", "normally", "often", "meistens", "обычно", "通 常"}
+"""They bound the side beside them, and say nothing in another clause: "Yes, it usually rains there"."""
+_SENTENCE_ENDS = {".", "。", "!", "！", ";", "；"}
+_ASSURED = re.compile(
+    r"that is so|sure|genau|tout à fait|确实如此|确实|肯定是|当然是|absolutely|definitely|certainly|of course|indeed|exactly"
+    r"|surely|naturally|natürlich|selbstverständlich|sicherlich|bien sûr"
+    r"|certainement|exactement|claro|claro que sí|por supuesto|desde luego|конечно|разумеется|بالتأكيد|بالطبع"
+    r"|当然|當然|もちろん|勿論|물론|물론입니다"
+    r"|(?:indeed |yes |of course )?(?:it|they|he|she) (?:(?:really|certainly|indeed) )?(?:is|are|does|do|has|have|was|were|did)(?: indeed)?"
+)
+_REFUTED = re.compile(
+    r"not at all|never|by no means|no chance|no way|keineswegs|auf keinen fall|pas du tout"
+    r"|en absoluto|para nada|вовсе нет|绝不|绝对不是|当然不"
+)
+"""Whole answers that agree without a word for yes, and those that deny without a word for no."""
 _MODAL_LINKS = {"es", "son", "está", "era", "hay", "è", "sono", "é", "são", "fue", "tiene"}
 
 
@@ -26,6 +44,10 @@ def read_yes_no(text: str) -> bool | None:
         return None
     if given in _PLAIN:
         return _PLAIN[given]
+    if _ASSURED.fullmatch(given):
+        return True
+    if _REFUTED.fullmatch(given):
+        return False
     items = scan(tokens_of(_HYPHEN.sub(r"\1", text)))
     conclusion = max((place for place, item in enumerate(items) if item.kind == "so"), default=-1)
     if conclusion >= 0 and (side := _side_taken(items[conclusion + 1 :])) is not None:
@@ -36,7 +58,7 @@ def read_yes_no(text: str) -> bool | None:
 def _side_taken(items: list[Phrase]) -> bool | None:
     """The one side that the text takes before its first reason."""
     sides: set[bool] = set()
-    stated = False
+    stated = conditional = settled = False
     for clause in clauses_of(items):
         kinds = {item.kind for item in clause.items}
         doubts = "doubt" in kinds and kinds.isdisjoint(_SIDES)
@@ -46,9 +68,27 @@ def _side_taken(items: list[Phrase]) -> bool | None:
             return None  # "Ich bezweifle, dass es falsch ist"
         stated = stated or (bool(found) and not doubts)
         sides |= found
+        conditional = conditional or (not settled and _is_conditional(clause, stated, bool(found)))
+        if conditional and sides:
+            return None
+        if clause.end in _SENTENCE_ENDS:  # "Yes. If we look at the left bar, ..." is not conditional
+            conditional, settled = False, stated
         if sides and any(item.kind == "because" for item in clause.items):
             break
     return sides.pop() if stated and len(sides) == 1 else None
+
+
+def _is_conditional(clause: Clause, stated: bool, sided: bool) -> bool:
+    """Whether a clause says when, or for what, the side holds and when it does not: ``if it is red``, ``except for the left one``."""
+    for place, item in enumerate(clause.items):
+        if item.kind == "because":
+            return False
+        if item.kind == "condition" and (sided or item.text.casefold() not in _MOSTLY):
+            return True
+        behind = stated and (not place or clause.items[place - 1].kind in ("yes", "no"))
+        if item.kind == "except" and (behind and item.text.lower() in _EXCEPT):
+            return True
+    return False
 
 
 def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
@@ -82,6 +122,7 @@ def _sides_of(clause: Clause, first: bool) -> set[bool] | None:
             if item.kind == "no" and thing and not (first and not place):
                 continue  # "there is no cat": of the thing, not of the answer
             misled = any(one.kind == "wrong" for one in items[:place])  # "it would be wrong to say yes"
+            misled = misled or any(one.kind == "except" for one in items[:place])  # "anything but yes"
             if denied or misled or _is_denied_name(items[place + 1 :]) or _joined(before, after):
                 return {True, False}
             sides.add(item.kind == "yes")

@@ -12,6 +12,9 @@ LENGTHS = ["5 cm", "12 cm", "20 cm", "25 cm"]
 TRENDS = ["increases", "decreases", "stays the same", "cannot be determined"]
 
 B_OF_ANIMALS = """
+B best matches the description. | Only B fits the description | The description fits B
+Of the four, B fits best. | B is the only one that fits, since A, C and D have no fur | B is best. | I think B fits. | B matches the picture
+The dog fits best. | Among the options, B.
 No doubt it is B | Without a doubt, B | B, no doubt | sans doute B | It is B without doubt | It's hard to tell, but B
 - B | * B | > B | → B | => (B) | 1. B | <b>B</b> | Ans. B | L'option B | B ist die richtige Antwort. | - dog
 B | B. | B) | (B) | [B] | b | (b) | B。 | 【B】 | “B” | "B" | 'B' | «B» | Ｂ | （B） | **B** | *B* | `B` | $B$ | \\text{B}
@@ -50,6 +53,9 @@ A resposta correta é B | La risposta è B
 الإجابة: B
 """
 NOT_B_OF_ANIMALS = """
+B fits only partly | B fits, A fits | Only A fits; B matches too | B matches C | B fits if A is red | If B, then C | B almost fits
+B fits worst. | B is the only one that does not fit | B fits less well than C | B fits, and so does C | Of the four, only B does not fit
+B is only one of them | B if A is too small | If C is red, B | B fits, as does C | B is the only one I ruled out | B最不符合 | 只有B不符合
 It is debatable whether it is B | Ich glaube nicht, dass es B ist | не думаю, что это B | I question B | I would question B
 I doubt it is B | I question whether it is B | It used to be B | I doubt B | I doubt that it's B.
 It is unlikely to be B | hardly B | It is hardly B | I am not convinced it is B | It might not be B

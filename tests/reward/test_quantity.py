@@ -73,6 +73,10 @@ def test_a_decimal_comma_counts_wherever_a_gold_answer_is_read() -> None:
 
 
 NUMBER_CORRECT = [
+    ("Tom counted 30", "30"),
+    ("Tom correctly counted 30", "30"),
+    ("小明买了12支", "12"),
+    ("小明一共买了12支", "12"),
     ("S=12", "12"),
     ("2+3=5", "5"),
     ("\\angle ABC = 90^\\circ", "90"),
@@ -638,6 +642,21 @@ NUMBER_CORRECT = [
     ("길이는 12cm입니다.", "12 cm"),
 ]
 NUMBER_INCORRECT = [
+    ("Tom wrongly counted 30", "30"),
+    ("Tom mistakenly counted 30", "30"),
+    ("By mistake, Tom counted 30", "30"),
+    ("Tom counted 30 by mistake", "30"),
+    ("Tom incorrectly wrote 30", "30"),
+    ("Tom erroneously found 30", "30"),
+    ("Tom a compté 30 par erreur", "30"),
+    ("Tom hat fälschlich 30 gezählt", "30"),
+    ("小明多买了12支", "12"),
+    ("小明少买了12支", "12"),
+    ("小红多付了12元", "12"),
+    ("少了12", "12"),
+    ("小红比小明多买12", "12"),
+    ("小明误算为12", "12"),
+    ("小明错误地数出12", "12"),
     ("6=5", "5"),
     ("blue=2, red=3", "3"),
     ("a=2 m, b=3 m", "a=5 m"),
@@ -1081,6 +1100,8 @@ COUNT_CORRECT = [
     ("two hundred", "200"),
 ]
 COUNT_INCORRECT = [
+    ("He wrongly counted 3", "3"),
+    ("3 by mistake", "3"),
     ("no answer", "0"),
     ("There are not 3 stars.", "3"),
     ("There are no 3 stars.", "3"),

@@ -1514,6 +1514,32 @@ SIMULATION = [  # (gold answer, answers that are correct, answers that are not)
 ]
 TABLE = [  # (gold answer, answers that are correct, answers that are not)
     (
+        "| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+        [
+            "<table><tr><th>Year</th><th>Sales</th></tr><tr><td>2019</td><td>120</td></tr><tr><td>2020</td><td>150</td></tr></table>",
+            "The table:\n\n| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "| | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "| Year | 2019 | 2020 |\n|---|---|---|\n| Sales | 120 | 150 |",
+        ],
+        [
+            "<table><tr><th>Year</th><th>Sales</th></tr><tr><td>2019</td><td>150</td></tr><tr><td>2020</td><td>120</td></tr></table>",
+            "Not this table:\n| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "This table is wrong:\n\n| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "If the scale is linear:\n| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "| Month | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            '[{"Month": 2019, "Sales": 120}, {"Month": 2020, "Sales": 150}]',
+            "| Year | Costs |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |",
+            "| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |\n| Total | 270 |",
+            "| Year | Sales |\n|---|---|\n| 2019 | about 120? |\n| 2020 | 150 |",
+            "| Year | Sales |\n|---|---|\n| 2019 | 120 |\n| 2020 | 150 |\n\nActually, 2019 is 125.",
+        ],
+    ),
+    (
+        "A: 3; B: 5; C: 4",
+        ["C: 4; A: 3; B: 5", "A→3, B→5, C→4"],
+        ["A: 3!; B: 5; C: 4", "A: 3; B: 5; C: 4; and so on", "A: 3; B: 5; C: 4, etc.", "A: 3 or 4; B: 5; C: 4"],
+    ),
+    (
         "row 1: red none blue; row 2: none green none",
         [
             "row 1: red, none, blue; row 2: none, green, none",

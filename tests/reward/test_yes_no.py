@@ -7,6 +7,12 @@ import pytest
 from reward.yes_no import read_yes_no
 
 YES = """
+Yes, it usually rains there. | That is so. | Sure. | Genau. | Tout à fait. | 确实如此 | はい、この場合は等しいです。 | 네, 이 경우 같습니다.
+Yes, they match. | Yes, in this case. | Yes. The cat is often seen here.
+Absolutely! | Definitely. | Of course. | Certainly | Exactly. | Indeed it is. | It does. | 当然 | もちろん | 물론입니다 | Natürlich
+Bien sûr | Claro que sí | Конечно | بالتأكيد | Yes. If we compare the bars, A is taller. | Yes, even if it is small
+Yes, because if the bar were shorter it would be below 5. | Yes, as if drawn with a ruler | So yes, it is. If not, the line would be red.
+Yes (no exceptions).
 No doubt, yes. | Yes, without a doubt | Yes, no doubt about it
 The given statement is correct. | That is the case. | I think so. | Так и есть | The claim holds | Both statements are true
 Yes | yes. | YES! | **Yes** | "Yes" | \\text{yes} | Y | Y. | True | TRUE | true. | Correct | Right. | Yeah | Yep | yes yes | ＹＥＳ
@@ -35,6 +41,9 @@ Sim, é verdade | Sì | Sì, è vero
 هذا صحيح | نعم، هذا صحيح
 """
 NO = """
+No, if anything it is shorter. | No, usually it is blue. | Not at all. | Never. | By no means. | 绝不 | No, they do not match.
+Absolutely not | Of course not. | Certainly not | 当然不 | No. If it were, the bar would be taller.
+No, if it were true the bar would be longer
 いいえ違います | 아니요 아닙니다 | No it is not | No, not at all | No: not visible
 No, I doubt it | No, unlikely. | I disagree with the statement. It is false. | Je ne pense pas
 This is not the case | That is not the case. | I don't think so | The statement does not hold | 没有 | 并不正确 | 아닙니다 | そうではない
@@ -64,6 +73,16 @@ Não, é falso | Non è vero
 غير صحيح | الإجابة هي لا | هذا خطأ | ليس صحيحا
 """
 NEITHER = """
+Yes, depending on the scale | Yes, for the most part | Yes, more or less | Technically yes | Yes, with one exception | If so, yes
+Yes, under the assumption that A holds | Ja, unter Umständen | 네, 빨간색이면 | はい、赤ければ | As if! | Definitely maybe
+Yes if the scale is linear. | Yes, if you ignore the shadow. | Yes, unless the dog is hidden.
+If the scale is linear, yes | No, unless it is blue
+Yes, provided that the lines are straight. | Yes, assuming the scale starts at 0 | Yes, as long as they are parallel | Yes, in some cases
+Only if x > 0: yes. | Usually yes | Yes - in theory | No if the picture is complete. | No, not if the scale is logarithmic
+Ja, wenn die Linie gerade ist. | Ja, falls beide gleich sind | Oui, si l'on compte le chien | Sí, si es azul | Да, если это кошка
+نعم، إذا كانت صحيحة | はい、もし直線なら | 네, 만약 직선이라면 | 是的,如果它是直线 | 除非是直线,是的 | Yeah, right. | Yes, right. As if.
+Anything but yes | The opposite of yes | Yes, except for the left one | Ja, außer links
+Absolutely, maybe | Of course, unless it is red
 No is wrong | No is not the answer | Yes is not the answer | いいえではありません | はいではありません | 네는 아닙니다 | 아니요는 아닙니다
 Saying no would be wrong | It is hard to call it false | No one is able to say | I would hesitate to say yes | لا أحد يعلم
 Ich bezweifle, dass es falsch ist | сомневаюсь, что это неверно | I doubt it. | Yes, but I doubt it
