@@ -1,6 +1,6 @@
-"""All six stages for real on random-weight models, and `kill -9` in each that takes time.
+"""All six stages for real on the bundled models, and `kill -9` in each that takes time.
 
-Random models conclude nothing, so the agent loop keeps no trace and the cold-start set is filled up with direct answers.
+Random weights would write every reply to its limit, and a reply that was cut off ends its episode.
 """
 
 import json
@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from vlm.load import bundled_model
 
 pytestmark = pytest.mark.slow
 
@@ -41,13 +43,13 @@ EVAL = "max_new_tokens: 12\nbatch_size: 4\nblank: 4\nswap: 4\nsets:\n  look: {ki
 BUILD = """
 prompts: short
 concurrency: 4
-loop: {rounds: 2, tokens: {request: 8, reply: 8, conclusion: 8, rewrite: 8}}
+loop: {rounds: 2}
 mix: {min_rows: 16}
 """
 
 
 class Case:
-    """A folder with a small config and two random-weight models."""
+    """A folder with a small config and two models."""
 
     def __init__(self, folder: Path, vlm: Path, reasoner: Path) -> None:
         self.folder = folder
@@ -100,8 +102,8 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def case(tmp_path_factory: pytest.TempPathFactory, tiny_vlm_dir: Path, tiny_reasoner_dir: Path) -> Case:
-    return Case(tmp_path_factory.mktemp("case"), tiny_vlm_dir, tiny_reasoner_dir)
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(tmp_path_factory.mktemp("case"), bundled_model("tiny"), bundled_model("tiny-reasoner"))
 
 
 @pytest.fixture(scope="module")
