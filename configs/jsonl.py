@@ -167,7 +167,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(path) as temporary:
-        # Half of a surrogate pair is written as \\udXXX, which is also what JSON calls it.
+        # Half of a surrogate pair is written as \udXXX, which is also what JSON calls it.
         with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
