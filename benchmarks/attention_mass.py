@@ -5,7 +5,7 @@ response tokens), without the probe, with it on all layers and on one, with its 
 with ``output_attentions``; interleaved, so that a machine's moods hit all alike; medians of the paired ratios, with their
 quartiles. Images are left out: a vision tower would only dilute the ratio. Memory: bytes allocated as torch's profiler
 counts them, and how the probe's grow with the response. Exactness: the largest difference to eager attention, for tiny
-models of eight families (tests/vlm).
+models of eight families (benchmarks/families).
 
 Where the processor has no fast bfloat16, the bfloat16 part is left out (``max_error_bf16`` is null, and ``left_out`` says why).
 ``check_seconds`` is what the comparison before a model's first measurement takes on the benchmark's model.
@@ -25,13 +25,13 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "vlm")]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from tiny_families import FAMILIES  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration  # noqa: E402
 
+from benchmarks.families import FAMILIES, REFERENCE  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.machine import bfloat16_is_fast, processor  # noqa: E402
 from vlm.attention import AttentionMass, image_token_mask  # noqa: E402
@@ -45,7 +45,7 @@ MUST_HOLD: dict[str, Callable[[Any], bool]] = {
     "memory_exponent": lambda exponent: exponent <= 1.15,
     "max_error_fp32": lambda error: error <= 1e-5,
     "max_error_bf16": lambda error: error is None or error <= 2e-2,  # None: skipped; ``left_out`` says why
-    "families": lambda errors: len(errors) == 8 and max(errors.values()) <= 1e-5,
+    "families": lambda errors: len(errors) == len(REFERENCE) and max(errors.values()) <= 1e-5,
 }
 
 
@@ -227,11 +227,11 @@ def main() -> int:
 
     figures: dict[str, Any] = measure_time(pairs=15 if args.quick else 40)
     figures |= measure_memory([512, 1024, 2048] if args.quick else [512, 1024, 2048, 4096])
-    figures["families"] = {family: error_of(family, torch.float32) for family in FAMILIES}
+    figures["families"] = {family: error_of(family, torch.float32) for family in REFERENCE}
     figures["max_error_fp32"] = max(figures["families"].values())
     figures["max_error_bf16"], figures["left_out"] = None, f"bfloat16, which is slow on this processor: {processor()}"
     if bfloat16_is_fast("cpu"):
-        figures["max_error_bf16"] = max(error_of(family, torch.bfloat16) for family in FAMILIES)
+        figures["max_error_bf16"] = max(error_of(family, torch.bfloat16) for family in REFERENCE)
         figures["left_out"] = None
     figures |= {"check_seconds": check_seconds(), "processor": str(processor())}
     figures |= surroundings(args.threads, "torch", "transformers")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,7 @@ from transformers import (
     Qwen3_5ForConditionalGeneration,
 )
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "vlm"))
-
-from tiny_families import FAMILIES
-
+from benchmarks.families import FAMILIES, REFERENCE
 from configs.errors import UserError
 from train.config import Lora
 from train.grpo import run_grpo
@@ -47,7 +43,7 @@ def leaves(names: list[str]) -> set[str]:
     return {name.rpartition(".")[2] for name in names}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", REFERENCE)
 def test_where_the_old_default_reached_every_block_the_new_one_is_the_same(name: str) -> None:
     model = FAMILIES[name]().model
     found = target_names(Lora(), model)
@@ -189,7 +185,7 @@ def test_a_qwen3_5_of_9b_carries_adapters_in_32_of_32_blocks() -> None:
 
 
 def test_blocks_are_found_where_zero3_keeps_the_weights_elsewhere() -> None:
-    model = FAMILIES["Qwen3VL"]().model
+    model = FAMILIES["qwen3_vl"]().model
     before = find_blocks(model)
     for weight in model.parameters():
         weight.ds_shape, weight.data = weight.shape, torch.empty(0)
@@ -333,7 +329,7 @@ def test_grpo_prints_what_its_adapters_reach(
 
 
 def test_a_checkpoint_for_layers_of_other_names_is_refused(tmp_path: Path) -> None:
-    model = FAMILIES["Qwen3VL"]().model
+    model = FAMILIES["qwen3_vl"]().model
     for names, said in ((["v_proj", "1.self_attn.q_proj"], None), (["wqkv"], "layers that the model does not have")):
         (tmp_path / "adapter_config.json").write_text(json.dumps({"target_modules": names}))
         if said is None:  # the ends that PEFT saves

@@ -8,12 +8,13 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
-from tiny_families import FAMILIES, IMAGE, TEXT, Family, qwen3_vl
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import vlm.attention
 import vlm.attention_kernels
+from benchmarks.families import FAMILIES, IMAGE, TEXT, Family
+from benchmarks.families.qwen import qwen3_vl
 from configs.errors import UserError
 from vlm.attention import AttentionMass, image_token_mask, response_mass
 
@@ -102,7 +103,7 @@ class Blind(contextlib.nullcontext[None]):
     call = None
 
 
-@pytest.mark.parametrize("name", ["Qwen3VL", "Gemma3"])
+@pytest.mark.parametrize("name", ["qwen3_vl", "gemma3"])
 @pytest.mark.parametrize("padded", [True, False])
 def test_both_forms_agree(name: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = FAMILIES[name]()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_families import FAMILIES, IMAGE, TEXT, VISION, Family, _finish
 
 import vlm.attention
+from benchmarks.families import FAMILIES, IMAGE, TEXT, VISION, Family, finish
 from configs.errors import UserError
 from vlm import attention_check
 from vlm.attention import AttentionMass
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.seam
 
 @pytest.fixture
 def family() -> Family:
-    return FAMILIES["Qwen3VL"]()
+    return FAMILIES["qwen3_vl"]()
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def test_a_model_is_compared_once_and_left_as_it_was(family: Family, monkeypatch
     assert runs == [model, model]  # once without the probe and once with it, at the first entry alone
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(model.model.rope_deltas, deltas) and torch.equal(torch.get_rng_state(), random)
-    with AttentionMass(FAMILIES["Qwen3VL"]().model):
+    with AttentionMass(FAMILIES["qwen3_vl"]().model):
         pass
     assert len(runs) == 4  # another model is asked anew
 
@@ -129,7 +129,7 @@ def gemma4(shared: int) -> Any:
         audio_config=None,
         image_token_id=IMAGE,
     )
-    return _finish(transformers.Gemma4ForConditionalGeneration(config))
+    return finish(transformers.Gemma4ForConditionalGeneration(config))
 
 
 @torch.no_grad()
@@ -239,7 +239,7 @@ def test_attention_of_another_kind_is_refused_without_weights(build: Any, words:
 def test_the_comparison_alone_finds_a_sparse_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """MiniMax-M3-VL, whose code hides the keys that were not chosen under the names "eager" and "sdpa" only."""
     monkeypatch.setattr(vlm.attention, "refuse_unsupported", lambda model: None)
-    model = _finish(minimax_m3())
+    model = finish(minimax_m3())
     with pytest.raises(UserError, match="computes something else"):
         AttentionMass(model).__enter__()
 
@@ -274,6 +274,6 @@ def test_a_layer_without_a_cache_of_its_own_is_refused_in_words(
 
 def test_gemma_reads_text_alone() -> None:
     """The check's prompt has no image, which families with bidirectional image attention must take too."""
-    model = _finish(FAMILIES["Gemma3"]().model)
+    model = finish(FAMILIES["gemma3"]().model)
     with AttentionMass(model, "all"):
         pass

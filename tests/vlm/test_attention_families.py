@@ -4,14 +4,15 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from tiny_families import FAMILIES, IMAGE, Family, mistral3
 
+from benchmarks.families import FAMILIES, IMAGE, REFERENCE, Family
+from benchmarks.families.mistral import mistral3
 from vlm.attention import AttentionMass, image_token_mask
 
 pytestmark = pytest.mark.seam
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+@pytest.fixture(scope="module", params=REFERENCE)
 def family(request: pytest.FixtureRequest) -> Iterator[Family]:
     with torch.no_grad():
         yield FAMILIES[request.param]()
@@ -32,12 +33,13 @@ LAYOUTS = [
     pytest.param([2, 1], [3, 9], "right", id="unequal-right"),
     pytest.param([2, 0], [3, 9], "left", id="one-without-image"),
     pytest.param([0, 0], [3, 9], "left", id="no-image"),
+    pytest.param([[0, 1, 2], [1]], [3, 9], "left", id="three-sizes-in-a-row"),
 ]
 
 
 @pytest.mark.parametrize(("images", "lengths", "side"), LAYOUTS)
 def test_equals_eager_and_leaves_the_output_alone(
-    family: Family, images: list[int], lengths: list[int], side: str
+    family: Family, images: list[int | list[int]], lengths: list[int], side: str
 ) -> None:
     batch = family.batch(images, lengths, side)
     stock = family.model(**batch).logits
@@ -93,7 +95,7 @@ def test_image_tokens_are_those_whose_embedding_the_vision_features_replace(fami
         hook.remove()
     changed = (seen[0] != seen[1]).any(-1)
     mask = image_token_mask(family.model, batch["input_ids"])
-    if family.name == "LlavaOnevision":  # a tile row's learned line break takes an image token's place
+    if family.name == "llava_onevision":  # a tile row's learned line break takes an image token's place
         assert not (changed & ~mask).any()
         assert (mask & ~changed).sum() == 2 * 3  # two rows of tiles in each of three images
     else:
@@ -131,7 +133,7 @@ def test_a_sliding_window_that_cuts_the_image() -> None:
 
 @torch.no_grad()
 def test_a_custom_additive_mask() -> None:
-    family = FAMILIES["InternVL"]()
+    family = FAMILIES["internvl"]()
     batch = family.batch([2], [9])
     length = batch["input_ids"].shape[1]
     bias = torch.randn(1, 1, length, length, generator=torch.Generator().manual_seed(0))

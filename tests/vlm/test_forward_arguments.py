@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_families import FAMILIES, Family
 from torch import nn
 from transformers import DynamicCache
 
+from benchmarks.families import FAMILIES, Family
 from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.forward_arguments import ArgumentReader, cache_of
@@ -79,7 +79,7 @@ def test_the_cache_of_keyword_arguments_alone() -> None:
 
 @pytest.fixture(scope="module")
 def family() -> Family:
-    return FAMILIES["Qwen3VL"]()
+    return FAMILIES["qwen3_vl"]()
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from tiny_families import FAMILIES
 
+from benchmarks.families import FAMILIES
 from configs.errors import UserError
 from vlm.attention import AttentionMass
 from vlm.chat import encode, question_messages
@@ -147,20 +147,20 @@ def test_maps_sum_to_the_mean_mass_of_the_predicting_rows(vlm: VLM) -> None:
 
 
 def test_grids_of_unequal_images_in_a_batch() -> None:
-    tiny = FAMILIES["Qwen3VL"]()
+    tiny = FAMILIES["qwen3_vl"]()
     batch = tiny.batch([1, 2], [3, 3])
     batch["image_grid_thw"] = torch.tensor([[1, 4, 6], [1, 6, 4], [1, 2, 12]])
     assert token_grids(tiny.model, batch, [1, 2]) == [[(2, 3)], [(3, 2), (1, 6)]]
 
 
-@pytest.mark.parametrize("name", ["InternVL", "SmolVLM", "Gemma3", "Mistral3"])
+@pytest.mark.parametrize("name", ["internvl", "smolvlm", "gemma3", "mistral3"])
 def test_grids_of_other_families(name: str) -> None:
     tiny = FAMILIES[name]()
     assert token_grids(tiny.model, tiny.batch([1, 2], [3, 3]), [1, 2]) == [[(2, 2)], [(2, 2)] * 2]
 
 
 def test_refuses_in_words() -> None:
-    tiles = FAMILIES["LlavaOnevision"]()
+    tiles = FAMILIES["llava_onevision"]()
     with pytest.raises(UserError, match="cut images into tiles"):
         token_grids(tiles.model, tiles.batch([1]), [1])
     with pytest.raises(UserError, match="the span is empty"):

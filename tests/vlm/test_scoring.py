@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_families import FIRST_WORD, IMAGE, qwen2_5_vl
 
+from benchmarks.families import FIRST_WORD, IMAGE
+from benchmarks.families.qwen import qwen2_5_vl
 from vlm.scoring import hellinger, mask_patches, read_batch
 
 
