@@ -106,8 +106,13 @@ def finish(model: PreTrainedModel) -> PreTrainedModel:
     draw = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
-            scale = 0.3 if "embed" in name else 0.8 / weight[0].numel() ** 0.5
+            # Experts stand in one tensor, (experts, outputs, inputs).
+            inputs = weight.shape[-1] if "experts" in name else weight[0].numel()
+            scale = 0.3 if "embed" in name else 0.8 / inputs**0.5
             weight.data.normal_(0, scale, generator=draw)
+        elif name.endswith("A_log"):
+            # Linear attention that forgets slowly: otherwise its state is near 0, and normalising it enlarges rounding errors.
+            weight.data.uniform_(0.05, 1, generator=draw).log_()
     model.generation_config.update(bos_token_id=1, eos_token_id=EOS, pad_token_id=0)
     # Random weights may well write an image token; real models are kept from it when they sample.
     model.generation_config.suppress_tokens = [IMAGE, VIDEO, IMAGE_START, IMAGE_END, IMAGE_BREAK]
