@@ -7,13 +7,13 @@
 
 ``mass[l, b, n] = mean over heads of the sum over image tokens j of softmax(q_n k_j)``: the A_n of Reflection-V (arXiv
 2509.12132, section on the visual-attention reward). It is recorded inside the forward or generation that happens anyway,
-through transformers' ``AttentionInterface``; the model's outputs and gradients stay those of its own kernel. The sums are
-in :mod:`vlm.attention_kernels`; ``docs/attention.md`` has the cost, the limits and the sources.
+through transformers' ``AttentionInterface`` (:mod:`vlm.attention_hook`); the model's outputs and gradients stay those of its own
+kernel. Which layers have such a mass is found by :mod:`vlm.attention_traits`, and the sums are in :mod:`vlm.attention_kernels`;
+``docs/attention.md`` has the cost, the limits and the sources.
 """
 
 import contextlib
 import functools
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
@@ -21,32 +21,19 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import Cache
 
 from configs.errors import UserError
+from vlm.attention_calls import is_supported, mask_of_call, tapped_call
 from vlm.attention_check import check_once
+from vlm.attention_hook import forget, observe, observed
 from vlm.attention_kernels import KernelTap, Positions
-from vlm.attention_parts import (
-    attention_layers,
-    choose_layers,
-    hf_model,
-    image_token_mask,
-    model_body,
-    refuse_unsupported,
-    text_configs,
-)
-from vlm.attention_recording import ForwardRecorder, Recording, joined, response_mass
+from vlm.attention_parts import hf_model, image_token_mask, model_body
+from vlm.attention_recording import ForwardRecorder, LayerCall, Recording, joined, response_mass
+from vlm.attention_traits import attention_traits, choose_layers
 from vlm.forward_arguments import ArgumentReader
 
 __all__ = ["AttentionMass", "Recording", "image_token_mask", "response_mass"]
-
-# The attention implementations that the probe can stand in for. Eager and flash-attn have kernels of their own.
-SUPPORTED = ("sdpa",)
-_NAME = "sdpa_attention_mass"
-
-_PROBES: "weakref.WeakKeyDictionary[nn.Module, AttentionMass]" = weakref.WeakKeyDictionary()
 
 
 class AttentionMass:
@@ -59,14 +46,15 @@ class AttentionMass:
 
     Args:
         model: a vision-language model of transformers, also wrapped by PEFT, accelerate or DeepSpeed.
-        layers: ``"last"``, ``"all"``, or layer numbers of the language model (negative ones count from the end).
+        layers: ``"last"``, ``"all"``, or layer numbers of the language model (negative ones count from the end), among those that
+            have a softmax over keys (:mod:`vlm.attention_traits`, also for what "last" means).
         rows: which rows of a forward. None: all. A bool tensor (batch, length): each sequence's chosen rows, packed to
             the left and padded with NaN to the longest. An int N: the last N positions.
         per_head: also keep ``head_mass``.
         per_token: also keep ``token_mass`` (heat maps) and ``top_share``.
 
     Raises:
-        UserError: the model has no image tokens or an attention implementation other than :data:`SUPPORTED`, a layer does
+        UserError: the model has no image tokens or an attention implementation that the probe cannot read, a layer does
             not exist, no row is chosen, or (on entering) the model already carries a probe. Inside it: what would leave
             the mass unknown (beam search, assisted decoding, continuous batching, a cache filled outside, ...).
     """
@@ -81,12 +69,11 @@ class AttentionMass:
     ) -> None:
         self._model = hf_model(model)
         image_token_mask(self._model, torch.zeros(1, 1, dtype=torch.long))  # refuses a text-only model
-        refuse_unsupported(self._model)
+        self.traits = attention_traits(self._model)
+        self.layers = choose_layers(layers, self.traits)
         self._body = model_body(self._model)
         self._arguments = ArgumentReader(self._body)
-        self._attention = attention_layers(self._model)
-        self._configs = text_configs(self._model, self._attention)
-        self.layers = choose_layers(layers, self._attention)
+        self._attention: list[Any] = [self.traits.measured[layer].attention for layer in self.layers]
         self.rows = _check_rows(rows)
         self.per_head, self.per_token = per_head, per_token
         self.recordings: list[Recording] = []
@@ -96,28 +83,31 @@ class AttentionMass:
         self._cache: Any = None
         self._generation_images: tuple[torch.Tensor, Positions] | None = None
         self._forward: ForwardRecorder | None = None
-        self._restore: list[tuple[PreTrainedConfig, str]] = []
+        self._kept: Any = None  # logits_to_keep of the forward under way
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._check_implementation()
 
+    @property
+    def coverage(self) -> dict[str, Any]:
+        """Which layers the mass covers, of how many and of which kinds: ``AttentionTraits.coverage``."""
+        return self.traits.coverage(self.layers)
+
     def _check_implementation(self) -> None:
-        for config in self._configs:
-            if config._attn_implementation not in (*SUPPORTED, _NAME):
+        for name in {module.config._attn_implementation for module in self._attention}:
+            if not is_supported(name):
                 raise UserError(
-                    f"the attention probe cannot read attn_implementation={config._attn_implementation!r}; it supports: "
-                    f"{', '.join(SUPPORTED)}. Load the model with attn_implementation='sdpa', or call "
-                    "model.set_attn_implementation('sdpa')."
+                    f"the attention probe cannot read attn_implementation={name!r}; it reads sdpa, flash attention, flex_attention "
+                    "and eager. Load the model with attn_implementation='sdpa', or call model.set_attn_implementation('sdpa')."
                 )
 
     def __enter__(self) -> "AttentionMass":
-        if any(module in _PROBES for module in self._attention.values()):
+        if any(observed(layer.attention) for layer in self.traits.measured.values()):
             raise UserError(
                 f"this {type(self._model).__name__} already carries an attention probe; leave that one first, or ask it "
                 "for more layers."
             )
         self._check_implementation()
-        # The first layer, because one that shares the keys of another cannot be recorded around generate().
-        check_once(self._model, lambda: AttentionMass(self._model, [min(self._attention)])._installed())
+        check_once(self._model, lambda: AttentionMass(self._model, self.layers)._installed())
         self._install()
         return self
 
@@ -135,11 +125,7 @@ class AttentionMass:
             self._uninstall()
 
     def _install(self) -> None:
-        self._restore = [(config, config._attn_implementation) for config in self._configs]
-        for config in self._configs:
-            config._attn_implementation = _NAME
-        for module in self._attention.values():
-            _PROBES[module] = self
+        observe(self._attention, self._observe)
         self._hooks = [
             self._body.register_forward_pre_hook(self._before, with_kwargs=True),
             self._body.register_forward_hook(self._after, with_kwargs=True, always_call=True),
@@ -154,11 +140,8 @@ class AttentionMass:
             vars(self._model)["generate"] = self._generate
         for hook in self._hooks:
             hook.remove()
-        for config, implementation in self._restore:
-            config._attn_implementation = implementation
-        for module in self._attention.values():
-            _PROBES.pop(module, None)
-        self._hooks, self._restore, self._forward = [], [], None
+        forget(self._attention)
+        self._hooks, self._forward = [], None
         self._close_generation()
 
     # Results
@@ -254,10 +237,11 @@ class AttentionMass:
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             # Positions of this forward only: with a cache the mask covers what came before, too.
             padding = ~mask[:, past : past + length].to(ids.device, torch.bool).gather(1, rows.index)
-        sizes = {n: _key_sizes(cache, length, n) for n in self.layers}
+        sizes = {n: _key_sizes(cache, length, self.traits.measured[n].keys_of) for n in self.layers}
         if cache is not None:
             self._generated_to, self._generation_images, self._cache = past + length, images, cache
             vars(cache)["reorder_cache"] = _refuse_beams  # on this one object, until the generation is closed
+        self._kept = kwargs.get("logits_to_keep")
         self._forward = ForwardRecorder(rows, *images, padding, sizes, length, is_step=cache is not None)
 
     def _choose_rows(self, batch: int, length: int, device: torch.device, last_only: bool) -> Positions:
@@ -281,7 +265,7 @@ class AttentionMass:
         if missing:
             raise UserError(
                 f"the attention of layer {missing[0]} did not come through the attention probe, so its mass is unknown; "
-                f"{type(self._model).__name__} does not use transformers' AttentionInterface there."
+                f"{type(self._model).__name__} does not use transformers' AttentionInterface there; choose other layers."
             )
         recording = forward.recording(self.layers)
         (self._steps if forward.is_step else self.recordings).append(recording)
@@ -295,66 +279,64 @@ class AttentionMass:
 
     def _observe(
         self,
+        stock: Callable[..., Any],
         module: nn.Module,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: Any,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """Runs the stock attention function and, in a chosen layer of a forward, records what it attends to."""
+    ) -> tuple[torch.Tensor, Any]:
+        """Runs the model's own attention function and, in a chosen layer of a forward, records what it attends to."""
         layer, forward = int(module.layer_idx), self._forward  # type: ignore[arg-type]
         # Gradient checkpointing runs layers again in the backward pass: no forward is under way, nothing to record.
         if forward is None or layer not in forward.n_keys:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        if torch.compiler.is_compiling():
-            raise UserError("the attention probe cannot record inside torch.compile; run the model uncompiled.")
-        if kwargs.get("cache") is not None:
-            raise UserError("the attention probe cannot record continuous batching (a paged cache); use generate().")
-        if kwargs.get("position_bias") is not None:
-            raise UserError("the attention probe cannot record attention with a position bias.")
-        if query.shape[2] != forward.n_queries:
-            raise UserError(
-                f"layer {layer} of {type(self._model).__name__} computes {query.shape[2]} of the {forward.n_queries} rows, so the "
-                "attention probe cannot tell which they are: leave out logits_to_keep, or choose other layers."
-            )
-        if key.shape[2] != forward.n_keys[layer]:
-            raise UserError(
-                f"layer {layer} of {type(self._model).__name__} attends to {key.shape[2]} keys where the text has "
-                f"{forward.n_keys[layer]}, so they are not the text's tokens and the mass on the image is unknown: this kind of "
-                "attention (cross-attention, or keys that another layer shares) is not supported; choose other layers or "
-                "another model."
-            )
+            return stock(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        self._refuse_call(layer, forward, query, key, kwargs)
         tap = KernelTap()
         # A single row, as in a generation's step, is cheaper to weigh from scratch than by watching the kernel.
         with contextlib.nullcontext() if forward.one_row else tap:
-            out = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-        is_causal = kwargs.get("is_causal")
-        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        scaling = kwargs.get("scaling")
-        keep = (self.per_head, self.per_token)
-        forward.record(layer, query, key, attention_mask, bool(is_causal), scaling, tap.call, *keep)
-        return out
+            out = stock(module, query, key, value, attention_mask, **kwargs)
+        name = str(module.config._attn_implementation)  # type: ignore[union-attr]
+        with torch.no_grad():
+            mask, is_causal = forward.shared(
+                attention_mask,
+                (kwargs.get("sliding_window"), kwargs.get("is_causal"), key.shape[2], query.shape[2]),
+                lambda: mask_of_call(name, module, query, key, attention_mask, kwargs),
+            )
+            call = tapped_call(tap, name, query, key, attention_mask, kwargs.get("scaling"))
+        maps = out[1] if name == "eager" else None
+        softcap, sinks = (None, None) if name == "sdpa" else (kwargs.get("softcap"), kwargs.get("s_aux"))
+        seen = LayerCall(layer, query, key, mask, is_causal, kwargs.get("scaling"), call, maps, softcap, sinks)
+        forward.record(seen, self.per_head, self.per_token)
+        return out  # type: ignore[no-any-return]
 
-
-def _attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """What transformers calls in place of ``sdpa`` while a probe is entered."""
-    probe = _PROBES.get(module)
-    if probe is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return probe._observe(module, query, key, value, attention_mask, **kwargs)
-
-
-# Two names in a table, harmless while no model's config says so: transformers offers no way to take one out again.
-AttentionInterface.register(_NAME, _attention)
-AttentionMaskInterface.register(_NAME, sdpa_mask)
+    def _refuse_call(
+        self, layer: int, forward: ForwardRecorder, query: torch.Tensor, key: torch.Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Raise UserError for a call of a layer's attention whose mass would be unknown."""
+        where = f"layer {layer} of {type(self._model).__name__}"
+        if torch.compiler.is_compiling():
+            raise UserError("the attention probe cannot record inside torch.compile; run the model uncompiled.")
+        if kwargs.get("cache") is not None and not isinstance(kwargs["cache"], Cache):
+            raise UserError("the attention probe cannot record continuous batching (a paged cache); use generate().")
+        if kwargs.get("cu_seq_lens_q") is not None:
+            raise UserError("the attention probe cannot record packed sequences; give the batch with padding.")
+        if kwargs.get("position_bias") is not None:
+            raise UserError("the attention probe cannot record attention with a position bias.")
+        left_out = forward.n_queries - query.shape[2]
+        # Layers that share the keys of earlier ones may leave out all but the last rows, those that the caller keeps logits of.
+        if left_out and (left_out < 0 or query.shape[2] != self._kept or not forward.keeps(left_out)):
+            raise UserError(
+                f"{where} computes {query.shape[2]} of the {forward.n_queries} rows, so the attention probe cannot tell which they "
+                "are: leave out logits_to_keep, or choose other layers."
+            )
+        if key.shape[2] != forward.n_keys[layer]:
+            raise UserError(
+                f"{where} attends to {key.shape[2]} keys where the text has {forward.n_keys[layer]}, so they are not the text's "
+                "tokens and the mass on the image is unknown: this kind of attention (cross-attention, or keys of another "
+                "sequence) is not supported; choose other layers or another model."
+            )
 
 
 def _key_sizes(cache: Cache | None, length: int, layer: int) -> tuple[int, int]:
@@ -368,8 +350,7 @@ def _key_sizes(cache: Cache | None, length: int, layer: int) -> tuple[int, int]:
         keys, offset = cache.get_mask_sizes(length, layer)
     except (ValueError, NotImplementedError, IndexError) as error:
         raise UserError(
-            f"layer {layer} keeps no keys of its own in the cache (it shares those of another layer), so its attention mass "
-            "cannot be read around generate(): choose other layers."
+            f"the cache has no keys of layer {layer}, so its attention mass cannot be read around generate(): choose other layers."
         ) from error
     return int(keys), int(offset)
 

@@ -1,9 +1,8 @@
-"""Checks that the attention probe does not change a model's logits: once per model, before its first measurement.
+"""Checks that the attention probe reads a model and does not change it: once per model, before its first measurement.
 
-Some modelling code takes another branch when the attention implementation has a name that it does not know. Entering the
-probe would then change what the model computes, and the recorded mass would not be that of the model itself. So a short generation (a
-left-padded prefill and two steps with the cache) and a forward without padding and cache run without the probe and with it,
-and the logits are compared.
+A short generation (a left-padded prefill and two steps with the cache) and a forward without padding and cache run without the
+probe and with it. The logits must be the same, and the probe must have recorded both: what a model's code does is not known
+from its config alone, and a refusal must come before the work.
 """
 
 import contextlib
@@ -32,7 +31,7 @@ _CHECKED: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
 def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-    """Compare the logits of ``model`` with and without the probe; a model that has passed is not checked again.
+    """Run ``model`` with and without the probe and compare; a model that has passed is not checked again.
 
     It costs twice a generation of three tokens and a forward, over prompts of eight tokens. The model's mode, what a forward
     stores on it and the random state are restored. Under DeepSpeed and FSDP every rank must call it, as every
@@ -42,7 +41,8 @@ def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractCo
         probe: makes the context manager that installs the probe.
 
     Raises:
-        UserError: the logits differ by more than rounding, or the model cannot read text alone.
+        UserError: the logits differ by more than rounding, the model cannot read text alone, or its ``generate()`` passes by the
+            forward in which the probe finds the image tokens.
     """
     if model in _CHECKED:
         return
@@ -56,14 +56,18 @@ def check_once(model: PreTrainedModel, probe: Callable[[], contextlib.AbstractCo
                 f"the attention probe could not be checked on {name}: a short generation from text alone fails ({reason}), so "
                 "its numbers cannot be trusted there; use another model."
             ) from error
-        with probe():
+        with probe() as entered:
             probed = _logits(model)
+    if len(entered.recordings) != 2:
+        raise UserError(
+            f"generate() of {name} hands its text on as embeddings, past the forward in which the attention probe finds the image "
+            "tokens, so their attention mass cannot be measured; use another model."
+        )
     apart = difference(stock, probed)
     if not apart <= TOLERANCE.get(model.dtype, HALF_TOLERANCE):
         raise UserError(
-            f"{name} computes something else while the attention probe is entered (its logits move by {apart:.2g} of the largest): "
-            "its code depends on the name of the attention implementation, so its attention mass cannot be measured; use another "
-            "model."
+            f"{name} computes something else while the attention probe is entered (its logits move by {apart:.2g} of the largest), so "
+            "its attention mass cannot be measured; use another model."
         )
     _CHECKED.add(model)
 

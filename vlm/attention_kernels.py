@@ -1,14 +1,15 @@
 """The arithmetic of :class:`vlm.attention.AttentionMass`: how much softmax mass chosen rows put on the image keys.
 
-Exact, and never with a rows x keys map of scores:
+Exact, and without a rows x keys map of scores of its own:
 
 * :func:`mass_from_logsumexp`, form (b): ``sum over image keys of exp(q.k * scale - lse)``, where ``lse`` is the
   log-sum-exp over *all* keys that the forward's own kernel has computed anyway. :class:`KernelTap` reads it off torch's
   CPU flash kernel, together with the queries and keys exactly as that kernel saw them (after autocast).
 * :func:`mass_from_indicator`, form (a): a second attention call whose values are the image indicator, because
   ``softmax(Q K^T) @ indicator`` *is* the mass. Used wherever (b) has not been checked: other devices, the math kernel.
-* :func:`mass_of_one_row`, for the single row of a generation's step, where the plain softmax over the keys is one vector
-  a head and costs less than either.
+* :func:`mass_from_logits`, the plain softmax over all keys in chunks of rows: for the single row of a generation's step, where it
+  is one vector a head and costs less than either, and for logits with a soft cap or a sink.
+* :func:`mass_from_maps`, where the attention function returns its weights anyway (eager).
 
 Notation: B batch, H query heads, K key heads (H a multiple of K), R chosen rows, I image keys, L keys, D head width.
 """
@@ -34,21 +35,31 @@ class KernelCall:
 
 
 class KernelTap(TorchDispatchMode):
-    """Watches the operators that run under it and keeps the call of torch's CPU flash attention kernel, if there is one.
+    """Watches the operators that run under it and keeps the call of a flash attention kernel, if there is one.
 
     Nothing is replaced: the operators run as they would, so outputs, gradients and what autograd saves stay the same to
     the bit, whatever transformers did to heads and masks before it called ``scaled_dot_product_attention``.
+
+    Attributes:
+        call: the call of torch's CPU flash kernel.
+        packed: (query dtype, log-sum-exp) of a kernel of the flash-attention packages, versions 2 and 3, whose operators return the
+            output and then the log-sum-exp, float32 (B, H, queries) or, of sequences without their padding, (H, tokens).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.call: KernelCall | None = None
+        self.packed: tuple[torch.dtype, torch.Tensor] | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default:
             scale = (kwargs or {}).get("scale")
             self.call = KernelCall(args[0], args[1], args[0].shape[-1] ** -0.5 if scale is None else scale, out[1])
+        elif "flash_attn" in func.name() and isinstance(out, tuple | list) and len(out) > 1:
+            lse = out[1]
+            if isinstance(lse, torch.Tensor) and lse.dtype == torch.float32 and lse.ndim in (2, 3):
+                self.packed = (args[0].dtype, lse)
         return out
 
 
@@ -114,7 +125,8 @@ class KeyView:
         is_causal: where ``mask`` is None, whether row i sees the keys 0..i or all of them.
         n_keys: L.
 
-    ``tokens`` and ``image_tokens``, int64 (B, R), count the keys and the image keys that a row sees. ``open`` says that
+    ``tokens`` and ``image_tokens``, (B, R), count the keys and the image keys that a row sees, in the mean over heads where each
+    head has a mask of its own. ``open`` says that
     every row sees every image key, so that nothing has to be hidden.
     """
 
@@ -153,15 +165,16 @@ class KeyView:
 
     def _count(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.mask is not None
-        n_rows = self.rows.index.shape[1]
-        tokens = torch.empty_like(self.rows.index)
-        image_tokens = torch.empty_like(self.rows.index)
-        step = max(1, 4 * CHUNK // max(1, self.mask.shape[0] * self.n_keys))
+        n_rows, kind = self.rows.index.shape[1], torch.int64 if self.mask.shape[1] == 1 else torch.float32
+        tokens = torch.empty_like(self.rows.index, dtype=kind)
+        image_tokens = torch.empty_like(tokens)
+        step = max(1, 4 * CHUNK // max(1, self.mask.shape[0] * self.mask.shape[1] * self.n_keys))
         for start in range(0, n_rows, step):
-            part = seen(self.rows.take(self.mask[:, :1], start, min(start + step, n_rows)))
-            tokens[:, start : start + step] = part.sum(-1)[:, 0]
-            columns = self.columns(part)[:, 0] & self.images.valid[:, None, :]
-            image_tokens[:, start : start + step] = columns.sum(-1)
+            part = seen(self.rows.take(self.mask, start, min(start + step, n_rows)))
+            columns = self.columns(part) & self.images.valid[:, None, None, :]
+            for counts, which in ((tokens, part), (image_tokens, columns)):
+                of_heads = which.sum(-1)
+                counts[:, start : start + step] = of_heads[:, 0] if kind == torch.int64 else of_heads.float().mean(1)
         return tokens, image_tokens
 
     def hide(self, logits: torch.Tensor, start: int, stop: int) -> None:
@@ -283,22 +296,61 @@ def mass_from_indicator(
     return mass, token
 
 
-def mass_of_one_row(
-    query: torch.Tensor, key: torch.Tensor, scale: float, view: KeyView, per_token: bool
+def mass_from_logits(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scale: float,
+    view: KeyView,
+    per_token: bool,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The plain softmax of the view's single row. Takes what :func:`mass_from_indicator` takes and returns the same."""
+    """The plain softmax over all keys, a chunk of rows at a time. Takes and returns what :func:`mass_from_indicator` does.
+
+    Args:
+        softcap: the logits become ``softcap * tanh(logits / softcap)`` before the mask.
+        sinks: (H,): a logit of each head that takes part in the softmax and belongs to no key.
+    """
     batch, heads, key_heads, n_keys = query.shape[0], query.shape[1], key.shape[1], key.shape[2]
-    row = view.rows.take(query).reshape(batch * key_heads, heads // key_heads, -1).float()
-    keys = key.reshape(batch * key_heads, n_keys, -1).float()
-    logits = torch.bmm(row * scale, keys.transpose(1, 2)).view(batch, heads, n_keys)
-    mask = view.mask_rows(0, 1)
-    if mask is not None:
-        mask = mask[:, :, 0]
-        logits = logits.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-    weights = logits.softmax(-1)
-    width = view.indicator.shape[1]
-    mass = torch.bmm(weights[..., :width], view.indicator[..., None])
-    token = None
-    if per_token:  # image keys that a sliding window has dropped have no weight
-        token = view.columns(weights.mean(1)[:, None, None])[:, 0] * view.images.valid[:, None]
+    n_rows, n_images = view.rows.index.shape[1], view.images.index.shape[1]
+    keys = key.reshape(batch * key_heads, n_keys, -1).float().transpose(1, 2)
+    mass = torch.empty(batch, heads, n_rows, device=query.device)
+    token = torch.empty(batch, n_rows, n_images, device=query.device) if per_token else None
+    step = max(1, CHUNK // max(1, batch * heads * n_keys))
+    for start in range(0, n_rows, step):
+        stop = min(start + step, n_rows)
+        rows = view.rows.take(query, start, stop).float() * scale
+        logits = torch.bmm(rows.reshape(batch * key_heads, -1, query.shape[-1]), keys)
+        logits = logits.view(batch, heads, stop - start, n_keys)
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        mask = view.mask_rows(start, stop)
+        if mask is not None:
+            logits = logits.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        if sinks is not None:
+            sink = sinks.float().view(1, heads, 1, 1).expand(batch, heads, stop - start, 1)
+            weights = torch.cat([logits, sink], -1).softmax(-1)[..., :-1]
+        else:
+            weights = logits.softmax(-1)
+        _weigh(weights, view, mass, token, start)
     return mass, token
+
+
+def mass_from_maps(maps: torch.Tensor, view: KeyView, per_token: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The mass in attention weights (B, H, queries, L). Returns what :func:`mass_from_logsumexp` does."""
+    weights = view.rows.take(maps)[..., : view.n_keys].float()
+    mass = torch.empty(weights.shape[:3], device=maps.device)
+    n_rows, n_images = view.rows.index.shape[1], view.images.index.shape[1]
+    token = torch.empty(maps.shape[0], n_rows, n_images, device=maps.device) if per_token else None
+    _weigh(weights, view, mass, token, 0)
+    return mass, token
+
+
+def _weigh(weights: torch.Tensor, view: KeyView, mass: torch.Tensor, token: torch.Tensor | None, start: int) -> None:
+    """Writes the mass of the weights (B, H, r, L) of the rows from ``start`` on, and each image key's share."""
+    stop = start + weights.shape[2]
+    width = view.indicator.shape[1]
+    mass[:, :, start:stop] = (weights[..., :width] @ view.indicator[:, None, :, None])[..., 0]
+    if token is not None:  # image keys that a sliding window has dropped have no weight
+        columns = view.columns(weights.mean(1)[:, None])[:, 0]
+        token[:, start:stop] = columns * view.images.valid[:, None]

@@ -1,8 +1,8 @@
 """What :class:`vlm.attention.AttentionMass` keeps of a forward: the layers' masses, gathered into one tensor a quantity."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -13,9 +13,41 @@ from vlm.attention_kernels import (
     Positions,
     as_kernel_sees,
     mass_from_indicator,
+    mass_from_logits,
     mass_from_logsumexp,
-    mass_of_one_row,
+    mass_from_maps,
 )
+
+T = TypeVar("T")
+_SHARED = 6  # masks of a forward that are kept: full, sliding and chunked ones, with their views
+
+
+@dataclass
+class LayerCall:
+    """What a layer's attention function was called with, and what could be seen of its work.
+
+    Attributes:
+        layer: its number.
+        query, key: (B, H, queries, D) and (B, K, L, D).
+        mask: which keys a row sees (:class:`vlm.attention_kernels.KeyView`), or None.
+        is_causal: where ``mask`` is None, whether row i sees the keys 0..i.
+        scaling: factor of the logits; None means D**-0.5.
+        call: the call of the kernel, with its log-sum-exp, if it could be seen.
+        maps: the attention weights (B, H, queries, L), where the function returns them.
+        softcap: the logits' soft cap: ``softcap * tanh(logits / softcap)``.
+        sinks: (H,): a learned logit of each head beside those of the keys.
+    """
+
+    layer: int
+    query: torch.Tensor
+    key: torch.Tensor
+    mask: torch.Tensor | None
+    is_causal: bool
+    scaling: float | None
+    call: KernelCall | None
+    maps: torch.Tensor | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
 
 
 @dataclass
@@ -77,29 +109,37 @@ class ForwardRecorder:
         self.n_keys = {layer: keys for layer, (keys, _) in sizes.items()}
         self.offsets = {layer: offset for layer, (_, offset) in sizes.items()}
         self.one_row = rows.index.shape[1] == 1
-        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor | None, KeyView]] = {}
-        self._views: dict[tuple[int, bool, int, int], KeyView] = {}
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]] = {}
+        self._shared: dict[Any, tuple[Any, Any]] = {}
+
+    def shared(self, mask: Any, name: Any, make: Callable[[], T]) -> T:
+        """``make()``, made once for the layers that are handed the same ``mask`` object and have the same ``name``.
+
+        The mask is kept alive with it, so that no other object gets its id. Only the latest few are kept: where an indexer makes a
+        mask for each layer, keeping them all would take as much memory as the maps.
+        """
+        key = (id(mask), name)
+        if key not in self._shared:
+            while len(self._shared) >= _SHARED:
+                self._shared.pop(next(iter(self._shared)))
+            self._shared[key] = (mask, make())
+        made: T = self._shared[key][1]
+        return made
+
+    def keeps(self, left_out: int) -> bool:
+        """Whether all chosen rows stand after the first ``left_out`` ones."""
+        return not bool((self.rows.valid & (self.rows.index < left_out)).any())
 
     @torch.no_grad()
-    def record(
-        self,
-        layer: int,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        mask: torch.Tensor | None,
-        is_causal: bool,
-        scaling: float | None,
-        call: KernelCall | None,
-        per_head: bool,
-        per_token: bool,
-    ) -> None:
-        """Weighs a layer, given what its attention function was given and, if it could be seen, its kernel's call."""
+    def record(self, seen: LayerCall, per_head: bool, per_token: bool) -> None:
+        """Weighs a layer, given what its attention function was given."""
+        layer, query, key, mask = seen.layer, seen.query, seen.key, seen.mask
         batch, heads, queries, width = query.shape
-        is_causal = queries > 1 and mask is None and is_causal
+        is_causal = queries > 1 and mask is None and seen.is_causal
         # An empty static cache has room for keys to come; stock sdpa drops them here, too.
         n_keys = queries if is_causal else key.shape[2]
-        view = self._view(mask, is_causal, n_keys, self.offsets[layer])
-        scale = width**-0.5 if scaling is None else float(scaling)
+        view = self._view(mask, is_causal, n_keys, self.offsets[layer], self.n_queries - queries)
+        scale = width**-0.5 if seen.scaling is None else float(seen.scaling)
         query, key = as_kernel_sees(query), as_kernel_sees(key[:, :, :n_keys])
         with torch.autocast(query.device.type, enabled=False):
             mass: torch.Tensor
@@ -107,29 +147,31 @@ class ForwardRecorder:
             if self.images.index.shape[1] == 0:  # a batch without images: the sum over nothing is 0
                 mass = torch.zeros(batch, heads, self.rows.index.shape[1], device=query.device)
                 token = mass.new_zeros(batch, self.rows.index.shape[1], 0) if per_token else None
-            elif call is not None:
-                mass, token = mass_from_logsumexp(call, view, heads, key.shape[1], per_token)
-            elif self.one_row:
-                mass, token = mass_of_one_row(query, key, scale, view, per_token)
+            elif seen.maps is not None:
+                mass, token = mass_from_maps(seen.maps, view, per_token)
+            elif self.one_row or seen.softcap is not None or seen.sinks is not None:
+                mass, token = mass_from_logits(query, key, scale, view, per_token, seen.softcap, seen.sinks)
+            elif seen.call is not None:
+                mass, token = mass_from_logsumexp(seen.call, view, heads, key.shape[1], per_token)
             else:
                 mass, token = mass_from_indicator(query, key, scale, view, per_token)
-        self.layers[layer] = (mass if per_head else mass.mean(1), token, view)
+        self.layers[layer] = (mass if per_head else mass.mean(1), token, view.tokens, view.image_tokens)
 
-    def _view(self, mask: torch.Tensor | None, is_causal: bool, n_keys: int, offset: int) -> KeyView:
-        # By identity: the layers of a kind are handed one mask object, which the view keeps alive.
-        name = (id(mask), is_causal, n_keys, offset)
-        if name not in self._views:
+    def _view(self, mask: torch.Tensor | None, is_causal: bool, n_keys: int, offset: int, left_out: int) -> KeyView:
+        def make() -> KeyView:
             indicator = self.image_mask[:, offset:][:, :n_keys].float()
-            self._views[name] = KeyView(self.rows, self.images.shifted(offset), indicator, mask, is_causal, n_keys)
-        return self._views[name]
+            rows = self.rows.shifted(left_out)
+            return KeyView(rows, self.images.shifted(offset), indicator, mask, is_causal, n_keys)
+
+        return self.shared(mask, (is_causal, n_keys, offset, left_out), make)
 
     def recording(self, layers: list[int]) -> Recording:
         """The recorded layers as tensors."""
         done = [self.layers[layer] for layer in layers]
-        seen = torch.stack([view.tokens for _, _, view in done])
-        images = torch.stack([view.image_tokens for _, _, view in done])
+        seen = torch.stack([tokens for _, _, tokens, _ in done])
+        images = torch.stack([image_tokens for _, _, _, image_tokens in done])
         unknown = ~self.valid | (seen == 0)
-        mass = torch.stack([mass for mass, _, _ in done])
+        mass = torch.stack([mass for mass, _, _, _ in done])
         head_mass = None
         if mass.ndim == 4:
             head_mass = mass.masked_fill(unknown[:, :, None], torch.nan)
@@ -138,7 +180,7 @@ class ForwardRecorder:
         mass = mass.masked_fill(unknown, torch.nan).clamp(max=1.0)
         token_mass = None
         if done[0][1] is not None:
-            token_mass = torch.stack([token for _, token, _ in done if token is not None])
+            token_mass = torch.stack([token for _, token, _, _ in done if token is not None])
             token_mass = token_mass.masked_fill(unknown[..., None] | ~self.images.valid[:, None], torch.nan)
         lift = (mass / (images / seen)).masked_fill(images == 0, torch.nan)
         return Recording(mass, lift, head_mass, token_mass, self.image_mask)

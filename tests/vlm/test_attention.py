@@ -10,6 +10,8 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import vlm.attention
 import vlm.attention_kernels
@@ -17,6 +19,7 @@ from benchmarks.families import FAMILIES, IMAGE, TEXT, Family
 from benchmarks.families.qwen import qwen3_vl
 from configs.errors import UserError
 from vlm.attention import AttentionMass, image_token_mask, response_mass
+from vlm.attention_hook import observed
 
 pytestmark = pytest.mark.seam
 
@@ -332,8 +335,7 @@ def test_response_mass() -> None:
 
 def attention_state(family: Family) -> list[Any]:
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in family.model.modules()]
-    configs = [family.model.config, family.model.config.text_config, family.model.config.vision_config]
-    return [hooks, [config._attn_implementation for config in configs], dict(vlm.attention._PROBES)]
+    return [hooks, [observed(module) for module in family.model.modules()], AttentionInterface.get_interface]
 
 
 def test_no_trace_after_leaving_or_after_an_exception(family: Family, batch: dict[str, torch.Tensor]) -> None:
@@ -389,8 +391,8 @@ def refused(*words: str) -> Iterator[None]:
 
 
 def test_refuses_other_attention_implementations_by_name(fresh: Family) -> None:
-    fresh.model.set_attn_implementation("eager")
-    with refused("'eager'", "supports: sdpa"):
+    fresh.model.get_decoder().config._attn_implementation = "tree_attention"
+    with refused("'tree_attention'", "it reads sdpa"):
         AttentionMass(fresh.model)
 
 
@@ -460,13 +462,16 @@ def test_refuses_a_paged_cache(family: Family) -> None:
             None, {2: (3, 0)}, 3, is_step=False,
         )  # fmt: skip
         with refused("continuous batching"):
-            vlm.attention._attention(module, states, states[:, :2], states[:, :2], None, cache=object())
+            probe._observe(sdpa_attention_forward, module, states, states[:, :2], states[:, :2], None, cache=object())
 
 
-def test_a_layer_that_bypasses_the_interface_is_refused(family: Family, batch: dict[str, torch.Tensor]) -> None:
+def test_a_layer_that_bypasses_the_interface_is_refused(
+    family: Family, batch: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Missing weights are an error, never zeros."""
     with AttentionMass(family.model, layers="all") as probe:
-        probe.layers.append(7)
-        with refused("layer 7 did not come through"):
+        module = probe.traits.measured[2].attention
+        monkeypatch.setattr(module, "forward", lambda hidden_states, **kwargs: (hidden_states, None))
+        with refused("layer 2 did not come through"):
             family.model(**batch)
     assert probe.recordings == []

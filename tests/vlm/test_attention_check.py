@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import vlm.attention
+import vlm.attention_traits
 from benchmarks.families import FAMILIES, IMAGE, TEXT, VISION, Family, finish
 from configs.errors import UserError
 from vlm import attention_check
 from vlm.attention import AttentionMass
+from vlm.attention_hook import observed
 
 pytestmark = pytest.mark.seam
 
@@ -24,10 +27,10 @@ def family() -> Family:
 
 @contextlib.contextmanager
 def another_branch(model: Any, when: str) -> Iterator[None]:
-    """As in modelling code that asks whether the implementation is "sdpa": otherwise the layer computes something else."""
+    """As in modelling code that notices the probe, and then computes something else."""
 
     def hook(layer: Any, args: Any, kwargs: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
-        known = layer.self_attn.config._attn_implementation in ("eager", "sdpa")
+        known = not observed(layer.self_attn)
         step = output.shape[1] == 1
         return output if known or (when == "steps" and not step) or (when == "prefill" and step) else output * 2
 
@@ -39,15 +42,15 @@ def another_branch(model: Any, when: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("when", ["prefill", "steps"])
-def test_code_that_asks_for_the_implementations_name_is_refused(family: Family, when: str) -> None:
+def test_code_that_computes_something_else_is_refused(family: Family, when: str) -> None:
     batch = family.batch([1])
     stock = family.model(**batch).logits
     with another_branch(family.model, when):
         with pytest.raises(UserError, match="computes something else while the attention probe is entered"):
-            AttentionMass(family.model).__enter__()
-        # Refused, and left as it was: no probe, no name, no generate() of the probe's.
+            AttentionMass(family.model, [0]).__enter__()
+        # Refused, and left as it was: no observer, no generate() of the probe's.
         assert torch.equal(family.model(**batch).logits, stock)
-        assert family.model.get_decoder().config._attn_implementation == "sdpa"
+        assert not any(observed(module) for module in family.model.modules())
         assert "generate" not in vars(family.model)
     with AttentionMass(family.model) as probe:  # a refusal is not remembered as a pass, nor as a failure
         family.model(**batch)
@@ -133,15 +136,24 @@ def gemma4(shared: int) -> Any:
 
 
 @torch.no_grad()
-def test_gemma_4_is_exact_or_refused() -> None:
-    ids = torch.tensor([[1, 20, IMAGE, IMAGE, 30, 31, 32, 33, 34]])
-    model = gemma4(shared=0)
-    stock = model(input_ids=ids, logits_to_keep=4).logits
-    with AttentionMass(model, "all", rows=5):
-        assert torch.equal(model(input_ids=ids, logits_to_keep=4).logits, stock)
-    # It asks for the name "sdpa" before it leaves out rows of the layers that share keys.
-    with pytest.raises(UserError, match="computes something else"):
-        AttentionMass(gemma4(shared=2)).__enter__()
+@pytest.mark.parametrize("shared", [0, 2])
+def test_gemma_4_is_exact_also_where_it_leaves_out_rows(shared: int) -> None:
+    """With ``logits_to_keep`` its layers that share keys compute the kept rows alone."""
+    ids = torch.tensor([[1, 20, IMAGE, IMAGE, 30, 31, 32, 33, 34]] * 2)
+    mask = torch.ones_like(ids)
+    mask[1, :1] = 0  # with padding, Gemma 4 slices the mask and with it the rows
+    model = gemma4(shared)
+    arguments = {"input_ids": ids, "attention_mask": mask}
+    stock = model(**arguments, logits_to_keep=5).logits
+    with AttentionMass(model, "all", rows=5) as kept:
+        assert torch.equal(model(**arguments, logits_to_keep=5).logits, stock)
+    with AttentionMass(model, "all", rows=5) as whole:
+        model(**arguments)
+    torch.testing.assert_close(kept.mass, whole.mass, atol=1e-6, rtol=0)
+    torch.testing.assert_close(kept.lift, whole.lift, atol=1e-5, rtol=0)
+    if shared:
+        with AttentionMass(model, "all", rows=6), pytest.raises(UserError, match="computes 5 of the 9 rows"):
+            model(**arguments, logits_to_keep=5)
 
 
 def test_rows_that_are_left_out_are_refused(family: Family) -> None:
@@ -152,11 +164,11 @@ def test_rows_that_are_left_out_are_refused(family: Family) -> None:
         image = torch.zeros(1, 3, dtype=torch.bool)
         probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
         with pytest.raises(UserError, match="computes 2 of the 3 rows"):
-            vlm.attention._attention(module, states, states[:, :2], states[:, :2], None)
+            probe._observe(sdpa_attention_forward, module, states, states[:, :2], states[:, :2], None)
 
 
 def test_a_model_without_attention_layers_is_refused_in_words(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vlm.attention, "attention_layers", lambda model: {})
+    monkeypatch.setattr(vlm.attention_traits, "_attention_modules", lambda decoder: {})
     for layers in ("last", "all", [0]):
         with pytest.raises(UserError, match="no attention layer that the probe can read"):
             AttentionMass(family.model, layers)
@@ -203,45 +215,15 @@ def florence2() -> Any:
     )
 
 
-def minimax_m3() -> Any:
-    from transformers.models.minimax_m3_vl import modeling_minimax_m3_vl as minimax
-
-    config = transformers.MiniMaxM3VLConfig(
-        text_config={
-            **TEXT,
-            "head_dim": 8,
-            "num_local_experts": 2,
-            "num_experts_per_tok": 1,
-            "rotary_dim": 4,
-            "layer_types": ["full_attention", "minimax_m3_sparse", "minimax_m3_sparse"],
-            "index_n_heads": 2,
-            "index_head_dim": 8,
-            "index_block_size": 2,
-            "index_topk_blocks": 1,
-        },
-        vision_config=VISION,
-        image_token_id=IMAGE,
-    )
-    return minimax.MiniMaxM3SparseForConditionalGeneration(config)
-
-
 @pytest.mark.parametrize(
     ("build", "words"),
-    [(mllama, "through cross-attention"), (florence2, "through cross-attention"), (minimax_m3, "by an indexer")],
+    [(mllama, "through cross-attention"), (florence2, "through cross-attention")],
 )
 def test_attention_of_another_kind_is_refused_without_weights(build: Any, words: str) -> None:
     with torch.device("meta"):
         model = build()
     with pytest.raises(UserError, match=words):
         AttentionMass(model)
-
-
-def test_the_comparison_alone_finds_a_sparse_model_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MiniMax-M3-VL, whose code hides the keys that were not chosen under the names "eager" and "sdpa" only."""
-    monkeypatch.setattr(vlm.attention, "refuse_unsupported", lambda model: None)
-    model = finish(minimax_m3())
-    with pytest.raises(UserError, match="computes something else"):
-        AttentionMass(model).__enter__()
 
 
 def test_keys_that_are_not_the_texts_are_refused(family: Family) -> None:
@@ -253,7 +235,7 @@ def test_keys_that_are_not_the_texts_are_refused(family: Family) -> None:
         image = torch.zeros(1, 3, dtype=torch.bool)
         probe._forward = vlm.attention.ForwardRecorder(span, image, span, None, {2: (3, 0)}, 3, is_step=False)
         with pytest.raises(UserError, match="attends to 5 keys where the text has 3"):
-            vlm.attention._attention(module, query, keys, keys, None)
+            probe._observe(sdpa_attention_forward, module, query, keys, keys, None)
 
 
 def test_a_layer_without_a_cache_of_its_own_is_refused_in_words(
@@ -268,7 +250,7 @@ def test_a_layer_without_a_cache_of_its_own_is_refused_in_words(
 
     monkeypatch.setattr(transformers.DynamicCache, "get_mask_sizes", sizes)
     cache: Any = transformers.DynamicCache()
-    with pytest.raises(UserError, match="layer 2 keeps no keys of its own"):
+    with pytest.raises(UserError, match="the cache has no keys of layer 2"):
         vlm.attention._key_sizes(cache, 3, 2)
 
 
