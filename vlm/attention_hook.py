@@ -32,7 +32,7 @@ def observed(module: nn.Module) -> bool:
 def observe(modules: list[nn.Module], observer: Observer) -> None:
     """Hand the attention calls of ``modules`` to ``observer`` until :func:`forget`."""
     with _LOCK:
-        AttentionInterface.get_interface = _look_up  # type: ignore[method-assign]
+        AttentionInterface.get_interface = _look_up  # type: ignore[method-assign, assignment]
         for module in modules:
             _OBSERVERS[module] = observer
 
@@ -43,11 +43,11 @@ def forget(modules: list[nn.Module]) -> None:
         for module in modules:
             _OBSERVERS.pop(module, None)
         if not _OBSERVERS:
-            AttentionInterface.get_interface = _LOOK_UP  # type: ignore[method-assign]
+            AttentionInterface.get_interface = _LOOK_UP  # type: ignore[method-assign, assignment]
 
 
-def _look_up(interface: AttentionInterface, name: str, default: AttentionFunction) -> AttentionFunction:
-    return functools.partial(_call, _LOOK_UP(interface, name, default))
+def _look_up(interface: AttentionInterface, attn_implementation: str, default: AttentionFunction) -> AttentionFunction:
+    return functools.partial(_call, _LOOK_UP(interface, attn_implementation, default))
 
 
 def _call(stock: AttentionFunction, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
