@@ -332,7 +332,7 @@ def mass_from_logits(
             weights = torch.cat([logits, sink], -1).softmax(-1)[..., :-1]
         else:
             weights = logits.softmax(-1)
-        _weigh(weights, view, mass, token, start)
+        _weigh_images(weights, view, mass, token, start)
     return mass, token
 
 
@@ -342,11 +342,13 @@ def mass_from_maps(maps: torch.Tensor, view: KeyView, per_token: bool) -> tuple[
     mass = torch.empty(weights.shape[:3], device=maps.device)
     n_rows, n_images = view.rows.index.shape[1], view.images.index.shape[1]
     token = torch.empty(maps.shape[0], n_rows, n_images, device=maps.device) if per_token else None
-    _weigh(weights, view, mass, token, 0)
+    _weigh_images(weights, view, mass, token, 0)
     return mass, token
 
 
-def _weigh(weights: torch.Tensor, view: KeyView, mass: torch.Tensor, token: torch.Tensor | None, start: int) -> None:
+def _weigh_images(
+    weights: torch.Tensor, view: KeyView, mass: torch.Tensor, token: torch.Tensor | None, start: int
+) -> None:
     """Writes the mass of the weights (B, H, r, L) of the rows from ``start`` on, and each image key's share."""
     stop = start + weights.shape[2]
     width = view.indicator.shape[1]
