@@ -11,6 +11,7 @@ from PIL import Image
 from demo.engine import Run
 from demo.image_store import Example
 from vlm.heatmap import overlay
+from vlm.labels import coverage_text
 from vlm.response import first_relook
 
 SHOWN_SIDE = 640
@@ -117,9 +118,9 @@ def _trace(run: Run, chosen: int | None) -> Markup:
         for n, sentence in enumerate(run.attention.sentences)
     ]
     hint = Markup(
-        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes. '
+        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes, in {layers}. '
         "Choose a sentence.</p>"
-    )
+    ).format(layers=coverage_text(run.attention.coverage))
     return Markup('<div class="trace" role="group" aria-label="Sentences of the response">{}</div>{}').format(
         Markup(" ").join(buttons), hint
     )

@@ -32,7 +32,7 @@ from eval.known import known_subject
 from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import difference_of_shares, majority_class_score
-from eval.subjects import LocalSubject, Subject, load_subject, warn_about_reuse
+from eval.subjects import LocalSubject, Subject, covered_layers, load_subject, warn_about_reuse
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from reward.judge import JudgeKey, check_judge, judge_record, judging
@@ -193,7 +193,8 @@ class _Audit:
         if self.config.forward and isinstance(self.subject, LocalSubject):
             self._timed("forward", self._forward)
         if white:
-            self.measures["attention"] = attention_profile(main, self.session.clusters, self.config.layers)
+            covered = covered_layers(self.subject, self.config.layers)
+            self.measures["attention"] = attention_profile(main, self.session.clusters, self.config.layers, covered)
         self.measures["overthinking"] = overthinking(main, self.session.clusters, samples)
         if shifts and self.config.per_shift:
             self._timed("shift", lambda: self._shifts(shifts))

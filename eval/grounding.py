@@ -230,7 +230,12 @@ def swap_rates(pairs: Sequence[Problem], swapped: Sequence[Answer], same: Sequen
     }
 
 
-def attention_profile(answers: Sequence[Answer], clusters: Mapping[str, Any], layers: Any = "last") -> dict[str, Any]:
+def attention_profile(
+    answers: Sequence[Answer],
+    clusters: Mapping[str, Any],
+    layers: Any = "last",
+    coverage: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Attention to the image tokens over the response: halves, ratio and curve, of mass and of lift.
 
     Mass (published form): the softmax mass of each response token's own row on the image tokens, mean over heads, in
@@ -238,13 +243,15 @@ def attention_profile(answers: Sequence[Answer], clusters: Mapping[str, Any], la
     visible tokens; 1 is uniform attention. The ratio is second half over first, per response, then averaged. Under
     uniform attention the mass falls anyway, since later tokens see more text; the lift does not.
 
-    ``clusters``: problem id -> image. Source: Reflection-V, arXiv 2509.12132 (mass over the response); the lift is ours.
+    ``clusters``: problem id -> image. ``coverage``: which of the model's layers ``layers`` means
+    (``vlm.attention_traits.AttentionTraits.coverage``); None for a subject without layers. Source: Reflection-V, arXiv
+    2509.12132 (mass over the response); the lift is ours.
 
     Returns:
-        ``first_half``, ``second_half``, ``ratio`` of the mass, the same three under ``lift``, ``layers``, and ``curve``:
-        lists ``position`` (tokens from the start), ``mass``, ``lift``, ``n`` (responses that long).
+        ``first_half``, ``second_half``, ``ratio`` of the mass, the same three under ``lift``, ``layers``, ``coverage``, and
+        ``curve``: lists ``position`` (tokens from the start), ``mass``, ``lift``, ``n`` (responses that long).
     """
-    profile: dict[str, Any] = {"layers": layers}
+    profile: dict[str, Any] = {"layers": layers, "coverage": dict(coverage) if coverage else None}
     for name, target in (("mass", profile), ("lift", profile.setdefault("lift", {}))):
         halves = [(pair, a.problem_id) for a in answers if (pair := getattr(a, f"{name}_halves")) is not None]
         labels = [clusters[id_] for _, id_ in halves]

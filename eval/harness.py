@@ -37,7 +37,7 @@ from eval.report import pick_samples, read_report, write_report
 from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import majority_class_score, paired_difference
-from eval.subjects import RecordedSubject, Subject, load_subject, warn_about_reuse
+from eval.subjects import RecordedSubject, Subject, covered_layers, load_subject, warn_about_reuse
 from reward.judge import JudgeKey, check_judge, judge_record, judging
 from reward.usable import print_unjudged
 from vlm.backends import check_key_has_one_server
@@ -221,7 +221,7 @@ def _evaluate_model(
         "errors": count_errors(main, f"{name} ({model['path']})"),
         "accuracy_of_finished": session.accuracy([answer for answer in main if not answer.truncated]),
         **behaviour(main, clusters),
-        "attention": attention_profile(main, clusters, config.layers),
+        "attention": attention_profile(main, clusters, config.layers, covered_layers(subject, config.layers)),
     }
     scratch = {answer.problem_id: answer for answer in main}
     if config.blank:

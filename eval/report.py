@@ -21,6 +21,7 @@ from configs.jsonl import read_log, write_json_atomic, write_text_atomic
 from eval import charts
 from eval.runner import Answer
 from vlm.images import open_image
+from vlm.labels import coverage_text
 from vlm.problem import Problem
 from vlm.response import count_looks, split_sentences
 
@@ -155,7 +156,12 @@ def page_template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"estimate": format_estimate, "signed": format_difference, "figure": format_number}
+    environment.filters |= {
+        "estimate": format_estimate,
+        "signed": format_difference,
+        "figure": format_number,
+        "layers": coverage_text,
+    }
     return environment.get_template(name)
 
 

@@ -131,6 +131,15 @@ class LocalSubject:
         )
 
 
+def covered_layers(subject: "Subject", layers: Any) -> dict[str, Any] | None:
+    """Which layers a subject's attention covers (``AttentionTraits.coverage``); None where it has none to show."""
+    if not isinstance(subject, LocalSubject):
+        return None
+    from vlm.attention_traits import layer_coverage
+
+    return layer_coverage(subject.vlm.model, layers)
+
+
 class ServedSubject:
     """A model behind a backend, with ``parallel`` requests at a time. Token counts are those of the server."""
 

@@ -63,8 +63,8 @@ def answer_question(
         ``answer`` (str or None), ``trace`` (the reasoning), ``text`` (all that was written), ``tokens`` (of all votes),
         ``seconds``, ``looks`` (how many times the trace goes back to the image), ``finished`` (False: the budget ran
         out), ``relooks`` and ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), and
-        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, and ``attention``, a
-        ``vlm.sentence_attention.ResponseAttention``.
+        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, ``attention_layers``: which layers they cover
+        (``vlm.attention_traits.AttentionTraits.coverage``), and ``attention``, a ``vlm.sentence_attention.ResponseAttention``.
 
     Raises:
         UserError: a bad image, question, effort, style or number of votes; a server without a usable reply.
@@ -97,7 +97,11 @@ def answer_question(
         from vlm.sentence_attention import attention_by_sentence
 
         attention = attention_by_sentence(model, messages, opened, result["text"])
-        result |= {"sentences": sentence_rows(attention), "attention": attention}
+        result |= {
+            "sentences": sentence_rows(attention),
+            "attention_layers": attention.coverage,
+            "attention": attention,
+        }
     return result
 
 

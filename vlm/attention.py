@@ -24,7 +24,7 @@ from torch import nn
 from transformers import Cache
 
 from configs.errors import UserError
-from vlm.attention_calls import is_supported, mask_of_call, tapped_call
+from vlm.attention_calls import has_log_sum_exp, is_supported, mask_of_call, tapped_call
 from vlm.attention_check import check_once
 from vlm.attention_hook import forget, observe, observed
 from vlm.attention_kernels import KernelTap, Positions
@@ -293,11 +293,10 @@ class AttentionMass:
         if forward is None or layer not in forward.n_keys:
             return stock(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         self._refuse_call(layer, forward, query, key, kwargs)
-        tap = KernelTap()
+        name, tap = str(module.config._attn_implementation), KernelTap()  # type: ignore[union-attr]
         # A single row, as in a generation's step, is cheaper to weigh from scratch than by watching the kernel.
-        with contextlib.nullcontext() if forward.one_row else tap:
+        with contextlib.nullcontext() if forward.one_row or not has_log_sum_exp(name) else tap:
             out = stock(module, query, key, value, attention_mask, **kwargs)
-        name = str(module.config._attn_implementation)  # type: ignore[union-attr]
         with torch.no_grad():
             mask, is_causal = forward.shared(
                 attention_mask,

@@ -22,6 +22,11 @@ def is_flash(name: str | None) -> bool:
     return name is not None and ("flash_attention" in name or "flash-attn" in name)
 
 
+def has_log_sum_exp(name: str) -> bool:
+    """Whether a kernel under ``name`` may be seen that returns its log-sum-exp; flex attention is compiled, eager has none."""
+    return name == "sdpa" or is_flash(name)
+
+
 def mask_of_call(
     name: str, module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: Any, kwargs: dict[str, Any]
 ) -> tuple[torch.Tensor | None, bool]:

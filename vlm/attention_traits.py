@@ -24,6 +24,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from configs.errors import UserError
+from vlm.attention_parts import hf_model
 
 # transformers' names of layer types (``layer_types`` of a config) to the kinds of the table.
 _KINDS = {
@@ -89,6 +90,11 @@ class AttentionTraits:
         whole = [layer.number for layer in measured if layer.kind in _WHOLE]
         return (whole or [layer.number for layer in measured])[-1]
 
+    @property
+    def shares_keys(self) -> bool:
+        """Whether a layer attends to the keys of an earlier one. Such models may leave out the rows that no logits are kept of."""
+        return any(layer.keys_of != layer.number for layer in self.layers)
+
     def coverage(self, layers: Sequence[int]) -> dict[str, Any]:
         """What a result over ``layers`` covers: their numbers, all layers, how many can be measured, and the kinds of all."""
         return {
@@ -99,14 +105,10 @@ class AttentionTraits:
         }
 
 
-def coverage_text(coverage: dict[str, Any]) -> str:
-    """``coverage`` of a result in a few words: ``"1 of 32 layers (8 have attention maps: 24 linear, 8 full)"``."""
-    n, of, measurable = len(coverage["layers"]), coverage["of"], coverage["measurable"]
-    text = f"{n} of {of} layers"
-    if measurable == of:
-        return text
-    kinds = ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
-    return f"{text} ({measurable} have attention maps: {kinds})"
+def layer_coverage(model: nn.Module, layers: str | Sequence[int]) -> dict[str, Any]:
+    """``AttentionTraits.coverage`` of the ``layers`` that a measurement on ``model`` asks for. Raises UserError as the probe does."""
+    traits = attention_traits(hf_model(model))
+    return traits.coverage(choose_layers(layers, traits))
 
 
 def attention_traits(model: PreTrainedModel) -> AttentionTraits:

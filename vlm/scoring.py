@@ -38,6 +38,7 @@ class Scores:
         token_mass: (T, image tokens) the mass by image token.
         grids: how the image tokens of each image lie; see ``vlm.heatmap.token_grids``.
         no_maps: why there are no maps, where the family has no single grid of image tokens.
+        coverage: which of the model's layers the attention covers; see ``AttentionTraits.coverage``.
     """
 
     log_p: list[Tensor] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Scores:
     token_mass: list[Tensor] = field(default_factory=list)
     grids: list[list[Grid]] = field(default_factory=list)
     no_maps: str = ""
+    coverage: dict[str, Any] = field(default_factory=dict)
 
     def maps(self, row: int, first: int = 0, last: int | None = None) -> list[Tensor]:
         """One map an image of the tokens ``first`` up to ``last`` of a response (see ``image_maps``); [] if there are none."""
@@ -114,7 +116,9 @@ def read_batch(
     scores = Scores()
     probe = AttentionMass(model, attention, rows=longest + 1, per_token=per_token) if attention is not None else None
     with torch.no_grad(), evaluation_mode(model), probe or nullcontext():
-        kept = longest + 1 if log_p or distributions else 1
+        # A model whose layers share keys computes only the rows that logits are kept of.
+        all_rows = log_p or distributions or (probe is not None and probe.traits.shares_keys)
+        kept = longest + 1 if all_rows else 1
         logits = model(**batch, logits_to_keep=kept, use_cache=False).logits
     # Row by row: a float32 softmax of the whole batch over the vocabulary would need a second copy of all logits.
     for row, length in enumerate(lengths) if log_p or distributions else ():
@@ -129,6 +133,7 @@ def read_batch(
         return [values[:, row, longest - length : longest].mean(0).cpu() for row, length in enumerate(lengths)]
 
     if probe is not None:
+        scores.coverage = probe.coverage
         scores.mass, scores.lift = cut(probe.mass), cut(probe.lift)
         scores.token_mass = cut(probe.token_mass) if probe.token_mass is not None else []
     return scores

@@ -43,7 +43,8 @@ class Sentence:
 class ResponseAttention:
     """Mass in [0, 1] and lift (1 is uniform attention) of each response token, mean over layers; and the sentences.
 
-    ``maps``: of the whole response. ``note``: why there are no maps, where there are none.
+    ``maps``: of the whole response. ``note``: why there are no maps, where there are none. ``coverage``: the layers that the
+    means are over; see ``vlm.attention_traits.AttentionTraits.coverage``.
     """
 
     mass: list[float]
@@ -51,6 +52,7 @@ class ResponseAttention:
     sentences: list[Sentence]
     maps: "list[torch.Tensor]" = field(default_factory=list, repr=False)
     note: str = ""
+    coverage: dict[str, Any] = field(default_factory=dict)
 
 
 def sentence_spans(text: str, breaks: Sequence[int] = ()) -> list[tuple[int, int]]:
@@ -109,7 +111,7 @@ def attention_by_sentence(
         first, last = ends(start)[0], ends(end - 1)[1]
         means = float(mass[first:last].mean()), float(lift[first:last].mean())
         sentences.append(Sentence(start, end, response[start:end], (first, last), *means, scores.maps(0, first, last)))
-    return ResponseAttention(mass.tolist(), lift.tolist(), sentences, scores.maps(0), scores.no_maps)
+    return ResponseAttention(mass.tolist(), lift.tolist(), sentences, scores.maps(0), scores.no_maps, scores.coverage)
 
 
 def _token_ends(tokenizer: Any, ids: list[int], text: str) -> Any:
