@@ -38,6 +38,7 @@ CORE = [
 EXTRAS = {
     "gpu": [DEEPSPEED, "wandb>=0.22", "tensorboard>=2.20"],
     "demo": ["gradio>=6.24,<6.32"],
+    "qlora": ["bitsandbytes>=0.50"],  # a download of 43 MB, only for lora: {bits: 4}
     "serve": [f"transformers[serving]{TRANSFORMERS}"],
     # trl 1.16 supports 0.22 to 0.31, and of these 0.30 alone takes transformers 5.23 and 5.24. It brings a torch of its own.
     "vllm": ["vllm>=0.30,<0.31"],

@@ -49,7 +49,7 @@ def check_seconds(problems: Path, folder: Path) -> float:
 def batches(problems: Path, folder: Path) -> dict[str, float]:
     keys = {"model": "tiny", "problems": str(problems), "output_dir": str(folder), "seed": 0}
     stage = load_grpo(CONFIG, keys | {"prompt_selection": None, "save_strategy": "no"})
-    vlm = load_for_training(stage.options)
+    vlm = load_for_training(stage.options, stage.args)
     process, sizes = psutil.Process(), []
     began = time.perf_counter()
     kept, _ = usable(read_problems(problems), vlm, stage.options)

@@ -23,8 +23,11 @@ DISTRIBUTIONS = {"azureml": "azureml-sdk", "optimi": "torch-optimi"}
 BUILT_IN = ("kubeflow",)
 
 
-def wanted_modules(args: Any) -> list[tuple[str, str]]:
+def wanted_modules(args: Any, options: Any = None) -> list[tuple[str, str]]:
     """(setting, module) of the optional packages that a checked config needs.
+
+    Args:
+        args: TRL's arguments; options: this project's, of which ``lora.bits`` needs a package.
 
     Raises:
         ConfigError: ``report_to`` names a tracker that transformers does not know.
@@ -35,6 +38,7 @@ def wanted_modules(args: Any) -> list[tuple[str, str]]:
         (bool(args.deepspeed), "deepspeed", "deepspeed"),
         (bool(getattr(args, "use_vllm", False)), "use_vllm", "vllm"),
         (bool(args.use_liger_kernel), "use_liger_kernel", "liger_kernel"),
+        (bool(getattr(getattr(options, "lora", None), "bits", None)), "lora.bits", "bitsandbytes"),
     ]
     for name in args.report_to or []:
         if name not in INTEGRATION_TO_CALLBACK:
@@ -55,16 +59,16 @@ def needs(setting: str, module: str) -> str:
     return f"'{setting}' needs the package {module}, which is not installed: {command}"
 
 
-def missing_packages(args: Any) -> list[str]:
+def missing_packages(args: Any, options: Any = None) -> list[str]:
     """One sentence for each package that a checked config needs and that is not installed."""
-    return [needs(setting, module) for setting, module in wanted_modules(args) if not is_installed(module)]
+    return [needs(setting, module) for setting, module in wanted_modules(args, options) if not is_installed(module)]
 
 
-def require_packages(args: Any) -> None:
+def require_packages(args: Any, options: Any = None) -> None:
     """Refuse a config if one of its packages is not installed. The libraries would report it only after the model is loaded.
 
     Raises:
         UserError: a package is missing; names the first one.
     """
-    for sentence in missing_packages(args):
+    for sentence in missing_packages(args, options):
         raise UserError(sentence)

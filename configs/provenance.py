@@ -21,6 +21,7 @@ PACKAGES = (
     "accelerate",
     "deepspeed",
     "peft",
+    "bitsandbytes",
     "vllm",
     "numpy",
     "pillow",

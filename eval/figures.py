@@ -32,6 +32,15 @@ def image_clusters(problems: Iterable[Problem]) -> dict[str, str]:
     Images are told apart by their files; ``eval.benchmarks`` stores equal images of a benchmark in one. A problem without an image is a
     cluster of its own.
     """
+    return clusters_of((problem.id, problem.images or [f"problem {problem.id}"]) for problem in problems)
+
+
+def clusters_of(named: Iterable[tuple[Item, Sequence[str]]]) -> dict[Item, str]:
+    """Item -> its cluster: items that share a name (of an image) are together, directly or through further items.
+
+    Args:
+        named: each item with its names, at least one.
+    """
     parents: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -39,13 +48,12 @@ def image_clusters(problems: Iterable[Problem]) -> dict[str, str]:
             parents[name] = name = parents[parent]  # halves the path, so that long chains stay cheap
         return name
 
-    own: dict[str, str] = {}
-    for problem in problems:
-        names = problem.images or [f"problem {problem.id}"]
-        own[problem.id] = names[0]
+    own: dict[Item, str] = {}
+    for item, names in named:
+        own[item] = names[0]
         for name in names[1:]:
             parents[root(name)] = root(names[0])
-    return {id_: root(name) for id_, name in own.items()}
+    return {item: root(name) for item, name in own.items()}
 
 
 def sharing_groups(clusters: Mapping[str, str]) -> list[list[str]]:

@@ -31,7 +31,7 @@ LONGEST_SHOWN = 6000  # characters of a response
 # Stage -> title of a chart -> name of a curve -> its key in the stage's log.jsonl.
 LEARNING_CURVES: dict[str, dict[str, dict[str, str]]] = {
     "sft": {
-        "SFT: loss": {"loss": "loss"},
+        "SFT: loss": {"loss": "loss", "held-out loss": "eval_loss"},
         "SFT: token accuracy": {"token accuracy": "mean_token_accuracy"},
     },
     "grpo": {

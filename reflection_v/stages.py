@@ -254,7 +254,8 @@ class Pipeline:
     def check_sft(self) -> None:
         from train.sft import load_sft
 
-        require_packages(load_sft(self.keys["sft"]).args)
+        stage = load_sft(self.keys["sft"])
+        require_packages(stage.args, stage.options)
 
     def grpo(self) -> dict[str, Any]:
         from train.grpo import run_grpo
@@ -264,7 +265,8 @@ class Pipeline:
     def check_grpo(self) -> None:
         from train.grpo import load_grpo
 
-        require_packages(load_grpo(self.keys["grpo"]).args)
+        stage = load_grpo(self.keys["grpo"])
+        require_packages(stage.args, stage.options)
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate all three models on the held-out problems. Returns the accuracies; ``eval/eval.json`` has the rest."""

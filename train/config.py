@@ -9,7 +9,7 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +50,8 @@ class Lora:
         targets: names of the language model's linear layers to adapt. By default all linear layers of its blocks, as
             ``train.lora`` finds them.
         train_merger: train the merger in full beside the adapters.
+        bits: load the weights that adapters are trained on in 4 bits (QLoRA) or 8, by bitsandbytes (``train.quantization``).
+            They are merged into the unquantized model.
     """
 
     r: int = 64
@@ -57,6 +59,7 @@ class Lora:
     dropout: float = 0.0
     targets: list[str] | None = None
     train_merger: bool = False
+    bits: Literal[4, 8] | None = None
 
 
 @dataclass
@@ -97,10 +100,21 @@ class SftOptions(ModelOptions):
     Attributes:
         dataset: JSON Lines of rows ``{"prompt", "completion", "images", "masked", "mode"}`` (docs/your-own-data.md).
         max_row_tokens: rows whose prompt and completion are longer are dropped before training and counted.
+        held_out: the share of the rows that are not trained on, and whose loss (``eval_loss`` in the log) is measured at each
+            checkpoint (``train.held_out``). 0 holds none out.
     """
 
     dataset: str = ""
     max_row_tokens: int | None = None
+    held_out: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.held_out < 1:
+            raise ConfigError(
+                f"'held_out' must be at least 0 and below 1, found {self.held_out}: set the share of the rows that are not trained "
+                "on, such as 0.05, or 0 to train on all of them."
+            )
 
 
 @dataclass
@@ -262,12 +276,14 @@ def load_stage(
     defaults: Mapping[str, Any],
     refused: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
+    derived: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> StageConfig:
     """Read, check and build the config of a training stage.
 
     Args:
         required: keys without which the stage cannot start.
         defaults: this project's defaults, which replace TRL's.
+        derived: returns further defaults, which depend on the checked keys.
         refused: keys of TRL that this project sets itself or replaces by a key of its own, each with the reason and remedy.
 
     Raises:
@@ -288,7 +304,7 @@ def load_stage(
         checked["deepspeed"] = _deepspeed_file(checked["deepspeed"], where)
     if checked.get("deepspeed") and not is_installed("deepspeed"):  # without it TRL's arguments cannot be built
         raise UserError(needs("deepspeed", "deepspeed"))
-    settings = {**defaults, **checked}
+    settings = {**defaults, **(derived(checked) if derived else {}), **checked}
     check_numbers(settings, where)
     ours = {key: value for key, value in settings.items() if key in fields_of(options_class)}
     theirs = {key: value for key, value in settings.items() if key not in ours}

@@ -8,7 +8,7 @@ from configs.errors import ConfigError
 
 AT_LEAST_ONE = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size"),
-    *("num_iterations", "max_completion_length", "gpus"),
+    *("num_iterations", "max_completion_length", "gpus", "per_device_eval_batch_size"),
 )
 ABOVE_ZERO = ("temperature", "repetition_penalty", "top_p")
 
@@ -29,13 +29,13 @@ SENTENCES = (
     ),
     (
         r"lr_scheduler_type (\w+) requires an eval strategy",
-        "'lr_scheduler_type: {0}' follows a loss on held-out data, which training does not measure: choose another one, such as "
-        "cosine or constant_with_warmup.",
+        "'lr_scheduler_type: {0}' follows a loss on held-out rows, and none is measured: set held_out (SFT only), or choose "
+        "another one, such as cosine or constant_with_warmup.",
     ),
     (
         r"--load_best_model_at_end requires",
-        "'load_best_model_at_end' needs evaluations during training, which reads no data set for them: remove it, and compare "
-        "checkpoints with 'reflection-v eval'.",
+        "'load_best_model_at_end' publishes another step than the last one, and a run's result is always its last step: remove it, and "
+        "compare checkpoints with 'reflection-v eval'.",
     ),
     (
         r"--tf32 requires",

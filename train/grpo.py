@@ -184,7 +184,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
 
 def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
-    vlm = load_for_training(options)
+    vlm = load_for_training(options, args)
     filtered = FilteredProblems()
     problems, dropped = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered, args)
     checkpoint = run.begin()

@@ -28,7 +28,8 @@ from train.distributed import check_same_weights, join_deepspeed, keep_names, wh
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.precision import announce
-from train.reader import part_of
+from train.quantization import keep_adapter_dtype, keep_trainable, quantization_config
+from train.reader import load_reader, part_of, skeleton
 from train.refusals import check_vocabulary, require_accepted
 from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
@@ -142,15 +143,22 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|accelerate|torch")
 
 
-def load_for_training(options: ModelOptions) -> VLM:
+def load_for_training(options: ModelOptions, args: Any) -> VLM:
     """Load the model of a stage on the CPU (the trainer moves it to each rank's device) and freeze its frozen parts.
+
+    With ``lora.bits`` it is loaded on the device of ``args``, TRL's arguments, because quantized weights are not moved.
 
     Raises:
         UserError: see ``vlm.load.load_vlm``; or a part to freeze is not found.
     """
     pixels = given_pixel_limits(options.min_pixels, options.max_pixels)
     join_deepspeed()
-    vlm = load_vlm(options.model, dtype=options.dtype, device="cpu", **pixels)
+    device, quantization = "cpu", None
+    if options.lora is not None and options.lora.bits:
+        model = skeleton(load_reader(options).config.to_json_string())
+        device, quantization = str(args.device), quantization_config(options.lora, model, args)
+    vlm = load_vlm(options.model, dtype=options.dtype, device=device, quantization=quantization, **pixels)
+    keep_trainable(vlm.model)
     check_template(vlm)
     check_vocabulary(vlm, getattr(vlm.model.config.get_text_config(), "vocab_size", None))
     keep_names(vlm.model)
@@ -184,6 +192,8 @@ def run_trainer(
         Stopped: SIGTERM arrived; the checkpoint of the last step is complete.
         UserError: training ended before its last step, or see ``training_errors``.
     """
+    if options.lora is not None and options.lora.bits:
+        keep_adapter_dtype(trainer.model)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     if run.main and checkpoint is None and options.gpus not in (None, world_size()):

@@ -229,7 +229,8 @@ def print_coverage(lora: Lora | None, peft_config: Any, model: Any) -> None:
     if lora is None:
         return
     found = coverage(model, peft_config.target_modules)
-    print("\n".join([found.line(lora.r), *_bare_mixers(lora, found)]), flush=True)
+    bits = f"; the blocks' linear layers are loaded in {lora.bits} bits" if lora.bits else ""
+    print("\n".join([found.line(lora.r) + bits, *_bare_mixers(lora, found)]), flush=True)
 
 
 def check_lora(lora: Lora, model: Any) -> tuple[Coverage, list[str]]:

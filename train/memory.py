@@ -8,6 +8,8 @@ GPUs. The assumptions, for T trainable weights and N processes:
 - ZeRO-2's step flattens its shard of the gradients and copies it to float32: 6 T / N bytes, after the activations are freed. Its
   buckets (5e8 elements, two of them for the gradients) are part of ``context``.
 - PEFT keeps adapters in float32 (4 bytes, 4 of gradients, 8 of Adam) beside a bf16 model; DeepSpeed converts them to bf16.
+- ``lora.bits`` packs the linear layers of the language model's blocks: 4 bits and 0.127 for the constants of blocks of 64 weights, or
+  8 bits and a float32 per output. Other weights keep the width of ``dtype``.
 - Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
 - Activations of one micro-batch: with gradient checkpointing the input of every layer and one full layer, else all full layers.
   A full layer: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
@@ -32,6 +34,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from train.config import GrpoOptions, ModelOptions
 from train.lora import target_names
+from train.quantization import packed_size, quantized_layers
 from train.reader import count_weights, load_reader, skeleton
 
 GB = 1e9
@@ -106,8 +109,9 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         for name, stage in (("weights", 3), ("gradients", 2), ("optimizer", 1))
     }
     state = 12 if engine and _half(args) else 2 * width
+    packed, packed_bytes = _packed(reader.config, options)
     more = 0 if engine else trainable["lora"] * (4 - width)  # bytes by which float32 adapters are wider than the model
-    weights = (total * width + more) / split["weights"]
+    weights = ((total - packed) * width + packed_bytes + more) / split["weights"]
     gradients = (trained * width + more) / split["gradients"]
     optimizer = (trained * state + 2 * more) / split["optimizer"]
     step = 6 * trained / world if zero["stage"] in (1, 2) and _half(args) and not zero["offload_optimizer"] else 0
@@ -195,6 +199,16 @@ def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[
     adapters = sum(lora.r * sum(layer.weight.shape) for layer in layers)
     merger = every["merger"] if lora.train_merger else 0
     return every + Counter(lora=adapters), Counter(lora=adapters, merger=merger)
+
+
+def _packed(config: Any, options: ModelOptions) -> tuple[int, float]:
+    """The number of weights that ``lora.bits`` packs, and their bytes."""
+    if options.lora is None or not options.lora.bits:
+        return 0, 0.0
+    model = skeleton(config.to_json_string())
+    layers: list[Any] = [model.get_submodule(name) for name in quantized_layers(model)]
+    shapes = [layer.weight.shape for layer in layers]
+    return sum(map(math.prod, shapes)), sum(packed_size(options.lora.bits, *shape) for shape in shapes)
 
 
 def zero_of(args: Any) -> dict[str, Any]:
@@ -304,6 +318,8 @@ def _advice(
         by_states.append(f"deepspeed: configs/deepspeed/zero{max(2, zero['stage'] + 1)}.json")
     if options.lora is None:
         by_states.append("lora: {r: 64}")
+    elif not options.lora.bits and not getattr(args, "use_vllm", False):
+        by_states.append("lora: {bits: 4} (QLoRA)")
     if not zero["offload_optimizer"]:
         by_states.append("deepspeed: configs/deepspeed/zero3_offload.json (optimizer in CPU memory, slower)")
     if options.dtype == "float32" and zero["stage"] == 0:

@@ -28,6 +28,7 @@ from train.config import GrpoOptions, ModelOptions, StageConfig, as_if
 from train.data import Row, read_rows
 from train.distributed import mixed
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, FilteredProblems, filter_problems
+from train.held_out import split_rows
 from train.lora import check_lora
 from train.memory import GB, GPU_MEMORY, make_plan, zero_of
 from train.mixing import mix_domains, pass_rates
@@ -79,7 +80,7 @@ def check(stage: StageConfig) -> Report:
     args, options = stage.args, stage.options
     world = options.gpus or world_size()
     here = _trains_here(stage)
-    for name, sentence in machine_refusals(args):
+    for name, sentence in machine_refusals(args, options):
         report.add("error" if here else "note", name, sentence)
     for name, sentence in refusals(args, options, world):
         report.add("error", name, sentence)
@@ -108,8 +109,8 @@ def check(stage: StageConfig) -> Report:
             _course(report, options, reader, problems)
             image_counts = [len(problem.images) for problem in problems]
         else:
-            image_counts = [len(row.images) for row in _sft_rows(report, options, reader)]
-        _check_batches(report, args, options, world, len(image_counts))
+            image_counts = [len(row.images) for row in _sft_rows(report, args, options, reader)]
+        _check_batches(report, args, options, world, report.counts.get("rows", len(image_counts)))
         with _as_finding(report, "pictures"):
             mixed(image_counts, world, zero_of(args)["stage"] == 3)
         if _lora(report, options, reader):
@@ -150,7 +151,8 @@ def _lora(report: Report, options: ModelOptions, reader: Reader) -> bool:
         return False
     for note in notes:
         report.add("note", "lora", note)
-    report.counts["lora"] = {"layers": found.layers, "mixers": list(found.mixer), "mlps": list(found.mlp)}
+    bits = {"bits": options.lora.bits} if options.lora.bits else {}
+    report.counts["lora"] = {"layers": found.layers, "mixers": list(found.mixer), "mlps": list(found.mlp), **bits}
     return True
 
 
@@ -210,7 +212,7 @@ def _grpo_rows(report: Report, stage: StageConfig, reader: Reader) -> list[Probl
     return filtered.kept
 
 
-def _sft_rows(report: Report, options: Any, reader: Reader) -> list[Row]:
+def _sft_rows(report: Report, args: Any, options: Any, reader: Reader) -> list[Row]:
     try:
         rows, dropped = read_rows(options.dataset, reader.vlm, options.max_row_tokens, decode=True)
     except UserError as error:
@@ -219,8 +221,12 @@ def _sft_rows(report: Report, options: Any, reader: Reader) -> list[Row]:
     for reason, n in dropped.counts.items():
         shown = "; ".join(line for line in dropped.examples if f", {reason}:" in line)
         report.add("dropped", reason, f"{n} rows ({shown}): {ROW_REMEDIES[reason]}.")
+    trained = len(rows)
+    with _as_finding(report, "held_out"):
+        trained = len(split_rows(rows, options.held_out, args.seed)[0])
     report.counts |= {
-        "rows": len(rows),
+        "rows": trained,
+        **({"held_out": len(rows) - trained} if options.held_out else {}),
         "dropped": sum(dropped.counts.values()),
         "with_pictures": sum(bool(row.images) for row in rows),
     }

@@ -55,7 +55,7 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
     check_output_folder(folder, options.model)
     make_folder(folder)
     prepare_stage(stage, state.is_main_process)
-    vlm = load_for_training(options)
+    vlm = load_for_training(options, args)
     filtered = FilteredProblems()
     problems, _ = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered, args)
     # The first candidates of the prompt selection: a probe comes before the selection and costs less.

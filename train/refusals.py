@@ -16,8 +16,10 @@ from transformers import Trainer, get_scheduler
 
 from configs.errors import UserError
 from configs.packages import missing_packages
-from train.config import GrpoOptions, ModelOptions
+from train.config import GrpoOptions, Lora, ModelOptions, SftOptions
+from train.constructor import constructor_sentence
 from train.data import end_of_turn
+from train.quantization import trial
 from train.reader import Reader
 from train.tracking import tracker_refusals
 from vlm.chat import check_template
@@ -47,18 +49,24 @@ def refusals(args: Any, options: ModelOptions, world: int) -> Iterator[Refusal]:
     Args:
         world: the number of processes.
     """
-    yield from _held_out(args)
+    yield from _held_out_refusals(args, options)
     yield from _unknown_values(args, options)
     yield from _optimizer_refusals(args)
     yield from _schedule_refusals(args)
     yield from _sharding(args, world)
     yield from _deepspeed(args)
+    if options.lora is not None and options.lora.bits:
+        yield from _quantized(args, options.lora)
 
 
-def machine_refusals(args: Any) -> Iterator[Refusal]:
+def machine_refusals(args: Any, options: ModelOptions | None = None) -> Iterator[Refusal]:
     """What a machine must have to train with a config: packages, and access to trackers and the hub."""
-    for sentence in missing_packages(args):
+    missing = missing_packages(args, options)
+    for sentence in missing:
         yield "packages", sentence
+    lora = options.lora if options is not None else None
+    if lora is not None and lora.bits and not missing and (failed := trial(lora)) is not None:
+        yield "lora.bits", failed
     yield from tracker_refusals(args)
     if args.push_to_hub:
         from huggingface_hub import get_token
@@ -87,6 +95,11 @@ def model_refusals(args: Any, options: ModelOptions, reader: Reader) -> Iterator
             "router_aux_loss_coef",
             f"'router_aux_loss_coef' is for a mixture of experts, and {vlm.name} is none: remove it.",
         )
+    if options.lora is not None and options.lora.bits and getattr(reader.config, "quantization_config", None):
+        yield (
+            "lora.bits",
+            f"{vlm.name} is quantized already: remove bits from 'lora', or give the model that it was made from.",
+        )
     eos = getattr(args, "eos_token", None)
     if eos is not None and eos not in vlm.tokenizer.get_vocab():
         yield "eos_token", f"'eos_token' names '{eos}', which the tokenizer of {vlm.name} does not have: remove it."
@@ -114,20 +127,29 @@ def require_accepted(args: Any, options: ModelOptions, world: int) -> None:
     Raises:
         UserError: names the first fault.
     """
-    for _, sentence in (*machine_refusals(args), *refusals(args, options, world)):
+    for _, sentence in (*machine_refusals(args, options), *refusals(args, options, world)):
         raise UserError(sentence)
 
 
-def _held_out(args: Any) -> Iterator[Refusal]:
-    """Training has no data set for evaluation, so what depends on one cannot work."""
+def _held_out_refusals(args: Any, options: ModelOptions) -> Iterator[Refusal]:
+    """Only SFT can hold rows out, and only with ``held_out``: what depends on them cannot work otherwise."""
+    held_out = getattr(options, "held_out", 0)
     remedy = "and measure its checkpoints with 'reflection-v eval'"
+    if isinstance(options, SftOptions):
+        remedy = "or set held_out, the share of the rows to hold out, such as 0.05"
     strategy = _plain_value(args.eval_strategy)
-    if strategy != "no":
+    if held_out and strategy == "no":
+        yield (
+            "evaluation",
+            f"'held_out: {held_out}' takes rows out of training, and with 'eval_strategy: no' their loss is never measured: remove "
+            "one of them.",
+        )
+    elif strategy != "no" and not held_out:
         yield (
             "evaluation",
             f"'eval_strategy: {strategy}' needs a data set for evaluation, and training reads none: remove it, {remedy}.",
         )
-    elif args.eval_on_start:
+    elif args.eval_on_start and not held_out:
         yield (
             "evaluation",
             f"'eval_on_start' needs a data set for evaluation, and training reads none: remove it, {remedy}.",
@@ -135,9 +157,11 @@ def _held_out(args: Any) -> Iterator[Refusal]:
     if _plain_value(args.save_strategy) == "best":
         yield (
             "evaluation",
-            "'save_strategy: best' saves after an evaluation, and training has no data set for one: set save_strategy: steps, "
-            f"{remedy}.",
+            "'save_strategy: best' saves no step after the best one, so an interrupted run could not resume: set save_strategy: "
+            "steps, and measure its checkpoints with 'reflection-v eval'.",
         )
+    if args.load_best_model_at_end:
+        yield "evaluation", constructor_sentence("--load_best_model_at_end requires")
 
 
 def _unknown_values(args: Any, options: ModelOptions) -> Iterator[Refusal]:
@@ -152,7 +176,7 @@ def _unknown_values(args: Any, options: ModelOptions) -> Iterator[Refusal]:
     if (args.fp16 and args.bf16_full_eval) or (args.bf16 and args.fp16_full_eval):
         yield (
             "precision",
-            "'fp16_full_eval' and 'bf16_full_eval' are for evaluation, which training does not run: remove them.",
+            "'fp16_full_eval' and 'bf16_full_eval' change nothing while a run trains: remove them.",
         )
     if (args.liger_kernel_config or {}).get("fused_linear_cross_entropy"):
         yield (
@@ -209,6 +233,20 @@ def _sharding(args: Any, world: int) -> Iterator[Refusal]:
         yield "fsdp", "'fsdp' and 'deepspeed' both shard the model: remove one of them."
     elif args.fsdp and world == 1:
         yield "fsdp", "'fsdp' shards the model over several processes, and this is one: start torchrun, or remove fsdp."
+
+
+def _quantized(args: Any, lora: Lora) -> Iterator[Refusal]:
+    """Whoever moves whole weights between processes or to vLLM cannot take packed ones: two weights in a byte, without a shape."""
+    key, remedy = f"'lora.bits: {lora.bits}'", "remove bits from 'lora', or"
+    if args.deepspeed and (deepspeed_settings(args).get("zero_optimization") or {}).get("stage", 0) == 3:
+        yield (
+            "lora.bits",
+            f"{key} packs weights, which ZeRO-3 cannot shard: {remedy} set deepspeed: configs/deepspeed/zero2.json.",
+        )
+    if args.fsdp:
+        yield "lora.bits", f"{key} packs weights, which FSDP cannot shard here: {remedy} remove fsdp."
+    if getattr(args, "use_vllm", False):
+        yield "lora.bits", f"{key} packs weights, and vLLM takes whole ones after each step: {remedy} remove use_vllm."
 
 
 def _deepspeed(args: Any) -> Iterator[Refusal]:

@@ -33,6 +33,7 @@ from vlm.identity import model_folder, model_identity
 FREE = {
     *("output_dir", "gpus", "report_to", "run_name", "disable_tqdm", "log_level", "log_completions", "probe_prompts"),
     *("num_completions_to_print", "gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_empty_cache_steps"),
+    *("per_device_eval_batch_size", "eval_steps", "eval_on_start"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("ddp_timeout", "max_logprob_gap", "enable_jit_checkpoint", "reward_folder"),
     *(f"judge.{key}" for key in ("api_key_env", "cache", "timeout", "max_retries", "concurrency")),
@@ -159,7 +160,7 @@ class RunFolder:
             checkpoint = last_checkpoint(self.path, run, remove_torn=self.main)
         if self.main:
             repair_jsonl(self.log)
-            trim_log(self.log, checkpoint[1] if checkpoint else 0)
+            trim_log(self.log, checkpoint[1] if checkpoint else -1)  # also the loss before the first step
             self.known = {
                 "run": run or uuid.uuid4().hex,
                 **provenance(self.settings, self.data),

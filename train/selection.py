@@ -103,7 +103,7 @@ def _whole_model(vlm: VLM, args: Any, options: GrpoOptions, state: PartialState)
         yield vlm
         return
     with whole_weights(args):
-        whole = load_for_training(options)
+        whole = load_for_training(options, args)
         whole.model.to(state.device)
         yield whole
         del whole

@@ -27,6 +27,7 @@ from train.config import SftOptions, StageConfig, load_stage
 from train.data import FILLER, Collator, Row, read_rows
 from train.distributed import FilledSampler, add_blank_images, fillers
 from train.finite import FiniteTrainer, Numbered, shortened
+from train.held_out import LOSS, EvaluateAtEnd, HeldOutTrainer, evaluation_defaults, held_out_summary, split_rows
 from train.launch import (
     STAGE_DEFAULTS,
     STAGE_REFUSED,
@@ -56,14 +57,14 @@ REFUSED = {
         OWN_ROWS,
     ),
 }
-SHOWN = ("loss", "mean_token_accuracy", "entropy", "learning_rate")
+SHOWN = ("loss", LOSS, "mean_token_accuracy", "entropy", "learning_rate")
 
 
-class ColdStartTrainer(FiniteTrainer, SFTTrainer):
+class ColdStartTrainer(HeldOutTrainer, FiniteTrainer, SFTTrainer):
     """TRL's trainer with a loss that weights all tokens equally, a row order that a resume repeats, and no model card.
 
     Args:
-        rows: the rows to train on; a batch names them by number (``train.finite.Numbered``).
+        rows: all usable rows; a batch names them by number (``train.finite.Numbered``).
         fillers: the number of filler rows, which stay at the end of every epoch (``train.distributed.fillers``).
     """
 
@@ -91,7 +92,7 @@ class ColdStartTrainer(FiniteTrainer, SFTTrainer):
 def load_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> StageConfig:
     """The checked config of a cold start; ConfigError otherwise."""
     required = ("output_dir", "dataset")
-    return load_stage(source, SftOptions, SFTConfig, required, DEFAULTS, REFUSED, overrides)
+    return load_stage(source, SftOptions, SFTConfig, required, DEFAULTS, REFUSED, overrides, evaluation_defaults)
 
 
 def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -110,34 +111,44 @@ def run_sft(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]
 
 def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
-    vlm = load_for_training(options)
+    vlm = load_for_training(options, args)
     rows, dropped = read_rows(options.dataset, vlm, options.max_row_tokens)
     add_blank_images(vlm, [len(row.images) for row in rows])
+    trained, held_out = split_rows(rows, options.held_out, args.seed)
     checkpoint = run.begin()
     data = {
-        "rows": len(rows),
-        "direct": sum(row.mode == "direct" for row in rows),
-        "with_masked_spans": sum(bool(row.masked) for row in rows),
+        "rows": len(trained),
+        **({"held_out": len(held_out)} if held_out else {}),
+        "direct": sum(rows[index].mode == "direct" for index in trained),
+        "with_masked_spans": sum(bool(rows[index].masked) for index in trained),
         "dropped": dropped.counts,
         "examples": dropped.examples,
     }
     if run.main:
         write_json_atomic(run.path / "data.json", data)
-        print(f"{len(rows)} rows, {sum(dropped.counts.values())} dropped {dropped.counts or ''}", flush=True)
+        held = f", {len(held_out)} held out" if held_out else ""
+        print(f"{len(trained)} rows{held}, {sum(dropped.counts.values())} dropped {dropped.counts or ''}", flush=True)
+    if checkpoint is not None:
+        args.eval_on_start = False  # it was measured when the run began
     adapters = lora_config(options.lora, vlm.model, checkpoint[0] if checkpoint else None)
     if run.main:
         print_coverage(options.lora, adapters, vlm.model)
-    filled = 0 if args.dataloader_drop_last else fillers(len(rows), rows_at_once(vars(args), world_size()))
+    filled = 0 if args.dataloader_drop_last else fillers(len(trained), rows_at_once(vars(args), world_size()))
+    # accelerate would repeat held-out rows too, and they would count twice.
+    evaluated = [*held_out, *[FILLER] * fillers(len(held_out), args.per_device_eval_batch_size * world_size())]
     trainer = ColdStartTrainer(
         model=vlm.model,
         args=args,
         fillers=filled,
-        train_dataset=Dataset.from_dict({"index": [*range(len(rows)), *[FILLER] * filled]}),
+        train_dataset=Dataset.from_dict({"index": [*trained, *[FILLER] * filled]}),
+        eval_dataset=Dataset.from_dict({"index": evaluated}) if held_out else None,
         data_collator=Numbered(Collator(rows, vlm)),
         processing_class=vlm.processor,
         peft_config=adapters,
         rows=rows,
     )
+    if held_out:
+        trainer.add_callback(EvaluateAtEnd())
     steps = run_trainer(trainer, run, checkpoint, SHOWN, options)
     return run.finish({**_sft_summary(run.rows(), steps, data), "precision": stage.precision.name})
 
@@ -152,6 +163,8 @@ def _sft_summary(rows: list[dict[str, Any]], steps: int, data: dict[str, Any]) -
         "loss_first": losses[0] if losses else None,
         "loss_last": losses[-1] if losses else None,
         "rows": data["rows"],
+        **({"held_out": data["held_out"]} if "held_out" in data else {}),
+        **held_out_summary(rows),
         "dropped": data["dropped"],
     }
 

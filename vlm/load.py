@@ -60,7 +60,13 @@ def bundled_model(name: str) -> Path:
     return folder
 
 
-def load_vlm(name: str | Path, dtype: Dtype = "float32", device: str | None = None, **processor_kwargs: Any) -> VLM:
+def load_vlm(
+    name: str | Path,
+    dtype: Dtype = "float32",
+    device: str | None = None,
+    quantization: Any = None,
+    **processor_kwargs: Any,
+) -> VLM:
     """Load a vision-language model for inference (evaluation mode, left padding).
 
     Args:
@@ -68,13 +74,14 @@ def load_vlm(name: str | Path, dtype: Dtype = "float32", device: str | None = No
         dtype: of the weights. float32 by default: small updates round away in bfloat16, and a batch equals its singles
             only up to the rounding of the type. ``auto`` is the type of the checkpoint.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``auto`` (spread by accelerate); by default the first GPU, else the CPU.
+        quantization: transformers' config of a quantization that is applied while the weights load, on ``device``.
         processor_kwargs: for the processor, e.g. ``max_pixels=1280 * 28 * 28``.
 
     Raises:
         UserError: no such folder, no processor in it, not a vision-language model, or weights that do not load or are not
             finite.
     """
-    return _load(name, dtype, device, processor_kwargs, kind="vlm")
+    return _load(name, dtype, device, processor_kwargs, kind="vlm", quantization=quantization)
 
 
 def load_text_model(name: str | Path, dtype: Dtype = "float32", device: str | None = None) -> VLM:
@@ -87,7 +94,14 @@ def load_model(name: str | Path, dtype: Dtype = "float32", device: str | None = 
     return _load(name, dtype, device, {}, kind="either")
 
 
-def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: dict[str, Any], kind: str) -> VLM:
+def _load(
+    name: str | Path,
+    dtype: str,
+    device: str | None,
+    processor_kwargs: dict[str, Any],
+    kind: str,
+    quantization: Any = None,
+) -> VLM:
     where, local = _locate(name)
     if local:
         _check_config(name, Path(where))
@@ -142,12 +156,14 @@ def _load(name: str | Path, dtype: str, device: str | None, processor_kwargs: di
     options = {"config": config, "dtype": dtypes[dtype], "local_files_only": local, "output_loading_info": True}
     if device == "auto":
         options["device_map"] = "auto"
+    if quantization is not None:  # weights are packed on the device that computes with them
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
     with _quiet():
         model, info = attempt("the weights", loader.from_pretrained, where, **options)
     if missing := sorted(info["missing_keys"]):  # the loader would initialize them at random
         raise UserError(f"The weights of {name} lack {len(missing)} tensors ({missing[0]}, ...): restore its folder.")
     # On the CPU it is already; under ZeRO-3 a move there would take the frozen weights, and not the others, off their GPU.
-    if device not in ("auto", "cpu"):
+    if device not in ("auto", "cpu") and quantization is None:
         model = attempt(f"the weights onto {device}", model.to, device)
     check_loaded(model, str(name))
     vlm = VLM(model.eval(), processor, str(name))

@@ -221,7 +221,7 @@ class Loading(Exception):
 def begins(pipeline: Pipeline, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Do the stage's work up to the model."""
 
-    def load(options: Any) -> None:
+    def load(*_: Any) -> None:
         raise Loading
 
     monkeypatch.setattr("train.grpo.load_for_training", load)

@@ -146,7 +146,7 @@ def test_a_run_is_not_gone_on_with_under_an_edited_reward(
     class Loading(Exception):
         pass
 
-    def load(options: Any) -> None:
+    def load(*_: Any) -> None:
         raise Loading
 
     monkeypatch.setattr(train.grpo, "load_for_training", load)

@@ -45,7 +45,7 @@ def found(keys: dict[str, Any], grpo: bool = True, world: int = 1) -> dict[str, 
         ({"eval_strategy": "steps"}, "evaluation", "'eval_strategy: steps' needs a data set for evaluation"),
         ({"eval_strategy": "epoch"}, "evaluation", "'eval_strategy: epoch' needs a data set"),
         ({"eval_on_start": True}, "evaluation", "'eval_on_start' needs a data set"),
-        ({"save_strategy": "best"}, "evaluation", "'save_strategy: best' saves after an evaluation"),
+        ({"save_strategy": "best"}, "evaluation", "'save_strategy: best' saves no step after the best one"),
         ({"learning_rate": -1.0}, "optim", "(Invalid learning rate: -1.0)"),
         ({"adam_beta1": 1.5}, "optim", "(Invalid beta parameter"),
         ({"optim": "sgd", "weight_decay": -1.0}, "optim", "'optim: sgd' cannot be built"),
@@ -62,6 +62,24 @@ def found(keys: dict[str, Any], grpo: bool = True, world: int = 1) -> dict[str, 
 @pytest.mark.parametrize("grpo", [True, False])
 def test_what_a_trainer_refuses_is_found_in_both_stages(keys: dict[str, Any], name: str, said: str, grpo: bool) -> None:
     assert said in found(keys, grpo)[name]
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"eval_strategy": "steps"}, "or set held_out, the share of the rows to hold out"),
+        ({"held_out": 0.1, "eval_strategy": "no"}, "their loss is never measured: remove one of them"),
+        ({"held_out": 0.1, "load_best_model_at_end": True}, "a run's result is always its last step: remove it"),
+        ({"held_out": 0.1, "save_strategy": "best"}, "saves no step after the best one"),
+    ],
+)
+def test_what_held_out_rows_cannot_do_is_found(keys: dict[str, Any], said: str) -> None:
+    assert said in found(keys, grpo=False)["evaluation"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"eval_steps": 5}, {"eval_strategy": "epoch"}, {"eval_on_start": False}])
+def test_held_out_rows_are_measured_whenever_trl_can(keys: dict[str, Any]) -> None:
+    assert found({"held_out": 0.1, **keys}, grpo=False) == {}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +231,7 @@ def test_wandb_needs_a_key_unless_it_is_offline(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o600)
-    monkeypatch.setattr("train.refusals.missing_packages", lambda args: [])
+    monkeypatch.setattr("train.refusals.missing_packages", lambda *_: [])
     for report_to in ("wandb", ["tensorboard", "wandb"]):
         args = load_sft({**SFT, "report_to": report_to}).args
         said = [sentence for _, sentence in machine_refusals(args)]
@@ -334,7 +352,7 @@ def test_further_faults_of_a_model(reader: Reader) -> None:
         ({"num_generations": 1}, r"'num_generations' must be at least 2, found 1"),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, r"'lr_scheduler_type: reduce_lr_on_plateau' follows a loss"),
         ({"lr_scheduler_type": "greedy"}, r"'lr_scheduler_type: greedy' follows a loss"),
-        ({"load_best_model_at_end": True}, r"'load_best_model_at_end' needs evaluations"),
+        ({"load_best_model_at_end": True}, r"'load_best_model_at_end' publishes another step"),
         ({"logging_steps": 0}, r"'logging_steps'"),
         ({"dataloader_prefetch_factor": 2}, r"'dataloader_num_workers'"),
         (
