@@ -26,6 +26,7 @@ from train.lora import lora_config
 from train.memory import make_plan
 from train.preflight import check
 from train.quantization import keep_adapter_dtype, packed_size, quantization_config, quantized_layers, trial
+from train.reader import load_reader
 from train.refusals import machine_refusals, model_refusals, refusals
 from train.run_folder import changed_settings
 from train.sft import load_sft, main, run_sft
@@ -64,7 +65,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         raise RuntimeError("no kernel image\nis available")
 
     module = SimpleNamespace(
-        __version__="0.50.2", functional=SimpleNamespace(quantize_nf4=fail, int8_vectorwise_quant=fail), __spec__=None
+        __version__="0.50.2",
+        functional=SimpleNamespace(quantize_nf4=fail, int8_vectorwise_quant=fail, dequantize_4bit=fail),
+        __spec__=None,
     )
     monkeypatch.setitem(sys.modules, "bitsandbytes", module)
     monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda: True)
@@ -145,15 +148,12 @@ def test_who_moves_whole_weights_is_refused(bits: int) -> None:
         assert "lora.bits" not in dict(refusals(stage.args, stage.options, 2))
 
 
-def test_a_model_that_is_quantized_already_is_refused() -> None:
-    config = SimpleNamespace(quantization_config={"load_in_4bit": True}, get_text_config=lambda: SimpleNamespace())
-    stage = load_sft(SFT)
-    reader: Any = SimpleNamespace(
-        config=config,
-        exact=False,
-        vlm=SimpleNamespace(name="my/model-4bit", processor=SimpleNamespace(chat_template="x")),
-    )
-    assert "my/model-4bit is quantized already" in dict(model_refusals(stage.args, stage.options, reader))["lora.bits"]
+def test_a_model_that_is_quantized_already_is_refused(tiny_vlm_dir: Path) -> None:
+    stage = load_sft({**SFT, "model": str(tiny_vlm_dir)})
+    reader = load_reader(stage.options)
+    assert "lora.bits" not in dict(model_refusals(stage.args, stage.options, reader))
+    reader.config.quantization_config = {"load_in_4bit": True}
+    assert "is quantized already: remove bits" in dict(model_refusals(stage.args, stage.options, reader))["lora.bits"]
 
 
 @pytest.mark.parametrize(
