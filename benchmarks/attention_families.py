@@ -116,11 +116,15 @@ def layer_kinds(model: PreTrainedModel) -> list[str]:
 
 def eager_mass(model: PreTrainedModel, batch: dict[str, Any], layers: list[int]) -> torch.Tensor:
     """The mass by definition: eager maps of ``layers``, summed over the image columns; (layers, batch, heads, rows)."""
+    configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
+    before = [config._attn_implementation for config in configs]
     model.set_attn_implementation("eager")
     try:
         maps = [one for one in model(**batch, output_attentions=True).attentions if one is not None]
     finally:
-        model.set_attn_implementation("sdpa")
+        # A part without sdpa, such as Gemma 2, was eager before. The whole comes first: setting it sets its parts.
+        for config, implementation in zip(configs, before, strict=True):
+            config._attn_implementation = implementation
     # Layers without a softmax have no map, and many families leave their places out.
     numbers = list(range(len(layer_kinds(model)))) if len(maps) == len(layer_kinds(model)) else layers
     by_layer = dict(zip(numbers, maps, strict=True))

@@ -38,6 +38,10 @@ Sizes = Sequence[Sequence[int]]
 """The images of a batch: for each sequence the size codes (0, 1 or 2) of its images."""
 
 
+TILES = (1, 3, 5)
+"""Tiles for each size code, in families that cut an image: the image alone, or several tiles and an overview."""
+
+
 def flat(sizes: Sizes) -> Iterator[int]:
     """The size codes of all images of a batch, in order."""
     return (code for row in sizes for code in row)
@@ -122,3 +126,28 @@ def finish(model: PreTrainedModel) -> PreTrainedModel:
 def noise(*shape: int) -> torch.Tensor:
     """Pixels: the same numbers for the same shape."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(2))
+
+
+def positions(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """For families whose attention depends on a token's own position: counted without the padding, as ``generate`` does."""
+    return {"position_ids": ((ids != 0).cumsum(1) - 1).clamp(min=0)}
+
+
+def one_size(model: PreTrainedModel, image: list[int], side: int = 16) -> Family:
+    """A family that resizes every image to one size: ``image`` spells any of them."""
+    return Family(
+        model.config.model_type,
+        finish(model),
+        lambda code: image,
+        lambda sizes: {"pixel_values": noise(len(list(flat(sizes))), 3, side, side)},
+    )
+
+
+def tiled(model: PreTrainedModel, image_ids: Callable[[int], list[int]], side: int = 16) -> Family:
+    """A family that cuts an image into :data:`TILES` tiles of one size: ``image_ids`` spells an image of so many."""
+    return Family(
+        model.config.model_type,
+        finish(model),
+        lambda code: image_ids(TILES[code]),
+        lambda sizes: {"pixel_values": noise(sum(TILES[code] for code in flat(sizes)), 3, side, side)},
+    )

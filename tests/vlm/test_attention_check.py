@@ -11,7 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import vlm.attention
 import vlm.attention_traits
-from benchmarks.families import FAMILIES, IMAGE, TEXT, VISION, Family, finish
+from benchmarks.families import FAMILIES, IMAGE, Family, finish
 from configs.errors import UserError
 from vlm import attention_check
 from vlm.attention import AttentionMass
@@ -114,35 +114,14 @@ def test_differences(stock: torch.Tensor, probed: torch.Tensor, wanted: float) -
     assert attention_check.difference([stock], [probed]) == pytest.approx(wanted)
 
 
-def gemma4(shared: int) -> Any:
-    """With ``shared`` layers that have no keys of their own, as in Gemma 4 E2B and E4B."""
-    config = transformers.Gemma4Config(
-        text_config={
-            **TEXT,
-            "num_hidden_layers": 4,
-            "head_dim": 8,
-            "global_head_dim": 8,
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention", "full_attention"] * 2,
-            "num_kv_shared_layers": shared,
-            "hidden_size_per_layer_input": 8,
-            "vocab_size_per_layer_input": 99,
-        },
-        vision_config={**VISION, "num_key_value_heads": 2, "head_dim": 8},
-        audio_config=None,
-        image_token_id=IMAGE,
-    )
-    return finish(transformers.Gemma4ForConditionalGeneration(config))
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("shared", [0, 2])
-def test_gemma_4_is_exact_also_where_it_leaves_out_rows(shared: int) -> None:
+@pytest.mark.parametrize("name", ["gemma4", "gemma4 (shared keys)"])
+def test_gemma_4_is_exact_also_where_it_leaves_out_rows(name: str) -> None:
     """With ``logits_to_keep`` its layers that share keys compute the kept rows alone."""
     ids = torch.tensor([[1, 20, IMAGE, IMAGE, 30, 31, 32, 33, 34]] * 2)
     mask = torch.ones_like(ids)
     mask[1, :1] = 0  # with padding, Gemma 4 slices the mask and with it the rows
-    model = gemma4(shared)
+    model = FAMILIES[name]().model
     arguments = {"input_ids": ids, "attention_mask": mask}
     stock = model(**arguments, logits_to_keep=5).logits
     with AttentionMass(model, "all", rows=5) as kept:
@@ -151,7 +130,7 @@ def test_gemma_4_is_exact_also_where_it_leaves_out_rows(shared: int) -> None:
         model(**arguments)
     torch.testing.assert_close(kept.mass, whole.mass, atol=1e-6, rtol=0)
     torch.testing.assert_close(kept.lift, whole.lift, atol=1e-5, rtol=0)
-    if shared:
+    if name == "gemma4 (shared keys)":
         with AttentionMass(model, "all", rows=6), pytest.raises(UserError, match="computes 5 of the 9 rows"):
             model(**arguments, logits_to_keep=5)
 
@@ -182,47 +161,11 @@ def test_a_model_that_cannot_read_text_alone_is_refused(family: Family, monkeypa
         AttentionMass(family.model).__enter__()
 
 
-def mllama() -> Any:
-    config = transformers.MllamaConfig(
-        text_config={
-            **TEXT,
-            "cross_attention_layers": [1],
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-        },
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_global_layers": 1,
-            "attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-            "vision_output_dim": 32,
-            "supported_aspect_ratios": [[1, 1]],
-            "intermediate_layers_indices": [0],
-            "max_num_tiles": 1,
-        },
-        image_token_index=IMAGE,
-    )
-    return transformers.MllamaForConditionalGeneration(config)
-
-
-def florence2() -> Any:
-    text = {"vocab_size": 99, "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 32}
-    text |= {"decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    return transformers.Florence2ForConditionalGeneration(
-        transformers.Florence2Config(text_config=text, image_token_id=IMAGE)
-    )
-
-
-@pytest.mark.parametrize(
-    ("build", "words"),
-    [(mllama, "through cross-attention"), (florence2, "through cross-attention")],
-)
-def test_attention_of_another_kind_is_refused_without_weights(build: Any, words: str) -> None:
+@pytest.mark.parametrize("name", ["mllama", "florence2", "blip-2 (t5)", "instructblip (t5)"])
+def test_attention_of_another_kind_is_refused_without_weights(name: str) -> None:
     with torch.device("meta"):
-        model = build()
-    with pytest.raises(UserError, match=words):
+        model = FAMILIES[name]().model
+    with pytest.raises(UserError, match="through cross-attention"):
         AttentionMass(model)
 
 

@@ -15,9 +15,42 @@ from vlm.attention_recording import ForwardRecorder
 pytestmark = pytest.mark.seam
 
 # Families whose processors resize every image to one size.
-ONE_SIZE = {"gemma3"}
+ONE_SIZE = {
+    "gemma3",
+    "gemma3n",
+    "paligemma",
+    "paligemma (gemma2)",
+    "llava",
+    "vipllava",
+    "fast_vlm",
+    "idefics2",
+    "deepseek_vl",
+    "deepseek_vl_hybrid",
+    "janus",
+    "chameleon",
+    "blip-2 (opt)",
+    "blip-2 (t5)",
+    "instructblip (llama)",
+    "instructblip (t5)",
+    "mllama",
+    "florence2",
+    "udop",
+    "kosmos-2",
+    "git",
+}
 # Families that the probe does not measure, and a part of the reason that it gives.
-REFUSED = {"qwen4_exp": "chooses the keys of its attention by an indexer"}
+REFUSED = {
+    "blip-2 (opt)": "a short generation from text alone fails",
+    "blip-2 (t5)": "through cross-attention",
+    "instructblip (llama)": "a short generation from text alone fails",
+    "instructblip (t5)": "through cross-attention",
+    "mllama": "through cross-attention",
+    "florence2": "through cross-attention",
+    "udop": "names no image token",
+    "kosmos-2": "names no image token",
+    "git": "names no image token",
+    "phi4_multimodal": "names no image token",
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
