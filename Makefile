@@ -25,7 +25,7 @@ help:
 	@echo "make study      the arms of the study, on what make run left; may be stopped and given again"
 	@echo "make test       ruff, mypy, pytest"
 	@echo "make test-slow  kills, launchers, fuzz, the wheel"
-	@echo "make test-browser  the demo in headless Chromium, installed with apt-get where it is missing"
+	@echo "make test-browser  the demo in headless Chromium and behind nginx, both fetched with apt-get where they are missing"
 	@echo "make test-newest  the newest releases of all libraries in .venv-newest, and the tests of the seams to them"
 	@echo "make test-lowest  the same with the oldest releases that setup.py allows, in .venv-lowest"
 	@echo "make lock       write requirements/*.txt anew after setup.py has changed"
@@ -57,10 +57,11 @@ test: install
 test-slow: install
 	$(PYTEST) -m slow
 
-# One process: the tests share one server. CHROMIUM names another browser.
+# One process: the tests share one server. CHROMIUM names another browser, NGINX another nginx. Without nginx, its tests are skipped.
 test-browser: install
 	tests/browser/install_chromium
-	$(TEST_ENV) $(BIN)/pytest -m browser --durations 10 tests/browser
+	tests/browser/unpack_nginx || echo "!! THE TESTS BEHIND A PROXY DO NOT RUN: there is no nginx." | tee /dev/stderr
+	$(TEST_ENV) $(BIN)/pytest -m browser -r s --durations 10 tests/browser
 
 # The environments are made anew each time: what is newest changes from day to day.
 test-newest: install

@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 # Gradio reads these at import: no telemetry, no check for a newer version, no run history.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
@@ -18,9 +19,10 @@ import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
 from configs.errors import ConfigError, UserError
+from demo.access import LOCAL, Access, read_name
 from demo.app import STATIC, build_app
 from demo.engine import Engine, Sessions
 from demo.image_store import MAX_UPLOAD, ImageStore
@@ -36,6 +38,8 @@ ROUTES = {
     ),
     "POST": re.compile(r"/image|/gradio_api/(?:queue/join|cancel|reset)/?"),
 }
+STREAMS = ("/gradio_api/queue/data", "/gradio_api/heartbeat/")
+"""Routes that send events while the connection stays open."""
 MAX_PATH = 255
 """Bytes of a request's path. The page's own are shorter; the system raises an error for a file name that is longer."""
 MAX_BODY = 200_000
@@ -50,19 +54,23 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-LOCAL = ("127.0.0.1", "localhost", "::1")
+FORWARDED = (b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
+"""Headers from which Gradio would read the address of the page. A visitor can write them."""
+HERE = "."
+"""The address of the page for its own scripts. Gradio's own guess, from ``Host``, is wrong behind a proxy that replaces it; a
+relative one is correct under every name, scheme and path. Gradio takes it from ``X-Gradio-Server``."""
 
 
 class Gate:
     """ASGI middleware that admits the routes of ``ROUTES``, bodies of bounded size and known shape, and requests of this page.
 
     Args:
-        local: answer only requests whose Host is a name of this machine.
+        access: under which names and path the page answers.
         functions: the numbers of Gradio's event handlers.
     """
 
-    def __init__(self, app: Any, local: bool, functions: Collection[int]) -> None:
-        self.app, self.local, self.functions = app, local, functions
+    def __init__(self, app: Any, access: Access, functions: Collection[int]) -> None:
+        self.app, self.access, self.functions = app, access, functions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -71,10 +79,18 @@ class Gate:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        refusal = self._refusal(scope)
+        path = self.access.below(scope["path"])
+        refusal = self._refusal(scope, "/" if path is None else path)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
+        if path is None:  # the page's relative addresses need the slash
+            query = scope["query_string"].decode("latin-1")
+            await RedirectResponse(self.access.root_path + ("/?" + query if query else "/"))(scope, receive, send)
+            return
+        headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
+        headers.append((b"x-gradio-server", HERE.encode()))
+        scope = {**scope, "path": path, "raw_path": quote(path).encode(), "headers": headers}
         if scope["method"] == "POST" and scope["path"] != "/image":
             body = await read_body(receive, MAX_BODY)
             if body is None or not is_plain(body, self.functions):
@@ -88,29 +104,34 @@ class Gate:
             if message["type"] == "http.response.start":
                 ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message["headers"], *ours]
+                if scope["path"].startswith(STREAMS):
+                    message["headers"].append((b"x-accel-buffering", b"no"))  # nginx would hold the events back
             await send(message)
 
         await self.app(scope, receive, send_guarded)
 
-    def _refusal(self, scope: Scope) -> Response | None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    def _refusal(self, scope: Scope, path: str) -> Response | None:
+        headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         allowed = ROUTES.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        path = scope["path"]
         unknown = allowed is None or not allowed.fullmatch(path) or ".." in path or len(path.encode()) > MAX_PATH
         if unknown or b"deep_link" in scope["query_string"]:  # it names a file
             return JSONResponse({"error": "There is nothing here."}, 404)
-        host = headers.get("host", "")
-        # A page of another site could reach this machine under that site's name (DNS rebinding), or post to it.
-        if self.local and _host_name(host) not in LOCAL:
-            return JSONResponse({"error": "This demo answers only requests from its own machine."}, 403)
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            return JSONResponse({"error": "This request comes from another page."}, 403)
+        hosts, origins = ([value for name, value in headers if name == wanted] for wanted in ("host", "origin"))
+        if len(hosts) != 1 or not self.access.answers_to(hosts[0]):
+            # What a visitor wrote is repeated only if it is a name.
+            name = hosts[0] if len(hosts) == 1 and read_name(hosts[0]) else "this name"
+            return _forbidden(
+                f"This demo does not answer to {name}: if a proxy serves it so, name it with --allowed_host."
+            )
+        if any(not self.access.is_page(origin, hosts[0]) for origin in origins):
+            return _forbidden(
+                "This request comes from another page: if it is this page behind a proxy, name its host with --allowed_host."
+            )
         return None
 
 
-def _host_name(host: str) -> str:
-    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+def _forbidden(why: str) -> Response:
+    return JSONResponse({"error": why}, 403)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
@@ -182,7 +203,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def make_server(engine: Engine, local: bool = True, store: ImageStore | None = None) -> Gate:
+def make_server(engine: Engine, access: Access | None = None, store: ImageStore | None = None) -> Gate:
     """The whole application behind its gate, for uvicorn or a test client."""
     store, sessions = store or ImageStore(), Sessions()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -211,6 +232,7 @@ def make_server(engine: Engine, local: bool = True, store: ImageStore | None = N
         app,
         blocks,
         path="/",
+        root_path=HERE,
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -220,25 +242,35 @@ def make_server(engine: Engine, local: bool = True, store: ImageStore | None = N
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css_paths=[STATIC / "page.css"],
     )
-    return Gate(app, local, set(blocks.fns))
+    return Gate(app, access or Access(), set(blocks.fns))
 
 
-def serve(models: Sequence[str], host: str = "127.0.0.1", port: int = 7860, api_key_env: str | None = None) -> None:
+def serve(
+    models: Sequence[str],
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    api_key_env: str | None = None,
+    access: Access | None = None,
+) -> None:
     """Serve the page until Ctrl-C. The first model is loaded before the address is printed, so that a bad name fails at once.
+
+    Args:
+        access: under which names and path the page answers. By default, on an address of this machine alone, only to its
+            own names.
 
     Raises:
         UserError: a model that does not load, or a port that is taken.
     """
+    access = access or Access.parse(host)
     engine = Engine(models, api_key_env)
     engine.model(next(iter(engine.names)))
-    local = host in LOCAL
     listening = listen(host, port)
     server = uvicorn.Server(
-        uvicorn.Config(make_server(engine, local), log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Config(make_server(engine, access), log_level="warning", timeout_graceful_shutdown=2)
     )
     shown = f"[{host}]" if ":" in host else host
     print(f"The demo is at http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)
-    if not local:
+    if host not in LOCAL:
         print("There is no password: everyone who can reach this machine can use the demo.", flush=True)
     server.run(sockets=[listening])
 

@@ -302,7 +302,13 @@ command(
 )(ask)
 
 
-@command(epilog=example_list("reflection-v demo", "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861"))
+@command(
+    epilog=example_list(
+        "reflection-v demo",
+        "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861",
+        "reflection-v demo --allowed_host lab.example --root_path /look",
+    )
+)
 def demo(
     model: Annotated[
         list[str] | None,
@@ -314,12 +320,33 @@ def demo(
     host: Annotated[
         str, typer.Option(help="The address to listen on. Only this machine can reach the default.")
     ] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed_host",
+            "--allowed-host",
+            metavar="NAME[:PORT]",
+            help="A name under which a proxy (nginx) serves the page. May be repeated.",
+        ),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root_path",
+            "--root-path",
+            metavar="PATH",
+            help="The path below which a proxy serves the page, such as /look.",
+        ),
+    ] = "/",
     api_key_env: KeyName = None,
 ) -> None:
     """A web page that shows where the model looks in each sentence of its reasoning, and lets you test it."""
+    from demo.access import Access
+
+    access = Access.parse(host, allowed_host or (), root_path)
     from demo.serve import serve
 
-    serve(model or ["tiny"], host, port, api_key_env)
+    serve(model or ["tiny"], host, port, api_key_env, access)
 
 
 @command(epilog=example_list("reflection-v doctor", "reflection-v doctor --json"))

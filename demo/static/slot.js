@@ -18,6 +18,10 @@ const take = async (file) => {
   }
   try {
     const answer = await fetch("image", { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+    if (!(answer.headers.get("Content-Type") || "").startsWith("application/json")) {
+      showError(`A proxy in front of the demo refused the image (status ${answer.status}).`);
+      return;
+    }
     const reply = await answer.json();
     if (reply.token) { props.value = reply.token; show(); trigger("change"); } else showError(reply.error || "The image was refused.");
   } catch (error) {

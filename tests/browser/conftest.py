@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,19 @@ def address(tiny_vlm_dir: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def launch() -> Iterator[Any]:
+    """A function that starts a Chromium with further flags."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        yield lambda *flags: playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+
+
+@pytest.fixture(scope="session")
+def browser(launch: Any) -> Iterator[Any]:
+    browser = launch()
+    yield browser
+    browser.close()
 
 
 @dataclass
@@ -97,11 +104,11 @@ class Visitor:
 
 
 @pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Any]:
-    """A function that opens the demo as a new visitor; at the end, no visitor may have had trouble."""
+def arrive() -> Iterator[Any]:
+    """A function that opens the demo at an address as a new visitor; at the end, no visitor may have had trouble."""
     visitors: list[Visitor] = []
 
-    def arrive(**options: Any) -> Visitor:
+    def open_page(browser: Any, address: str, **options: Any) -> Visitor:
         context = browser.new_context(**options)
         context.set_default_timeout(PATIENCE)
         visitor = Visitor(context.new_page())
@@ -115,10 +122,16 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
         visitors.append(visitor)
         return visitor
 
-    yield arrive
+    yield open_page
     for visitor in visitors:
         visitor.page.context.close()
     assert [trouble for visitor in visitors for trouble in visitor.trouble] == []
+
+
+@pytest.fixture
+def visit(arrive: Any, browser: Any, address: str) -> Any:
+    """A function that opens the demo of all tests as a new visitor."""
+    return partial(arrive, browser, address)
 
 
 def _note_foreign(url: str, address: str, trouble: list[str]) -> None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from configs.errors import ConfigError, UserError
+from demo.access import Access
 from demo.engine import Engine
 from demo.image_store import MAX_UPLOAD
 from demo.serve import HEADERS, MAX_BODY, make_server, serve
@@ -143,8 +145,62 @@ def test_other_sites_are_kept_out(client: TestClient, headers: dict[str, str]) -
 def test_its_own_page_and_a_public_host_are_let_in(client: TestClient, tiny_vlm_dir: Path) -> None:
     assert client.get("/config", headers={"origin": HOME}).status_code == 200
     assert client.get("/config", headers={"host": "localhost:7860"}).status_code == 200
-    with TestClient(make_server(Engine([str(tiny_vlm_dir)]), local=False), base_url="http://lab.example") as public:
+    with TestClient(
+        make_server(Engine([str(tiny_vlm_dir)]), Access(every_name=True)), base_url="http://lab.example"
+    ) as public:
         assert public.get("/config").status_code == 200
+
+
+def test_a_proxy_serves_the_page_below_a_path(client: TestClient, tiny_vlm_dir: Path) -> None:
+    """With its own Host, and with the path kept or removed."""
+    access = Access.parse("127.0.0.1", ["lab.example"], "/look/")
+    own = {"origin": "https://lab.example", "host": "127.0.0.1:7860"}
+    with TestClient(make_server(Engine([str(tiny_vlm_dir)]), access), base_url="http://lab.example") as proxied:
+        for path in ("/look", ""):
+            answer = proxied.get(path + "/", headers={"host": "127.0.0.1:7860"})
+            assert answer.status_code == 200 and {name: answer.headers[name] for name in HEADERS} == HEADERS
+            assert proxied.get(path + "/config?__theme=dark").json()["root"] == "."
+            token = proxied.post(path + "/image", content=png(), headers=own).json()["token"]
+            assert proxied.get(f"{path}/image/{token}").status_code == 200
+        sent = proxied.get("/look?__theme=dark", follow_redirects=False)
+        assert sent.status_code == 307 and sent.headers["location"] == "/look/?__theme=dark"
+        for path in (
+            "/look/look/",
+            "/look//",
+            "/look/%2e%2e/config",
+            "/look/assets/%2e%2e/%2e%2e/etc/passwd",
+            "/looks",
+            "/look/docs",
+        ):
+            assert proxied.get(path).status_code == 404
+        assert proxied.get("/look", headers={"host": "evil.example"}, follow_redirects=False).status_code == 403
+    assert client.get("/look/").status_code == client.get("/look").status_code == 404
+
+
+def test_a_refusal_names_the_remedy(client: TestClient) -> None:
+    answer = client.get("/", headers={"host": "lab.example"})
+    assert "answer to lab.example" in answer.json()["error"] and "--allowed_host" in answer.json()["error"]
+    answer = client.get("/", headers={"host": "<b>x</b>"})
+    assert "answer to this name" in answer.json()["error"]
+    answer = client.post("/image", content=png(), headers={"origin": "https://lab.example"})
+    assert answer.status_code == 403 and "--allowed_host" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "headers", [[("host", "127.0.0.1:7860"), ("host", "evil.example")], [("host", "127.0.0.1:7860")] * 2]
+)
+def test_a_request_has_one_host(client: TestClient, headers: list[tuple[str, str]]) -> None:
+    request = client.build_request("GET", "/")
+    request.headers = httpx.Headers(headers)
+    assert client.send(request).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-Host", "X-Forwarded-Proto", "X-Gradio-Server"])
+def test_a_visitor_cannot_choose_the_address_of_the_page(client: TestClient, name: str) -> None:
+    for path in ("/", "/config"):
+        answer = client.get(path, headers={name: "https://evil.example"})
+        assert answer.status_code == 200 and "evil.example" not in answer.text
+    assert client.get("/", headers={"host": "evil.example", name: "127.0.0.1:7860"}).status_code == 403
 
 
 def test_mistakes_on_the_command_line(tiny_vlm_dir: Path) -> None:

@@ -74,6 +74,10 @@ def test_every_command_is_named_in_this_test() -> None:
         (["sft", "file.yaml", "--out", "file/x"], 1, "file/x cannot be written: Not a directory"),
         (["ask", "missing.png", "What?"], 2, "missing.png"),
         (["ask", "file", "What?"], 2, "file"),
+        (["demo", "--allowed_host", "https://lab.example"], 2, "--allowed_host 'https://lab.example' is not the name"),
+        (["demo", "--allowed_host", "lab.example", "--allowed-host", ""], 2, "--allowed_host '' is not the name"),
+        (["demo", "--root_path", "look"], 2, "--root_path 'look' is not a path"),
+        (["demo", "--root-path", "/image"], 2, "--root_path '/image' begins like a path of the page itself"),
     ],
 )
 def test_a_mistake_ends_with_a_sentence(
