@@ -18,7 +18,7 @@ WITHOUT_MODELS = ("problems", "doctor")
 """Commands that load no model: they print no line about versions."""
 WITHOUT_WORK = ("demo", "doctor")
 """Commands without work to resume: SIGTERM ends them at once."""
-CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 KeyName = Annotated[
     str | None,
@@ -70,7 +70,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return f"The disk is full: {path} could not be written. Free some space, then try again.", 1
     if isinstance(error, IsADirectoryError):
         return f"{path} is a folder: give the path of a file.", 1
-    if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+    if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
         return f"{path} cannot be used: {error.strerror}. Choose another path.", 1
     return None
 

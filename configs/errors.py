@@ -7,10 +7,23 @@ NO_HOST_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate
 NO_GPU_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
+LONGEST = 2_000
+"""Characters of a sentence."""
+_BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 class UserError(Exception):
     """An error that the user can fix. The command line prints its sentence and exits with ``exit_code``."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The sentence on one line. It may repeat names and texts of any kind: control characters are escaped, since a terminal
+        would obey them, and of a very long text the middle is left out."""
+        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", _BREAK.sub(" ", super().__str__()))
+        half = LONGEST // 2
+        return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 class ConfigError(UserError):

@@ -15,7 +15,10 @@ from typing import Any
 import yaml
 
 from configs.errors import ConfigError
+from configs.paths import resolved, user_path
 from configs.schema import describe_value
+
+MOST_VALUES = 100_000
 
 
 class Settings(dict[str, Any]):
@@ -65,9 +68,9 @@ def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> tuple[dict[str
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} cannot be read: {error}.") from None
     try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"The config {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        data = parse_yaml(text, _UniqueKeyLoader)
+    except ValueError as error:
+        raise ConfigError(f"The config {path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"The config {path} must hold keys and values, found {describe_value(data)}.")
     keys = {str(key): value for key, value in data.items()}
@@ -81,6 +84,29 @@ def _read_file(path: Path, based_on_it: tuple[Path, ...] = ()) -> tuple[dict[str
         raise ConfigError(f"'base' in {path} names {base}, which does not exist.")
     below, bases = _read_file(base, chain)
     return merge(below, keys), (base, *bases)
+
+
+def parse_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value that a YAML text holds.
+
+    Raises:
+        ValueError: it is not YAML, is nested too deeply, or its aliases unfold to more than ``MOST_VALUES`` values (also one that
+            contains itself). The message is one line.
+    """
+    try:
+        data = yaml.load(text, Loader=loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # a tag on a value that it does not fit (!!int '') makes PyYAML raise anything
+        raise ValueError(" ".join(str(error).split())) from None
+    waiting, number = [data], 0
+    while waiting:
+        value, number = waiting.pop(), number + 1
+        if number > MOST_VALUES:
+            raise ValueError(f"its aliases (*name) unfold to more than {MOST_VALUES:,} values")
+        if isinstance(value, dict | list | tuple | set):
+            waiting += [*value.values(), *value] if isinstance(value, dict) else value
+    return data
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -111,7 +137,7 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any] | None) -> dict[
 
 def beside(file: Path, name: str) -> Path:
     """The path ``name``, relative to the folder of ``file``."""
-    return (file.parent / Path(name).expanduser()).resolve()
+    return resolved(file.parent / user_path(name))
 
 
 def parse_arguments(argv: Sequence[str], command: str) -> tuple[str, dict[str, Any]]:
@@ -162,6 +188,6 @@ def _read_value(text: str, key: str) -> Any:
     ):  # if a key was given instead of a name, the error below must not repeat it
         return None if text == "null" else text
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # ValueError: a date that does not exist
+        return parse_yaml(text)
+    except ValueError:
         raise ConfigError(f"'{key}': the value {text!r} cannot be read; put special characters in quotes.") from None

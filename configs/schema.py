@@ -7,6 +7,7 @@ model are then checked by pydantic.
 
 import dataclasses
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,10 @@ MOST_NAMED = 20
 """If no known key resembles an unknown one, all are listed up to this number; TRL's configs have about two hundred."""
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", type(None): "null"}
 _NO_MATCH = object()
+_SHORT = reprlib.Repr()  # a value may be nested without end, or unfold to more than fits into memory
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxtuple = 30
+_SHORT.maxlevel = 3
 
 
 class StrictModel(BaseModel):
@@ -79,7 +84,10 @@ def describe_value(value: Any) -> str:
         return "nothing"
     kind = _NAMES.get(type(value), type(value).__name__)
     kind = "a list" if isinstance(value, list | tuple) else "keys and values" if isinstance(value, Mapping) else kind
-    text = repr(value)
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a very long number"
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
 
 

@@ -17,6 +17,8 @@ from typing import Any
 from configs.api_key import redact_tokens
 from configs.errors import UserError
 from configs.jsonl import iter_jsonl
+from configs.overrides import parse_yaml
+from configs.paths import user_path
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
 KINDS = (".parquet", ".arrow", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -66,7 +68,7 @@ def load_split(
         UserError: nothing there, no such split or config (those that exist are named), or data that cannot be read.
     """
     source = data or hub
-    root = Path(source).expanduser()
+    root = user_path(source)
     if root.exists():
         parts = _choose_parts(_find_parts(root), configs, wanted, split, source, root)
         named = sorted({part.config for part in parts if part.config})
@@ -123,16 +125,14 @@ def _declared_parts(root: Path) -> list[Part]:
 
 
 def _readme_configs(readme: Path) -> list[Mapping[str, Any]]:
-    import yaml
-
     header: Any = None
-    with contextlib.suppress(OSError, ValueError, RecursionError, yaml.YAMLError):  # a broken header declares nothing
+    with contextlib.suppress(OSError, ValueError):  # a broken header declares nothing
         with readme.open(encoding="utf-8") as file:
             text = file.read(MAX_README)
         first, *lines = text.splitlines() or [""]
         ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
         if first.rstrip() == "---" and ends:
-            header = yaml.safe_load("\n".join(lines[: ends[0]]))
+            header = parse_yaml("\n".join(lines[: ends[0]]))
     configs = header.get("configs") if isinstance(header, Mapping) else None
     return [config for config in configs if isinstance(config, Mapping)] if isinstance(configs, list) else []
 

@@ -16,6 +16,7 @@ from rich.progress import track
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import write_json_atomic
+from configs.paths import user_path
 from configs.run_dir import RunDir
 from data_construction.conversations import conversation_of, read_conversation
 from data_construction.data_files import load_split
@@ -135,7 +136,7 @@ def _placed_rows(source: str, options: ImportOptions) -> Iterator[Row]:
     own = [options.images] if options.images else []
     if source.startswith(HUB):
         name = source.removeprefix(HUB)
-        local = name if Path(name).expanduser().exists() else None
+        local = name if user_path(name).exists() else None
         if local is None and not HUB_NAME.fullmatch(name):
             raise UserError(f"There is no data set at {name}: check the path.")
         configs = [options.config] if options.config else None
@@ -143,7 +144,7 @@ def _placed_rows(source: str, options: ImportOptions) -> Iterator[Row]:
         for number, (row, folders) in enumerate(split.rows, start=1):
             yield f"row {number}", row, [*own, *folders]
         return
-    path = Path(source).expanduser()
+    path = user_path(source)
     for place, found in numbered_rows(path, options.kind or foreign_format(path)):
         yield place, found, [*own, path.absolute().parent]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs.errors import ConfigError
+from configs.paths import user_path
 
 
 def write_problem_set(
@@ -62,7 +63,7 @@ def write_problem_set(
     """
     from data_construction.sources import SOURCES
 
-    own = source.startswith("hf:") or Path(source).expanduser().exists() or source_format is not None
+    own = source.startswith("hf:") or user_path(source).exists() or source_format is not None
     drawn = not own and not Path(source).suffix and "/" not in source
     if drawn or set(source.split(",")) <= set(SOURCES):
         if n is None:

@@ -137,9 +137,9 @@ def as_reply(function: "Callable[[Rollout], Any]", rollout: "Rollout") -> dict[s
         return {"error": f"{type(error).__name__}: {error} ({Path(line.filename).name}, line {line.lineno})"}
     score = result if isinstance(result, Score) else Score(result)
     value, parts = score.value, score.parts
-    if value is not None and (isinstance(value, str) or not _finite(value) or abs(float(value)) > MAX_SCORE):
+    if value is not None and (not _finite(value) or abs(float(value)) > MAX_SCORE):
         return {
-            "error": f"it returned {result!r:.80}, and a score is a number from {-MAX_SCORE:,.0f} to {MAX_SCORE:,.0f}, or None where "
+            "error": f"it returned {_shown(result)}, and a score is a number from {-MAX_SCORE:,.0f} to {MAX_SCORE:,.0f}, or None where "
             "it cannot judge"
         }
     if not isinstance(parts, dict) or len(parts) > MAX_PARTS or not all(map(_finite, parts.values())):
@@ -150,6 +150,13 @@ def as_reply(function: "Callable[[Rollout], Any]", rollout: "Rollout") -> dict[s
 
 def _finite(value: Any) -> bool:
     try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError, OverflowError):  # a whole number may be larger than any float
+        return not isinstance(value, str | bytes | bytearray) and math.isfinite(float(value))
+    except Exception:  # an object of the user's may raise anything, and a whole number may be larger than any float
         return False
+
+
+def _shown(result: Any) -> str:
+    try:
+        return f"{result!r:.80}"
+    except Exception:  # the same holds for its ``repr``
+        return f"an object of type {type(result).__name__}"

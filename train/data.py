@@ -19,7 +19,7 @@ from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode, read_jsonl
 from configs.machine import usable_cores
 from vlm.chat import encode
-from vlm.images import image_size, open_image
+from vlm.images import fitted_size, image_size, open_image
 from vlm.load import VLM
 from vlm.problem import image_path
 
@@ -131,6 +131,7 @@ def read_rows(
             for size in map(sizes.__getitem__, row.images):
                 if isinstance(size, ImageError):
                     raise _Unusable("unreadable_picture", str(size))
+                _check_shape(size, vlm)
                 pixels += size[0] * size[1]
             if limit is not None:
                 _check_length(row, reader, limit, pixels)
@@ -165,12 +166,16 @@ def _parse_row(data: dict[str, Any], folder: Path) -> Row:
     prompt, completion = data.get("prompt"), data.get("completion")
     if not isinstance(prompt, list) or not prompt or not all(isinstance(turn, dict) for turn in prompt):
         raise _Unusable("malformed", "'prompt' must be a list of messages")
-    if not all(isinstance(turn.get("content"), str | list) and "role" in turn for turn in prompt):
+    if not all(isinstance(turn.get("content"), str | list) and isinstance(turn.get("role"), str) for turn in prompt):
         raise _Unusable("malformed", "every message of 'prompt' needs 'role' and 'content'")
+    if not all(_is_part(part) for turn in prompt if isinstance(turn["content"], list) for part in turn["content"]):
+        raise _Unusable(
+            "malformed", "every part of a content must be {'type': 'image'} or {'type': 'text', 'text': TEXT}"
+        )
     if not isinstance(completion, str) or not completion.strip():
         raise _Unusable("malformed", "'completion' must be text")
     for key in data:
-        if not is_unicode(json.dumps([key, data[key]], ensure_ascii=False)):
+        if not is_unicode(_as_json([key, data[key]])):
             raise _Unusable("malformed", f"'{key.encode(errors='replace').decode()}' holds half of a surrogate pair")
     images, masked = data.get("images") or [], data.get("masked") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
@@ -186,9 +191,23 @@ def _parse_row(data: dict[str, Any], folder: Path) -> Row:
     return Row(prompt, completion, paths, spans, str(data.get("mode", "think")))
 
 
+def _as_json(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:  # a little less deep than what could not be read
+        raise _Unusable("malformed", "it is nested too deeply") from None
+
+
+def _is_part(part: Any) -> bool:
+    """Whether ``vlm.chat.encode`` takes this part of a message. Where training met another one, the run would end there."""
+    if not isinstance(part, dict):
+        return False
+    return part.get("type") == "image" or (part.get("type") == "text" and isinstance(part.get("text"), str))
+
+
 def _check_text(row: Row, vlm: VLM) -> None:
     contents = [turn["content"] for turn in row.prompt if isinstance(turn["content"], list)]
-    slots = sum(part.get("type") == "image" for content in contents for part in content if isinstance(part, dict))
+    slots = sum(part["type"] == "image" for content in contents for part in content)
     if slots != len(row.images):
         raise _Unusable("image_count", f"{slots} image parts in the prompt, {len(row.images)} images")
     special = next((token for token in vlm.tokenizer.all_special_tokens if token in row.completion), None)
@@ -201,6 +220,13 @@ def _size(image: str, decode: bool) -> tuple[int, int] | ImageError:
         return open_image(image).size if decode else image_size(image)
     except ImageError as error:
         return error
+
+
+def _check_shape(size: tuple[int, int], vlm: VLM) -> None:
+    try:
+        fitted_size(size, vlm.processor)
+    except ImageError as error:
+        raise _Unusable("unusable_picture", str(error)) from None
 
 
 def _row_limit(vlm: VLM, max_row_tokens: int | None) -> int | None:

@@ -77,24 +77,29 @@ def filter_problems(
     golds = gradable_golds(problems)
     limit, whose = prompt_limit(reader, max_prompt_tokens, completion_tokens)
     for problem, sizes in zip(problems, in_threads(partial(image_sizes, decode=decode), problems), strict=True):
-        problem_dropped = False
-        for reason, why in _faults(problem, sizes, reader, golds):
-            filtered.add(reason, problem.id, why)
-            problem_dropped |= reason not in KEPT_ALL_THE_SAME
-        if problem_dropped or isinstance(sizes, ImageError):
+        faults = dict(_faults(problem, sizes, reader, golds))
+        dropped = next((reason for reason in faults if reason not in KEPT_ALL_THE_SAME), None)
+        if dropped is not None:  # for one reason, so that the counts add up to the rows
+            filtered.add(dropped, problem.id, faults[dropped])
+            continue
+        if isinstance(sizes, ImageError):
             continue
         counted = count or max_prompt_tokens is not None
-        if counted or _most_tokens(problem, sizes, reader) > limit:
-            try:
+        try:
+            tokens = None
+            if counted or _most_tokens(problem, sizes, reader) > limit:
                 tokens = prompt_tokens(problem, sizes, style, reader)
-            except (UserError, ImageError) as error:
-                reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
-                filtered.add(reason, problem.id, str(error))
-                continue
+        except UserError as error:
+            reason = "unusable_picture" if isinstance(error, ImageError) else "over_long"
+            filtered.add(reason, problem.id, str(error))
+            continue
+        if tokens is not None:
             if tokens > limit:
                 filtered.add("over_long", problem.id, f"{tokens} tokens, at most {limit} are allowed{whose}")
                 continue
             filtered.tokens += [tokens] if counted else []
+        for reason, why in faults.items():
+            filtered.add(reason, problem.id, why)
         filtered.kept.append(problem)
     return filtered
 

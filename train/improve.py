@@ -28,7 +28,7 @@ from pydantic import Field
 from configs.errors import ConfigError, UserError
 from configs.identity import data_sha256
 from configs.jsonl import append_jsonl, read_jsonl, read_log, repair_jsonl, write_json_atomic, write_text_atomic
-from configs.overrides import read_config
+from configs.overrides import beside, read_config
 from configs.processes import refuse_several
 from configs.provenance import begun
 from configs.run_dir import SHA256, RunDir, changes, read_record
@@ -98,7 +98,7 @@ def load_improve(path: Path, overrides: dict[str, Any]) -> ImproveConfig:
         raise ConfigError(
             f"'lift_kept' in {path} must be a list of numbers of at least 0, found {config.lift_kept}: give one per round."
         )
-    sft = (path.parent / Path(config.sft).expanduser()).resolve()
+    sft = beside(path, config.sft)
     if not sft.is_file():
         raise ConfigError(f"{path}: 'sft' names {sft}, which does not exist.")
     rounds = 1 if config.student else config.rounds

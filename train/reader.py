@@ -20,6 +20,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 import configs
 from configs.api_key import redact_tokens
 from configs.errors import UserError
+from configs.paths import user_path
 from train.config import MERGER_NAMES, VISION_NAMES, ModelOptions
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import pixel_limits
@@ -67,7 +68,7 @@ def load_reader(options: ModelOptions) -> Reader:
     """
     name = options.model
     pixels = given_pixel_limits(options.min_pixels, options.max_pixels)
-    folder = bundled_model(name) if name in BUNDLED and not Path(name).exists() else Path(name).expanduser()
+    folder = bundled_model(name) if name in BUNDLED and not Path(name).exists() else user_path(name)
     where, local, exact = str(folder), folder.is_dir() or name in SHIPPED, True
     unreachable = None
     if not folder.is_dir():

@@ -270,9 +270,11 @@ def _answer_key(row: Mapping[str, Any], settings: Mapping[str, Any], folder: Pat
     images = []
     for name in row.get("images", [row.get("image")]) if isinstance(row.get("images", []), list) else []:
         try:
+            if not isinstance(name, str):
+                raise ValueError
             found = Path(_path_beside(folder, name)).stat()
             images.append([name, found.st_size, found.st_mtime_ns])
-        except (OSError, TypeError, ValueError):
+        except (OSError, ValueError):
             images.append([str(name), 0, 0])
     asked = [row.get("question"), row.get("choices"), images, dict(settings)]
     try:

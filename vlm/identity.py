@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from configs.identity import content_digest
+from configs.paths import user_path
 
 MODEL_FILES = (
     *(
@@ -41,7 +42,7 @@ def model_folder(name: str | Path) -> Path | None:
     from vlm.load import BUNDLED, bundled_model
 
     # A folder named "tiny" wins over the bundled model, as it does when the model is loaded.
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         return folder
     return bundled_model(str(name)) if str(name) in BUNDLED else None

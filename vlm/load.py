@@ -11,6 +11,7 @@ from typing import Any, Literal
 from configs.api_key import hide_credentials, redact_tokens
 from configs.errors import UserError, memory_error
 from configs.machine import limit_threads
+from configs.paths import user_path
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.pixel_limits import check_with_processor
 
@@ -204,7 +205,7 @@ def _locate(name: str | Path) -> tuple[str, bool]:
     text = str(name)
     if text in BUNDLED and not Path(text).exists():
         return str(bundled_model(text)), True
-    folder = Path(text).expanduser()
+    folder = user_path(text)
     if text.strip() and folder.is_dir():
         return str(folder), True
     if folder.is_file():

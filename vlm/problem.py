@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, write_text_atomic
+from configs.paths import resolved
 from vlm.embedded import is_embedded
 from vlm.foreign_files import refuse_foreign_format
 from vlm.placement import image_places, renumber_images
@@ -151,8 +152,4 @@ def image_path(folder: Path, image: str) -> str:
     """The absolute path of an image that a file in ``folder`` names."""
     if image.lower().startswith(("http://", "https://")) or is_embedded(image):  # no path: whoever opens it says so
         return image
-    path = folder / image  # an absolute one stays as it is
-    try:
-        return image if Path(image).is_absolute() else str(path.resolve())
-    except (OSError, ValueError):  # too long, or with characters that no path has: whoever opens it says so
-        return str(path.absolute())
+    return image if Path(image).is_absolute() else str(resolved(folder / image))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template, TemplateError
+from jinja2 import Environment, StrictUndefined, Template
 
 from configs.errors import ConfigError
 
@@ -32,15 +32,17 @@ class Prompts:
         """
         try:
             return _compiled(self.texts[name]).render(**values).strip()
-        except TemplateError as error:
-            raise ConfigError(f"The prompt {name}.jinja does not render: {error}.") from None
+        except Exception as error:  # a template is a program of the user's: ``{{ 1 / 0 }}`` is no error of a template
+            raise ConfigError(
+                f"The prompt {name}.jinja does not render: {str(error) or type(error).__name__}."
+            ) from None
 
 
 def load_prompts(name: str) -> Prompts:
     """``short``, ``full`` or the path of a folder with request.jinja, conclude.jinja and rewrite.jinja.
 
     Raises:
-        ConfigError: a template is missing.
+        ConfigError: a template is missing, or cannot be read.
     """
     folder = Path(__file__).parent / name if name in ("short", "full") else Path(name)
     missing = [f"{part}.jinja" for part in NAMES if not (folder / f"{part}.jinja").is_file()]
@@ -49,8 +51,15 @@ def load_prompts(name: str) -> Prompts:
             f"The prompts folder {folder} lacks {', '.join(missing)}; use 'short', 'full' or a folder with all three."
         )
     names = [*NAMES, "repair"] if (folder / "repair.jinja").is_file() else NAMES
-    texts = {part: (folder / f"{part}.jinja").read_text(encoding="utf-8") for part in names}
+    texts = {part: _read(folder / f"{part}.jinja") for part in names}
     return Prompts(texts, hashlib.sha256("\0".join(texts.values()).encode()).hexdigest())
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The prompt {file} cannot be read: {error}. Save it as UTF-8 text.") from None
 
 
 @functools.lru_cache(maxsize=32)  # compiling takes longer than all else that is done for a prompt

@@ -1,5 +1,6 @@
 """What a command says of an environment that does not fit: one sentence, before any work."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -100,3 +101,9 @@ def test_full_memory_is_a_sentence(error: Exception) -> None:
     for one in (error, ExceptionGroup("tasks", [error])):
         sentence, code = explain(one) or ("", 0)
         assert code == 1 and "memory is full: end what else uses it" in sentence
+
+
+@pytest.mark.parametrize("code", [errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS])
+def test_a_path_that_no_file_can_have_is_a_sentence(code: int) -> None:
+    sentence, exit_code = explain(OSError(code, os.strerror(code), "out/x.jsonl")) or ("", 0)
+    assert sentence.startswith("out/x.jsonl cannot be used: ") and exit_code == 1

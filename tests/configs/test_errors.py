@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from configs.errors import UserError, memory_error
+from configs.errors import LONGEST, ImageError, UserError, memory_error
 from vlm import infer
 from vlm.load import load_vlm
 
@@ -81,3 +81,27 @@ def test_a_gpu_that_fills_while_it_answers_is_said(
 def test_memory_errors_need_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "torch")
     assert memory_error(MemoryError()) is not None and memory_error(RuntimeError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nb.png", "a b.png"),
+        ("a\x1b[31mb\x07.png", "a\\x1b[31mb\\x07.png"),
+        ("a\0b.png", "a\\x00b.png"),
+        ("a\r\n\u2028b", "a b"),
+        ("图 é ✓.png", "图 é ✓.png"),
+    ],
+)
+def test_a_sentence_is_one_line_without_control_characters(name: str, shown: str) -> None:
+    assert str(ImageError(f"The image {name} does not exist.")) == f"The image {shown} does not exist."
+
+
+@pytest.mark.parametrize("length", [3_000, 10**6])
+def test_a_sentence_that_repeats_a_very_long_text_keeps_its_remedy(length: int) -> None:
+    said = str(UserError(f"The name {'x' * length} does not exist: check the path."))
+    assert (
+        len(said) < 2 * LONGEST
+        and said.startswith("The name xxx")
+        and said.endswith("xxx does not exist: check the path.")
+    )

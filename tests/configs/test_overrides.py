@@ -1,6 +1,7 @@
 """Where a config comes from: files, and the command line on top."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,39 @@ def test_the_settings_of_a_large_model(model: str, stage: str) -> None:
     wanted = {**SHARED, **stated, "model": name, "max_pixels": pixels}
     assert {key: settings.get(key) for key in wanted} == wanted
     assert len(settings) == count and ("deepspeed" in settings) == (settings["gpus"] > 1)
+
+
+@pytest.mark.parametrize(
+    "value", ["!!int ''", "!!float x", "!!bool x", "!!timestamp x", "!!binary é", "2026-99-99", "{[1]: 2}"]
+)
+def test_a_tag_that_does_not_fit_its_value_is_no_traceback(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"a: {value}\n")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        read_config(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="'--a'"):
+        parse_arguments(["c.yaml", "--a", value], "reflection-v build")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 1500, "nested too deeply"),
+        ("- " * 5000, "nested too deeply"),
+        ("a: &a [*a]", "unfold to more than 100,000 values"),
+        ("a: &a {b: *a}", "unfold to more than 100,000 values"),
+        (
+            "a: &a [x, x, x]\n"
+            + "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghij")),
+            "unfold",
+        ),
+    ],
+)
+def test_a_file_that_unfolds_without_end_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_config(tmp_path / "a.yaml")
+
+
+def test_an_alias_may_be_used_often(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: *a\nc: [*a, *a]\n")
+    assert read_config(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}, "c": [{"x": 1}, {"x": 1}]}

@@ -176,3 +176,15 @@ def test_configs_in_a_mapping_become_instances() -> None:
 def test_an_instance_stays_as_it_is() -> None:
     inner = Inner(7)
     assert parse_config(Outer, {"inner": inner}).inner is inner
+
+
+def test_a_value_of_any_size_is_described_in_a_few_words() -> None:
+    value: Any = "x"
+    for _ in range(12):
+        value = [value] * 9  # 282 billion values in all
+    for odd in (value, {"a": value}, "x" * 10**7, list(range(10**6))):
+        with pytest.raises(ConfigError) as error:
+            check_keys({"seed": odd}, TrainingArguments)
+        assert "'seed' in the config: wanted a whole number, found" in str(error.value) and len(str(error.value)) < 200
+    with pytest.raises(ConfigError, match="wanted true or false, found a very long number"):
+        check_keys({"use_cpu": 16**9000}, TrainingArguments)

@@ -421,3 +421,20 @@ def test_a_decimal_comma(answer: str, domain: str, talk: bool, here: Path) -> No
     (here / "t.jsonl").write_text(json.dumps(row))
     (problem,), _ = _imported(here / "t.jsonl", columns=Columns(decimal=","))
     assert (problem.answer, problem.domain, problem.decimal) == (answer, domain, ",")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "configs: !!int ''",
+        "configs: &a [*a]",
+        "configs: " + "[" * 1500,
+        "configs: 2026-99-99",
+        "configs: [{data_files: '['}]",
+    ],
+)
+def test_the_header_of_a_clone_that_cannot_be_read_declares_nothing(header: str, here: Path) -> None:
+    (here / "README.md").write_text(f"---\n{header}\n---\n")
+    (here / "train.jsonl").write_text('{"question": "q", "answer": "1"}\n')
+    written, account = import_problems(f"hf:{here}", here.parent / "out", ImportOptions())
+    assert account.used == 1 and written.exists()

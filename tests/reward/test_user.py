@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -143,3 +144,35 @@ def test_after_a_crash_the_next_response_is_judged(folder: Path, made: list[User
     made.append(UserReward("my_rewards.py:sometimes", folder))
     for text, score in (("\\boxed{5}", None), ("\\boxed{4}", 1.0), ("\\boxed{5}", None), ("\\boxed{3}", 1.0)):
         assert made[0](rollout(text)).value == score
+
+
+class Contrary:
+    """An object of a library whose own methods raise."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.tensor(1j),
+        torch.zeros(1, device="meta"),
+        torch.zeros(2),
+        np.array([1.0, 2.0]),
+        np.array([]),
+        Contrary(),
+        10**400,
+        1j,
+        b"1",
+        iter([1]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_reward_may_return_by_mistake_is_a_sentence(odd: object) -> None:
+    assert "it returned" in as_reply(lambda rollout: odd, rollout())["error"]
+    assert "it returned" in as_reply(lambda rollout: Score(odd), rollout())["error"]  # type: ignore[arg-type]
+    assert "its parts must be" in as_reply(lambda rollout: Score(1.0, {"a": odd}), rollout())["error"]  # type: ignore[dict-item]

@@ -86,3 +86,21 @@ def test_a_response_that_takes_all_positions_is_refused(room: int, reader: VLM) 
         1,
         " (2048 positions of the model less max_completion_length 2047)",
     )
+
+
+@pytest.mark.parametrize("limit", [None, 500])
+@pytest.mark.parametrize("size", [(900, 2), (2, 900), (402, 2)])
+def test_an_image_that_is_too_thin_costs_its_problem(
+    reader: VLM, tmp_path: Path, limit: int | None, size: tuple[int, int]
+) -> None:
+    Image.new("RGB", size).save(tmp_path / "thin.png")
+    Image.new("RGB", (400, 2)).save(tmp_path / "long.png")
+    thin, kept = (problem(name, images=[str(tmp_path / f"{name}.png")]) for name in ("thin", "long"))
+    found = filter_problems([thin, kept], reader, "think", limit)
+    assert found.kept == [kept] and found.dropped == {"unusable_picture": 1}
+
+
+def test_a_problem_with_several_faults_is_counted_once(reader: VLM, tmp_path: Path) -> None:
+    faulty = problem("<|im_end|>", images=[str(tmp_path / "none.png")], choices=["a", "b"], answer="c")
+    found = filter_problems([faulty, problem("What?")], reader, "think", None)
+    assert found.dropped == found.counts == {"missing_picture": 1} and len(found.kept) == 1

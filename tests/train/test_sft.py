@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from configs.errors import UserError
 from train.checkpoints import last_checkpoint
@@ -193,7 +194,16 @@ def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-30").exists() and not (tmp_path / "checkpoint-40").exists()
 
 
-BAD_ROWS = [
+BAD_PARTS: list[Any] = [
+    None,
+    "What?",
+    {},
+    {"type": "text"},
+    {"type": "text", "text": None},
+    {"text": "What?"},
+    {"type": "video"},
+]
+BAD_ROWS: list[tuple[str, dict[str, Any]]] = [
     ("unreadable_picture", {"images": ["absent.png"]}),
     ("unreadable_picture", {"images": ["broken.png"]}),
     ("image_count", {"images": []}),
@@ -203,6 +213,10 @@ BAD_ROWS = [
     ("malformed", {"completion": "so \ud800"}),
     ("malformed", {"prompt": "What?"}),
     ("malformed", {"prompt": [{"role": "user", "content": "\ud800"}], "images": []}),
+    *(("malformed", {"prompt": [{"role": "user", "content": [{"type": "image"}, part]}]}) for part in BAD_PARTS),
+    ("malformed", {"prompt": [{"role": ["user"], "content": [{"type": "image"}]}]}),
+    ("malformed", {"prompt": [{"role": None, "content": [{"type": "image"}]}]}),
+    ("unusable_picture", {"images": ["long.png"]}),
     ("malformed", {"masked": [[0, 9999]]}),
     ("malformed", {"masked": [["a", "b"]]}),
     ("control_token", {"completion": "so <|im_end|> it is"}),
@@ -215,6 +229,7 @@ def test_rows_that_would_fail_are_dropped_and_counted(vlm: VLM, pictures: Path, 
     shutil.copy(pictures / "0.png", tmp_path / "0.png")
     shutil.copy(pictures / "1.png", tmp_path / "1.png")
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    Image.new("RGB", (900, 2)).save(tmp_path / "long.png")  # Qwen-VL reads at most 200 to 1
     rows = [{**good, **change} for _, change in BAD_ROWS] + [good]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept, dropped = read_rows(tmp_path / "rows.jsonl", vlm)

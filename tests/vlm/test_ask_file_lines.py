@@ -298,3 +298,15 @@ def test_one_process_at_a_time_writes_a_file_of_answers(
     monkeypatch.setattr("fcntl.lockf", held)
     with pytest.raises(UserError, match=r"q\.answers\.jsonl is in use by another run"):
         ask(questions)
+
+
+@pytest.mark.parametrize(
+    "name", [["a.png"], {"a": "a.png"}, 3, True, "a\0.png", "~nobody/a.png", "x" * 5000, "\ud800.png"]
+)
+@pytest.mark.parametrize("field", ["image", "images"])
+def test_a_name_that_no_image_has_costs_its_row_alone(folder: Path, model: Model, field: str, name: Any) -> None:
+    row = {"id": "odd", "image": name} if field == "image" else {"id": "odd", "images": [name]}
+    questions = write(folder / "q.jsonl", {"id": "whole", "question": "What?"}, {**row, "question": "What?"})
+    assert ask(questions) == 1
+    lines = read_jsonl(folder / "q.answers.jsonl")
+    assert [(line["id"], line["status"]) for line in lines] == [("whole", "ok"), ("odd", "error")]
