@@ -217,3 +217,18 @@ def test_errors_are_tried_again_and_a_torn_row_is_cut(tmp_path, monkeypatch):
     assert (counts["errors"], counts["no_reflection"] + counts["wrong"]) == (0, 6)
     assert len(read_traces(tmp_path / "out/traces.jsonl")) == 6
     assert len(read_jsonl(tmp_path / "out/traces.jsonl")) == 7
+
+
+@pytest.mark.parametrize("conclusions", [["no answer"] * 9, ["row 1: red red, red 1. \\boxed{1}"] * 9, [""] * 9])
+@pytest.mark.parametrize("prompts", ["short", "full"])
+def test_turns_alternate_as_strict_servers_want_them(problem: Problem, conclusions: list[str], prompts: str) -> None:
+    """Also where a reply is repaired: some servers refuse two turns of one role in a row, or a conversation that ends otherwise."""
+    backends = [ScriptedBackend(lambda request: conclusions[0]), ScriptedBackend(lambda request: "")]
+    roles = Roles(backends[0], backends[1], load_prompts(prompts))
+    asyncio.run(Episode(problem, roles, NO_CONFIRM, seed=0).run())
+    requests = [request for backend in backends for request in backend.requests]
+    assert len(requests) > 2
+    for request in requests:
+        turns = [message["role"] for message in request.messages if message["role"] != "system"]
+        assert turns == (["user", "assistant"] * len(turns))[: len(turns)] and turns[-1] == "user"
+        assert [message["role"] for message in request.messages].index("user") <= 1

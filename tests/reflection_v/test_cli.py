@@ -185,3 +185,17 @@ def test_build_gets_the_command_lines_values(tmp_path: Path, monkeypatch: pytest
 
 def test_the_console_script_is_the_app() -> None:
     assert callable(cli.main)
+
+
+@pytest.mark.parametrize(
+    "command", [["--help"], ["problems", "--help"], ["problems", "absent.csv", "--out", "x"], ["ask", "--out", "x"]]
+)
+def test_no_color_means_no_color(command: list[str], tmp_path: Path) -> None:
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm-256color"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reflection_v.cli", *command],
+        env=os.environ | paths | {"NO_COLOR": "1"},
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert b"\x1b[" not in done.stdout + done.stderr and (done.stdout + done.stderr).strip()

@@ -207,3 +207,13 @@ def test_a_model_without_chat_template(tiny_reasoner_dir: Path) -> None:
     model.tokenizer.chat_template = None
     with pytest.raises(UserError, match="chat template"):
         encode(model, [question_messages("What?", 0)], [[]])
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_none_to_five_images(vlm: VLM, n: int) -> None:
+    sizes = [(192, 192), (64, 300), (300, 64), (1, 1), (400, 2)][:n]
+    batch = encode(vlm, [question_messages("What?", n)], [[an_image(*size) for size in sizes]])
+    assert len(batch["image_grid_thw"] if n else []) == n
+    image_token = vlm.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    merged = sum(int(grid.prod()) for grid in batch["image_grid_thw"]) // 4 if n else 0
+    assert int((batch["input_ids"] == image_token).sum()) == merged

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from configs.errors import UserError
+from vlm.chat import encode, question_messages
 from vlm.load import bundled_model, load_model, load_text_model, load_vlm
 
 
@@ -140,3 +141,19 @@ def test_bundled_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_vlm
 def test_loading_prints_nothing(tiny_vlm_dir: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_vlm(tiny_vlm_dir)
     assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize(
+    "change", [{"pad_token": None}, {"pad_token": None, "padding_side": "right"}, {"pad_token": "<|im_end|>"}]
+)
+def test_a_tokenizer_without_a_pad_token_pads_all_the_same(copy: Path, change: dict[str, object]) -> None:
+    file = copy / "tokenizer_config.json"
+    kept = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in {**kept, **change}.items() if value is not None}))
+    vlm = load_vlm(copy)
+    assert vlm.tokenizer.pad_token_id is not None and vlm.tokenizer.padding_side == "left"
+    batch = encode(vlm, [question_messages(text, 0) for text in ("What?", "What is at A1?")], [[], []])
+    assert (
+        batch["attention_mask"].sum(1).tolist()[0] < batch["input_ids"].shape[1]
+        and batch["attention_mask"][:, -1].all()
+    )
