@@ -15,10 +15,20 @@ def write_stats(folder: Path) -> dict[str, Any]:
     It reads only what is on disk, so it also works while a build is running.
 
     Raises:
-        UserError: the folder holds no build.
+        UserError: the folder holds no build, or its files were changed so that they can no longer be counted.
     """
     if not (folder / "traces.jsonl").exists():
         raise UserError(f"{folder} holds no traces.jsonl: give the --out folder of a build.")
+    try:
+        return _write_counts(folder)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"traces.jsonl or build.json in {folder} does not hold what a build writes there ({type(error).__name__}: {error}): "
+            "restore it, or build again."
+        ) from None
+
+
+def _write_counts(folder: Path) -> dict[str, Any]:
     latest = {row["problem_id"]: row for row in iter_log(folder / "traces.jsonl")}
     rows = list(latest.values())
     good = [row for row in rows if row["status"] == "kept"]

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from configs.errors import UserError
 from configs.provenance import versions
 from eval.figures import file_name
@@ -17,8 +19,27 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
     second minus first, over the problems that both answered and that were graded alike. Nothing is generated.
 
     Raises:
-        UserError: a folder is not a finished evaluation, or the two have no problem in common.
+        UserError: a folder is not a finished evaluation, or was changed so that it can no longer be read, or the two have no problem
+            in common.
     """
+    try:
+        return _compare(first, second, out)
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        RecursionError,
+        TemplateError,
+    ) as error:
+        raise UserError(
+            f"report.json or the answers of {first} or {second} do not hold what an evaluation writes there "
+            f"({type(error).__name__}: {error}): restore them, or evaluate again."
+        ) from None
+
+
+def _compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:
     if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
     answers_dir(out).refuse_foreign()

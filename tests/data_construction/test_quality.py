@@ -214,3 +214,12 @@ def test_the_export_is_a_data_set_with_a_card(tmp_path: Path, monkeypatch: pytes
     write_set(tmp_path / "none" / "set", 1)
     with pytest.raises(UserError, match="nothing to export"):
         export(settings(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "row", [{"problem_id": "1"}, {"problem_id": ["1"]}, {"status": "kept"}, {"problem_id": "1", "status": "kept"}]
+)
+def test_traces_that_no_build_wrote_are_not_counted(row: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "traces.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="does not hold what a build writes there"):
+        write_stats(tmp_path)

@@ -193,3 +193,16 @@ def test_lmms_command() -> None:
     assert "model_version=m,base_url=http://h/v1" in lmms_command("openai:m@http://h/v1", "mmmu_val", "out")
     with pytest.raises(ConfigError, match="no backend for tiny"):
         lmms_command("tiny", "mmmu_val", "out")
+
+
+@pytest.mark.parametrize(
+    "report",
+    [{"models": [1]}, {"models": {"a": {}}}, {"models": {"a": {"style": "think"}}, "paired": 3}, {"models": 1}],
+)
+def test_a_report_that_no_evaluation_wrote_is_not_compared(report: dict[str, object], tmp_path: Path) -> None:
+    saved_set(tmp_path)
+    for name in ("a", "b"):
+        run_eval(name, tmp_path, tmp_path / name, load=lambda _: scripted(always_looks))
+    (tmp_path / "a" / "report.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"report\.json"):
+        compare(tmp_path / "a", tmp_path / "b", tmp_path / "out")

@@ -32,7 +32,7 @@ from broken_files import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_data_files import ASKS, COLUMNS, PROBLEMS, TABLES, TALKS, TRACES, examples
+from test_data_files import ASKS, COLUMNS, PROBLEMS, TABLES, TALKS, examples
 
 from configs.command_line import explain
 from configs.errors import UserError
@@ -603,7 +603,6 @@ COMMANDS: list[tuple[list[str], list[dict[str, Any]], list[str]]] = [
     (["build", "config.yaml", "--problems", "FILE", "--out", "out"], PROBLEMS, ["meta"]),
     (["build", "--stats", "."], EPISODES, ["x"]),
     (["sft", "FILE"], [{"output_dir": "o"}], ["lora"]),
-    (["sft", "FILE", "--check"], TRACES, ["x"]),
 ]
 START = "import sys; from reflection_v.cli import main; sys.argv[0] = 'reflection-v'; sys.exit(main())"
 
