@@ -23,7 +23,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
             in common.
     """
     try:
-        return _compare(first, second, out)
+        return _compare_reports(first, second, out)
     except (
         LookupError,
         TypeError,
@@ -39,7 +39,7 @@ def compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str,
         ) from None
 
 
-def _compare(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:
+def _compare_reports(first: str | Path, second: str | Path, out: str | Path) -> dict[str, Any]:
     if Path(out).resolve() in (Path(first).resolve(), Path(second).resolve()):
         raise UserError(f"{out} is one of the evaluations that are compared: choose another --out.")
     answers_dir(out).refuse_foreign()

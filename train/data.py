@@ -175,7 +175,7 @@ def _parse_row(data: dict[str, Any], folder: Path) -> Row:
     if not isinstance(completion, str) or not completion.strip():
         raise _Unusable("malformed", "'completion' must be text")
     for key in data:
-        if not is_unicode(_as_json([key, data[key]])):
+        if not is_unicode(_row_as_json([key, data[key]])):
             raise _Unusable("malformed", f"'{key.encode(errors='replace').decode()}' holds half of a surrogate pair")
     images, masked = data.get("images") or [], data.get("masked") or []
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
@@ -191,7 +191,7 @@ def _parse_row(data: dict[str, Any], folder: Path) -> Row:
     return Row(prompt, completion, paths, spans, str(data.get("mode", "think")))
 
 
-def _as_json(value: Any) -> str:
+def _row_as_json(value: Any) -> str:
     try:
         return json.dumps(value, ensure_ascii=False)
     except RecursionError:  # a little less deep than what could not be read

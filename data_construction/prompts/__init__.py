@@ -51,11 +51,11 @@ def load_prompts(name: str) -> Prompts:
             f"The prompts folder {folder} lacks {', '.join(missing)}; use 'short', 'full' or a folder with all three."
         )
     names = [*NAMES, "repair"] if (folder / "repair.jinja").is_file() else NAMES
-    texts = {part: _read(folder / f"{part}.jinja") for part in names}
+    texts = {part: _template_text(folder / f"{part}.jinja") for part in names}
     return Prompts(texts, hashlib.sha256("\0".join(texts.values()).encode()).hexdigest())
 
 
-def _read(file: Path) -> str:
+def _template_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
