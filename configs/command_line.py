@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from configs.errors import UserError, memory_error
+from configs.processes import is_main_process
 from configs.run_dir import disk_full
 from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
@@ -18,6 +19,8 @@ WITHOUT_MODELS = ("problems", "doctor")
 """Commands that load no model: they print no line about versions."""
 WITHOUT_WORK = ("demo", "doctor")
 """Commands without work to resume: SIGTERM ends them at once."""
+BY_LAUNCHER = ("sft", "grpo")
+"""Commands that a launcher may start as several processes: the first one prints."""
 UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 KeyName = Annotated[
@@ -37,11 +40,11 @@ class Guarded(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         with contextlib.suppress(AttributeError):  # whoever captures the output may not offer it
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # texts may hold half of a surrogate pair
-        if self.name not in WITHOUT_MODELS:
-            warn_outside_range()
         if self.name not in WITHOUT_WORK:
             watch_sigterm()
         try:
+            if self.name not in WITHOUT_MODELS and (self.name not in BY_LAUNCHER or is_main_process()):
+                warn_outside_range()
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
             explained = explain(error)

@@ -88,6 +88,18 @@ def lock_file(path: Path, held_for: str | Path) -> Iterator[None]:
             del _held[path]
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of ``lock_file``; false if the file is gone. For files that this process never locks."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # held, or a file system without locks
+        return True
+    return False
+
+
 def _acquire(file: IO[str], held_for: str | Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,7 +2,8 @@
 
 torchrun, accelerate and DeepSpeed's launcher set ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``
 for every process. The libraries also take some of them, or a set left over from another shell or job, for a launch: a run then
-trains as rank 1 of one process and writes nothing, or waits for processes that nobody starts. No heavy imports here.
+trains as rank 1 of one process and writes nothing, or waits for processes that nobody starts. srun sets only variables of its
+own, which no library reads: they are translated here (``configs.slurm``). No heavy imports here.
 """
 
 import contextlib
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import ConfigError, UserError
+from configs.slurm import NODES, REMEDY, step_tasks, translated
 
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LEAST = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
 # Variables with rank and size of a task that a scheduler or MPI started. accelerate reads MPI's on CPUs and DeepSpeed on GPUs;
-# the other libraries read none. A batch script itself has SLURM_PROCID=0 and no SLURM_STEP_NUM_TASKS.
+# the other libraries read none.
 TASKS = {
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -43,7 +45,7 @@ class Processes:
     Attributes:
         count: their number.
         rank: this one's rank.
-        launched: whether a launcher set all of its variables; it may have started only one process.
+        launched: whether a launcher, or srun, set all of its variables; it may have started only one process.
         address: ``HOST:PORT`` where they meet; empty without a launcher.
     """
 
@@ -57,12 +59,11 @@ def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
     """The processes that the environment describes.
 
     Raises:
-        ConfigError: a launcher's variables are incomplete or contradict each other, or a scheduler or MPI started several tasks
-            without them.
+        ConfigError: a launcher's variables are incomplete or contradict each other, MPI started several tasks without them, or
+            each task of srun has started a launcher of its own.
     """
-    variables = {
-        key: value for key, value in (os.environ if environment is None else environment).items() if value.strip()
-    }
+    variables = _nonempty(os.environ if environment is None else environment)
+    variables |= translated(variables)
     if variables.get("LOCAL_RANK", "").strip() == "-1":  # what PyTorch's first launchers meant by no launcher
         del variables["LOCAL_RANK"]
     rank, local, world, _ = (_number_of(variables, name) for name in LEAST)
@@ -87,6 +88,7 @@ def read_processes(environment: Mapping[str, str] | None = None) -> Processes:
         return Processes()
     if not variables["MASTER_PORT"].isdecimal() or not 0 < int(variables["MASTER_PORT"]) < 65536:
         raise _refusal(variables, f"MASTER_PORT={variables['MASTER_PORT']} is no port (1 to 65535)")
+    _refuse_separate_launches(variables, world)
     return Processes(world, rank, True, f"{variables['MASTER_ADDR']}:{variables['MASTER_PORT']}")
 
 
@@ -101,19 +103,32 @@ def world_size() -> int:
 
 
 def settle_processes() -> Processes:
-    """``read_processes``, and remove variables that only look like a launch, so that other libraries do not read them."""
+    """``read_processes``, and set the variables that the libraries read: srun's are translated, and variables that only look like
+    a launch are removed."""
     found = read_processes()
+    if found.launched:
+        os.environ.update(translated(_nonempty(os.environ)))
     for name in LEFTOVERS:
         if not found.launched or not os.environ.get(name, "").strip():
             os.environ.pop(name, None)
     return found
 
 
+def _is_of_a_launcher(name: str) -> bool:
+    return name in (*LAUNCHER, *LEFTOVERS, *TASK_NAMES) or name.startswith(
+        ("TORCHELASTIC_", "GROUP_", "ROLE_", "CROSS_")
+    )
+
+
+def environment_of_one() -> dict[str, str]:
+    """The environment without the variables of launchers and of srun's tasks: in it, another launcher can be started."""
+    return {name: value for name, value in os.environ.items() if not _is_of_a_launcher(name)}
+
+
 @contextlib.contextmanager
 def as_one_process() -> Iterator[None]:
     """Within this context the environment names no other processes, so nothing waits for them."""
-    names = {*LAUNCHER, *LEFTOVERS, *TASK_NAMES}
-    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if _is_of_a_launcher(name)}
     try:
         yield
     finally:
@@ -128,9 +143,12 @@ def refuse_several(command: str) -> None:
     """
     found = read_processes()
     if found.count > 1:
+        by = "srun" if translated(_nonempty(os.environ)) else "RANK, WORLD_SIZE"
+        how = "as one task (srun --ntasks=1)" if by == "srun" else "without a launcher"
+        unset = "" if by == "srun" else f" If no launcher was used, {_unset(os.environ)}."
         raise ConfigError(
-            f"{command} is one process, and this is process {found.rank} of {found.count} (RANK, WORLD_SIZE): start it without a "
-            f"launcher; if no launcher was used, {_unset(os.environ)}."
+            f"{command} is one process, and this is process {found.rank} of {found.count} ({by}): start it {how}; run and improve "
+            f"start their training on all GPUs themselves.{unset}"
         )
     settle_processes()
 
@@ -224,9 +242,24 @@ def _number_of(variables: Mapping[str, str], name: str) -> int | None:
     return value
 
 
+def _nonempty(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if value.strip()}
+
+
+def _refuse_separate_launches(variables: Mapping[str, str], world: int) -> None:
+    """Refuse several tasks of srun of which each has started a launcher of its own: they would train into one folder."""
+    tasks, nodes = step_tasks(variables), [variables[name] for name in NODES if variables.get(name, "").isdecimal()]
+    if tasks > 1 and nodes and int(nodes[0]) < tasks:
+        raise ConfigError(
+            f"srun started {tasks} tasks, and each has started a launcher of its own, of {world} processes that do not know the "
+            f"others: {REMEDY}."
+        )
+
+
 def _refuse_tasks(variables: Mapping[str, str]) -> None:
     for launcher, names in TASKS.items():
         rank, size = (int(variables[name]) if variables.get(name, "").isdecimal() else 0 for name in names)
+        size = step_tasks(variables) if launcher == "srun" else size
         if names[0] in variables and (rank > 0 or size > 1):
             shown = ", ".join(f"{name}={variables[name]}" for name in names if name in variables)
             raise ConfigError(

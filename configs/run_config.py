@@ -10,6 +10,7 @@
     sft: sft.yaml
     grpo: grpo.yaml
     eval: eval.yaml
+    processes: 4                 # of sft and grpo; by default all GPUs, and one process on a CPU
 
 Keys and types are checked here, before anything runs. The error for an unknown key names the nearest one.
 """
@@ -66,6 +67,7 @@ class RunConfig(StrictModel):
     seed: int = 0
     model: ModelName = "tiny"
     reasoner: ModelName = "tiny-reasoner"
+    processes: int | None = Field(default=None, ge=1)  # of the training stages (train.spawn); no part of their results
     judge: ModelName | None = None  # of answers of domain open, in every stage; None leaves it to the stages' files
     problems: dict[str, ProblemSet]
     build: str
@@ -84,7 +86,7 @@ class RunConfig(StrictModel):
         return self
 
 
-def load_run_config(path: Path, **overrides: str | None) -> RunConfig:
+def load_run_config(path: Path, **overrides: str | int | None) -> RunConfig:
     """Read and check a run config; ``overrides`` that are not None replace its top-level keys.
 
     Raises:

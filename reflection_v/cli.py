@@ -13,6 +13,7 @@ import typer
 
 from configs.command_line import Guarded, KeyName
 from configs.errors import ConfigError
+from configs.processes import is_main_process
 from reflection_v.measure import audit_model, evaluate_model
 from reflection_v.options import (
     ANY_KEY,
@@ -78,6 +79,7 @@ def front_door(
         "reflection-v run",
         "reflection-v run configs/tiny/run.yaml --out runs/tiny",
         "reflection-v run my/run.yaml --model path/to/model --redo grpo",
+        "reflection-v run my/run.yaml --processes 4",
     ),
 )
 def run_pipeline(
@@ -88,6 +90,10 @@ def run_pipeline(
     model: ModelOption = None,
     reasoner: Annotated[str | None, typer.Option(help="The text model of the agent loop: " + MODEL_NAMES)] = None,
     judge: JudgeOption = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train, one per GPU. Default: all GPUs, and one process on a CPU."),
+    ] = None,
     problems: Annotated[Path | None, typer.Option(help="A problem set to train on; overrides the config.")] = None,
     heldout: Annotated[Path | None, typer.Option(help="A problem set to evaluate on; overrides the config.")] = None,
     only: Annotated[
@@ -101,7 +107,8 @@ def run_pipeline(
     """Run every stage: problems, build, sft, grpo, eval, report.
 
     Finished stages are skipped and an interrupted one resumes, so the same command can always be given again. After
-    SIGTERM the exit code is 75. The last stage writes report.html and report.json into the run's folder.
+    SIGTERM the exit code is 75. The last stage writes report.html and report.json into the run's folder. sft and grpo train
+    on all GPUs that CUDA_VISIBLE_DEVICES leaves, through DeepSpeed's launcher; a step keeps the rows of the config.
     """
     from reflection_v.stages import run_all
 
@@ -111,6 +118,7 @@ def run_pipeline(
         model=model,
         reasoner=reasoner,
         judge=judge,
+        processes=processes,
         problems=problems,
         heldout=heldout,
         only=only,
@@ -186,7 +194,10 @@ def build_traces(
 
 
 @with_keys(
-    epilog=example_list("reflection-v sft configs/tiny/sft.yaml --dataset my/traces/sft.jsonl --out my/sft"),
+    epilog=example_list(
+        "reflection-v sft configs/tiny/sft.yaml --dataset my/traces/sft.jsonl --out my/sft",
+        "torchrun --nproc_per_node 2 -m reflection_v.cli sft configs/tiny/sft.yaml --dataset my/traces/sft.jsonl --out my/sft",
+    ),
 )
 def sft(
     context: typer.Context,
@@ -206,7 +217,7 @@ def sft(
 
     if check or plan:
         raise typer.Exit(preflight(load_sft, config, keys, check, plan))
-    print_counts(run_sft(config, keys))
+    print_counts(run_sft(config, keys), by_launcher=True)
 
 
 @with_keys(
@@ -240,7 +251,7 @@ def grpo(
 
     if check or plan:
         raise typer.Exit(preflight(load_grpo, config, keys, check, plan))
-    print_counts(run_grpo(config, keys))
+    print_counts(run_grpo(config, keys), by_launcher=True)
 
 
 @with_keys(
@@ -362,8 +373,10 @@ def doctor(
     raise typer.Exit(run_doctor(as_json))
 
 
-def print_counts(counts: dict[str, Any] | None) -> None:
-    """Print a stage's counts, one per line."""
+def print_counts(counts: dict[str, Any] | None, by_launcher: bool = False) -> None:
+    """Print a stage's counts, one per line. ``by_launcher``: there may be several processes, of which the first one prints."""
+    if by_launcher and not is_main_process():
+        return
     for key, value in (counts or {}).items():
         print(f"{key}: {value}")
 

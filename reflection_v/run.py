@@ -182,7 +182,7 @@ def _run(stage: Stage, out: Path, console: Console) -> None:
                 "seconds": round(state["seconds"], 2),
                 "attempts": state["attempts"],
                 "load_average": {"start": round(load, 2), "end": round(os.getloadavg()[0], 2)},
-                "peak_memory_gb": _peak_memory_gb(),  # of the whole process, so it never falls between stages
+                "peak_memory_gb": _peak_memory_gb(),  # of the largest process so far, so it never falls between stages
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             },
         )
@@ -245,6 +245,7 @@ def _as_json(value: Any) -> Any:
 
 
 def _peak_memory_gb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own, started = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+    peak = max(resource.getrusage(who).ru_maxrss for who in (own, started))
     # ru_maxrss counts bytes on macOS and KiB on Linux.
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 2**30, 2)

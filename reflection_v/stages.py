@@ -20,7 +20,6 @@ from configs.identity import fingerprint
 from configs.jsonl import write_json_atomic
 from configs.machine import usable_cores
 from configs.overrides import read_config
-from configs.packages import require_packages
 from configs.processes import refuse_several
 from configs.provenance import git_revision
 from configs.run_config import STAGE_FILES, ProblemSet, RunConfig, load_run_config
@@ -30,6 +29,7 @@ from reflection_v.run import Stage, run_stages, stage_record
 from reflection_v.terminal import terminal
 from reward.user import REWARD_FILES, reward_files, with_digests
 from train.precision import comparable
+from train.spawn import check_training, train_stage
 from vlm.identity import SCHEME, model_folder, model_identity
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def run_all(
     model: str | None = None,
     reasoner: str | None = None,
     judge: str | None = None,
+    processes: int | None = None,
     problems: Path | None = None,
     heldout: Path | None = None,
     only: str | None = None,
@@ -79,12 +80,12 @@ def run_all(
     Args:
         config_path: None means the bundled tiny config.
         out: None means ``runs/NAME``, named after the config.
-        model, reasoner, judge, problems, heldout: override the config.
+        model, reasoner, judge, processes, problems, heldout: override the config.
         only, redo: see ``reflection_v.run.run_stages``, which also lists the exceptions.
     """
     refuse_several("run")
     path = config_path or bundled_config()
-    config = load_run_config(path, model=model, reasoner=reasoner, judge=judge)
+    config = load_run_config(path, model=model, reasoner=reasoner, judge=judge, processes=processes)
     if problems is not None:
         config.problems["train"] = own_set(problems)
         config.problems.pop("rl", None)  # GRPO then trains on the same set
@@ -247,26 +248,24 @@ class Pipeline:
             check_servers(build.difficulty)
 
     def sft(self) -> dict[str, Any]:
-        from train.sft import run_sft
+        from train.sft import load_sft, run_sft
 
-        return run_sft(self.keys["sft"])
+        return train_stage("train/sft.py", load_sft, run_sft, self.keys["sft"], self.config.processes)
 
     def check_sft(self) -> None:
         from train.sft import load_sft
 
-        stage = load_sft(self.keys["sft"])
-        require_packages(stage.args, stage.options)
+        check_training(load_sft, self.keys["sft"], self.config.processes)
 
     def grpo(self) -> dict[str, Any]:
-        from train.grpo import run_grpo
+        from train.grpo import load_grpo, run_grpo
 
-        return run_grpo(self.keys["grpo"])
+        return train_stage("train/grpo.py", load_grpo, run_grpo, self.keys["grpo"], self.config.processes)
 
     def check_grpo(self) -> None:
         from train.grpo import load_grpo
 
-        stage = load_grpo(self.keys["grpo"])
-        require_packages(stage.args, stage.options)
+        check_training(load_grpo, self.keys["grpo"], self.config.processes)
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate all three models on the held-out problems. Returns the accuracies; ``eval/eval.json`` has the rest."""

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,12 @@ def check_config_keys(stage: str, arguments: list[str]) -> None:
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_a_command_exists(page: str, command: str) -> None:
     words = shlex.split(command)
+    if re.fullmatch(r"[A-Z_]+=\$\(scontrol .*\)", command):
+        return
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # variables before the command
         words = words[1:]
+    if words[0] == "srun":
+        words = words[next(i for i, word in enumerate(words) if i and not word.startswith("--")) :]
     match words:
         case ["reflection-v", *names, "--help"]:
             assert set(names) <= set(typer.main.get_command(app).commands)
@@ -84,6 +89,8 @@ def test_a_command_exists(page: str, command: str) -> None:
             assert importlib.util.find_spec(module) is not None
         case ["python", script, *_] if script.endswith(".py"):
             assert (ROOT / script).is_file()
+        case ["deepspeed" | "accelerate" | "torchrun", *rest] if "reflection_v.cli" in rest:
+            parse(rest[rest.index("reflection_v.cli") + 1 :])
         case ["deepspeed" | "accelerate" | "torchrun", *rest]:
             (script,) = [word for word in rest if word.endswith(".py")]
             assert (ROOT / script).is_file()
@@ -94,6 +101,19 @@ def test_a_command_exists(page: str, command: str) -> None:
             pass
         case _:
             pytest.fail(f"{page} shows a command that this test does not know: {command}")
+
+
+def test_the_batch_scripts_are_shell_scripts() -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    scripts = re.findall(r"^```bash\n(#!/bin/bash\n.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        assert subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True).stderr == ""
+        options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", script, flags=re.MULTILINE))
+        assert len(options) == script.count("#SBATCH")
+        a_node = int(options["ntasks-per-node"]) if "torchrun" not in script else int(options["gpus-per-node"])
+        (processes,) = set(re.findall(r"--gpus (\d+)", script))
+        assert int(processes) == int(options["nodes"]) * a_node == int(options["nodes"]) * int(options["gpus-per-node"])
 
 
 def test_the_readme_shows_commands() -> None:

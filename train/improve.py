@@ -61,6 +61,7 @@ class ImproveConfig(StrictModel):
         min_gain: the rounds end unless the held-out accuracy rises by more than this.
         dtype: of the weights for sampling and measuring; ``sft`` sets that of training.
         judge: see ``train.config.GrpoOptions``.
+        processes: the number that train (``train.spawn``); sampling and measuring are one process.
     """
 
     model: str = "tiny"
@@ -81,6 +82,7 @@ class ImproveConfig(StrictModel):
     min_gain: float = 0.0
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     judge: JudgeKey = None
+    processes: int | None = Field(default=None, ge=1)
     seed: int = 0
 
 
@@ -109,8 +111,7 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
     """Run the rounds that are not finished; returns their report, which is also ``improve.json``.
 
     Raises:
-        UserError: a model or a set cannot be read, the folder holds a run of another config, no answer could be kept, or there
-            are several GPUs or DeepSpeed (the rounds run in one process on one device).
+        UserError: a model or a set cannot be read, the folder holds a run of another config, or no answer could be kept.
     """
     refuse_several("improve")
     out = Path(config.out)
@@ -176,12 +177,12 @@ def run_improve(config: ImproveConfig) -> dict[str, Any]:
 
 def _check_training(config: ImproveConfig, out: Path) -> Precision:
     """Check the training config and its devices before anything is sampled; returns the precision of training."""
-    from train.launch import check_launch
     from train.sft import load_sft
+    from train.spawn import check_training
 
-    stage = load_sft(config.sft, {"dataset": "samples", "output_dir": str(out)})
-    check_launch(stage.args, "")
-    return stage.precision
+    settings = read_config(config.sft, {"dataset": "samples", "output_dir": str(out)})
+    precision: Precision = check_training(load_sft, settings, config.processes).precision
+    return precision
 
 
 def _is_improve(folder: Path) -> bool:
@@ -214,7 +215,7 @@ def _trainable(problems: Sequence[Problem], config: ImproveConfig) -> tuple[list
 
 def _same_config(config: ImproveConfig, run: RunDir, precision: Precision) -> Precision:
     """Refuse a folder of another config, models or sets; returns the precision of all rounds, which is the first one's."""
-    now = json.loads(config.model_dump_json(exclude={"out", "rounds"}))
+    now = json.loads(config.model_dump_json(exclude={"out", "rounds", "processes"}))
     sft = read_config(config.sft)
     now["sft"] = {key: value for key, value in sft.items() if key not in KEYS}
     now |= {f"{key}_sha256": model_identity(now[key]) for key in ("model", "student") if now[key]}
@@ -337,7 +338,8 @@ def _rows_to_learn(folder: Path, problems: Sequence[Problem], config: ImproveCon
 
 
 def _train(folder: Path, config: ImproveConfig, start: str, precision: Precision) -> None:
-    from train.sft import run_sft
+    from train.sft import load_sft, run_sft
+    from train.spawn import train_stage
 
     own: dict[str, Any] = {
         "model": start,
@@ -347,7 +349,7 @@ def _train(folder: Path, config: ImproveConfig, start: str, precision: Precision
     }
     if precision.source != "config":  # not set explicitly: every round takes the first one's, also on another machine
         own["precision"] = precision.name
-    run_sft(config.sft, own)
+    train_stage("train/sft.py", load_sft, run_sft, read_config(config.sft, own), config.processes)
 
 
 def _accuracy(model: str, heldout: Sequence[Problem], folder: Path, config: ImproveConfig) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from train.reader import load_reader, part_of, skeleton
 from train.refusals import check_vocabulary, require_accepted
 from train.resume import begin_random_numbers, read_mark
 from train.run_folder import Log, RunFolder
+from train.spawn import follow_starter, note_failure
 from train.tracking import Tracked
 from vlm.chat import check_template
 from vlm.load import VLM, load_vlm
@@ -63,7 +64,7 @@ def check_launch(args: Any, script: str) -> None:
     """Refuse, before anything loads, a launch that a library would refuse only after the weights are loaded.
 
     Args:
-        script: the file that DeepSpeed's launcher starts; empty for a command that always trains in one process.
+        script: the file that DeepSpeed's launcher starts.
 
     Raises:
         UserError: a package that the config needs is missing, one process sees several GPUs, or DeepSpeed has no launcher.
@@ -72,13 +73,15 @@ def check_launch(args: Any, script: str) -> None:
     gpus = max(1, args.n_gpu)
     launcher = f"deepspeed --num_gpus {gpus} {script} --config ..."
     if args.deepspeed and not read_processes().launched:
-        remedy = (
-            f"start it with '{launcher}', or remove 'deepspeed'" if script else "remove 'deepspeed' from its config"
+        raise UserError(
+            "'deepspeed' needs its launcher, but this process was started without one: start it with "
+            f"'{launcher}', or remove 'deepspeed'."
         )
-        raise UserError(f"'deepspeed' needs its launcher, but this process was started without one: {remedy}.")
     if gpus > 1:
-        several = f"to use all of them, start it with '{launcher}'; to use one, " if script else ""
-        raise UserError(f"One process sees {gpus} GPUs and can train on one: {several}set CUDA_VISIBLE_DEVICES=0.")
+        raise UserError(
+            f"One process sees {gpus} GPUs and can train on one: to use all of them, start it with '{launcher}'; to use one, set "
+            "CUDA_VISIBLE_DEVICES=0."
+        )
 
 
 def run_stage(
@@ -281,6 +284,7 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
     from train.preflight import run_preflight, take_flags
 
     watch_sigterm()
+    follow_starter()
     try:
         if is_main_process():
             warn_outside_range()
@@ -290,12 +294,15 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
             return run_preflight(load, config, overrides, wanted)
         summary = run(config, overrides)
     except KeyboardInterrupt:
-        print("Stopped; the same command resumes from the last complete checkpoint.", file=sys.stderr)
+        stopped = "Stopped; the same command resumes from the last complete checkpoint."
+        print(stopped, file=sys.stderr)
+        note_failure(stopped, stopped_code())
         return stopped_code()
     except Exception as error:
         if (explained := explain(error)) is None:
             raise  # a bug, with its traceback
         print(f"error: {explained[0]}", file=sys.stderr)
+        note_failure(*explained)
         return explained[1]
     if is_main_process():
         print(json.dumps(summary, indent=2))

@@ -35,6 +35,7 @@ from train.mixing import mix_domains, pass_rates
 from train.precision import resolve, stated
 from train.reader import Reader, load_reader, skeleton
 from train.refusals import machine_refusals, model_refusals, refusals
+from train.resume import course
 from train.run_folder import check_output_folder
 from vlm.attention import AttentionMass
 from vlm.problem import Problem, read_valid_problems
@@ -234,13 +235,12 @@ def _sft_rows(report: Report, args: Any, options: Any, reader: Reader) -> list[R
 
 
 def _check_batches(report: Report, args: Any, options: Any, world: int, rows: int) -> None:
-    step = args.per_device_train_batch_size * world * args.gradient_accumulation_steps
+    step = course(vars(args), world)["rows_a_step"]
+    report.counts["rows_a_step"] = step
     if isinstance(options, GrpoOptions):
         responses = args.per_device_train_batch_size * world * args.steps_per_generation
         step = responses // args.num_generations
         report.counts["prompts_a_generation"] = step
-    else:
-        report.counts["rows_a_step"] = step
     if 0 < rows < step:
         report.add(
             "error",
@@ -299,20 +299,29 @@ def _precision_of_the_run(given: Mapping[str, Any], config: str) -> dict[str, st
     return {"precision": "bfloat16"} if on_gpus else {}
 
 
+def load_as_on_a_cpu(
+    load: Load, config: str | Mapping[str, Any], overrides: Mapping[str, Any], processes: int
+) -> StageConfig:
+    """The config of a stage as one of ``processes`` processes would read it, without starting any of them.
+
+    TRL refuses bf16 without a GPU, and the machine that checks may not be the one that trains. Each process of a launcher checks
+    on its own: nothing is exchanged, so no process waits for another.
+    """
+    given = read_config(config, overrides)
+    overrides = {**overrides, **_precision_of_the_run(given, given.where)}
+    with as_one_process(), as_if(processes):
+        return load(config, {**overrides, "use_cpu": True})
+
+
 def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
     """``--check`` and ``--plan`` of a stage's command: prints the report and returns the exit code.
 
     Args:
         wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
     """
-    # Parsed as on a CPU: TRL refuses bf16 without a GPU, and the machine that checks may not be the one that trains.
-    given = read_config(config, overrides)
-    gpus = given.get("gpus")
+    gpus = read_config(config, overrides).get("gpus")
     processes = settle_processes().count
-    overrides = {**overrides, **_precision_of_the_run(given, config)}
-    # Each process of a launcher checks on its own: nothing is exchanged, so no process waits for another.
-    with as_one_process(), as_if(gpus if isinstance(gpus, int) and gpus > 0 else processes):
-        stage = load(config, {**overrides, "use_cpu": True})
+    stage = load_as_on_a_cpu(load, config, overrides, gpus if isinstance(gpus, int) and gpus > 0 else processes)
     output: dict[str, Any] = {}
     passed = True
     if wanted.get("check"):
@@ -320,9 +329,8 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
         passed = report.passed
         output["check"] = {"passed": passed, "findings": [asdict(one) for one in report.findings], **report.counts}
     if wanted.get("plan"):
-        output["plan"] = make_plan(
-            stage.args, stage.options, wanted.get("gpus"), wanted.get("memory") or GPU_MEMORY
-        ).as_json()
+        plan = make_plan(stage.args, stage.options, wanted.get("gpus"), wanted.get("memory") or GPU_MEMORY).as_json()
+        output["plan"] = {**plan, "rows_a_step": course(vars(stage.args), plan["gpus"])["rows_a_step"]}
     if not is_main_process():
         return 0 if passed else 1
     if wanted.get("json"):
@@ -349,6 +357,7 @@ def _print(output: Mapping[str, Any]) -> None:
         print(
             f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB per GPU, {plan['gpus']} x {plan['gpu_memory_gb']:g} GB: {fit}"
         )
+        print(f"{'a step':<22}{plan['rows_a_step']:8} rows")
         if plan["cpu_gb"]:
             print(f"{'CPU memory':<22}{plan['cpu_gb']:8.2f} GB per process")
         for line in plan["advice"]:

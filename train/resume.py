@@ -102,6 +102,37 @@ def deepspeed_config(given: Any) -> dict[str, Any] | None:
         return None
 
 
+def possible_numbers(settings: Mapping[str, Any]) -> list[int]:
+    """The numbers of processes that can share the rows of a step, and of a generation, evenly; see ``divide_rows``."""
+    rows, generation = _meant_rows(settings)
+    shared = math.gcd(rows, generation)
+    return [number for number in range(1, shared + 1) if shared % number == 0]
+
+
+def divide_rows(settings: Mapping[str, Any], processes: int) -> dict[str, int]:
+    """The keys with which ``processes`` processes take, in a step, the rows that a config means for its ``gpus`` (default 1).
+
+    No process takes more rows at once than the config says, so the memory of a GPU suffices. Keys that keep their value are left
+    out. ``processes`` is one of ``possible_numbers``.
+    """
+    rows, generation = _meant_rows(settings)
+    if rows_at_once(settings, 1) == rows_at_once(settings, 2):  # split_batches: a batch is that of all processes
+        return {}
+    share = math.gcd(rows, generation) // processes
+    size = max(number for number in range(1, min(_given(settings, PER_DEVICE), share) + 1) if share % number == 0)
+    keys = {PER_DEVICE: size, ACCUMULATION: rows // (size * processes)}
+    if settings.get(PER_GENERATION):
+        keys[PER_GENERATION] = generation // (size * processes)
+    if settings.get("gpus"):
+        keys["gpus"] = processes
+    return {key: value for key, value in keys.items() if value != _given(settings, key)}
+
+
+def _meant_rows(settings: Mapping[str, Any]) -> tuple[int, int]:
+    meant = course(settings, settings.get("gpus") or 1)
+    return meant["rows_a_step"], meant["rows_a_generation"] or meant["rows_a_step"]
+
+
 def changed_deepspeed(before: Any, now: Any) -> list[str]:
     """The keys in which two DeepSpeed configs differ, except those that may change on a resume."""
     changed = changes({"deepspeed": before}, {"deepspeed": now})

@@ -5,6 +5,8 @@ Random weights would write every reply to its limit, and a reply that was cut of
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,18 +59,18 @@ class Case:
             (folder / f"{name}.yaml").write_text(text)
         self.arguments = ["run", "run.yaml", "--model", str(vlm), "--reasoner", str(reasoner)]
 
-    def start(self, out: str) -> subprocess.Popen[str]:
+    def start(self, out: str, *options: str) -> subprocess.Popen[str]:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(sys.path),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
-        command = [sys.executable, "-m", "reflection_v.cli", *self.arguments, "--out", out]
+        command = [sys.executable, "-m", "reflection_v.cli", *self.arguments, "--out", out, *options]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         return subprocess.Popen(command, cwd=self.folder, env=environment, text=True, **streams)  # type: ignore[call-overload]
 
-    def run(self, out: str) -> str:
-        process = self.start(out)
+    def run(self, out: str, *options: str) -> str:
+        process = self.start(out, *options)
         try:
             printed, _ = process.communicate(timeout=900)
         finally:
@@ -76,14 +78,17 @@ class Case:
         assert process.returncode == 0, printed
         return printed
 
-    def kill_when(self, out: str, sign: str) -> None:
-        """Start, and kill -9 as soon as a file exists (a glob relative to the run's folder)."""
-        process = self.start(out)
+    def kill_when(self, out: str, sign: str, *options: str, by: int = signal.SIGKILL) -> int:
+        """Start, and send a signal as soon as a file exists (a glob relative to the run's folder); returns the exit code."""
+        process = self.start(out, *options)
         deadline = time.monotonic() + 600
         try:
             while not list((self.folder / out).glob(sign)):
                 assert process.poll() is None and time.monotonic() < deadline, f"no {sign}"
                 time.sleep(0.01)
+            process.send_signal(by)
+            process.communicate(timeout=120)
+            return process.returncode
         finally:
             process.kill()
             process.communicate()
@@ -137,3 +142,59 @@ def test_kill_9_in_each_stage_then_the_same_command_gives_the_same_counts(case: 
     assert case.counts("killed") == whole
     attempts = json.loads((case.folder / "killed" / "report.json").read_text())["attempts"]
     assert attempts == {"problems": 2, "build": 2, "sft": 2, "grpo": 2, "eval": 2}
+
+
+TWO = ("--processes", "2")
+
+
+def rows(folder: Path, column: str) -> list[float]:
+    return [json.loads(line)[column] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def trainers(out: Path) -> list[int]:
+    """The processes that train in a run's folder."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*"):
+        try:
+            words, cwd = (status / "cmdline").read_bytes().split(b"\0"), (status / "cwd").resolve()
+        except OSError:
+            continue
+        if cwd == out.parent and any(word.endswith((b"train/sft.py", b"train/grpo.py")) for word in words):
+            found.append(int(status.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def two(case: Case, whole: dict[str, object]) -> Path:
+    """The whole run without its training: problems and build are finished."""
+    pytest.importorskip("deepspeed")
+    folder = Path(shutil.copytree(case.folder / "whole", case.folder / "two"))
+    for name in ("sft", "grpo", "eval", "report"):
+        (folder / "stages" / f"{name}.json").unlink()
+        shutil.rmtree(folder / name, ignore_errors=True)
+    return folder
+
+
+def test_two_processes_teach_what_one_does_and_ctrl_c_ends_both(case: Case, two: Path) -> None:
+    assert case.kill_when("two", "sft/checkpoint-2/complete", "--only", "sft", *TWO, by=signal.SIGINT) == 130
+    assert trainers(two) == []
+    case.run("two", "--only", "sft", *TWO)
+    log = (two / "logs" / "sft.log").read_text()
+    assert "sft: 2 processes, a step takes 4 rows (2 x 1 x 2)" in log
+    assert "resuming from step" in log
+    one = case.folder / "whole" / "sft"
+    assert rows(two / "sft", "step") == rows(one, "step")
+    assert rows(two / "sft", "loss") == pytest.approx(rows(one, "loss"), rel=1e-3)
+    assert json.loads((two / "sft" / "settings.json").read_text())["processes"] == 2
+
+
+def test_a_killed_command_takes_its_processes_along(case: Case, two: Path) -> None:
+    """Needs the cold start of the test before."""
+    case.kill_when("two", "grpo/checkpoint-2/complete", "--only", "grpo", *TWO)
+    deadline = time.monotonic() + 60
+    while trainers(two) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert trainers(two) == []
+    case.run("two", "--only", "grpo", *TWO)
+    assert rows(two / "grpo", "step") == [1, 2, 3, 4, 5, 6]
+    assert json.loads((two / "grpo" / "settings.json").read_text())["processes"] == 2

@@ -1,6 +1,7 @@
 """The wiring of the six stages: what decides a stage's result, what is checked before the first one starts."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -157,6 +158,32 @@ def test_a_wrong_config_of_a_later_stage_is_named_before_the_first(
     assert check is not None
     with pytest.raises(ConfigError, match=words):
         check()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_number_of_processes_that_cannot_train_is_refused_before_the_first_stage(
+    folder: Path, models: dict[str, str], tmp_path: Path, given: bool
+) -> None:
+    if not given:
+        (folder / "run.yaml").write_text((folder / "run.yaml").read_text() + "processes: 7\n")
+    with pytest.raises(ConfigError, match=r"'processes: 7': the rows of a step of .* cannot be shared evenly"):
+        run_all(folder / "run.yaml", tmp_path / "out", processes=7 if given else None, **models)
+    assert not any((tmp_path / "out").glob("stages/*"))
+    (folder / "run.yaml").write_text((folder / "run.yaml").read_text().replace("processes: 7", "") + "processes: 0\n")
+    with pytest.raises(ConfigError, match="'processes'"):
+        run_all(folder / "run.yaml", tmp_path / "out", **models)
+
+
+def test_the_number_of_processes_decides_no_result(folder: Path, models: dict[str, str]) -> None:
+    before = {name: stage.config for name, stage in stages(folder, models).items()}
+    (folder / "run.yaml").write_text((folder / "run.yaml").read_text() + "processes: 2\n")
+    found = stages(folder, models)
+    assert {name: stage.config for name, stage in found.items()} == before
+    for name in ("sft", "grpo"):  # as two processes would read it, and nothing is left of it in this one
+        check, variables = found[name].check, dict(os.environ)
+        assert check is not None
+        check()
+        assert dict(os.environ) == variables
 
 
 def test_the_bundled_configs_are_accepted(folder: Path, models: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ import train.distributed
 import train.grpo
 import train.probe
 import train.sft
-from configs.errors import UserError
+from configs.errors import ConfigError, UserError
 from train.distributed import check_same_weights, first_disagreement
 from train.grpo import run_grpo
 from train.improve import ImproveConfig, run_improve
@@ -40,10 +40,10 @@ def starts(tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> dict[str, Any]
     grpo = {**sft, "problems": str(pictures), "per_device_train_batch_size": 8}
     del grpo["dataset"]
 
-    def improve(keys: dict[str, Any]) -> Any:
+    def improve(keys: dict[str, Any], **own: Any) -> Any:
         (tmp_path / "sft.json").write_text(json.dumps(keys))
         sets = {"problems": str(pictures), "heldout": str(pictures), "out": str(tmp_path / "rounds")}
-        return run_improve(ImproveConfig(**sets, sft=str(tmp_path / "sft.json")))
+        return run_improve(ImproveConfig(**sets, **own, sft=str(tmp_path / "sft.json")))
 
     return {
         "train/sft.py": lambda keys: run_sft({**sft, **keys}),
@@ -53,19 +53,23 @@ def starts(tiny_vlm_dir: Path, pictures: Path, tmp_path: Path) -> dict[str, Any]
     }
 
 
-@pytest.mark.parametrize("name", ["train/sft.py", "train/grpo.py", "train/probe.py", "improve"])
+@pytest.mark.parametrize("name", ["train/sft.py", "train/grpo.py", "train/probe.py"])
 def test_a_start_that_cannot_train_is_refused_before_anything_loads(
     name: str, starts: dict[str, Any], no_weights: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UserError, match="'deepspeed' needs its launcher") as refused:
         starts[name]({"deepspeed": "configs/deepspeed/zero2.json"})
-    alone = name == "improve"
-    assert ("deepspeed --num_gpus 1 " + name in str(refused.value)) != alone
+    assert "deepspeed --num_gpus 1 " + name in str(refused.value)
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 4))
     with pytest.raises(UserError, match=r"One process sees 4 GPUs .* CUDA_VISIBLE_DEVICES=0") as refused:
         starts[name]({"per_device_train_batch_size": 8})
-    assert (f"deepspeed --num_gpus 4 {name}" in str(refused.value)) != alone
+    assert f"deepspeed --num_gpus 4 {name}" in str(refused.value)
+
+
+def test_improve_refuses_a_number_of_processes_before_anything_loads(starts: dict[str, Any], no_weights: None) -> None:
+    with pytest.raises(ConfigError, match="cannot be shared evenly by 3 processes"):
+        starts["improve"]({"per_device_train_batch_size": 8}, processes=3)
 
 
 def test_a_model_for_the_cpu_stays_where_it_loaded(tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,34 +46,71 @@ def keys(tiny_vlm_dir: Path, taught: Path, pictures: Path, runs: Any) -> dict[st
     return {"sft": {**runs.BASE, **sft}, "grpo": {**runs.BASE, **grpo}}
 
 
-def start(stage: str, config: dict[str, Any], folder: Path, zero: int, ranks: int = 2) -> "subprocess.Popen[str]":
+SRUN = """
+import os, subprocess, sys
+tasks = [
+    subprocess.Popen(sys.argv[1:], env={**os.environ, "SLURM_PROCID": str(task), "SLURM_LOCALID": str(task)}) for task in (0, 1)
+]
+sys.exit(max(task.wait() for task in tasks))
+"""
+STEP = {
+    **{"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NTASKS": "2"},
+    **{"SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0", "SLURM_STEP_TASKS_PER_NODE": "2"},
+}
+"""What srun sets for all tasks of a step; ``SRUN`` stands for srun itself, and adds the numbers of each task."""
+
+
+def launcher(name: str, ranks: int = 2) -> list[str]:
+    """The beginning of a command that starts several processes on this machine, up to the script."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here, count = Path(sys.executable), str(ranks)
+    return {
+        "deepspeed": [str(here.with_name("deepspeed")), "--num_accelerators", count, "--master_port", str(port)],
+        "torchrun": [str(here.with_name("torchrun")), "--nproc_per_node", count, "--master_port", str(port)],
+        "accelerate": [
+            *(str(here.with_name("accelerate")), "launch", "--cpu", "--num_processes", count, "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)),
+        ],
+        "srun": [str(here), "-c", SRUN, str(here)],
+    }[name]
+
+
+def start(
+    stage: str,
+    config: dict[str, Any],
+    folder: Path,
+    zero: int | None,
+    ranks: int = 2,
+    by: str = "deepspeed",
+    script: list[str] | None = None,
+) -> "subprocess.Popen[str]":
     """``deepspeed --num_accelerators RANKS train/STAGE.py``, as a process group of its own that prints into ``log.txt``."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.parent / f"{folder.name}.json"  # JSON is YAML
     file.write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", str(ranks)]
-    launcher += ["--master_port", str(port)]
-    keys = ["--config", str(file), "--output_dir", str(folder), "--deepspeed", f"configs/deepspeed/zero{zero}.json"]
+    keys = ["--config", str(file)] if script is None else [str(file)]
+    keys += ["--output_dir", str(folder)]
+    keys += [] if zero is None else ["--deepspeed", f"configs/deepspeed/zero{zero}.json"]
     environment = {
         **os.environ,
         "DS_ACCELERATOR": "cpu",
         "OMP_NUM_THREADS": "1",
         "PYTHONFAULTHANDLER": "1",
         "GLOO_SOCKET_IFNAME": "lo",
+        **(STEP if by == "srun" else {}),
     }
     with open(folder / "log.txt", "a") as log:
-        command = [*launcher, f"train/{stage}.py", *keys]
+        command = [*launcher(by, ranks), *(script or [f"train/{stage}.py"]), *keys]
         return subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
 
 
-def launch(stage: str, config: dict[str, Any], folder: Path, zero: int) -> None:
+def launch(stage: str, config: dict[str, Any], folder: Path, zero: int | None, **how: Any) -> None:
     """Run the launcher to its end; a hang is ended, with a traceback of each rank, and fails."""
-    assert ended(start(stage, config, folder, zero)) == 0, (folder / "log.txt").read_text()[-6000:]
+    assert ended(start(stage, config, folder, zero, **how)) == 0, (folder / "log.txt").read_text()[-6000:]
 
 
 def ended(process: "subprocess.Popen[str]") -> int | None:
@@ -112,6 +149,25 @@ def test_two_ranks_train_every_tensor(
     if stage == "sft":
         run_sft({**keys["sft"], "output_dir": str(tmp_path / "one"), "per_device_train_batch_size": 4})
         assert runs.column(tmp_path / "two") == pytest.approx(runs.column(tmp_path / "one"), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_every_launcher_starts_the_same_run(
+    stage: str, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+) -> None:
+    """Data parallel, by the file and by the console command, which prints its counts once."""
+    config = {**keys[stage], "max_steps": 2, "save_strategy": "no"}
+    launch(stage, config, tmp_path / "deepspeed", None)
+    ways: dict[str, list[str] | None] = {"torchrun": None, "srun": ["-m", "reflection_v.cli", "sft"]}
+    if stage == "grpo":
+        ways = {"accelerate": ["-m", "reflection_v.cli", "grpo"], "srun": None}
+    for name, script in ways.items():
+        launch(stage, config, tmp_path / name, None, by=name, script=script)
+        assert json.loads((tmp_path / name / "settings.json").read_text())["processes"] == 2
+        assert (tmp_path / name / "log.txt").read_text().count("seconds_per_step") == 1
+        for column in ("loss", "grad_norm", "entropy"):
+            assert runs.column(tmp_path / name, column) == runs.column(tmp_path / "deepspeed", column)
 
 
 @pytest.mark.slow
