@@ -70,8 +70,18 @@ def launcher(name: str, ranks: int = 2) -> list[str]:
         "deepspeed": [str(here.with_name("deepspeed")), "--num_accelerators", count, "--master_port", str(port)],
         "torchrun": [str(here.with_name("torchrun")), "--nproc_per_node", count, "--master_port", str(port)],
         "accelerate": [
-            *(str(here.with_name("accelerate")), "launch", "--cpu", "--num_processes", count, "--num_machines", "1"),
-            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)),
+            # Without --multi_gpu it starts a single process where there is no GPU.
+            *(str(here.with_name("accelerate")), "launch", "--multi_gpu", "--gpu_ids", "all", "--num_processes", count),
+            *(
+                "--num_machines",
+                "1",
+                "--mixed_precision",
+                "no",
+                "--dynamo_backend",
+                "no",
+                "--main_process_port",
+                str(port),
+            ),
         ],
         "srun": [str(here), "-c", SRUN, str(here)],
     }[name]
