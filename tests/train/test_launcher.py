@@ -161,23 +161,40 @@ def test_two_ranks_train_every_tensor(
         assert runs.column(tmp_path / "two") == pytest.approx(runs.column(tmp_path / "one"), rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def data_parallel(keys: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The config and the folder of a stage's short run by DeepSpeed's launcher, without DeepSpeed itself."""
+    done: dict[str, Path] = {}
+
+    def run(stage: str) -> tuple[dict[str, Any], Path]:
+        config = {**keys[stage], "max_steps": 2, "save_strategy": "no"}
+        if stage not in done:
+            done[stage] = tmp_path_factory.mktemp("data_parallel") / stage
+            launch(stage, config, done[stage], None)
+        return config, done[stage]
+
+    return run
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize(
+    ("stage", "by", "script"),
+    [
+        ("sft", "torchrun", None),
+        ("sft", "accelerate", None),
+        ("sft", "srun", ["-m", "reflection_v.cli", "sft"]),
+        ("grpo", "srun", None),
+    ],
+)
 def test_every_launcher_starts_the_same_run(
-    stage: str, keys: dict[str, dict[str, Any]], tmp_path: Path, runs: Any
+    stage: str, by: str, script: list[str] | None, data_parallel: Any, tmp_path: Path, runs: Any
 ) -> None:
-    """Data parallel, by the file and by the console command, which prints its counts once."""
-    config = {**keys[stage], "max_steps": 2, "save_strategy": "no"}
-    launch(stage, config, tmp_path / "deepspeed", None)
-    ways: dict[str, list[str] | None] = {"torchrun": None, "srun": ["-m", "reflection_v.cli", "sft"]}
-    if stage == "grpo":
-        ways = {"accelerate": ["-m", "reflection_v.cli", "grpo"], "srun": None}
-    for name, script in ways.items():
-        launch(stage, config, tmp_path / name, None, by=name, script=script)
-        assert json.loads((tmp_path / name / "settings.json").read_text())["processes"] == 2
-        assert (tmp_path / name / "log.txt").read_text().count("seconds_per_step") == 1
-        for column in ("loss", "grad_norm", "entropy"):
-            assert runs.column(tmp_path / name, column) == runs.column(tmp_path / "deepspeed", column)
+    config, deepspeed = data_parallel(stage)
+    launch(stage, config, tmp_path / by, None, by=by, script=script)
+    assert json.loads((tmp_path / by / "settings.json").read_text())["processes"] == 2
+    assert (tmp_path / by / "log.txt").read_text().count("seconds_per_step") == 1  # the first process prints
+    for column in ("loss", "grad_norm", "entropy"):
+        assert runs.column(tmp_path / by, column) == runs.column(deepspeed, column)
 
 
 @pytest.mark.slow
