@@ -18,10 +18,11 @@ import torch
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode, read_jsonl
 from configs.machine import usable_cores
-from vlm.chat import encode
+from vlm.chat import control_token, encode, opened_tag, question_messages
 from vlm.images import fitted_size, image_size, open_image
 from vlm.load import VLM
 from vlm.problem import image_path
+from vlm.thinking import family_tags, fit_completion
 
 FILLER = -1
 IGNORED = -100
@@ -37,6 +38,7 @@ R = TypeVar("R")
 class Row:
     """One example of the cold start; ``images`` are absolute paths, ``masked`` character spans of ``completion``.
 
+    The completion has the model's own thinking tags, and goes on where its chat template ends (``vlm.thinking.fit_completion``).
     ``line`` is its line in the file, from 1.
     """
 
@@ -120,7 +122,11 @@ def read_rows(
     path, dropped, rows = Path(path), Dropped(), []
     reader = reader_of(vlm)
     limit = _row_limit(vlm, max_row_tokens)
+    tags, opened = family_tags(vlm.tokenizer), opened_tag(reader, question_messages("What is this?", 1))
     parsed = [_parsed(data, path.parent, vlm) for data in read_jsonl(path)]
+    for row in parsed:
+        if isinstance(row, Row):
+            row.completion, row.masked = fit_completion(row.completion, row.masked, tags, opened)
     paths = list(dict.fromkeys(image for row in parsed if isinstance(row, Row) for image in row.images))
     sizes = dict(zip(paths, in_threads(partial(_size, decode=decode), paths), strict=True))
     for line, row in enumerate(parsed, start=1):
@@ -210,7 +216,7 @@ def _check_text(row: Row, vlm: VLM) -> None:
     slots = sum(part["type"] == "image" for content in contents for part in content)
     if slots != len(row.images):
         raise _Unusable("image_count", f"{slots} image parts in the prompt, {len(row.images)} images")
-    special = next((token for token in vlm.tokenizer.all_special_tokens if token in row.completion), None)
+    special = control_token(vlm.tokenizer, row.completion)
     if special is not None:
         raise _Unusable("control_token", f"the completion spells the control token {special}")
 

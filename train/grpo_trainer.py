@@ -42,7 +42,7 @@ from vlm.generate import image_token_ids
 from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
-from vlm.response import find_reasoning
+from vlm.thinking import decode, reasoning_token_span
 
 
 class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
@@ -263,7 +263,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
         count, tokenizer, (mass, lift) = self._token_count(ids), self.reader.tokenizer, recorded
         return Rollout(
-            text=_decode(tokenizer, ids[:count]),
+            text=decode(tokenizer, ids[:count]),
             domain=problem.domain,
             gold=problem.answer,
             choices=problem.choices,
@@ -346,37 +346,6 @@ def conversation_text(turns: str | list[dict[str, Any]]) -> str:
         return turns
     contents = ([{"type": "text", "text": c}] if isinstance(c := turn["content"], str) else c for turn in turns)
     return "\n".join("".join(part.get("text", f"<{part['type']}>") for part in parts) for parts in contents)
-
-
-def reasoning_token_span(tokenizer: Any, ids: Sequence[int]) -> tuple[int, int] | None:
-    """Token span [start, end) strictly inside the first <think> ... </think>; None if it is not closed.
-
-    If the prompt already opened the reasoning, the span begins at token 0.
-    """
-    text = _decode(tokenizer, ids)
-    reasoning = find_reasoning(text)
-    if not reasoning.closed:
-        return None
-    start = _tokens_until(tokenizer, ids, reasoning.start)
-    # A token that contains the end of the reasoning and the start of the tag is not inside.
-    inside = _tokens_until(tokenizer, ids, reasoning.end + 1) - 1
-    return (start, max(start, inside))
-
-
-def _tokens_until(tokenizer: Any, ids: Sequence[int], characters: int) -> int:
-    """The least number of tokens whose text has at least ``characters`` (bisection, as texts of tokens may not concatenate)."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(_decode(tokenizer, ids[:middle])) >= characters:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _named(term: str) -> Callable[..., list[float | None]]:

@@ -10,6 +10,7 @@ from configs.errors import UserError
 from vlm.images import fit_image, open_image, uses_pixel_policy
 from vlm.labels import option_label
 from vlm.placement import split_at_images
+from vlm.response import open_tag_at_end, split_at_tags, tag_tokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -82,15 +83,22 @@ def _turn_parts(pieces: Sequence[str | None], n_before: int) -> list[dict[str, s
 
 def plain_text(text: str, tokenizer: Any) -> str:
     """The text with a zero-width space in every control token it spells out, so that it is encoded as ordinary text."""
-    return _break_tokens(text, _control_pattern(tokenizer, len(tokenizer), markup=True))
+    return _break_tokens(text, tokenizer, markup=True)
 
 
 def prefix_ids(tokenizer: Any, prefix: Prefix) -> list[int]:
     """Token ids of assistant text already written. Its ``<think>`` is a token, but nothing in it ends the turn."""
     if not isinstance(prefix, str):
         return list(prefix)
-    text = _break_tokens(prefix, _control_pattern(tokenizer, len(tokenizer), markup=False))
+    text = _break_tokens(prefix, tokenizer, markup=False)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def control_token(tokenizer: Any, completion: str) -> str | None:
+    """The first control token that a completion spells outside of its thinking and answer tags, or None."""
+    pattern = _control_pattern(tokenizer, len(tokenizer), markup=False)
+    found = (pattern.search(piece) for piece in split_at_tags(completion)[::2]) if pattern else ()
+    return next((match[0] for match in found if match), None)
 
 
 def encode(
@@ -173,6 +181,15 @@ def render_prompt(vlm: "VLM", turns: Sequence[Message]) -> str:
         ) from error
 
 
+def opened_tag(vlm: "VLM", turns: Sequence[Message]) -> str:
+    """The thinking tag that the chat template itself opens for the assistant, with the blanks behind it; else empty.
+
+    Templates of models that think by default do so: the response then begins inside the span.
+    """
+    cleaned = [_clean(message, vlm.tokenizer, vlm.reads_images) for message in turns]
+    return open_tag_at_end(render_prompt(vlm, cleaned))
+
+
 def check_template(vlm: "VLM") -> None:
     """Render a short question; the errors are those of ``render_prompt``."""
     render_prompt(vlm, question_messages("What is this?", int(vlm.reads_images)))
@@ -186,40 +203,49 @@ def position_limit(vlm: "VLM") -> int:
 
 @lru_cache(maxsize=16)
 def _control_pattern(tokenizer: Any, _size: int, markup: bool) -> re.Pattern[str] | None:
-    """Matches the special tokens; with ``markup`` also other added tokens that look like <tags>, ``<think>`` for one.
+    """Matches the special tokens; with ``markup`` also other added tokens that look like <tags> or are thinking tags.
 
     Added tokens that are plain words (or ``\\boxed{``) carry no control and stay whole. ``_size`` renews the cache
     entry of a tokenizer to which tokens were added.
     """
-    tokens = {
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if len(token.content) > 1
-        and (token.special or (markup and re.fullmatch(r"[<\[].*[>\]]", token.content, re.DOTALL)))
+    added = {
+        token.content: token.special for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1
     }
+    tokens = {token for token, special in added.items() if special}
+    if markup:
+        tokens |= tag_tokens(added.keys()) | {
+            token for token in added if re.fullmatch(r"[<\[].*[>\]]", token, re.DOTALL)
+        }
     if not tokens:
         return None
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
-def _break_tokens(text: str, pattern: re.Pattern[str] | None) -> str:
-    while pattern and pattern.search(text):  # again, as long as broken tokens uncover overlapping ones
-        text = pattern.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
-    return text
+def _break_tokens(text: str, tokenizer: Any, markup: bool) -> str:
+    """The text without control tokens; without ``markup`` its thinking and answer tags stay, also where they are special."""
+    pattern = _control_pattern(tokenizer, len(tokenizer), markup)
+    if pattern is None:
+        return text
+    pieces = [text] if markup else split_at_tags(text)
+    for place in range(0, len(pieces), 2):
+        while pattern.search(pieces[place]):  # again, as long as broken tokens uncover overlapping ones
+            pieces[place] = pattern.sub(lambda match: match[0][0] + BREAK + match[0][1:], pieces[place])
+    return "".join(pieces)
 
 
 def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
     """The message as plain text. What the model wrote keeps its thinking tags, and a system prompt may name them."""
-    pattern = _control_pattern(tokenizer, len(tokenizer), markup=message["role"] not in ("assistant", "system"))
+    markup = message["role"] not in ("assistant", "system")
     content = message["content"]
     if isinstance(content, str):
-        return {**message, "content": _break_tokens(content, pattern)}
+        return {**message, "content": _break_tokens(content, tokenizer, markup)}
     if not parts:  # templates of text models take strings
-        return {**message, "content": _break_tokens("".join(part.get("text", "") for part in content), pattern)}
+        text = "".join(part.get("text", "") for part in content)
+        return {**message, "content": _break_tokens(text, tokenizer, markup)}
     return {
         **message,
         "content": [
-            {"type": "text", "text": _break_tokens(part["text"], pattern)}
+            {"type": "text", "text": _break_tokens(part["text"], tokenizer, markup)}
             if part["type"] == "text"
             else {"type": "image"}
             for part in content

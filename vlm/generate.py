@@ -20,6 +20,7 @@ from vlm.chat import Message, Prefix, encode, position_limit, prefix_ids
 from vlm.finite import finite_scores
 from vlm.load import VLM
 from vlm.protocol import TextStream
+from vlm.thinking import decode_after
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -326,15 +327,6 @@ def _stream(
     finally:
         stop.event.set()
         thread.join()
-
-
-def decode_after(tokenizer: Any, before: list[int], ids: list[int]) -> str:
-    """Text of ``ids`` as it reads after the tokens ``before``."""
-
-    def decode(tokens: list[int]) -> str:
-        return tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    return decode([*before, *ids])[len(decode(before)) :] if before else decode(ids)
 
 
 def _end_tokens(vlm: VLM) -> set[int]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, UserError
 from vlm.protocol import Request, TextStream, is_whole
-from vlm.response import count_looks, find_reasoning
+from vlm.response import TAGS, closing_tag, count_looks, find_reasoning
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -111,7 +111,7 @@ def _pieces(
 ) -> Generator[str, None, BudgetedResponse]:
     from vlm.generate import generate_stream
 
-    course, shown = _Course(vlm, effort, prefix), ""
+    course, shown = _Course(vlm, effort, messages, prefix), ""
     while not course.done:
         stream = generate_stream(
             vlm,
@@ -127,7 +127,7 @@ def _pieces(
             for piece in stream:
                 written += piece
                 # What stands after the end of the reasoning may yet be replaced by another look.
-                safe = len(written) if course.answering or not effort.looks else _settled(prefix, written)
+                safe = len(written) if course.answering or not effort.looks else _settled(course.given, written)
                 if safe > len(shown):
                     yield written[len(shown) : safe]
                     shown = written[:safe]
@@ -154,7 +154,7 @@ def think_batch(
     """N conversations at once; each comes out as ``think_stream`` would write it. Arguments as ``vlm.generate.generate``."""
     from vlm.generate import generate
 
-    courses = [_Course(vlm, effort) for _ in conversations]
+    courses = [_Course(vlm, effort, messages) for messages in conversations]
     seeds = seeds or [0] * len(conversations)
     while active := [number for number, course in enumerate(courses) if not course.done]:
         written = generate(
@@ -193,13 +193,14 @@ class _Course:
     Attributes:
         ids: new tokens so far; ``text`` is how they read after the prefix.
         budget: tokens of the next round.
+        given: what stands before ``text``: the thinking tag that the prompt opens, if it does, and the prefix.
         answering: the reasoning has ended and is not continued any more.
     """
 
-    def __init__(self, vlm: "VLM", effort: Effort, prefix: str = "") -> None:
-        from vlm.chat import position_limit, prefix_ids
+    def __init__(self, vlm: "VLM", effort: Effort, messages: "Sequence[Message]", prefix: str = "") -> None:
+        from vlm.chat import opened_tag, position_limit, prefix_ids
 
-        self.tokenizer, self.effort, self.given = vlm.tokenizer, effort, prefix
+        self.tokenizer, self.effort, self.given = vlm.tokenizer, effort, opened_tag(vlm, messages) + prefix
         self.start = prefix_ids(vlm.tokenizer, prefix)
         self.limit = position_limit(vlm)
         self.budget = max(1, min(effort.tokens, self.limit // 2))
@@ -250,7 +251,7 @@ class _Course:
             self.done = True
             return
         if opened or end is None:  # still thinking, or ended without an answer
-            self._append((" </think> " if opened else " ") + "\\boxed{")
+            self._append((f" {closing_tag(text)} " if opened else " ") + "\\boxed{")
             self.closed = True
         self.answering, self.budget = True, ANSWER_TOKENS
 
@@ -268,7 +269,7 @@ class _Course:
             self.ids += self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _read(self, ids: list[int]) -> str:
-        from vlm.generate import decode_after
+        from vlm.thinking import decode_after
 
         return decode_after(self.tokenizer, self.start, ids)
 
@@ -281,13 +282,14 @@ def reasoning_end(text: str) -> int | None:
     return None if reasoning.opened or box < 0 else box
 
 
-def _settled(prefix: str, written: str) -> int:
+def _settled(given: str, written: str) -> int:
     """How many characters of ``written`` are before the end of the reasoning, whatever the model writes next."""
-    end = reasoning_end(prefix + written)
+    end = reasoning_end(given + written)
     if end is not None:
-        settled = end - len(prefix)
+        settled = end - len(given)
     else:
-        starts = [n for tag in ("</think>", "\\boxed") for n in range(1, len(tag)) if written.lower().endswith(tag[:n])]
+        ends = [*(tags.closing.lower() for tags in TAGS), "\\boxed"]
+        starts = [n for end in ends for n in range(1, len(end)) if written.lower().endswith(end[:n])]
         settled = len(written) - max(starts, default=0)
     return len(written[: max(0, settled)].rstrip())
 

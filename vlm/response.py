@@ -6,7 +6,7 @@ Pure Python. Model output is untrusted: every pattern here runs in linear time, 
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,7 +79,33 @@ _CLOSE = re.compile(
     re.IGNORECASE,
 )
 _TAG = re.compile(rf"{_OPEN.pattern}|{_CLOSE.pattern}|</?answer>", re.IGNORECASE)
+_TAG_TOKENS = {  # one token of a tokenizer -> its tokens that thinking tags are made of, where a tag has several
+    "<|channel>": {"<|channel>"},
+    "<|channel|>": {"<|channel|>", "<|message|>", "<|start|>", "<|end|>"},
+}
 _TURN_ENDS = ("<|return|>", "<|end|>", "<|im_end|>", "<|eot_id|>", "<turn|>", "<end_of_turn>", "</s>")
+
+
+class Tags(NamedTuple):
+    """The tags around a thinking span, as a family of models writes them."""
+
+    opening: str
+    closing: str
+
+
+TAGS = (
+    Tags("<think>", "</think>"),
+    Tags("<|channel>thought\n", "<channel|>"),
+    Tags("[THINK]", "[/THINK]"),
+    Tags("◁think▷", "◁/think▷"),
+    Tags("<seed:think>", "</seed:think>"),
+    Tags("<thinking>", "</thinking>"),
+    Tags("<thought>", "</thought>"),
+    Tags("<reasoning>", "</reasoning>"),
+    Tags("<|begin_of_thought|>", "<|end_of_thought|>"),
+    Tags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+)
+"""The tags that are written; those that are read also differ in case."""
 
 
 class Reasoning(NamedTuple):
@@ -105,6 +131,40 @@ def find_reasoning(text: str) -> Reasoning:
     return Reasoning(
         start.end() if start else 0, end, start is not None, close is not None, close.end() if close else end
     )
+
+
+def closing_tag(text: str) -> str:
+    """The tag that closes the thinking span which a text opens first, in the same family; ``</think>`` if it opens none."""
+    opening = _OPEN.search(text)
+    written = opening[0].lower() if opening else ""
+    return next((tags.closing for tags in TAGS if written == tags.opening.strip().lower()), TAGS[0].closing)
+
+
+def open_tag_at_end(prompt: str) -> str:
+    """The opening tag with which a prompt ends, and the blanks behind it; empty for any other prompt."""
+    *_, last = [None, *_OPEN.finditer(prompt)]
+    return prompt[last.start() :] if last and not prompt[last.end() :].strip() else ""
+
+
+def thinking_tags(text: str) -> list[tuple[int, int, bool]]:
+    """Every thinking tag of a text: its characters [start, end), and whether it opens a span."""
+    found = [
+        (*match.span(), opens)
+        for pattern, opens in ((_OPEN, True), (_CLOSE, False))
+        for match in pattern.finditer(text)
+    ]
+    return sorted(found)
+
+
+def tag_tokens(tokens: Collection[str]) -> set[str]:
+    """Of the tokens of a tokenizer those that spell a thinking tag or an answer tag, or a part of one."""
+    parts = {part for token, several in _TAG_TOKENS.items() if token in tokens for part in several}
+    return {token for token in tokens if token in parts or _TAG.fullmatch(token.strip())}
+
+
+def split_at_tags(text: str) -> list[str]:
+    """The text in pieces that together are the text: what stands before, between and after tags, and at odd places the tags."""
+    return re.split(f"({_TAG.pattern})", text, flags=re.IGNORECASE)
 
 
 def after_reasoning(text: str) -> str:

@@ -3,7 +3,6 @@
 One forward over prompt and response (``vlm.scoring``), whoever wrote it; so it needs the model in this process.
 """
 
-import bisect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from configs.errors import UserError
 from vlm.response import MAX_READ, split_sentences, without_tags
+from vlm.thinking import Alignment
 
 if TYPE_CHECKING:
     import torch
@@ -104,30 +104,25 @@ def attention_by_sentence(
         if not ids:
             raise UserError("There is no response yet: ask first.")
         scores = score_responses(vlm, [messages], [images], [ids], attention=layers, maps=True, log_p=False)
-        ends = _token_ends(vlm.tokenizer, ids, response)
+        tokens_at = _token_ends(vlm.tokenizer, ids, response)
     mass, lift = scores.mass[0], scores.lift[0]
     sentences = []
     for start, end in sentence_spans(response, breaks):
-        first, last = ends(start)[0], ends(end - 1)[1]
+        first, last = tokens_at(start)[0], tokens_at(end - 1)[1]
         means = float(mass[first:last].mean()), float(lift[first:last].mean())
         sentences.append(Sentence(start, end, response[start:end], (first, last), *means, scores.maps(0, first, last)))
     return ResponseAttention(mass.tolist(), lift.tolist(), sentences, scores.maps(0), scores.no_maps, scores.coverage)
 
 
 def _token_ends(tokenizer: Any, ids: list[int], text: str) -> Any:
-    """A function of a character that gives the token it is in, as (first, one past it). Decodes as few prefixes as it can."""
-
-    def length(n: int) -> int:
-        return len(tokenizer.decode(ids[:n], skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
+    """A function of a character that gives the tokens it is in, as (first, one past the last)."""
+    alignment = Alignment(tokenizer, ids)
     # Decoding may add or drop a character in all (a leading blank); a proportion keeps the positions correct to one character.
-    total = max(1, length(len(ids)))
+    total = max(1, len(alignment.text))
     scale = total / max(1, len(text)) if abs(total - len(text)) > 2 else 1.0
 
     def token_at(character: int) -> tuple[int, int]:
-        place = min(total - 1, int(character * scale))
-        token = bisect.bisect_right(range(len(ids) + 1), place, key=length) - 1
-        token = min(max(token, 0), len(ids) - 1)
-        return token, token + 1
+        first, last = alignment.tokens_of(min(total - 1, int(character * scale)))
+        return min(first, len(ids) - 1), min(last, len(ids))
 
     return token_at

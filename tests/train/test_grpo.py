@@ -15,13 +15,14 @@ from configs.errors import ConfigError, UserError
 from reward.rewards import REWARDS, Rollout, Score
 from train.config import PromptSelection
 from train.grpo import load_grpo, main, run_grpo, usable
-from train.grpo_trainer import VisualGRPOTrainer, conversation_text, reasoning_token_span
+from train.grpo_trainer import VisualGRPOTrainer, conversation_text
 from train.selection import measure_choice
 from vlm.chat import encode, question_messages
 from vlm.generate import Generation
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 from vlm.problem import read_problems
+from vlm.thinking import reasoning_token_span
 
 pytestmark = pytest.mark.seam
 

@@ -111,6 +111,29 @@ def test_a_thought_over_budget_is_closed_and_answered(vlm_: VLM, monkeypatch: py
     assert response.text.endswith("\\boxed{3}")
 
 
+def test_reasoning_that_the_prompt_opened_is_closed_before_the_answer(
+    vlm_: VLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = vlm_.processor.chat_template
+    for opening, closing in (("<think>\n", "</think>"), ("[THINK]", "[/THINK]")):
+        monkeypatch.setattr(
+            vlm_.processor, "chat_template", template.replace("|>assistant\n", f"|>assistant\n{opening}")
+        )
+        response, asked = both_ways(vlm_, monkeypatch, Effort(6), "star " * 40, "3}")
+        assert response.closed and asked[0][0] == "" and unspaced(asked[1][0]).endswith(f"star{closing}\\boxed{{")
+        assert response.text.startswith("star") and response.text.endswith("\\boxed{3}")
+        # A box inside of it is no end of the reasoning, and a look is asked for before the closing tag.
+        first = f"star. \\boxed{{1}}? {closing} \\boxed{{1}}"
+        response, asked = both_ways(vlm_, monkeypatch, Effort(64, looks=1), first, f" star. {closing} \\boxed{{2}}")
+        assert response.relooks == 1 and unspaced(asked[1][0]) == unspaced("star. \\boxed{1}? " + CUE)
+        assert unspaced(response.text).endswith(f"{closing}\\boxed{{2}}")
+
+
+def unspaced(text: str) -> str:
+    """Without blanks: some tokens of the tiny tokenizer take the one before them."""
+    return "".join(text.split())
+
+
 def test_an_answer_cut_short_is_finished_not_thought_over(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     first = "<think> star. </think> \\boxed{red star"
     budget = len(prefix_ids(vlm_.tokenizer, first))
