@@ -33,8 +33,9 @@ from vlm.pixel_limits import check_pixel_limits
 Style = Literal["think", "direct", "describe", "none"]
 
 # Names, across model families, of the layers that map vision features to the language model, and of the vision towers.
-MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection")
+MERGER_NAMES = ("merger", "multi_modal_projector", "connector", "aligner", "mlp1", "vision_projection", "embed_vision")
 VISION_NAMES = ("visual", "vision_tower", "vision_model", "vision_encoder")
+AUDIO_NAMES = ("audio_tower", "audio_model", "embed_audio")  # never trained: no row has sound
 
 
 @dataclass

@@ -173,6 +173,8 @@ def load_for_training(options: ModelOptions, args: Any) -> VLM:
 def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
     """Switch off the gradients of the vision tower, and of the layers that map its features to the language model.
 
+    Those of an audio tower are always off: it would get none, and ranks wait for every weight that should have some.
+
     Raises:
         UserError: the model has no part of that kind.
     """
@@ -183,6 +185,9 @@ def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
         if not frozen:
             raise UserError(f"{name} has no {part} part to freeze: remove '{option}'.")
         for weight in frozen:
+            weight.requires_grad_(False)
+    for weight_name, weight in model.named_parameters():
+        if part_of(weight_name) == "audio":
             weight.requires_grad_(False)
 
 

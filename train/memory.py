@@ -15,8 +15,12 @@ GPUs. The assumptions, for T trainable weights and N processes:
   A full layer: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
   queries, attention output, gate, up, and their product; I is that of the experts of one token in a mixture); attention itself
   is fused and keeps no square matrix.
-- Vision activations: the same for patches (4 per token) if the tower is trained, else one layer.
+  In a Gated DeltaNet layer K is half the width of its queries, keys and values together, and its chunks' states are left out. Per-layer
+  embeddings (Gemma 4) are held once a layer for every token, and its projections of them are left out.
+- Vision activations: the same for patches (those of a token: 4, of Gemma 4: 9) if the tower is trained, else one layer.
 - Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
+- The cache of a sequence: keys and values of all its tokens (of the window's, in a sliding layer) in every layer that computes its own:
+  none where a layer reads those of an earlier one (Gemma 4). A Gated DeltaNet layer has a state of fixed size instead.
 - Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
   share of the GPU's memory, kept during training unless it sleeps; the share must hold the weights (2 bytes each) and the
   cache of one sequence of ``vllm_max_model_length``, or vLLM does not start.
@@ -128,7 +132,8 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     config = reader.config.get_text_config()
     activations = _activations(config, tokens, args.gradient_checkpointing)
     trains_vision = trainable["vision"] > 0
-    vision = _vision_activations(reader.config, rows * image * 4, args.gradient_checkpointing or not trains_vision)
+    patches = rows * image * _patches_of_token(reader.vlm.processor.image_processor)
+    vision = _vision_activations(reader.config, patches, args.gradient_checkpointing or not trains_vision)
     logits = 3 * 4 * min(tokens, TILE) * config.vocab_size
     parts = {
         "weights": weights,
@@ -151,12 +156,12 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         if args.use_vllm and args.vllm_mode == "colocate":
             parts["vLLM"] = args.vllm_gpu_memory_utilization * memory * GB
             longest = args.vllm_max_model_length or getattr(config, "max_position_embeddings", 0)
-            vllm = total * 2 / args.vllm_tensor_parallel_size + longest * _cache_bytes(config) + VLLM_WORK * GB
+            vllm = total * 2 / args.vllm_tensor_parallel_size + _cache_bytes(config, longest) + VLLM_WORK * GB
             generation = held + parts["vLLM"]
             training += 0 if args.vllm_enable_sleep_mode else parts["vLLM"]
         elif not args.use_vllm:
             batch = rows * args.steps_per_generation
-            parts["key/value cache"] = batch * (image + text + answer) * _cache_bytes(config)
+            parts["key/value cache"] = batch * _cache_bytes(config, image + text + answer)
             gathered = total * width if zero["stage"] >= 3 and args.ds3_gather_for_generation else 0
             if gathered:
                 parts["gathered weights"] = gathered
@@ -256,16 +261,29 @@ def _pixel_limit(processor: Any, limit: int | None) -> tuple[int, int]:
     size = getattr(reader, "size", None)
     longest = getattr(size, "longest_edge", None)
     side = getattr(reader, "patch_size", None)
+    if isinstance(tokens := getattr(reader, "max_soft_tokens", None), int):  # Gemma 4 sizes an image by its tokens
+        side *= reader.pooling_kernel_size
+        return tokens * side**2, side
     if not isinstance(longest, int) or not isinstance(side, int) or not hasattr(reader, "merge_size"):
         return limit or 1_000_000, 28
     return min(longest, limit or longest), side * reader.merge_size
 
 
+def _patches_of_token(reader: Any) -> int:
+    """Patches that become one image token."""
+    side = getattr(reader, "pooling_kernel_size", None) or getattr(reader, "merge_size", None) or 2
+    return int(side) ** 2
+
+
 def _activations(config: Any, tokens: int, checkpointing: bool) -> float:
     hidden, inner = config.hidden_size, _inner_width(config)
-    kv = _kv_width(config)
-    full = 2 * tokens * (8 * hidden + 3 * kv + 4 * inner)
-    return config.num_hidden_layers * 2 * tokens * hidden + full if checkpointing else config.num_hidden_layers * full
+    full = [2 * tokens * (8 * hidden + 3 * width + 4 * inner) for width in map(_mixer_width, _layers(config))]
+    by_layer = (getattr(config, "hidden_size_per_layer_input", None) or 0) * config.num_hidden_layers * 2 * tokens
+    return by_layer + (config.num_hidden_layers * 2 * tokens * hidden + max(full) if checkpointing else sum(full))
+
+
+def _mixer_width(layer: "_Layer") -> float:
+    return layer.delta_width / 2 if layer.kind == "linear_attention" else layer.kv_width
 
 
 def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float:
@@ -279,9 +297,54 @@ def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float
     return depth * 2 * patches * hidden + full if checkpointing else depth * full
 
 
-def _cache_bytes(config: Any) -> int:
-    """Bytes of the key/value cache of one token, in bf16."""
-    return int(2 * 2 * config.num_hidden_layers * _kv_width(config))
+def _cache_bytes(config: Any, tokens: int) -> int:
+    """Bytes of the cache of one sequence: keys and values in bf16, states of Gated DeltaNet layers in float32."""
+    total = 0
+    for layer in _layers(config):
+        if layer.kind == "linear_attention":
+            total += layer.state_bytes
+        elif layer.kind.endswith("attention") and not layer.shares_cache:
+            window = getattr(config, "sliding_window", None) if layer.kind == "sliding_attention" else None
+            total += 2 * 2 * layer.kv_width * min(tokens, window or tokens)
+    return total
+
+
+@dataclass
+class _Layer:
+    """What the memory of a decoder layer depends on.
+
+    Attributes:
+        kind: as in the config's ``layer_types``.
+        kv_width: numbers in the keys of a token, and in its values.
+        shares_cache: it reads the keys and values of an earlier layer.
+        delta_width, state_bytes: numbers in queries, keys and values of a token, and the state of a sequence, of a Gated
+            DeltaNet layer.
+    """
+
+    kind: str
+    kv_width: int
+    shares_cache: bool
+    delta_width: int
+    state_bytes: int
+
+
+def _layers(config: Any) -> list[_Layer]:
+    count = config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * count
+    own = getattr(config, "per_layer_config", None) or [config] * count
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    keys, values = (
+        getattr(config, f"linear_num_{part}_heads", 0) * getattr(config, f"linear_{part}_head_dim", 0)
+        for part in ("key", "value")
+    )
+    width = 2 * keys + values
+    state = 4 * values * getattr(config, "linear_key_head_dim", 0) + 2 * width * getattr(
+        config, "linear_conv_kernel_dim", 0
+    )
+    return [
+        _Layer(kind, _kv_width(layer), number >= count - shared, width, state)
+        for number, (kind, layer) in enumerate(zip(kinds, own, strict=True))
+    ]
 
 
 def _inner_width(config: Any) -> int:

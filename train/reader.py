@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import AddedToken
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -21,7 +22,7 @@ import configs
 from configs.api_key import redact_tokens
 from configs.errors import UserError
 from configs.paths import user_path
-from train.config import MERGER_NAMES, VISION_NAMES, ModelOptions
+from train.config import AUDIO_NAMES, MERGER_NAMES, VISION_NAMES, ModelOptions
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 from vlm.images import pixel_limits
 from vlm.load import BUNDLED, VLM, bundled_model
@@ -31,6 +32,9 @@ SHIPPED = {
     "Qwen/Qwen2.5-VL-3B-Instruct": "qwen2_5_vl_3b",
     "Qwen/Qwen2.5-VL-7B-Instruct": "qwen2_5_vl_7b",
     "Qwen/Qwen3-VL-8B-Instruct": "qwen3_vl",
+    "Qwen/Qwen3.5-4B": "qwen3_5_4b",
+    "Qwen/Qwen3.5-9B": "qwen3_5_9b",
+    "google/gemma-4-E4B-it": "gemma4_e4b",
 }
 
 
@@ -104,13 +108,25 @@ def _stand_in(model_type: str, folder: str, pixels: dict[str, int]) -> Any:
     from train.tiny.models import CHAT_TEMPLATE, build_tokenizer
 
     kind = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[model_type]))
-    video = {"qwen2_5_vl": "Qwen2VLVideoProcessor", "qwen3_vl": "Qwen3VLVideoProcessor"}[model_type]
-    return kind(
-        image_processor=AutoImageProcessor.from_pretrained(folder, **pixels),
-        tokenizer=build_tokenizer(),
-        video_processor=getattr(transformers, video)(),
-        chat_template=CHAT_TEMPLATE,
-    )
+    parts: dict[str, Any] = {
+        "image_processor": AutoImageProcessor.from_pretrained(folder, **pixels),
+        "tokenizer": build_tokenizer(),
+        "chat_template": CHAT_TEMPLATE,
+    }
+    if model_type == "gemma4":
+        names = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+        names |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+        parts["tokenizer"].add_tokens([AddedToken(token, special=True) for token in names.values()])
+        for name, token in names.items():
+            setattr(parts["tokenizer"], name, token)
+            setattr(parts["tokenizer"], f"{name}_id", parts["tokenizer"].convert_tokens_to_ids(token))
+        parts["feature_extractor"] = transformers.Gemma4AudioFeatureExtractor()
+        parts["video_processor"] = transformers.Gemma4VideoProcessor()
+        parts["chat_template"] = CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "<|image|>")
+    else:
+        video = {"qwen2_5_vl": "Qwen2VLVideoProcessor"}.get(model_type, "Qwen3VLVideoProcessor")
+        parts["video_processor"] = getattr(transformers, video)()
+    return kind(**parts)
 
 
 @lru_cache(maxsize=4)
@@ -123,12 +139,12 @@ def skeleton(config_json: str) -> nn.Module:
 
 
 def count_weights(model: nn.Module) -> tuple[Counter[str], Counter[str]]:
-    """Numbers of weights and of trainable weights by part: ``vision``, ``merger``, ``language``."""
+    """Numbers of weights and of trainable weights by part: ``vision``, ``merger``, ``language``, and ``audio`` if there is one."""
     every, trainable = Counter[str](), Counter[str]()
     for name, weight in model.named_parameters():
         part = part_of(name)
         every[part] += weight.numel()
-        trainable[part] += weight.numel() * weight.requires_grad
+        trainable[part] += weight.numel() * (weight.requires_grad and part != "audio")
     return every, trainable
 
 
@@ -137,4 +153,6 @@ def part_of(name: str) -> str:
     words = name.split(".")
     if any(word.startswith(MERGER_NAMES) or word.endswith("merger_list") for word in words):
         return "merger"
+    if any(word in AUDIO_NAMES for word in words):
+        return "audio"
     return "vision" if any(word in VISION_NAMES for word in words) else "language"

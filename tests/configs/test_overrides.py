@@ -147,6 +147,9 @@ MODELS = {
     "qwen2_5_vl_3b": ("Qwen/Qwen2.5-VL-3B-Instruct", 1003520),
     "qwen2_5_vl_7b": ("Qwen/Qwen2.5-VL-7B-Instruct", 1003520),
     "qwen3_vl": ("Qwen/Qwen3-VL-8B-Instruct", 1048576),
+    "qwen3_5_4b": ("Qwen/Qwen3.5-4B", 1048576),
+    "qwen3_5_9b": ("Qwen/Qwen3.5-9B", 1048576),
+    "gemma4_e4b": ("google/gemma-4-E4B-it", None),
 }
 
 

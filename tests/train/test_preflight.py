@@ -280,6 +280,9 @@ def test_shipped_model_configs_have_the_published_sizes() -> None:
         "Qwen/Qwen2.5-VL-3B-Instruct": 3.75,
         "Qwen/Qwen2.5-VL-7B-Instruct": 8.29,
         "Qwen/Qwen3-VL-8B-Instruct": 8.77,
+        "Qwen/Qwen3.5-4B": 4.54,
+        "Qwen/Qwen3.5-9B": 9.41,
+        "google/gemma-4-E4B-it": 7.94,
     }
     assert set(billions) == set(SHIPPED)
     for name, wanted in billions.items():
