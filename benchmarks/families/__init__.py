@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.families import cross, deepseek, gemma, idefics, llava, mistral, other, qwen
+from benchmarks.families import cross, deepseek, gemma, glm, idefics, llava, mistral, other, qwen, sparse
 from benchmarks.families.base import EOS, FIRST_WORD, IMAGE, TEXT, VISION, Family, finish
 
 __all__ = ["EOS", "FAMILIES", "FIRST_WORD", "IMAGE", "REFERENCE", "TEXT", "VISION", "Family", "finish"]
 
-MODULES = (qwen, llava, idefics, gemma, mistral, deepseek, other, cross)
+MODULES = (qwen, glm, sparse, llava, idefics, gemma, mistral, deepseek, other, cross)
 
 
 def _seeded(build: Callable[[], Family]) -> Callable[[], Family]:
