@@ -25,22 +25,26 @@ from benchmarks.families import EOS, FAMILIES, IMAGE, Family  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.errors import UserError  # noqa: E402
 from vlm.attention import AttentionMass  # noqa: E402
+from vlm.attention_traits import attention_traits  # noqa: E402
 
 DOCS = ROOT / "docs" / "attention.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 BOUND = 1e-5
 
-# Images (their size codes), further words, side of the padding.
-FORWARDS: dict[str, tuple[list[list[int]], list[int], str]] = {
+Layout = tuple[list[list[int]], list[int], str]
+"""Images (their size codes), further words, and the side of the padding."""
+FORWARDS: dict[str, Layout] = {
     "left padding": ([[0, 1, 2], [1], []], [3, 9, 5], "left"),
     "right padding": ([[2], [], [1, 0, 2]], [9, 3, 5], "right"),
     "no image": ([[], []], [3, 9], "left"),
     "no mask": ([[2, 0]], [9], "left"),
     "one row": ([[0, 1, 2], [2]], [1, 4], "left"),
 }
-GENERATED = ([[0, 1, 2], [2], []], [3, 9, 5], "left")
+GENERATED: Layout = ([[0, 1, 2], [2], []], [3, 9, 5], "left")
+# For families that transformers computes otherwise where they are padded on the left.
+GENERATED_WITHOUT_PADDING: Layout = ([[0, 1, 2], [2, 0, 1], [1, 2, 0]], [5, 5, 5], "right")
 # Steps at which the sequences of the generation end; more than the windows of the sliding layers.
-ENDS = (3, 9, 14)
+ENDS = (3, 7, 11)
 
 
 @dataclass
@@ -53,6 +57,7 @@ class Measurement:
         forward_errors: the largest difference in each kind of forward.
         changed: what differed from the same run without the probe; empty if nothing did.
         refusal: the error of the probe, where it does not measure the family.
+        pads_left: whether sequences were padded on the left, too.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Measurement:
     generation_error: float | None = None
     changed: list[str] = field(default_factory=list)
     refusal: str | None = None
+    pads_left: bool = True
 
     @property
     def forward_error(self) -> float | None:
@@ -96,9 +102,10 @@ class EndAt(LogitsProcessor):
 @torch.no_grad()
 def measure(family: Family) -> Measurement:
     """Run every comparison on ``family``. A family that the probe refuses has only its ``refusal``."""
-    result = Measurement(family.name, kinds=layer_kinds(family.model))
+    result = Measurement(family.name, pads_left=family.pads_left)
     try:
-        result.layers = AttentionMass(family.model, "all").layers
+        probe = AttentionMass(family.model, "all")
+        result.layers, result.kinds = probe.layers, [layer.kind for layer in probe.traits.layers]
         for name, layout in FORWARDS.items():
             result.forward_errors[name] = _forward_error(family, name, layout, result)
         result.generation_error = _generation_error(family, result)
@@ -107,15 +114,11 @@ def measure(family: Family) -> Measurement:
     return result
 
 
-def layer_kinds(model: PreTrainedModel) -> list[str]:
-    """The kind of each layer of the language model, as its config names it; ``full`` where it names none."""
-    text = model.config.get_text_config()
-    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
-    return [kind.removesuffix("_attention") for kind in kinds]
-
-
 def eager_mass(model: PreTrainedModel, batch: dict[str, Any], layers: list[int]) -> torch.Tensor:
-    """The mass by definition: eager maps of ``layers``, summed over the image columns; (layers, batch, heads, rows)."""
+    """The mass by definition: eager maps of ``layers``, summed over the image columns; (layers, batch, heads, rows).
+
+    Where the layers have unequal numbers of heads, it is the mean over the heads: (layers, batch, 1, rows).
+    """
     configs = [module.config for module in model.modules() if isinstance(module, PreTrainedModel)]
     before = [config._attn_implementation for config in configs]
     model.set_attn_implementation("eager")
@@ -125,30 +128,38 @@ def eager_mass(model: PreTrainedModel, batch: dict[str, Any], layers: list[int])
         # A part without sdpa, such as Gemma 2, was eager before. The whole comes first: setting it sets its parts.
         for config, implementation in zip(configs, before, strict=True):
             config._attn_implementation = implementation
+    traits = attention_traits(model)
     # Layers without a softmax have no map, and many families leave their places out.
-    numbers = list(range(len(layer_kinds(model)))) if len(maps) == len(layer_kinds(model)) else layers
+    numbers = range(len(maps)) if len(maps) == len(traits.layers) else traits.measured
     by_layer = dict(zip(numbers, maps, strict=True))
     columns = (batch["input_ids"] == IMAGE)[:, None, None]
-    return torch.stack([(by_layer[layer].float() * columns).sum(-1) for layer in layers])
+    masses = [(by_layer[layer].float() * columns).sum(-1) for layer in layers]
+    if len({mass.shape[1] for mass in masses}) > 1:
+        masses = [mass.mean(1, keepdim=True) for mass in masses]
+    return torch.stack(masses)
 
 
-def _forward_error(
-    family: Family, name: str, layout: tuple[list[list[int]], list[int], str], result: Measurement
-) -> float:
-    model, batch = family.model, family.batch(*layout)
+def _probed(probe: AttentionMass) -> torch.Tensor:
+    """What the probe recorded, shaped as ``eager_mass``."""
+    return probe.mass[:, :, None] if probe.head_mass is None else probe.head_mass
+
+
+def _forward_error(family: Family, name: str, layout: Layout, result: Measurement) -> float:
+    images, lengths, side = layout
+    model, batch = family.model, family.batch(images, lengths, side if family.pads_left else "right")
     rows = 1 if name == "one row" else None
     real = batch["attention_mask"].bool()
     if name == "no mask":
         del batch["attention_mask"]
+    wanted = eager_mass(model, batch, result.layers)
     stock = model(**batch).logits
-    with AttentionMass(model, "all", rows=rows, per_head=True, per_token=True) as probe:
+    with AttentionMass(model, "all", rows=rows, per_head=wanted.shape[2] > 1, per_token=True) as probe:
         logits = model(**batch).logits
     if not torch.equal(logits, stock):
         result.changed.append(f"logits ({name})")
-    mass, tokens = probe.head_mass, probe.token_mass
-    assert mass is not None and tokens is not None
-    wanted = eager_mass(model, batch, result.layers)[..., -mass.shape[-1] :]
-    real = real[:, -mass.shape[-1] :]
+    mass, tokens = _probed(probe), probe.token_mass
+    assert tokens is not None
+    wanted, real = wanted[..., -mass.shape[-1] :], real[:, -mass.shape[-1] :]
     if not torch.equal(mass.isnan().any(2).any(0), ~real):
         result.changed.append(f"padding rows ({name})")
     return max(
@@ -159,7 +170,7 @@ def _forward_error(
 
 
 def _generation_error(family: Family, result: Measurement) -> float:
-    model, batch = family.model, family.batch(*GENERATED)
+    model, batch = family.model, family.batch(*(GENERATED if family.pads_left else GENERATED_WITHOUT_PADDING))
     prompt = batch["input_ids"].shape[1]
     settings = {
         "max_new_tokens": max(ENDS),
@@ -170,15 +181,14 @@ def _generation_error(family: Family, result: Measurement) -> float:
     }
     torch.manual_seed(0)
     stock = model.generate(**batch, **settings)  # type: ignore[operator]
+    # One forward over prompt and response. No image token is sampled, so the columns are the prompt's.
+    wanted = eager_mass(model, family.more(batch, stock), result.layers)
     torch.manual_seed(0)
-    with AttentionMass(model, "all", per_head=True) as probe:
+    with AttentionMass(model, "all", per_head=wanted.shape[2] > 1) as probe:
         written = model.generate(**batch, **settings)  # type: ignore[operator]
     if not torch.equal(written, stock):
         result.changed.append("sampled tokens")
-    mass = probe.head_mass
-    assert mass is not None
-    # One forward over prompt and response. Random weights write no image token, so the columns are the prompt's.
-    wanted = eager_mass(model, family.more(batch, written), result.layers)
+    mass = _probed(probe)
     errors = [
         # Row 0 is the prompt's last, which predicts the first token; the last row predicts the end token.
         _largest(mass[:, row, :, :steps] - wanted[:, row, :, prompt - 1 : prompt - 1 + steps])
@@ -211,6 +221,7 @@ def covered(one: Measurement) -> str:
     return (
         f"{len(one.layers)} of {len(one.kinds)} ({', '.join(measured)}"
         f"{'; the others: ' + ', '.join(others) if others else ''})"
+        f"{'' if one.pads_left else ', without padding on the left'}"
     )
 
 

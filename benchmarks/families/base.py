@@ -62,6 +62,7 @@ class Family:
             families whose processors resize every image to one size.
         pixels: what the model is given beside the ids; called where the batch has an image.
         per_token: what the model is given for each token beside the ids and the mask.
+        pads_left: whether transformers computes left-padded sequences of this family as it does without padding.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Family:
     image_ids: Callable[[int], list[int]]
     pixels: Callable[[Sizes], dict[str, Any]]
     per_token: Callable[[torch.Tensor], dict[str, torch.Tensor]] = field(default=no_extras)
+    pads_left: bool = True
 
     def batch(
         self,
