@@ -9,17 +9,21 @@ import shlex
 import shutil
 import socket
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from PIL import Image
+from typer.testing import CliRunner
+
+from reflection_v.cli import app
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", str(ROOT / "build/nginx/usr/sbin")])
@@ -83,10 +87,11 @@ class Site:
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]:
     """Every variant in one nginx, and the demo of each example, started with its command."""
-    folder = tmp_path_factory.mktemp("nginx")
+    from demo.engine import Engine
+
+    folder, engine = tmp_path_factory.mktemp("nginx"), Engine(["tiny"])
     with ExitStack() as stack:
-        demos = [stack.enter_context(_start(command)) for command, _ in EXAMPLES]
-        started = [_address(demo) for demo in demos]
+        started = [stack.enter_context(_demo(command, engine)) for command, _ in EXAMPLES]
         held = [stack.enter_context(socket.socket()) for _ in VARIANTS]
         for one in held:
             one.bind(("127.0.0.1", 0))
@@ -105,18 +110,30 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Site]]
         yield found
 
 
-def _start(command: str) -> Any:
+@contextmanager
+def _demo(command: str, engine: Any) -> Iterator[int]:
+    """The demo that this command line starts, on a free port: all in one process, with one model."""
+    import demo.serve
+
     program, *arguments = shlex.split(command)
     assert program == "reflection-v"
-    line = [sys.executable, "-m", "reflection_v.cli", *arguments, "--port", "0"]
-    return _ended(subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT))
-
-
-def _address(demo: subprocess.Popen[str]) -> int:
-    assert demo.stdout is not None
-    found = re.search(r"http://127\.0\.0\.1:(\d+) ", demo.stdout.readline())
-    assert found is not None
-    return int(found[1])
+    with pytest.MonkeyPatch.context() as patched:
+        asked: list[Any] = []
+        patched.setattr(demo.serve, "serve", lambda *values: asked.append(values))
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    ((models, host, port, _, access),) = asked
+    assert (models, host, port) == (["tiny"], "127.0.0.1", 7860)
+    listening = demo.serve.listen(host, 0)
+    config = uvicorn.Config(demo.serve.make_server(engine, access), log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.05)
+    yield listening.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
 
 
 def _at_home(block: str, site: Site, folder: Path) -> str:
@@ -133,7 +150,8 @@ def _at_home(block: str, site: Site, folder: Path) -> str:
     return block.replace("/var/www/html", str(folder))
 
 
-def _serve(blocks: list[str], folder: Path) -> Any:
+@contextmanager
+def _serve(blocks: list[str], folder: Path) -> Iterator[None]:
     """An nginx in the foreground that writes into ``folder`` alone."""
     certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={NAME}"]
     files = ["-keyout", folder / "key.pem", "-out", folder / "cert.pem"]
@@ -151,28 +169,15 @@ def _serve(blocks: list[str], folder: Path) -> Any:
         f"http {{\naccess_log off; {temporary}\n{''.join(blocks)}}}\n"
     )
     assert NGINX is not None
-    line = [NGINX, "-p", folder, "-c", folder / "nginx.conf"]
-    nginx = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
-    while not (folder / "pid").exists():  # written when it listens
-        assert nginx.poll() is None
-        time.sleep(0.05)
-    return _ended(nginx)
-
-
-class _ended:
-    """A process that is asked to end where the block ends."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def __enter__(self) -> subprocess.Popen[str]:
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(60)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+    nginx = subprocess.Popen([NGINX, "-p", folder, "-c", folder / "nginx.conf"])
+    try:
+        while not (folder / "pid").exists():  # written when it listens
+            assert nginx.poll() is None
+            time.sleep(0.05)
+        yield
+    finally:
+        nginx.terminate()
+        nginx.wait(60)
 
 
 def large_png() -> bytes:
@@ -273,7 +278,7 @@ def test_the_path_without_its_slash(sites: dict[str, Site]) -> None:
         assert answer.status_code == 301 and httpx.URL(answer.headers["location"]).path == "/look/"
 
 
-@pytest.mark.parametrize("name", ["root", "root, default Host", "path"])
+@pytest.mark.parametrize("name", ["root, default Host", "path"])
 def test_in_chromium(sites: dict[str, Site], name: str, launch: Any, arrive: Any, tmp_path: Path) -> None:
     site = sites[name]
     browser = launch(f"--host-resolver-rules=MAP {NAME}:443 127.0.0.1:{site.port}")
