@@ -134,8 +134,8 @@ GRPO = {
 VLLM = {"freeze_merger": False, "learning_rate": 1e-6, "use_vllm": True, "max_logprob_gap": 0.1}
 LORA = {"gpus": 1, "freeze_merger": True, "lora": {"r": 64, "alpha": 128}}
 STAGES: dict[str, tuple[int, dict[str, Any]]] = {
-    "sft": (22, {"gpus": 8, "learning_rate": 1e-5, "per_device_train_batch_size": 2, "freeze_merger": False}),
-    "sft_lora": (21, {**LORA, "learning_rate": 1e-4, "per_device_train_batch_size": 4}),
+    "sft": (23, {"gpus": 8, "learning_rate": 1e-5, "per_device_train_batch_size": 2, "freeze_merger": False}),
+    "sft_lora": (22, {**LORA, "learning_rate": 1e-4, "per_device_train_batch_size": 4}),
     "grpo": (38, {**GRPO, **VLLM, "gpus": 8, "vllm_mode": "colocate", "deepspeed": "configs/deepspeed/zero2.json"}),
     "grpo_lora": (32, {**GRPO, **LORA, "learning_rate": 1e-5, "per_device_train_batch_size": 8}),
     "grpo_server": (
