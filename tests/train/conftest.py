@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoProcessor, Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from vlm.chat import question_messages
+from vlm.load import load_vlm
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 170, 60), "blue": (50, 80, 220), "yellow": (235, 210, 40)}
 
@@ -73,6 +75,55 @@ def taught(tiny_vlm_dir: Path, pictures: Path, tmp_path_factory: pytest.TempPath
     keys = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "output_dir": str(folder)}
     size = {"per_device_train_batch_size": 6, "max_steps": 18, "learning_rate": 2e-3, "save_strategy": "no"}
     run_sft({**Runs.BASE, **keys, **size})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def qwen3_5_dir(tiny_vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight Qwen3.5, three blocks of four with a gated delta rule, as a standard folder. Read only."""
+    folder = tmp_path_factory.mktemp("models") / "qwen3-5"
+    old = AutoConfig.from_pretrained(tiny_vlm_dir)
+    vision = {
+        key: value
+        for key, value in old.vision_config.to_dict().items()
+        if key not in ("model_type", "deepstack_visual_indexes")
+    }
+    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    same = (
+        *same,
+        "num_key_value_heads",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+        "eos_token_id",
+        "pad_token_id",
+    )
+    text = {key: getattr(old.text_config, key) for key in same}
+    text |= {
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    }
+    text |= {
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.5,
+            "mrope_section": [4, 4, 4],
+        }
+    }
+    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = {name: getattr(old, name) for name in tokens}
+    torch.manual_seed(0)
+    model = Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
+    )
+    ends = load_vlm(tiny_vlm_dir, device="cpu").model.generation_config
+    model.generation_config.update(
+        **{key: getattr(ends, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    )
+    model.save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny_vlm_dir).save_pretrained(folder)
     return folder
 
 

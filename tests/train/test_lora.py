@@ -10,9 +10,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
-    Qwen3_5Config,
-    Qwen3_5ForConditionalGeneration,
 )
 
 from benchmarks.families import FAMILIES, REFERENCE
@@ -193,76 +190,32 @@ def test_blocks_are_found_where_zero3_keeps_the_weights_elsewhere() -> None:
 
 
 @pytest.fixture(scope="module")
-def hybrid(tiny_vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random-weight Qwen3.5, three blocks of four with a gated delta rule, as a standard folder. Read only."""
-    folder = tmp_path_factory.mktemp("hybrid") / "model"
-    old = AutoConfig.from_pretrained(tiny_vlm_dir)
-    vision = {
-        key: value
-        for key, value in old.vision_config.to_dict().items()
-        if key not in ("model_type", "deepstack_visual_indexes")
-    }
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
-    same = (
-        *same,
-        "num_key_value_heads",
-        "max_position_embeddings",
-        "tie_word_embeddings",
-        "eos_token_id",
-        "pad_token_id",
-    )
-    text = {key: getattr(old.text_config, key) for key in same}
-    text |= {
-        "linear_key_head_dim": 16,
-        "linear_value_head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-    }
-    text |= {
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e4,
-            "partial_rotary_factor": 0.5,
-            "mrope_section": [4, 4, 4],
-        }
-    }
-    tokens = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    ids = {name: getattr(old, name) for name in tokens}
-    torch.manual_seed(0)
-    model = Qwen3_5ForConditionalGeneration(
-        Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True, **ids)
-    )
-    ends = load_vlm(tiny_vlm_dir, device="cpu").model.generation_config
-    model.generation_config.update(
-        **{key: getattr(ends, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    )
-    model.save_pretrained(folder)
-    AutoProcessor.from_pretrained(tiny_vlm_dir).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def config(hybrid: Path, pictures: Path, runs: Any) -> dict[str, Any]:
-    keys = {"model": str(hybrid), "dataset": str(pictures / "rows.jsonl"), "max_steps": 3}
+def config(qwen3_5_dir: Path, pictures: Path, runs: Any) -> dict[str, Any]:
+    keys = {"model": str(qwen3_5_dir), "dataset": str(pictures / "rows.jsonl"), "max_steps": 3}
     return {**runs.BASE, **keys, "per_device_train_batch_size": 2, "lora": {"r": 4, "alpha": 8}}
 
 
 def test_training_moves_every_mixer_of_a_hybrid_and_the_merged_model_loads(
-    config: dict[str, Any], hybrid: Path, pictures: Path, tmp_path: Path, runs: Any, capsys: pytest.CaptureFixture[str]
+    config: dict[str, Any],
+    qwen3_5_dir: Path,
+    pictures: Path,
+    tmp_path: Path,
+    runs: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_sft(config, {"output_dir": str(tmp_path / "run")})
     assert (
         "LoRA: 4 of 4 blocks carry adapters in the mixer, 4 of 4 in the MLP (rank 4, 31 layers)\n"
         in capsys.readouterr().out
     )
-    moved = set(runs.weights(hybrid)) - set(runs.unmoved(hybrid, tmp_path / "run"))
-    blocks = find_blocks(load_vlm(hybrid, device="cpu").model)
+    moved = set(runs.weights(qwen3_5_dir)) - set(runs.unmoved(qwen3_5_dir, tmp_path / "run"))
+    blocks = find_blocks(load_vlm(qwen3_5_dir, device="cpu").model)
     assert moved == {f"{name}.weight" for block in blocks for name in (*block.mixer, *block.mlp)}
     assert len(moved) == 3 * 5 + 4 + 4 * 3
     # The merged folder computes what the start with its adapter computes.
     from peft import PeftModel
 
-    merged, start = (load_vlm(folder, device="cpu") for folder in (tmp_path / "run", hybrid))
+    merged, start = (load_vlm(folder, device="cpu") for folder in (tmp_path / "run", qwen3_5_dir))
     adapted = PeftModel.from_pretrained(start.model, str(tmp_path / "run" / "adapter")).eval()
     ids = torch.arange(20, 60)[None]
     with torch.no_grad():
@@ -279,7 +232,7 @@ def test_training_moves_every_mixer_of_a_hybrid_and_the_merged_model_loads(
 
 
 def test_a_run_that_began_with_the_old_default_goes_on_with_it(
-    config: dict[str, Any], hybrid: Path, tmp_path: Path, runs: Any, capsys: pytest.CaptureFixture[str]
+    config: dict[str, Any], qwen3_5_dir: Path, tmp_path: Path, runs: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first version recorded what the config said, no list, and adapted seven names."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -361,21 +314,23 @@ def test_check_finds_a_mixer_without_an_adapter(config: dict[str, Any], tmp_path
         assert level == "error" and wanted in said
 
 
-def test_the_plan_counts_the_adapters_that_peft_makes(config: dict[str, Any], hybrid: Path, tmp_path: Path) -> None:
+def test_the_plan_counts_the_adapters_that_peft_makes(
+    config: dict[str, Any], qwen3_5_dir: Path, tmp_path: Path
+) -> None:
     from peft import get_peft_model
 
     for lora in ({"r": 4}, {"r": 4, "targets": OLD}, {"r": 4, "train_merger": True}):
         stage = load_sft({**config, "lora": lora, "output_dir": str(tmp_path)})
-        model = load_vlm(hybrid, device="cpu").model
+        model = load_vlm(qwen3_5_dir, device="cpu").model
         wrapped = get_peft_model(model, lora_config(stage.options.lora, model))
         made = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
         assert make_plan(stage.args, stage.options).facts["trainable"] == made
 
 
 def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
-    config: dict[str, Any], hybrid: Path, tmp_path: Path
+    config: dict[str, Any], qwen3_5_dir: Path, tmp_path: Path
 ) -> None:
-    dense = json.loads((hybrid / "config.json").read_text())
+    dense = json.loads((qwen3_5_dir / "config.json").read_text())
     parts = []
     for kind, width in (
         ("qwen3_5", {"intermediate_size": 40}),
@@ -390,7 +345,7 @@ def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
         ),
     ):
         folder = tmp_path / kind
-        shutil.copytree(hybrid, folder)
+        shutil.copytree(qwen3_5_dir, folder)
         text = {key: value for key, value in dense["text_config"].items() if key != "intermediate_size"}
         text |= {"model_type": f"{kind}_text", **width}
         vision = {**dense["vision_config"], "model_type": f"{kind}_vision"}
