@@ -104,7 +104,8 @@ def measure(family: Family) -> Measurement:
     """Run every comparison on ``family``. A family that the probe refuses has only its ``refusal``."""
     result = Measurement(family.name, pads_left=family.pads_left)
     try:
-        probe = AttentionMass(family.model, "all")
+        with AttentionMass(family.model, "all") as probe:  # entered once, so that a refusal comes before the work
+            pass
         result.layers, result.kinds = probe.layers, [layer.kind for layer in probe.traits.layers]
         for name, layout in FORWARDS.items():
             result.forward_errors[name] = _forward_error(family, name, layout, result)

@@ -117,10 +117,11 @@ def _trace(run: Run, chosen: int | None) -> Markup:
         )
         for n, sentence in enumerate(run.attention.sentences)
     ]
+    covered = f", in {coverage_text(run.attention.coverage)}" if run.attention.coverage else ""
     hint = Markup(
-        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes, in {layers}. '
+        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes{covered}. '
         "Choose a sentence.</p>"
-    ).format(layers=coverage_text(run.attention.coverage))
+    ).format(covered=covered)
     return Markup('<div class="trace" role="group" aria-label="Sentences of the response">{}</div>{}').format(
         Markup(" ").join(buttons), hint
     )

@@ -25,12 +25,16 @@ def image_token_mask(model_or_config: nn.Module | PreTrainedConfig, input_ids: t
     if the model has no image token.
     """
     config = model_or_config if isinstance(model_or_config, PreTrainedConfig) else hf_model(model_or_config).config
-    ids = [getattr(config, field, None) for field in _TOKEN_FIELDS]
-    ids = [token for token in ids if token is not None]
+    # Phi-4 keeps the image's token with its vision tower.
+    for holder in (config, getattr(config, "vision_config", None)):
+        ids = [getattr(holder, field, None) for field in _TOKEN_FIELDS]
+        ids = [token for token in ids if token is not None]
+        if ids:
+            break
     if not ids:
         raise UserError(
-            f"{type(config).__name__} names no image token, so there is no attention to an image to measure; "
-            "use a vision-language model."
+            f"{type(config).__name__} names no image token whose embedding the image replaces, so there is no attention to an image "
+            "to measure; use a vision-language model that has the image among its text tokens."
         )
     mask = torch.zeros_like(input_ids, dtype=torch.bool)
     for token in ids:

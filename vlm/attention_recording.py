@@ -171,6 +171,11 @@ class ForwardRecorder:
         seen = torch.stack([tokens for _, _, tokens, _ in done])
         images = torch.stack([image_tokens for _, _, _, image_tokens in done])
         unknown = ~self.valid | (seen == 0)
+        if len({mass.shape for mass, _, _, _ in done}) > 1:
+            raise UserError(
+                "the layers have unequal numbers of heads, so their head_mass cannot be one tensor: leave out per_head, or choose "
+                "layers with as many heads."
+            )
         mass = torch.stack([mass for mass, _, _, _ in done])
         head_mass = None
         if mass.ndim == 4:

@@ -224,8 +224,12 @@ def _kind(layer_type: str | None, attention: nn.Module | None) -> str:
 
 def _source(number: int, types: list[str], text: PreTrainedConfig) -> int:
     """The layer whose keys layer ``number`` attends to."""
-    modes = getattr(text, "kv_sharing_modes", None) or []
-    if number >= len(modes) or modes[number] != "reuse" or number >= len(types):
+    modes = [str(mode) for mode in getattr(text, "kv_sharing_modes", None) or []]
+    # A layer that shares keys may still have an indexer of its own ("reuse_but_indexer").
+    if number >= min(len(modes), len(types)) or not modes[number].startswith("reuse"):
         return number
-    stores = [n for n in range(number) if modes[n] == "store" and types[n] == types[number]]
+    named = getattr(text, "kv_source_layers", None)
+    if named is not None and number < len(named) and isinstance(named[number], int):
+        return int(named[number])
+    stores = [n for n in range(number) if modes[n].startswith("store") and types[n] == types[number]]
     return stores[-1] if stores else number

@@ -96,7 +96,9 @@ def test_every_measure_of_a_random_model_through_the_real_path(
     )
     assert report["box"] == "white" and report["profile"]["name"] in ("insufficient data", "ignores the picture")
     assert measures["shift"]["noise"]["accuracy"]["n"] == 4 and measures["self_consistency"]["k"] == 2
+    assert measures["attention"]["coverage"]["of"] == 4 and measures["attention"]["coverage"]["measurable"] == 4
     page = (tmp_path / "audit.html").read_text()
+    assert "Attention of 1 of 4 layers." in page
     assert "<script" not in page and "http" not in page.replace("http-equiv", "").replace(
         "http://www.w3.org/2000/svg", ""
     )

@@ -62,7 +62,9 @@ def test_report_of_three_models_by_hand(tmp_path: Path) -> None:
     assert sft["blank_drop"]["value"] == 0  # it never looked
     assert rl["swap"]["difference"]["value"] == 1 and rl["swap_update_rate"]["value"] == 1
     assert rl["looks_mean"]["value"] == 1 and base["looks_mean"]["value"] == 0
-    assert rl["attention"]["ratio"]["value"] is None  # a script has no attention: insufficient data, not 0
+    assert (
+        rl["attention"]["coverage"] is None and rl["attention"]["ratio"]["value"] is None
+    )  # a script has no attention: insufficient data, not 0
 
     assert rl["shift_accuracy"]["noise"] == {**rl["shift_accuracy"]["noise"], "value": 1.0, "n": 6}
     assert base["skill_accuracy"]["direct"]["value"] == pytest.approx(1 / 3)

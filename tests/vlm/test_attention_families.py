@@ -48,11 +48,25 @@ REFUSED = {
     "udop": "names no image token",
     "kosmos-2": "names no image token",
     "git": "names no image token",
-    "phi4_multimodal": "names no image token",
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# One family of each kind of layer and of image; the others are slow tests.
+QUICK = {
+    *REFERENCE,
+    "qwen3_5",
+    "qwen4_exp",
+    "gemma4 (shared keys)",
+    "kimi_k25",
+    "lfm2_vl",
+    "paligemma (gemma2)",
+    "florence2",
+    "git",
+}
+EACH = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_equals_eager_and_leaves_the_model_alone(name: str) -> None:
     family = FAMILIES[name]()
     assert len({family.image_ids(code).count(IMAGE) for code in range(3)}) == (1 if name in ONE_SIZE else 3)

@@ -63,6 +63,8 @@ def test_votes_and_where_it_looked(vlm_: VLM, photo: Path) -> None:
     assert votes["k"] == 3 and sum(votes["counts"].values()) <= 3 and 0 <= votes["agreement"] <= 1
     assert {"text", "start", "end", "mass", "lift"} == set(result["sentences"][0])
     assert all(0 < sentence["mass"] < 1 for sentence in result["sentences"])
+    layers = len(vlm_.model.get_decoder().layers)
+    assert result["attention_layers"]["layers"] == list(range(layers)) and result["attention_layers"]["of"] == layers
     assert float(result["attention"].maps[0].sum()) > 0
 
 
