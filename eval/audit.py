@@ -315,6 +315,8 @@ class _Audit:
         values = result["patch_masking"].pop("values")
         self.measures["patch_masking"] = {"share": self.config.masked_share, **result["patch_masking"]}
         self._prove("patch_masking", values, self.config.nats_margin)
+        if result["knockout"] is not None:
+            self.measures["knockout"] = result["knockout"]
 
     def _shifts(self, shifts: Mapping[str, Sequence[Problem]]) -> None:
         """Accuracy on each set of unseen images, and the drop against the main problems of the same families."""

@@ -124,6 +124,10 @@ def _curves(report: Mapping[str, Any]) -> list[Markup]:
         for key in ("mass", "lift"):
             series = {key: (curve["position"], curve[key])}
             drawn.append(charts.lines(f"Image {key}", series, "token", colours={key: 3}))
+    if knockout := measures.get("knockout"):
+        curve = knockout["curve"]
+        series = {"contribution": (curve["position"], curve["knockout"])}
+        drawn.append(charts.lines("Image contribution by knockout", series, "token", colours={"contribution": 5}))
     if samples := measures.get("self_consistency"):
         rows = samples["pass_curve"]
         series = {"pass@k": ([row["k"] for row in rows], [row["value"] for row in rows])}

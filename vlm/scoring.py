@@ -22,6 +22,7 @@ from vlm.attention import AttentionMass
 from vlm.chat import Message, Prefix, encode, prefix_ids
 from vlm.heatmap import Grid, image_maps, token_grids
 from vlm.images import GREY
+from vlm.knockout import ImageKnockout
 from vlm.load import VLM, evaluation_mode
 
 Layers = Literal["last", "all"] | Sequence[int]
@@ -39,6 +40,8 @@ class Scores:
         grids: how the image tokens of each image lie; see ``vlm.heatmap.token_grids``.
         no_maps: why there are no maps, where the family has no single grid of image tokens.
         coverage: which of the model's layers the attention covers; see ``AttentionTraits.coverage``.
+        knockout: (T,) the image's contribution by knockout, mean over the layers without an attention map; see
+            ``vlm.knockout``. Empty also for a model without such layers.
     """
 
     log_p: list[Tensor] = field(default_factory=list)
@@ -49,6 +52,7 @@ class Scores:
     grids: list[list[Grid]] = field(default_factory=list)
     no_maps: str = ""
     coverage: dict[str, Any] = field(default_factory=dict)
+    knockout: list[Tensor] = field(default_factory=list)
 
     def maps(self, row: int, first: int = 0, last: int | None = None) -> list[Tensor]:
         """One map an image of the tokens ``first`` up to ``last`` of a response (see ``image_maps``); [] if there are none."""
@@ -67,6 +71,7 @@ def score_responses(
     maps: bool = False,
     log_p: bool = True,
     distributions: bool = False,
+    knockout: bool = False,
 ) -> Scores:
     """Read B responses after their prompts, in one forward.
 
@@ -76,6 +81,7 @@ def score_responses(
         model, device: the model that reads, where it is not ``vlm.model`` (in training ``vlm`` only encodes).
         attention: layers to record the attention mass of; None for none. With ``maps`` also by image token.
         log_p, distributions: what to keep of the probabilities.
+        knockout: whether to record the image's contribution by knockout.
 
     Raises:
         UserError: see ``vlm.chat.encode`` and ``vlm.attention.AttentionMass``.
@@ -91,7 +97,7 @@ def score_responses(
             except UserError as error:  # tiles have no single grid; mass and lift can be had all the same
                 why = str(error)
         lengths = [len(tokens) for tokens in ids]
-        keep = {"log_p": log_p, "distributions": distributions, "per_token": bool(grids)}
+        keep = {"log_p": log_p, "distributions": distributions, "per_token": bool(grids), "knockout": knockout}
         scores = read_batch(model, batch, lengths, attention=attention, **keep)
     scores.grids, scores.no_maps = grids, why
     return scores
@@ -106,6 +112,7 @@ def read_batch(
     per_token: bool = False,
     log_p: bool = True,
     distributions: bool = False,
+    knockout: bool = False,
 ) -> Scores:
     """One forward over a left-padded batch whose rows end in responses of ``lengths`` tokens; options as in ``score_responses``.
 
@@ -115,7 +122,10 @@ def read_batch(
     longest = max([1, *lengths])
     scores = Scores()
     probe = AttentionMass(model, attention, rows=longest + 1, per_token=per_token) if attention is not None else None
-    with torch.no_grad(), evaluation_mode(model), probe or nullcontext():
+    recorder = None
+    if knockout:
+        recorder = ImageKnockout(model, batch["input_ids"], batch.get("attention_mask"), longest + 1)
+    with torch.no_grad(), evaluation_mode(model), probe or nullcontext(), recorder or nullcontext():
         # A model whose layers share keys computes only the rows that logits are kept of.
         all_rows = log_p or distributions or (probe is not None and probe.traits.shares_keys)
         kept = longest + 1 if all_rows else 1
@@ -136,6 +146,8 @@ def read_batch(
         scores.coverage = probe.coverage
         scores.mass, scores.lift = cut(probe.mass), cut(probe.lift)
         scores.token_mass = cut(probe.token_mass) if probe.token_mass is not None else []
+    if recorder is not None and recorder.contribution is not None:
+        scores.knockout = cut(recorder.contribution[None])
     return scores
 
 

@@ -1,12 +1,15 @@
 """The audit names models whose grounding is known, says when it cannot tell, and takes every measure of a real model."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from transformers import GenerationConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLConfig
 
 from configs.errors import ConfigError, UserError
 from data_construction.sources import write_set
@@ -94,6 +97,7 @@ def test_every_measure_of_a_random_model_through_the_real_path(
     assert {"blank", "noise", "wrong_picture", "hint", "swap", "cutoff", "vdm", "attention", "overthinking"} <= set(
         measures
     )
+    assert "knockout" not in measures  # all its layers have attention maps
     assert report["box"] == "white" and report["profile"]["name"] in ("insufficient data", "ignores the picture")
     assert measures["shift"]["noise"]["accuracy"]["n"] == 4 and measures["self_consistency"]["k"] == 2
     assert measures["attention"]["coverage"]["of"] == 4 and measures["attention"]["coverage"]["measurable"] == 4
@@ -102,6 +106,70 @@ def test_every_measure_of_a_random_model_through_the_real_path(
     assert "<script" not in page and "http" not in page.replace("http-equiv", "").replace(
         "http://www.w3.org/2000/svg", ""
     )
+    assert "by knockout" not in page
+
+
+def test_a_hybrid_model_has_its_contribution_by_knockout(
+    problems: list[Problem], tmp_path: Path, tiny_vlm_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model's processor before a Qwen3.5 of two layers: one Gated DeltaNet, one attention."""
+    # With random weights no response ends, and those that were cut off are not scored.
+    monkeypatch.setattr("eval.forward.can_be_scored", lambda problem, answer: answer.status == "ok")
+    folder = Path(shutil.copytree(tiny_vlm_dir, tmp_path / "hybrid"))
+    tiny = Qwen3VLConfig.from_pretrained(tiny_vlm_dir)
+    text, vision = tiny.text_config, tiny.vision_config
+    config = Qwen3_5Config(
+        text_config={
+            "vocab_size": text.vocab_size,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [1, 1, 0],
+                "mrope_interleaved": True,
+                "partial_rotary_factor": 0.25,
+            },
+            **{f"linear_{name}_head_dim": 8 for name in ("key", "value")},
+            **{f"linear_num_{name}_heads": 2 for name in ("key", "value")},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "patch_size": vision.patch_size,
+            "spatial_merge_size": vision.spatial_merge_size,
+            "temporal_patch_size": vision.temporal_patch_size,
+            "num_position_embeddings": vision.num_position_embeddings,
+        },
+        **{f"{name}_token_id": getattr(tiny, f"{name}_token_id") for name in ("image", "video")},
+        **{f"vision_{name}_token_id": getattr(tiny, f"vision_{name}_token_id") for name in ("start", "end")},
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    model = Qwen3_5ForConditionalGeneration(config)
+    # A state that forgets slowly: at first it forgets the image within the question.
+    model.get_decoder().layers[0].linear_attn.A_log.data.fill_(-5)
+    model.generation_config = GenerationConfig.from_pretrained(tiny_vlm_dir)
+    model.save_pretrained(folder)
+    audit = AuditConfig(main=6, controls=0, hint=0, swap=0, cutoff=0, samples=0, max_new_tokens=16, shown=1)
+    out = tmp_path / "out"
+    found = run_audit(str(folder), problems, out, config=audit)["measures"]["knockout"]
+    assert found["coverage"] == {"layers": [0], "without_map": 1, "of": 2, "kinds": {"linear": 1}}
+    assert found["first_half"]["n"] == found["second_half"]["n"] == found["ratio"]["n"] > 3
+    assert found["first_half"]["value"] > 1e-3 and found["first_half"]["ci95"] and found["curve"]["n"][0] > 3
+    assert not {"verdict", "p"} & set(found)
+    saved = json.loads((out / "audit.json").read_text())["measures"]["knockout"]
+    assert saved["second_half"] == found["second_half"]
+    page = (out / "audit.html").read_text()
+    assert page.count("Image contribution by knockout") == 6 and "mean over 1 of 1 such layers of the model’s 2" in page
 
 
 def test_the_page_escapes_what_a_model_wrote(problems: list[Problem], tmp_path: Path) -> None:

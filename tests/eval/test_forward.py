@@ -79,4 +79,10 @@ def test_figures_by_hand() -> None:
     ]
     found = forward_figures(rows, {name: name for name in "abc"})
     assert found["vdm"]["second_half"]["value"] == pytest.approx(0.3) and found["vdm"]["ratio"]["value"] == 1.25
+    assert found["knockout"] is None
+    rows[0] |= {"knockout": [0.5, 0.5, 1.0, 1.0], "knockout_halves": [0.5, 1.0]}
+    rows[1] |= {"knockout": [0.0, 0.0], "knockout_halves": [0.0, 0.0]}
+    knockout = forward_figures(rows, {name: name for name in "abc"}, {"layers": [1]})["knockout"]
+    assert knockout["first_half"]["value"] == 0.25 and knockout["second_half"]["value"] == 0.5
+    assert knockout["ratio"]["value"] == 2 and knockout["ratio"]["n"] == 1 and knockout["coverage"] == {"layers": [1]}
     assert found["patch_masking"]["values"] == {"a": pytest.approx(0.8)} and found["not_measured"] == ["gone", "tiles"]
