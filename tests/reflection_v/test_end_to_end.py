@@ -175,9 +175,13 @@ def two(case: Case, whole: dict[str, object]) -> Path:
     return folder
 
 
-def test_two_processes_teach_what_one_does_and_ctrl_c_ends_both(case: Case, two: Path) -> None:
+def test_ctrl_c_ends_both_processes(case: Case, two: Path) -> None:
     assert case.kill_when("two", "sft/checkpoint-2/complete", "--only", "sft", *TWO, by=signal.SIGINT) == 130
     assert trainers(two) == []
+
+
+def test_two_processes_resume_and_teach_what_one_does(case: Case, two: Path) -> None:
+    """Resumes the cold start of the test before."""
     case.run("two", "--only", "sft", *TWO)
     log = (two / "logs" / "sft.log").read_text()
     assert "sft: 2 processes, a step takes 4 rows (2 x 1 x 2)" in log
@@ -189,7 +193,7 @@ def test_two_processes_teach_what_one_does_and_ctrl_c_ends_both(case: Case, two:
 
 
 def test_a_killed_command_takes_its_processes_along(case: Case, two: Path) -> None:
-    """Needs the cold start of the test before."""
+    """Needs the cold start of the tests before."""
     case.kill_when("two", "grpo/checkpoint-2/complete", "--only", "grpo", *TWO)
     deadline = time.monotonic() + 60
     while trainers(two) and time.monotonic() < deadline:
