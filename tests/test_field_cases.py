@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
-LINES = (TESTS.parent / "docs" / "field-cases.md").read_text(encoding="utf-8").splitlines()
+ROOT = Path(__file__).parents[1]
+LINES = (ROOT / "docs" / "field-cases.md").read_text(encoding="utf-8").splitlines()
 ROWS = [line for line in LINES if line.startswith("|") and not line.startswith(("|---", "| situation"))]
 
 
@@ -17,11 +17,11 @@ def named_tests(row: str) -> list[str]:
 
 
 def is_there(name: str) -> bool:
-    """Whether ``folder/test_file.py::test_name`` is a test."""
+    """Whether ``tests/folder/test_file.py::test_name`` is a test."""
     file, _, function = name.partition("::")
-    if not function.startswith("test_") or not (TESTS / file).is_file():
+    if not function.startswith("test_") or not (ROOT / file).is_file():
         return False
-    tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.walk(tree))
 
 
@@ -32,11 +32,11 @@ def test_each_row_names_tests_that_exist(row: str) -> None:
 
 
 def test_a_test_that_does_not_exist_is_noticed() -> None:
-    assert is_there("test_field_cases.py::test_each_row_names_tests_that_exist") and len(ROWS) > 40
+    assert is_there("tests/test_field_cases.py::test_each_row_names_tests_that_exist") and len(ROWS) > 40
     for name in (
-        "test_field_cases.py::test_nothing",
-        "test_none.py::test_a",
-        "test_field_cases.py",
-        "test_field_cases.py::is_there",
+        "tests/test_field_cases.py::test_nothing",
+        "tests/test_none.py::test_a",
+        "tests/test_field_cases.py",
+        "tests/test_field_cases.py::is_there",
     ):
         assert not is_there(name)

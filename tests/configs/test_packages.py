@@ -42,7 +42,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
         ("report_to", ["tensorboard"], "tensorboard", install_command("gpu")),
         ("report_to", ["mlflow"], "mlflow", "pip install mlflow"),
         ("report_to", ["azure_ml"], "azureml", "pip install azureml-sdk"),
-        ("optim", "paged_adamw_8bit", "bitsandbytes", "pip install bitsandbytes"),
+        ("optim", "paged_adamw_8bit", "bitsandbytes", install_command("qlora")),
         ("optim", OptimizerNames.GALORE_ADAMW_8BIT, "galore_torch", "pip install galore-torch"),
         ("optim", "schedule_free_adamw", "schedulefree", "pip install schedulefree"),
     ],

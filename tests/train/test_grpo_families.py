@@ -118,6 +118,7 @@ def early_letters(rollout: Rollout) -> Score:
     return Score(sum(letter < "n" for letter in letters) / max(len(letters), 1))
 
 
+@pytest.mark.slow
 def test_three_steps_move_the_tensors(
     config: dict[str, Any], tmp_path: Path, runs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,7 +212,9 @@ def test_a_config_that_lacks_something(tmp_path: Path) -> None:
             load_improve(file, {})
 
 
-@pytest.mark.parametrize("old", [True, False], ids=["bf16 of the version before", "auto"])
+@pytest.mark.parametrize(
+    "old", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["bf16 of the version before", "auto"]
+)
 def test_rounds_keep_the_precision_of_the_first(
     old: bool, config: ImproveConfig, generous: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

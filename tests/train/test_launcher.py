@@ -140,7 +140,7 @@ def ended(process: "subprocess.Popen[str]") -> int | None:
 
 MATRIX = [
     pytest.param("sft", 2),
-    pytest.param("grpo", 3),
+    pytest.param("grpo", 3, marks=pytest.mark.slow),
     pytest.param("sft", 3, marks=pytest.mark.slow),
     pytest.param("grpo", 2, marks=pytest.mark.slow),
 ]
@@ -303,6 +303,7 @@ def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
+@pytest.mark.slow
 def test_an_error_of_one_rank_ends_the_launcher_with_its_sentence(
     keys: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -313,7 +314,7 @@ def test_an_error_of_one_rank_ends_the_launcher_with_its_sentence(
 
 
 MIXED = [
-    pytest.param("sft", 2),
+    pytest.param("sft", 2, marks=pytest.mark.slow),
     pytest.param("sft", 3, marks=pytest.mark.slow),
     pytest.param("grpo", 2, marks=pytest.mark.slow),
     pytest.param("grpo", 3, marks=pytest.mark.slow),

@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, console_warnings, finite, run_folder, tracking
+from train import checkpoints, console_warnings, finite, held_out, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate
@@ -48,6 +48,8 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
         ),
     ),
     (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
+    (held_out.HeldOutTrainer, Trainer, ("prediction_step", "evaluation_loop")),
+    (held_out.EvaluateAtEnd, TrainerCallback, ("on_step_end",)),
     (finite.FiniteTrainer, Trainer, ("compute_loss", "training_step", "save_model")),
     (console_warnings.ConsoleWarnings, TrainerCallback, ("on_step_end", "on_log")),
     (finite.FiniteWeights, TrainerCallback, ("on_train_begin", "on_step_end")),
@@ -65,10 +67,10 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
 
 # What is hooked otherwise, and the tests that run its behaviour and fail where it is renamed.
 OTHERS = {
-    "transformers.AttentionInterface, AttentionMaskInterface, config._attn_implementation": "tests/vlm/test_attention_families.py",
+    "transformers.AttentionInterface.get_interface, config._attn_implementation": "tests/vlm/test_attention_families.py",
     "transformers: arguments of a model body's forward, Cache.get_seq_length, Cache.get_mask_sizes": "tests/vlm/test_forward_arguments.py",
     "transformers: Cache.reorder_cache (beam search), generate() of one model object, use_cache": "tests/vlm/test_attention.py",
-    "transformers: modelling code that asks for the attention's name, layer_idx, get_decoder()": "tests/vlm/test_attention_check.py",
+    "transformers: layer_types, kv_sharing_modes, layer_idx, get_decoder()": "tests/vlm/test_attention_check.py",
     "torch.ops.aten._scaled_dot_product_flash_attention_for_cpu": "tests/vlm/test_attention.py",
     "transformers: scores of generate() that a hook reads, Trainer.optimizer; DeepSpeed's gradient norm": "tests/train/test_finite.py",
     "transformers: logits processors, stopping criteria and streamers of generate()": "tests/vlm/test_generate.py",
@@ -149,11 +151,11 @@ def test_sft_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path, 
     from train.sft import run_sft
 
     keys = {"model": str(tiny_vlm_dir), "dataset": str(pictures / "rows.jsonl"), "output_dir": str(tmp_path)}
-    run_sft(
-        {**keys, "per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1, "gradient_checkpointing": False}
-    )
+    size = {"per_device_train_batch_size": 2, "max_steps": 1, "save_steps": 1, "held_out": 0.4}
+    run_sft({**keys, **size, "gradient_checkpointing": False})
     assert uncalled(called, ColdStartTrainer, run_folder.Log, checkpoints.KeepCheckpoints, tracking.Tracked) == []
     assert uncalled(called, finite.FiniteTrainer, finite.FiniteWeights, checkpoints.StopOnSigterm) == []
+    assert uncalled(called, held_out.HeldOutTrainer, held_out.EvaluateAtEnd) == []
 
 
 def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir: Path) -> None:

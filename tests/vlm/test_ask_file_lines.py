@@ -133,6 +133,7 @@ def test_a_stop_leaves_no_id_without_a_line(folder: Path, model: Model) -> None:
     assert sorted(last(folder / "q.answers.jsonl")) == list(range(64))
 
 
+@pytest.mark.slow
 def test_a_kill_in_any_place_of_the_answers_file(folder: Path, model: Model) -> None:
     rows = [{"id": "xä", "question": "q0"}, {"id": 2.5, "question": "q1"}, {"id": [3], "question": "q0"}]
     assert ask(write(folder / "q.jsonl", *rows)) == 0
