@@ -69,7 +69,7 @@ def test_the_mask_of_flex_attention() -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_compiled_flex_attention_gives_the_mass_of_sdpa() -> None:
-    family = FAMILIES["qwen3_vl"]()
+    family = FAMILIES["llava"]()
     batch = family.batch([1, [2, 0]], [3, 9])
     with AttentionMass(family.model, "all") as stock:
         family.model(**batch)
