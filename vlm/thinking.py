@@ -71,7 +71,7 @@ class Alignment:
         return bisect.bisect_left(range(len(self.ids) + 1), characters, key=self.length)
 
     def tokens_of(self, character: int) -> tuple[int, int]:
-        """The tokens [first, end) that a character comes from: several where its bytes are parted."""
+        """The tokens [first, end) that a character comes from: several where its bytes are split."""
         counts = range(len(self.ids) + 1)
         last = bisect.bisect_right(counts, character, key=self.length) - 1
         if self.text[character].isascii():  # one byte; tokens without text before it are not its own
