@@ -29,9 +29,9 @@ def foreign_format(path: Path) -> str | None:
     Raises:
         UserError: the file is UTF-16.
     """
-    if not path.is_file():  # what is read from a pipe is gone for whoever reads it afterwards
-        return None
     try:
+        if not path.is_file():  # what is read from a pipe is gone for whoever reads it afterwards
+            return None
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError:  # whoever reads it says why

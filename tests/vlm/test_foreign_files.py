@@ -28,3 +28,7 @@ def test_a_pipe_is_left_whole(tmp_path: Path, text: str) -> None:
 def test_what_is_no_file_has_no_format(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "rows.csv")
     assert foreign_format(tmp_path / "rows.csv") is None
+
+
+def test_a_name_that_is_too_long_has_no_format(tmp_path: Path) -> None:
+    assert foreign_format(tmp_path / ("a" * 300)) is None
