@@ -17,7 +17,7 @@ UPGRADE ?=
 COMPILE = $(UV) pip compile setup.py --python-version 3.11 --quiet --no-annotate --no-header $(UPGRADE)
 PACKAGES := torch|torchvision|transformers|trl|accelerate|datasets|peft|deepspeed|gradio|openai|qwen-vl-utils|math-verify|reflection-v
 
-.PHONY: help install run study test test-slow test-browser test-newest test-lowest lock demo format clean
+.PHONY: help install run study test test-slow test-browser test-vllm test-newest test-lowest lock demo format clean
 
 help:
 	@echo "make install    .venv with the project (editable) and all that tests and the demo need"
@@ -26,6 +26,7 @@ help:
 	@echo "make test       ruff, mypy, pytest"
 	@echo "make test-slow  kills, launchers, fuzz, the wheel"
 	@echo "make test-browser  the demo in headless Chromium and behind nginx, both fetched with apt-get where they are missing"
+	@echo "make test-vllm  vLLM's CPU build in .venv-vllm (6.5 GB, built once), and the tests of GRPO and of serving with it"
 	@echo "make test-newest  the newest releases of all libraries in .venv-newest, and the tests of the seams to them"
 	@echo "make test-lowest  the same with the oldest releases that setup.py allows, in .venv-lowest"
 	@echo "make lock       write requirements/*.txt anew after setup.py has changed"
@@ -63,6 +64,12 @@ test-browser: install
 	tests/browser/unpack_nginx || echo "!! THE TESTS BEHIND A PROXY DO NOT RUN: there is no nginx." | tee /dev/stderr
 	$(TEST_ENV) $(BIN)/pytest -m browser -r s --durations 10 tests/browser
 
+# One process: the tests share one server. TESTS='vllm and smoke' takes the part that CI runs.
+TESTS ?= vllm
+test-vllm: install
+	tests/vllm_cpu/install
+	$(TEST_ENV) .venv-vllm/bin/python -m pytest -m '$(TESTS)' -r s --durations 10 tests/vllm_cpu
+
 # The environments are made anew each time: what is newest changes from day to day.
 test-newest: install
 	$(UV) venv --quiet --clear --python $(BIN)/python .venv-newest
@@ -88,6 +95,7 @@ lock:
 	$(COMPILE) --universal --extra dev --extra demo --output-file $(LOCK)
 	$(COMPILE) --universal --extra gpu --constraint $(LOCK) --output-file requirements/gpu.txt
 	$(COMPILE) --extra gpu --extra vllm --output-file requirements/vllm.txt
+	$(COMPILE) requirements/vllm_cpu.in --extra gpu --override requirements/vllm_cpu_overrides.txt --output-file requirements/vllm_cpu.txt
 
 demo: install
 	$(BIN)/reflection-v demo

@@ -14,6 +14,7 @@ from benchmarks.layout import (
     shared_names,
     upward_imports,
 )
+from configs.versions import declared
 
 MODULES = read_modules(*COUNTED)
 
@@ -32,6 +33,12 @@ def test_no_function_or_class_has_the_name_of_another() -> None:
 
 def test_files_stay_readable() -> None:
     assert long_files(MODULES) == []
+
+
+def test_no_folder_of_tests_is_taken_for_a_library() -> None:
+    """pytest puts ``tests/`` on the import path, where a folder without ``__init__.py`` is a package to whoever looks for one."""
+    folders = {folder.name for folder in Path(__file__).parent.iterdir() if folder.is_dir()}
+    assert folders & {one.module for one in declared()} == set()
 
 
 @pytest.fixture
