@@ -35,6 +35,7 @@ from train.distributed import drop_empty_images
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
 from train.prompts import image_token, one_token_per_image, problem_messages
+from train.vllm_engine import arguments_added, engine_arguments
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
@@ -81,14 +82,15 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         args.generation_kwargs = _without_image_tokens(args, image_token_ids(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
         drop_empty_images(vlm.model)
-        super().__init__(
-            model=vlm.model,
-            reward_funcs=list(map(_named, self.terms)),
-            args=args,
-            train_dataset=Dataset.from_dict({"index": list(range(len(self.problems)))}),
-            processing_class=_encoded_once(vlm.processor),
-            **kwargs,
-        )
+        with arguments_added(engine_arguments(self.problems, vlm.model, args)):
+            super().__init__(
+                model=vlm.model,
+                reward_funcs=list(map(_named, self.terms)),
+                args=args,
+                train_dataset=Dataset.from_dict({"index": list(range(len(self.problems)))}),
+                processing_class=_encoded_once(vlm.processor),
+                **kwargs,
+            )
         if self.ref_model is not None:
             drop_empty_images(self.accelerator.unwrap_model(self.ref_model))
         # TRL gathers images only from ranks whose batch has some, and waits forever for a rank whose batch is text only.

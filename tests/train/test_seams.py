@@ -75,7 +75,7 @@ OTHERS = {
     "transformers: scores of generate() that a hook reads, Trainer.optimizer; DeepSpeed's gradient norm": "tests/train/test_finite.py",
     "transformers: logits processors, stopping criteria and streamers of generate()": "tests/vlm/test_generate.py",
     "trl: GRPOTrainer's generation, rewards, logs; the processor that it calls a second time": "tests/train/test_grpo.py",
-    "trl: VLLMGeneration (prompts, sampling parameters)": "tests/train/test_vllm.py",
+    "trl: VLLMGeneration (prompts, sampling parameters, the name LLM)": "tests/train/test_vllm.py",
     "trl: SFTTrainer's loss and collator; transformers.Trainer.model_accepts_loss_kwargs": "tests/train/test_sft.py",
     "transformers: get_image_features and get_input_embeddings() of a model with blank images": "tests/train/test_launch.py",
     "peft: LoraConfig, adapters by full names, merging": "tests/train/test_lora.py",

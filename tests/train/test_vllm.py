@@ -15,6 +15,7 @@ from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.memory import make_plan
 from train.prompts import one_token_per_image
+from train.vllm_engine import engine_arguments
 from vlm.images import image_tokens
 from vlm.load import load_vlm
 from vlm.problem import read_problems
@@ -90,6 +91,28 @@ def test_the_prompt_that_vllm_expands_is_the_one_that_is_trained(
     assert batch["num_images"] == [1, 1, 0, 0, 2, 2]
     assert batch["completion_ids"].tolist() == [written] * 6
     assert torch.isfinite(batch["advantages"]).all()  # the mass was recorded in the pass over those prompts
+
+
+def test_the_engine_gets_the_limits_that_trl_cannot_pass(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By TRL's own construction of the engine: a release that looks the name up elsewhere fails here."""
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda *_, **__: True)
+    monkeypatch.setattr(vllm_generation, "LLM", lambda **arguments: made.append(arguments), raising=False)
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):  # TRL sets them
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    engine = vllm_generation.LLM
+    problems = read_problems(keys["problems"])
+    problems[2].images = [problems[2].images[0]] * 3
+    vlm = load_vlm(keys["model"], device="cpu")
+    for kind in (problems, problems[:2]):
+        stage = load_grpo(keys, {"max_prompt_tokens": 100})
+        VisualGRPOTrainer(vlm, kind, stage.options, stage.args)
+    stage.args.bf16 = True
+    assert "dtype" not in engine_arguments(problems, vlm.model, stage.args)
+    assert [one["limit_mm_per_prompt"] for one in made] == [{"image": n, "video": 0, "audio": 0} for n in (3, 1)]
+    assert all(one["max_model_len"] == 108 and one["dtype"] == "float32" for one in made)
+    assert vllm_generation.LLM is engine
 
 
 def test_pictures_that_touch_are_refused() -> None:
