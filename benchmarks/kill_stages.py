@@ -108,7 +108,7 @@ def write_inputs(folder: Path) -> Inputs:
 
 
 def make_stages(inputs: Inputs, model: Path) -> dict[str, KilledStage]:
-    """The seven stages by name.
+    """The stages by name.
 
     Args:
         model: where the uninterrupted ``sft`` leaves its model, which ``grpo`` and ``improve`` start from.
@@ -122,6 +122,20 @@ def make_stages(inputs: Inputs, model: Path) -> dict[str, KilledStage]:
             lambda folder: (folder / "build.json").exists(),
             _build_result,
             _build_faults,
+        ),
+        KilledStage(
+            "shard",
+            _command(
+                *("build", ROOT / "configs/tiny/build.yaml"),
+                problems=inputs.few,
+                concurrency=3,
+                batch_size=1,
+                shard="1/2",
+            ),
+            ("shard-1-of-2/replies.jsonl", "shard-1-of-2/traces.jsonl"),
+            lambda folder: (folder / "shard-1-of-2" / "build.json").exists(),
+            lambda folder: _build_result(folder / "shard-1-of-2"),
+            lambda folder: _build_faults(folder / "shard-1-of-2"),
         ),
         KilledStage(
             "sft",

@@ -40,7 +40,7 @@ from configs.jsonl import write_json_atomic  # noqa: E402
 from configs.run_dir import changes  # noqa: E402
 from configs.stopping import INTERRUPTED, TERMINATED  # noqa: E402
 
-NAMES = ("build", "sft", "grpo", "improve", "eval", "audit", "ask")
+NAMES = ("build", "shard", "sft", "grpo", "improve", "eval", "audit", "ask")
 MUST_HOLD = {"differences": lambda found: not found, "orphans": lambda found: not found}
 PHASES = ("work", "start", "end", "work", "work")  # an odd number: either signal comes in every phase
 NUMBER = re.compile(r"\d+")

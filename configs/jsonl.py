@@ -217,6 +217,23 @@ def _remove_leftover(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def join_logs(logs: Iterable[Path], target: Path) -> None:
+    """Write the rows of several logs one after the other into ``target``, which is then complete or as before.
+
+    An interrupted write at the end of a log is removed there first.
+    """
+    with temporary_beside(target) as temporary:
+        with open(temporary, "xb") as file:
+            for log in logs:
+                repair_jsonl(log)
+                with open(log, "rb") as part:
+                    shutil.copyfileobj(part, file, 2**20)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+
+
 def write_json_atomic(path: str | Path, value: Any) -> None:
     """``write_text_atomic`` of indented JSON; NaN and infinity are refused, since no other reader knows them."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

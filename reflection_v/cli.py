@@ -7,13 +7,12 @@ mistake is reported in one sentence on standard error; a traceback means a bug i
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
 from configs.command_line import Guarded, KeyName
-from configs.errors import ConfigError
-from configs.processes import is_main_process
+from reflection_v.build_command import build_traces
 from reflection_v.measure import audit_model, evaluate_model
 from reflection_v.options import (
     ANY_KEY,
@@ -27,6 +26,7 @@ from reflection_v.options import (
     example_list,
     extra_keys,
     preflight,
+    print_counts,
     texts,
     training_keys,
 )
@@ -139,58 +139,17 @@ command(
 )(write_problem_set)
 
 
-@with_keys(
+with_keys(
     "build",
     epilog=example_list(
         "reflection-v build configs/tiny/build.yaml --problems my/set --out my/traces --seed 7",
         "reflection-v build my/build.yaml --dry-run 50",
         "reflection-v build my/build.yaml --export hf",
+        "reflection-v build my/build.yaml --out my/traces --shard 3/8",
+        "reflection-v build my/build.yaml --out my/traces --merge",
         "reflection-v build --stats my/traces",
     ),
-)
-def build_traces(
-    context: typer.Context,
-    config: Annotated[Path | None, typer.Argument(help="The config of the agent loop.")] = None,
-    problems: Annotated[Path | None, typer.Option(help="The problem set.")] = None,
-    out: OutOption = None,
-    model: Annotated[str | None, typer.Option(help="The VLM that sees the image: " + MODEL_NAMES)] = None,
-    reasoner: Annotated[str | None, typer.Option(help="The text model that asks and concludes: " + MODEL_NAMES)] = None,
-    judge: JudgeOption = None,
-    dry_run: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Play N episodes and estimate the rest.")
-    ] = None,
-    stats: Annotated[Path | None, typer.Option(help="Only count and plot the traces in this folder.")] = None,
-    export: Annotated[
-        Literal["hf"] | None, typer.Option(help="After the build, write the kept traces as a Hugging Face data set.")
-    ] = None,
-) -> None:
-    """Build reflection traces: a text reasoner asks about images that it cannot see, a VLM looks and answers.
-
-    Writes replies.jsonl and traces.jsonl, row by row, and sft.jsonl. The same command resumes an interrupted build. Any
-    key of the config can be given as an option.
-    """
-    if stats is not None:
-        from data_construction.stats import write_stats
-
-        print_counts(write_stats(stats))
-        print(f"The charts are in {stats / 'stats.png'}")
-        return
-    if config is None:
-        raise ConfigError("build needs a config: give one, such as configs/tiny/build.yaml, or give --stats DIR.")
-    from configs.overrides import read_config
-    from configs.schema import parse_config
-
-    given = {"problems": problems, "out": out, "model": model, "reasoner": reasoner, "judge": judge}
-    settings = read_config(config, extra_keys(context) | texts(given))
-    from data_construction import build as work
-
-    values = parse_config(work.BuildConfig, settings, config)
-    counts = work.run_build(values, dry_run=dry_run)
-    print_counts(counts)
-    if dry_run is None:
-        work.check_kept(counts)
-    if export is not None and dry_run is None:
-        print(f"The data set is {work.export(values)}")
+)(build_traces)
 
 
 @with_keys(
@@ -371,14 +330,6 @@ def doctor(
     from reflection_v.doctor import run_doctor
 
     raise typer.Exit(run_doctor(as_json))
-
-
-def print_counts(counts: dict[str, Any] | None, by_launcher: bool = False) -> None:
-    """Print a stage's counts, one per line. ``by_launcher``: there may be several processes, of which the first one prints."""
-    if by_launcher and not is_main_process():
-        return
-    for key, value in (counts or {}).items():
-        print(f"{key}: {value}")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from configs.processes import is_main_process
 from configs.run_dir import make_folder
 
 ANY_KEY = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -62,3 +63,11 @@ def preflight(load: Any, config: Path, keys: dict[str, Any], check: bool, plan: 
     from train.preflight import run_preflight
 
     return run_preflight(load, str(config), keys, {"check": check, "plan": plan})
+
+
+def print_counts(counts: dict[str, Any] | None, by_launcher: bool = False) -> None:
+    """Print a stage's counts, one per line. ``by_launcher``: there may be several processes, of which the first one prints."""
+    if by_launcher and not is_main_process():
+        return
+    for key, value in (counts or {}).items():
+        print(f"{key}: {value}")

@@ -67,8 +67,9 @@ def prepare(
 
 def _start_rows(start: Start, run: Path, file: Path) -> dict[str, Any]:
     from configs.overrides import read_config
-    from data_construction.build import BuildConfig, judged_traces, problems_for_rows
+    from data_construction.build import BuildConfig
     from data_construction.dataset import MixConfig, cold_start_rows
+    from data_construction.derive import judged_traces, problems_for_rows
 
     traces = run / "build" / "traces.jsonl"
     if not traces.exists():

@@ -8,7 +8,8 @@ from PIL import Image
 
 from configs.jsonl import read_jsonl
 from data_construction.agent import Episode, LoopConfig
-from data_construction.build import BuildConfig, read_traces, run_build
+from data_construction.build import BuildConfig, run_build
+from data_construction.derive import read_traces
 from data_construction.prompts import load_prompts
 from data_construction.records import Trace
 from data_construction.roles import Roles

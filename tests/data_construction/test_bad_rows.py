@@ -9,7 +9,8 @@ from building import says, scripted_roles, settings, write_set
 
 from configs.errors import UserError
 from configs.jsonl import read_jsonl, read_log
-from data_construction.build import export, run_build
+from data_construction.build import run_build
+from data_construction.derive import export
 from data_construction.stats import write_stats
 from vlm.backends import BackendError, Request, ScriptedBackend
 

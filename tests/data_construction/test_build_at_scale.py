@@ -21,7 +21,8 @@ from benchmarks.loopback_server import FAULTS, Loopback, spoken
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
 from data_construction.agent import LoopConfig
-from data_construction.build import read_traces, run_build
+from data_construction.build import run_build
+from data_construction.derive import read_traces
 from data_construction.prompts import load_prompts
 from data_construction.reply_log import DurableLog
 from data_construction.roles import Roles, RolesConfig, open_roles

@@ -9,7 +9,8 @@ import pytest
 from building import says, scripted_roles, settings, text_of, write_set
 
 from configs.errors import UserError
-from data_construction.build import check_kept, read_traces, run_build
+from data_construction.build import run_build
+from data_construction.derive import check_kept, read_traces
 from data_construction.failures import FEW, FailureWatch, RoleDown, run_to_first_failure
 from vlm.backends import Request
 from vlm.protocol import BackendError

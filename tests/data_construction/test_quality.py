@@ -9,7 +9,8 @@ from building import scripted_roles, settings, write_set
 
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
-from data_construction.build import export, run_build
+from data_construction.build import run_build
+from data_construction.derive import export
 from data_construction.difficulty import DifficultyConfig, is_in_ranges
 from data_construction.quality import QualityConfig, filtered, foreign_share, surplus, trace_fault, unseen_facts
 from data_construction.records import Round, Trace

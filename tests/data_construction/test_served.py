@@ -16,7 +16,8 @@ from building import settings
 
 from configs.jsonl import read_jsonl
 from data_construction.agent import LoopConfig
-from data_construction.build import read_traces, run_build
+from data_construction.build import run_build
+from data_construction.derive import read_traces
 from data_construction.sources import write_set as write_scenes
 from vlm.load import bundled_model
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
+from data_construction.shards import Shard
 from reflection_v import cli
 from reflection_v.cli import app
 
@@ -169,18 +170,43 @@ def test_training_gets_the_command_lines_values(stage: str, tmp_path: Path, monk
 def test_build_gets_the_command_lines_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
 
-    def run(config: Any, dry_run: int | None) -> dict[str, int]:
-        seen.append(config)
-        return {"kept": 1}
+    def run(config: Any, dry_run: int | None, shard: Shard | None) -> dict[str, int]:
+        seen.append((config, shard))
+        return {"kept": 0 if shard else 1}
 
     monkeypatch.setattr("data_construction.build.run_build", run)
     (tmp_path / "build.yaml").write_text("loop: {rounds: 2, temperature: 0.5}\nmodel: tiny")
     options = ["--problems", "my/set", "--out", tmp_path / "out", "--model", "other", "--loop.rounds", "3"]
     result = call("build", tmp_path / "build.yaml", *options)
     assert result.exit_code == 0, result.output
-    (config,) = seen
-    assert (config.problems, config.out, config.model) == ("my/set", str(tmp_path / "out"), "other")
+    ((config, shard),) = seen
+    assert (config.problems, config.out, config.model, shard) == ("my/set", str(tmp_path / "out"), "other", None)
     assert (config.loop.rounds, config.loop.temperature) == (3, 0.5)
+    assert call("build", tmp_path / "build.yaml", *options, "--shard", "3/8").exit_code == 0  # it may keep nothing
+    assert seen[1][1] == Shard(3, 8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--shard", "0/8"),
+        ("--shard", "9/8"),
+        ("--shard", "x"),
+        ("--shard", "1/2", "--merge"),
+        ("--merge", "--dry-run", "3"),
+        ("--shard", "1/2", "--export", "hf"),
+    ],
+)
+def test_options_of_shards_that_make_no_sense_are_bad_arguments(options: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "build.yaml").write_text("seed: 1")
+    result = call("build", tmp_path / "build.yaml", "--problems", "set", "--out", tmp_path / "out", *options)
+    assert result.exit_code == 2 and "shard" in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_merge_without_shards_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "build.yaml").write_text("seed: 1")
+    result = call("build", tmp_path / "build.yaml", "--problems", "set", "--out", tmp_path / "out", "--merge")
+    assert result.exit_code == 1 and "holds no shards" in result.stderr
 
 
 def test_the_console_script_is_the_app() -> None:

@@ -14,7 +14,7 @@ from benchmarks.loopback_server import Loopback
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
 from configs.schema import parse_config
-from data_construction.build import BuildConfig, _same_build, build_dir
+from data_construction.build_config import BuildConfig, build_dir, same_build
 from eval.audit import AuditConfig
 from eval.harness import EvalConfig, evaluate
 from eval.runner import answer_problems
@@ -521,7 +521,7 @@ def test_a_training_run_records_judge_and_prompt(tmp_path: Path) -> None:
 def test_a_build_of_another_judge_is_refused(tmp_path: Path) -> None:
     def held(judge: str | None) -> None:
         with run.held():
-            _same_build(BuildConfig(problems="set", out=str(tmp_path), judge=judge), run)
+            same_build(BuildConfig(problems="set", out=str(tmp_path), judge=judge), run)
 
     run = build_dir(tmp_path)
     held("openai:m@" + URL)
