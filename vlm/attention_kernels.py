@@ -14,14 +14,16 @@ Exact, and without a rows x keys map of scores of its own:
 Notation: B batch, H query heads, K key heads (H a multiple of K), R chosen rows, I image keys, L keys, D head width.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Floats of logits held at a time (2 MiB): small enough for a core's cache, large enough for a good matmul.
-CHUNK = 2**19
+# Floats of logits held at a time. For form (b) on a CPU 512 KiB, which stay in a core's cache while they are multiplied, made
+# exponentials and summed; on a GPU 128 MiB, so that few kernels are started (not run). Other forms are a call of larger pieces.
+CHUNK, CPU_CHUNK, GPU_CHUNK = 2**19, 2**17, 2**25
 
 
 @dataclass
@@ -103,6 +105,10 @@ class Positions:
         index = self.index - offset
         return Positions(index.clamp(min=0), self.valid & (index >= 0), None)
 
+    def sequences(self, which: slice) -> "Positions":
+        """Those of some sequences."""
+        return Positions(self.index[which], self.valid[which], self.span)
+
     def take(self, states: torch.Tensor, start: int = 0, stop: int | None = None) -> torch.Tensor:
         """The states at these positions of (B, heads, length, ...), or at some of them in order: (B, heads, N or stop - start, ...)."""
         stop = self.index.shape[1] if stop is None else stop
@@ -111,6 +117,12 @@ class Positions:
         batch = torch.arange(states.shape[0], device=states.device)[:, None, None]
         heads = torch.arange(states.shape[1], device=states.device)[None, :, None]
         return states[batch, heads, self.index[:, None, start:stop]]
+
+    def columns(self, part: torch.Tensor) -> torch.Tensor:
+        """The columns at these positions of (B, heads, r, L): (B, heads, r, N)."""
+        if self.span is not None:
+            return part[..., self.span]
+        return part.gather(3, self.index[:, None, None, :].expand(-1, part.shape[1], part.shape[2], -1))
 
 
 class KeyView:
@@ -154,14 +166,7 @@ class KeyView:
             self.image_tokens = images.valid.sum(1, keepdim=True).expand_as(rows.index)
         additive = self.mask is not None and self.mask.dtype != torch.bool
         sees_all = (self.image_tokens == images.index.shape[1]) | ~rows.valid
-        self.open = not additive and bool(sees_all.all())
-
-    def columns(self, part: torch.Tensor) -> torch.Tensor:
-        """The image columns of mask rows: (B, heads, r, L) -> (B, heads, r, I)."""
-        if self.images.span is not None:
-            return part[..., self.images.span]
-        index = self.images.index[:, None, None, :].expand(-1, part.shape[1], part.shape[2], -1)
-        return part.gather(3, index)
+        self.open = (sees_all.all(1) & (not additive)).tolist()
 
     def _count(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.mask is not None
@@ -171,26 +176,33 @@ class KeyView:
         step = max(1, 4 * CHUNK // max(1, self.mask.shape[0] * self.mask.shape[1] * self.n_keys))
         for start in range(0, n_rows, step):
             part = seen(self.rows.take(self.mask, start, min(start + step, n_rows)))
-            columns = self.columns(part) & self.images.valid[:, None, None, :]
+            columns = self.images.columns(part) & self.images.valid[:, None, None, :]
             for counts, which in ((tokens, part), (image_tokens, columns)):
                 of_heads = which.sum(-1)
                 counts[:, start : start + step] = of_heads[:, 0] if kind == torch.int64 else of_heads.float().mean(1)
         return tokens, image_tokens
 
-    def hide(self, logits: torch.Tensor, start: int, stop: int) -> None:
-        """Applies the mask, in place, to the logits (B, H, stop - start, I) of the rows start..stop on the image keys."""
-        if self.open:
-            return
-        hidden = ~self.images.valid[:, None, None, :]
+    def bias(self, start: int, stop: int, sequences: slice = slice(None)) -> torch.Tensor | None:
+        """What the mask adds to the logits of the rows start..stop on the image keys: 0 or minus infinity, or an additive mask's own.
+
+        Float32 (sequences, H or 1, stop - start, I); None where these sequences' rows see all image keys.
+        """
+        if all(self.open[sequences]):
+            return None
+        hidden = ~self.images.valid[sequences, None, None, :]
+        added: torch.Tensor | float = 0.0
         if self.mask is not None:
-            columns = self.columns(self.rows.take(self.mask, start, stop))
+            part = self.rows.sequences(sequences).take(self.mask[sequences], start, stop)
+            columns = self.images.sequences(sequences).columns(part)
             if self.mask.dtype == torch.bool:
                 hidden = hidden | ~columns
             else:
-                logits += columns
+                added = columns
         elif self.is_causal:
-            hidden = hidden | (self.images.index[:, None, None, :] > self.rows.index[:, None, start:stop, None])
-        logits.masked_fill_(hidden, -torch.inf)
+            hidden = hidden | (
+                self.images.index[sequences, None, None, :] > self.rows.index[sequences, None, start:stop, None]
+            )
+        return torch.where(hidden, -torch.inf, added).float()
 
     def mask_rows(self, start: int, stop: int) -> torch.Tensor | None:
         """The mask of the rows start..stop over all keys, (B, heads, stop - start, L); None where they see all keys."""
@@ -218,6 +230,11 @@ def _image_keys(key: torch.Tensor, images: Positions) -> torch.Tensor:
     return picked.reshape(-1, *picked.shape[2:]).float().transpose(1, 2)
 
 
+def _piece(device: torch.device, batch: int, key_heads: int) -> tuple[int, int, int]:
+    """(sequences, key heads, floats of logits) at a time: a core works best on what fits its cache, a GPU on large pieces."""
+    return (1, 1, CPU_CHUNK) if device.type == "cpu" else (batch, key_heads, GPU_CHUNK)
+
+
 def mass_from_logsumexp(
     call: KernelCall, view: KeyView, heads: int, key_heads: int, per_token: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -226,31 +243,45 @@ def mass_from_logsumexp(
     The numbers at rows that are padding are meaningless: the caller replaces them.
     """
     batch, n_rows = view.rows.index.shape
-    n_images = view.images.index.shape[1]
+    n_images, width = view.images.index.shape[1], call.query.shape[-1]
+    group, device = heads // key_heads, call.query.device
     # For a single query row transformers may pack the heads of a group into the query axis; both orders are the same.
-    query = call.query.reshape(batch, heads, -1, call.query.shape[-1])
-    lse = call.lse.reshape(batch, heads, -1)
+    query = view.rows.take(call.query.reshape(batch, heads, -1, width)).unflatten(1, (key_heads, group))
+    lse = view.rows.take(call.lse.reshape(batch, heads, -1)).unflatten(1, (key_heads, group))
+    # The log-sum-exp as one more column of the queries, beside a column of ones of the keys: the matmul subtracts it. The rows of a
+    # group stand together, since they meet the same keys.
+    rows = torch.empty(batch, key_heads, n_rows, group, width + 1, device=device)
+    torch.mul(query.movedim(2, 3).float(), call.scale, out=rows[..., :width])
+    torch.neg(lse.movedim(2, 3), out=rows[..., width])
     # Where transformers repeated the keys for grouped queries, one copy of each is enough.
-    key = _image_keys(call.key[:, :: call.key.shape[1] // key_heads], view.images)
-    group = heads // key_heads
+    keys = torch.ones(batch, key_heads, n_images, width + 1, device=device)
+    keys[..., :width] = view.images.take(call.key[:, :: call.key.shape[1] // key_heads])
 
-    mass = torch.empty(batch, heads, n_rows, device=query.device)
-    token = torch.empty(batch, n_rows, n_images, device=query.device) if per_token else None
-    step = max(1, min(n_rows, CHUNK // max(1, batch * heads * n_images)))
-    buffer = torch.empty(batch * heads * step * n_images, device=query.device)
-    for start in range(0, n_rows, step):
+    mass = torch.empty(batch, key_heads, n_rows, group, device=device)
+    token = torch.zeros(batch, n_rows, n_images, device=device) if per_token else None
+    ones = torch.ones(n_images, device=device)
+    n_batch, n_keys, chunk = _piece(device, batch, key_heads)
+    step = max(1, min(n_rows, chunk // max(1, n_batch * n_keys * group * n_images)))
+    buffer = torch.empty(n_batch * n_keys * step * group * n_images, device=device)
+    for first, start in itertools.product(range(0, batch, n_batch), range(0, n_rows, step)):
         stop = min(start + step, n_rows)
-        rows = view.rows.take(query, start, stop).reshape(batch * key_heads, group * (stop - start), -1).float()
-        total = view.rows.take(lse, start, stop).reshape(batch * key_heads, group * (stop - start), 1)
-        logits = buffer[: batch * heads * (stop - start) * n_images].view(batch * key_heads, -1, n_images)
-        torch.baddbmm(total.expand_as(logits), rows, key, beta=-1, alpha=call.scale, out=logits)
-        weights = logits.view(batch, heads, stop - start, n_images)
-        view.hide(weights, start, stop)
-        weights.exp_()
-        torch.sum(weights, -1, out=mass[:, :, start:stop])
-        if token is not None:
-            torch.mean(weights, 1, out=token[:, start:stop])
-    return mass, token
+        sequences, there = slice(first, first + n_batch), slice(start, stop)
+        bias = view.bias(start, stop, sequences)
+        if bias is not None:  # (b, heads or 1, r, I) -> (b, key heads or 1, r, group or 1, I)
+            bias = bias.unflatten(1, (key_heads, group) if bias.shape[1] > 1 else (1, 1)).movedim(3, 2)
+        for head in range(0, key_heads, n_keys):
+            of_heads = slice(head, head + n_keys)
+            part = rows[sequences, of_heads, there]
+            logits = buffer[: part.numel() // (width + 1) * n_images].view(*part.shape[:-1], n_images)
+            pairs = logits.view(-1, (stop - start) * group, n_images)
+            torch.bmm(part.reshape(len(pairs), -1, width + 1), keys[sequences, of_heads].flatten(0, 1).mT, out=pairs)
+            if bias is not None:
+                logits += bias if bias.shape[1] == 1 else bias[:, of_heads]
+            weights = logits.exp_()
+            mass[sequences, of_heads, there] = torch.mv(weights.view(-1, n_images), ones).view(part.shape[:-1])
+            if token is not None:
+                token[sequences, there] += weights.sum((1, 3)) / heads
+    return mass.movedim(3, 2).flatten(1, 2), token
 
 
 def mass_from_indicator(
@@ -289,7 +320,9 @@ def mass_from_indicator(
         if image_keys is not None and token is not None:
             logits = rows.reshape(batch * key_heads, -1, width) @ image_keys * scale
             logits = logits.view(batch, heads, stop - start, n_images)
-            view.hide(logits, start, stop)
+            bias = view.bias(start, stop)
+            if bias is not None:
+                logits += bias
             # A row that sees no image key has no softmax over them; its mass of 0 is the answer for each.
             shares = logits.softmax(-1).nan_to_num_(0.0)
             token[:, start:stop] = (shares * mass[:, :, start:stop, None]).mean(1)
@@ -354,5 +387,5 @@ def _weigh_images(
     width = view.indicator.shape[1]
     mass[:, :, start:stop] = (weights[..., :width] @ view.indicator[:, None, :, None])[..., 0]
     if token is not None:  # image keys that a sliding window has dropped have no weight
-        columns = view.columns(weights.mean(1)[:, None])[:, 0]
+        columns = view.images.columns(weights.mean(1)[:, None])[:, 0]
         token[:, start:stop] = columns * view.images.valid[:, None]
