@@ -107,7 +107,7 @@ class Episode:
             await self._rounds(rounds, images)
             if not rounds[-1].verdict:
                 return self._trace("wrong", rounds, why=f"no correct conclusion in {len(rounds)} rounds")
-            text, how = await first_person(self._ask_rewriter, self.problem, rounds, self.config.repairs)
+            text, how = await first_person(self.ask_rewriter, self.problem, rounds, self.config.repairs)
         except (UnusableReply, Unjudged, BackendError) as error:
             return self._trace("error", rounds, why=str(error), error=error.name)
         except ImageError as error:
@@ -170,7 +170,8 @@ class Episode:
             raise UnusableReply("summarizer", fault)
         return reasoning, None, fault
 
-    async def _ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
+    async def ask_rewriter(self, rounds: list[Round], attempt: int) -> str:
+        """The rewrite of finished rounds as ``first_person`` asks for it; "" if it was cut off."""
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
         return after_reasoning(text) if is_whole(finish) else ""

@@ -31,7 +31,7 @@ class BuildConfig(StrictModel):
         model: the visual responder: ``tiny``, a model folder or hub name, or ``openai:NAME@URL``.
         reasoner: the text reasoner that requests, concludes and rewrites; named in the same ways.
         roles: see ``RolesConfig``.
-        prompts: ``short``, ``full`` or a folder of templates.
+        prompts: ``short``, ``full``, ``few_shot`` (for small models and base models) or a folder of templates.
         concurrency: episodes at the same time.
         batch_size: requests per batch of an in-process model; dtype: of its weights.
         stop_after: the build ends if the model of a role gives no reply this many times in a row; after five where the server says

@@ -1,7 +1,8 @@
 """Prompts of the agent loop: Jinja templates in a folder (request, conclude, rewrite and, if wanted, repair), named by a hash.
 
 ``repair`` is what a model is told when its reply could not be used; without it the same prompt is sampled anew.
-``short`` is the language of the bundled tiny reasoner; ``full`` is written for large models; a user's own folder works too.
+``short`` is the language of the bundled tiny reasoner, ``full`` is written for large models, and ``few_shot`` shows examples that
+small models and base models continue. A user's own folder works too.
 """
 
 import functools
@@ -15,6 +16,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from configs.errors import ConfigError
 
 NAMES = ("request", "conclude", "rewrite")
+SHIPPED = ("short", "full", "few_shot")
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,16 @@ class Prompts:
 
 
 def load_prompts(name: str) -> Prompts:
-    """``short``, ``full`` or the path of a folder with request.jinja, conclude.jinja and rewrite.jinja.
+    """``short``, ``full``, ``few_shot`` or the path of a folder with request.jinja, conclude.jinja and rewrite.jinja.
 
     Raises:
         ConfigError: a template is missing, or cannot be read.
     """
-    folder = Path(__file__).parent / name if name in ("short", "full") else Path(name)
+    folder = Path(__file__).parent / name if name in SHIPPED else Path(name)
     missing = [f"{part}.jinja" for part in NAMES if not (folder / f"{part}.jinja").is_file()]
     if missing:
         raise ConfigError(
-            f"The prompts folder {folder} lacks {', '.join(missing)}; use 'short', 'full' or a folder with all three."
+            f"The prompts folder {folder} lacks {', '.join(missing)}; use 'short', 'full', 'few_shot' or a folder with all three."
         )
     names = [*NAMES, "repair"] if (folder / "repair.jinja").is_file() else NAMES
     texts = {part: _template_text(folder / f"{part}.jinja") for part in names}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from data_construction.prompts import NAMES, load_prompts
+from data_construction.prompts import NAMES, SHIPPED, load_prompts
 
 
 @pytest.fixture
@@ -42,3 +42,22 @@ def test_a_template_that_fails_is_named(folder: Path, text: str) -> None:
     (folder / "rewrite.jinja").write_text(text)
     with pytest.raises(ConfigError, match=r"The prompt rewrite\.jinja does not render"):
         load_prompts(str(folder)).render("rewrite", question="q")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_set_shows_the_question_and_what_was_said(name: str) -> None:
+    prompts = load_prompts(name)
+    rounds = [{"request": "ASKED", "reply": "SEEN", "conclusion": "THOUGHT"}]
+    for part, shows in {"request": "SEEN", "conclude": "SEEN", "rewrite": "THOUGHT"}.items():
+        text = prompts.render(part, question="QUESTION", rounds=rounds)
+        assert "QUESTION" in text and shows in text, part
+
+
+def test_a_base_model_continues_the_examples() -> None:
+    """Each example of ``few_shot`` ends behind the word with which the prompt ends, and the model writes what follows it."""
+    prompts = load_prompts("few_shot")
+    rounds = [{"request": "ASKED", "reply": "SEEN", "conclusion": "THOUGHT"}]
+    for part, cue in {"request": "Asked:", "conclude": "Thought:", "rewrite": "Rewritten:"}.items():
+        text = prompts.render(part, question="QUESTION", rounds=rounds)
+        assert text.endswith(f"\n{cue}") and text.count(f"\n{cue} ") >= 2, part
+    assert "repair" not in prompts.texts  # a conversation about the last reply is nothing that a base model continues
