@@ -16,15 +16,18 @@ from typing import Any
 from PIL import Image
 
 from configs.api_key import ApiKey, read_key
+from configs.errors import UserError
 from configs.model_name import check_url
 from vlm.images import png_bytes, scaled_down
 from vlm.protocol import BackendError, Reply, Request
-from vlm.served_replies import read_completion, reason_in, remedy, status_name
+from vlm.served_replies import other_model, read_completion, reason_in, remedy, status_name
 
 MAX_BODY = 4 * 2**20
 """Bytes of a server's reply that are read, about 100 times a long answer. A longer reply is an error."""
 MAX_ERROR = 2**16
 """Characters of an error's text in which the key is looked for; far more than are shown."""
+CONNECT_SECONDS = 10.0
+"""The longest wait for a connection. A host that is down drops the request, and the timeout of a reply may be minutes."""
 MAX_RETRY_AFTER = 120.0
 """Seconds: the longest Retry-After that the client obeys."""
 CONNECTIONS = 8
@@ -91,6 +94,7 @@ class OpenAIBackend:
         self._clients: _Clients | None = None
         self.shape = shape or RequestShape()
         self._parts = _ImageParts(self.shape.max_image_pixels)
+        self._told = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gate = asyncio.Semaphore(concurrency)
 
@@ -119,10 +123,14 @@ class OpenAIBackend:
             async with asyncio.timeout(patience):
                 # Without the typed front end, which costs as much time as the request itself (see docs/log.md).
                 completion = await client.post("/chat/completions", cast_to=object, **{_raw_keyword(): body})
+            self._tell_other_name(completion)
             return read_completion(completion)
         except BackendError as error:
             raise BackendError(f"{self.name}: {self._safe(error)}", error.name) from None
-        except openai.APITimeoutError:
+        except openai.APITimeoutError as error:
+            if isinstance(error.__cause__, _http_library().ConnectTimeout):
+                sentence = f"{self.name}: the host does not answer: is the server running at this URL?"
+                raise BackendError(sentence, "no_connection") from None
             raise BackendError(
                 f"{self.name}: no reply within {self.timeout:g} s: raise the timeout or lower the load.", "timeout"
             ) from None
@@ -146,6 +154,14 @@ class OpenAIBackend:
         except (openai.OpenAIError, ValueError, TypeError, AttributeError, RecursionError) as error:
             # a body that is not a completion
             raise BackendError(f"{self.name}: the reply cannot be read ({self._safe(error)}).", "unreadable") from None
+
+    def _tell_other_name(self, completion: Any) -> None:
+        """Say once if another model than the named one answers: some servers serve one model under every name."""
+        other = other_model(self.model, completion)
+        if other and not self._told:
+            self._told = True
+            sentence = f"{self.name}: the server answers as {self._redact(other)}: check the model's name."
+            print(UserError(sentence), file=sys.stderr, flush=True)
 
     async def aclose(self) -> None:
         clients, self._clients = self._clients, None
@@ -204,7 +220,7 @@ class OpenAIBackend:
         return AsyncOpenAI(
             base_url=self.base_url,
             api_key=self.key.reveal() if self.key else "none",
-            timeout=self.timeout,
+            timeout=_http_library().Timeout(self.timeout, connect=min(self.timeout, CONNECT_SECONDS)),
             max_retries=self.max_retries,
             default_headers={"Accept-Encoding": "identity"},
             http_client=_bounded_client(tls),

@@ -79,6 +79,18 @@ def _with_reasoning(reasoning: str, text: str, ended: str) -> str:
     return reasoning if ended == "stop" else f"<think>{reasoning}"
 
 
+def other_model(asked: str, completion: Any) -> str:
+    """The name under which a server answered, if it is not the asked one; "" if it is, or if the server gives none.
+
+    A date or an organisation more or less is no other name (``gpt-4o-2024-08-06``), nor is the path of a file.
+    """
+    named = completion.get("model") if isinstance(completion, dict) else None
+    if not isinstance(named, str):
+        return ""
+    ours, theirs = (name.rstrip("/").rpartition("/")[2].casefold() for name in (asked, named))
+    return "" if ours in theirs or theirs in ours else named[:200]
+
+
 def reason_in(body: Any) -> str:
     """What a server said about an error, on one line of at most ``MAX_REASON`` characters; "no reason given" for nothing.
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import date
@@ -20,7 +22,7 @@ from vlm import openai_backend
 from vlm.backends import BackendError, OpenAIBackend, Reply, Request, RequestShape
 from vlm.chat import question_messages
 from vlm.images import png_bytes
-from vlm.served_replies import remedy
+from vlm.served_replies import other_model, remedy
 
 pytestmark = pytest.mark.seam
 
@@ -340,6 +342,57 @@ def test_no_server_and_a_silent_one(server: Server) -> None:
     with pytest.raises(BackendError, match=r"no reply within 0\.3 s"):
         complete(server, timeout=0.3, max_retries=0)
     silence.set()
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_as_long_as_a_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlm.openai_backend.CONNECT_SECONDS", 0.3)
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(
+            0
+        )  # nobody accepts: behind the first connections the kernel drops the others, as a host that is down does
+        for _ in range(3):
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        backend = OpenAIBackend("m", f"http://127.0.0.1:{full.getsockname()[1]}/v1", timeout=600, max_retries=0)
+        with pytest.raises(BackendError, match="the host does not answer: is the server running") as caught:
+            asyncio.run(asyncio.wait_for(backend.complete(ask()), 60))
+    assert caught.value.name == "no_connection"
+
+
+def test_a_server_that_answers_as_another_model_is_told_once(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = {"model": "of\x1bothers", "choices": [{"message": {"content": "red"}, "finish_reason": "stop"}]}
+    server.answers = [lambda request: (200, {}, json.dumps(body).encode())] * 2
+
+    async def twice() -> list[Reply]:
+        backend = OpenAIBackend("m7", server.url)
+        replies = [await backend.complete(ask()) for _ in range(2)]
+        await backend.aclose()
+        return replies
+
+    assert [reply.text for reply in asyncio.run(twice())] == ["red", "red"]
+    said = capsys.readouterr().err
+    assert said.count("the server answers as of\\x1bothers: check the model's name") == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "other"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", False),
+        ("Qwen/Qwen3-32B", "qwen3-32b", False),
+        ("vlm/models/tiny-vlm", "/data/vlm/models/tiny-vlm", False),
+        ("gemma", "gemma-3-270m-q4_k_m.gguf", False),
+        ("nobody", "gemma-3-270m", True),
+        ("nobody", None, False),
+        ("nobody", ["x"], False),
+    ],
+)
+def test_names_of_one_model(asked: str, named: object, other: bool) -> None:
+    assert bool(other_model(asked, {"model": named})) is other
+    assert other_model(asked, [named]) == ""
 
 
 def test_images_and_parts_must_match(server: Server) -> None:
