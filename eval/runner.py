@@ -184,6 +184,9 @@ def answers_dir(out: str | Path, report: Literal["report", "audit"] = "report") 
     def is_ours(folder: Path) -> bool:
         if (folder / "stages").is_dir():  # the folder of ``reflection-v run``, which has a report.json of its own
             return False
+        served = folder / "served.json"  # of ``eval.served``
+        if report == "audit" and served.exists() and "schema_version" not in read_record(served):
+            return False
         if (folder / f"{report}.json").exists():
             return "schema_version" in read_record(folder / f"{report}.json")
         logs = list((folder / "answers").glob("*"))
@@ -192,7 +195,7 @@ def answers_dir(out: str | Path, report: Literal["report", "audit"] = "report") 
 
     cases = {"report": "samples.json", "audit": "cases.json"}[report]
     stage = {"report": "evaluation", "audit": "audit"}[report]
-    writes = (f"{report}.json", f"{report}.html", cases, "answers")
+    writes = (f"{report}.json", f"{report}.html", cases, "answers", *(["served.json"] if report == "audit" else []))
     return RunDir(Path(out), stage, writes, is_ours, result=f"{report}.json")
 
 

@@ -139,6 +139,14 @@ def audit_model(
         str, typer.Option(help="What the model does before it answers: think, direct, describe or none.")
     ] = "think",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Only compare a served MODEL with the weights in this folder (or tiny): prompt tokens, greedy tokens, "
+            "log-probabilities. Exit code 1 if they differ.",
+        ),
+    ] = None,
     judge: JudgeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,8 +154,12 @@ def audit_model(
 
     A model folder is a white box. A served model is a black box: only the measures that need no more than answers are
     taken. Writes audit.json and audit.html. Answers are cached: the same command resumes an interrupted audit. Any key of
-    eval.audit.AuditConfig can be given as an option.
+    eval.audit.AuditConfig can be given as an option; with --reference, of eval.served.ServedConfig.
     """
+    if reference is not None:
+        if quick or judge is not None:
+            raise ConfigError("--reference asks its own prompts and grades nothing: leave out --quick and --judge.")
+        return _compare_with_weights(model, reference, problems, out, style, extra_keys(context), as_json)
     from configs.schema import parse_config
     from data_construction.sources.audit_sets import audit_sets
     from eval.audit import AuditConfig, run_audit, summary
@@ -168,6 +180,32 @@ def audit_model(
         return
     print("\n".join(summary(report)))
     print(f"The report is {out / 'audit.html'}, its figures {out / 'audit.json'}")
+
+
+def _compare_with_weights(
+    model: str,
+    reference: str,
+    problems: Path | None,
+    out: Path,
+    style: str,
+    keys: dict[str, Any],
+    as_json: bool,
+) -> None:
+    from configs.schema import parse_config
+    from eval.served import ServedConfig, check_served_and_reference, compare_served
+    from eval.served_report import print_served
+    from vlm.problem import read_problems
+
+    check_served_and_reference(model, reference)
+    config = parse_config(ServedConfig, keys, "the command line")
+    asked = [] if problems is None else read_problems(problems)
+    report = compare_served(model, reference, out, problems=asked, style=style, config=config)
+    if as_json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        print_served(report)
+        print(f"The figures are {out / 'served.json'}")
+    raise typer.Exit(int(report["verdict"] != "equal"))
 
 
 def with_backend(model: str, backend: str | None, url: str | None) -> str:

@@ -150,7 +150,7 @@ def _generate_batch(
     streamer: BaseStreamer | None,
     stopping: StoppingCriteria | None,
 ) -> list[Generation]:
-    ends = _end_tokens(vlm)
+    ends = end_tokens(vlm)
     # Neither a probe on the model nor the state that a tokenizer sets for a call may be shared by two threads.
     with vlm.lock:
         batch = encode(vlm, [row.messages for row in rows], [row.images for row in rows], [row.prefix for row in rows])
@@ -310,7 +310,7 @@ def _stream(
         try:
             with vlm.lock:
                 prefix = prefix_ids(vlm.tokenizer, settings["prefixes"][0])
-                streamer = _Pieces(vlm.tokenizer, prefix, _end_tokens(vlm), pieces)
+                streamer = _Pieces(vlm.tokenizer, prefix, end_tokens(vlm), pieces)
                 written = generate(vlm, [messages], [images], streamer=streamer, stopping=stop, **settings)
             pieces.put(written[0])
         except BaseException as error:  # raised again where the stream is read
@@ -329,7 +329,8 @@ def _stream(
         thread.join()
 
 
-def _end_tokens(vlm: VLM) -> set[int]:
+def end_tokens(vlm: VLM) -> set[int]:
+    """The tokens that end a response."""
     ends = vlm.model.generation_config.eos_token_id
     tokens = set(ends if isinstance(ends, list) else [ends]) | {vlm.tokenizer.eos_token_id}
     return {token for token in tokens if token is not None}

@@ -19,8 +19,8 @@ from configs.api_key import ApiKey, read_key
 from configs.errors import UserError
 from configs.model_name import check_url
 from vlm.images import png_bytes, scaled_down
-from vlm.protocol import BackendError, Reply, Request
-from vlm.served_replies import other_model, read_completion, reason_in, remedy, status_name
+from vlm.protocol import BackendError, Reply, Request, ScoredReply, TokenScore
+from vlm.served_replies import other_model, read_completion, read_scores, reason_in, remedy, status_name
 
 MAX_BODY = 4 * 2**20
 """Bytes of a server's reply that are read, about 100 times a long answer. A longer reply is an error."""
@@ -105,16 +105,29 @@ class OpenAIBackend:
             started = time.perf_counter()
             try:
                 with clients.one() as client:
-                    text, finish_reason, usage = await self._ask(client, body)
+                    (text, finish_reason, usage), completion = await self._ask(client, body)
             except ImportError as error:  # of the HTTP library, which tells it when a client is made
                 sentence = (
                     f"{self.name}: a SOCKS proxy is set, for which a package is missing ({self._safe(error)}): pip install socksio, "
                     "or unset ALL_PROXY."
                 )
                 raise BackendError(sentence, "no_connection") from None
-            return Reply(self._redact(text), self._redact(finish_reason)[:40], *usage, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            reply = Reply(self._redact(text), self._redact(finish_reason)[:40], *usage, seconds)
+            if request.top_logprobs is None:
+                return reply
+            return ScoredReply(**vars(reply), scores=self._scores(completion, request.max_tokens))
 
-    async def _ask(self, client: Any, body: bytes) -> tuple[str, str, tuple[int, int]]:
+    def _scores(self, completion: Any, max_tokens: int) -> tuple[TokenScore, ...]:
+        """The log-probabilities of a completion; none if its tokens spell the key, which lies in pieces there."""
+        scores = read_scores(completion, max_tokens + 1)  # the end token is one more
+        for text in ("".join(one.token for one in scores), "".join(one.likeliest or "" for one in scores)):
+            if self._redact(text) != text:
+                return ()
+        return scores
+
+    async def _ask(self, client: Any, body: bytes) -> tuple[tuple[str, str, tuple[int, int]], Any]:
+        """What ``read_completion`` reads, and the completion."""
         import openai
 
         # The client's own timeout starts anew with every byte: a server that drips would hold the episode for ever.
@@ -124,7 +137,7 @@ class OpenAIBackend:
                 # Without the typed front end, which costs as much time as the request itself (see docs/log.md).
                 completion = await client.post("/chat/completions", cast_to=object, **{_raw_keyword(): body})
             self._tell_other_name(completion)
-            return read_completion(completion)
+            return read_completion(completion), completion
         except BackendError as error:
             raise BackendError(f"{self.name}: {self._safe(error)}", error.name) from None
         except openai.APITimeoutError as error:
@@ -181,12 +194,14 @@ class OpenAIBackend:
 
     def _encoded(self, request: Request) -> bytes:
         """The request as JSON. The client's own encoder would read every character of the images again."""
-        settings = {
+        settings: dict[str, Any] = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "seed": request.seed % MAX_SEED,
         }
+        if request.top_logprobs is not None:
+            settings |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         # What the config says of this server wins over the settings of the call.
         settings = self.shape.of(settings) | request.extra | {"model": self.model}
         settings.pop("messages", None)

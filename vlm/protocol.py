@@ -22,6 +22,8 @@ class Request:
         temperature, top_p, seed: of the sampling; temperature 0 takes the likeliest token.
         extra: further keys of a server's request body, e.g. ``{"chat_template_kwargs": {"enable_thinking": False}}``;
             a model in this process knows none.
+        top_logprobs: ask a server for the log-probabilities of its tokens and of this many likeliest ones at each place; the
+            reply is then a ``ScoredReply``.
     """
 
     messages: list[dict[str, Any]]
@@ -31,6 +33,7 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    top_logprobs: int | None = None
 
 
 _ENDINGS = {
@@ -105,6 +108,32 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """One token of a reply as a server reports it.
+
+    Attributes:
+        token: its text.
+        log_p: its log-probability, in nats.
+        likeliest: the text of the likeliest token at its place; None if the server did not say.
+    """
+
+    token: str
+    log_p: float
+    likeliest: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoredReply(Reply):
+    """A server's reply to a request that asked for log-probabilities (``Request.top_logprobs``).
+
+    Attributes:
+        scores: of its tokens in order, as far as the server sent them; empty if it sent none.
+    """
+
+    scores: tuple[TokenScore, ...] = ()
 
 
 class BackendError(UserError):

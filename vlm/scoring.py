@@ -72,6 +72,7 @@ def score_responses(
     log_p: bool = True,
     distributions: bool = False,
     knockout: bool = False,
+    in_sequence: bool = False,
 ) -> Scores:
     """Read B responses after their prompts, in one forward.
 
@@ -82,6 +83,8 @@ def score_responses(
         attention: layers to record the attention mass of; None for none. With ``maps`` also by image token.
         log_p, distributions: what to keep of the probabilities.
         knockout: whether to record the image's contribution by knockout.
+        in_sequence: number all positions in sequence, also where the model numbers image tokens by row and column (mRoPE);
+            only for models with ``numbers_images``.
 
     Raises:
         UserError: see ``vlm.chat.encode`` and ``vlm.attention.AttentionMass``.
@@ -90,6 +93,9 @@ def score_responses(
     with vlm.lock:  # a probe belongs to the model, not to a call
         ids = [prefix_ids(vlm.tokenizer, response) for response in responses]
         batch = encode(vlm, conversations, images, ids).to(device or vlm.device)
+        if in_sequence:
+            positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+            batch["position_ids"] = positions.expand(3, *positions.shape)  # time, row, column
         grids, why = [], ""
         if maps:
             try:
@@ -101,6 +107,11 @@ def score_responses(
         scores = read_batch(model, batch, lengths, attention=attention, **keep)
     scores.grids, scores.no_maps = grids, why
     return scores
+
+
+def numbers_images(model: Any) -> bool:
+    """Whether a model has positions of its own for image tokens (mRoPE: time, row and column)."""
+    return hasattr(getattr(model, "model", None), "get_rope_index")
 
 
 def read_batch(

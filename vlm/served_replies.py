@@ -6,19 +6,22 @@ reasoning stands in fields of its own, and an error is anything from ``{"error":
 
 import html
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from vlm.protocol import BackendError, ending_of
+from vlm.protocol import BackendError, TokenScore, ending_of
 
 MAX_REASON = 200
 """Characters of a server's reason that are shown."""
 _MAX_PAGE = 2**16
 """Characters of an error page in which the reason is looked for."""
 _MAX_DEPTH = 6
+_MAX_TOKEN = 200
+"""Characters of one token's text that are kept; the longest tokens of any vocabulary are shorter."""
 
 
 def read_completion(body: Any) -> tuple[str, str, tuple[int, int]]:
@@ -49,6 +52,37 @@ def read_completion(body: Any) -> tuple[str, str, tuple[int, int]]:
     usage = body.get("usage") or {}
     counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     return text, ended, counts
+
+
+def read_scores(body: Any, most: int) -> tuple[TokenScore, ...]:
+    """The log-probabilities of a completion's tokens (``choices[0].logprobs.content`` of the chat API).
+
+    At most ``most`` are read, and none from the first entry on that is malformed; a server that sends none gives ().
+    ``body`` is one that ``read_completion`` has read.
+    """
+    logprobs = body["choices"][0].get("logprobs")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    scores: list[TokenScore] = []
+    for entry in content[:most] if isinstance(content, list) else ():
+        score = _token_and_log_p(entry)
+        if score is None:
+            break
+        top = entry.get("top_logprobs")
+        ranked = [_token_and_log_p(one) for one in top[:100]] if isinstance(top, list) else []
+        likeliest = max((one for one in ranked if one is not None), key=lambda one: one[1], default=None)
+        # A server may leave the token itself out of the list that it leads.
+        taken = likeliest is None or score[1] >= likeliest[1]
+        scores.append(TokenScore(*score, None if likeliest is None else score[0] if taken else likeliest[0]))
+    return tuple(scores)
+
+
+def _token_and_log_p(entry: Any) -> tuple[str, float] | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("token"), str):
+        return None
+    log_p = entry.get("logprob")
+    if isinstance(log_p, bool) or not isinstance(log_p, int | float) or not math.isfinite(log_p):
+        return None
+    return entry["token"][:_MAX_TOKEN], float(log_p)
 
 
 def _text_of(content: Any) -> str:
