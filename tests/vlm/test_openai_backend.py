@@ -22,6 +22,7 @@ from vlm import openai_backend
 from vlm.backends import BackendError, OpenAIBackend, Reply, Request, RequestShape
 from vlm.chat import question_messages
 from vlm.images import png_bytes
+from vlm.protocol import ScoredReply, TokenScore
 from vlm.served_replies import other_model, remedy
 
 pytestmark = pytest.mark.seam
@@ -515,3 +516,56 @@ def test_urls(url: str) -> None:
     with pytest.raises(ConfigError) as caught:
         OpenAIBackend("m", url)
     assert "pass@" not in str(caught.value)
+
+
+def scored(*entries: Any) -> Answer:
+    """A reply of which each token is (token, log-probability, top_logprobs)."""
+    content = [
+        entry
+        if not isinstance(entry, tuple)
+        else {"token": entry[0], "logprob": entry[1], "top_logprobs": [{"token": t, "logprob": p} for t, p in entry[2]]}
+        for entry in entries
+    ]
+    message = {"role": "assistant", "content": "red"}
+    choice = {"index": 0, "finish_reason": "stop", "message": message, "logprobs": {"content": content}}
+    return lambda request: (200, {}, json.dumps({"choices": [choice], "usage": {}}).encode())
+
+
+def test_log_probabilities_are_asked_for_and_read(server: Server) -> None:
+    server.answers = [scored(("re", -0.5, [("re", -0.5), ("blu", -1)]), ("d", -2, [("d.", -1)]), ("!", -3.0, []))]
+    reply = complete(server, ask(top_logprobs=2))
+    assert isinstance(reply, ScoredReply) and server.bodies[0]["logprobs"] and server.bodies[0]["top_logprobs"] == 2
+    assert reply.scores == (TokenScore("re", -0.5, "re"), TokenScore("d", -2.0, "d."), TokenScore("!", -3.0, None))
+    assert not isinstance(complete(server), ScoredReply) and "logprobs" not in server.bodies[1]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        "x",
+        {},
+        {"token": 3, "logprob": -1},
+        {"token": "a"},
+        {"token": "a", "logprob": True},
+        {"token": "a", "logprob": "-1"},
+    ],
+)
+def test_log_probabilities_end_where_one_is_malformed(server: Server, fault: Any) -> None:
+    server.answers = [scored(("re", -0.5, []), fault, ("d", -1, []))]
+    reply = complete(server, ask(top_logprobs=2))
+    assert isinstance(reply, ScoredReply) and [one.token for one in reply.scores] == ["re"] and reply.text == "red"
+
+
+def test_log_probabilities_are_bounded_and_spell_no_key(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.answers = [scored(*[("a" * 900, -1, [])] * 50)]
+    reply = complete(server, ask(top_logprobs=2, max_tokens=4))
+    assert isinstance(reply, ScoredReply) and len(reply.scores) == 5 and len(reply.scores[0].token) == 200
+    monkeypatch.setenv("MY_KEY", KEY)
+    server.answers = [scored(*[(letter, -1, []) for letter in KEY])]
+    reply = complete(server, ask(top_logprobs=2, max_tokens=100), api_key_env="MY_KEY")
+    assert isinstance(reply, ScoredReply) and reply.scores == ()
+    for odd in ([], "x", {"content": 3}, None, {"tokens": []}):
+        body = json.dumps({"choices": [{"message": {"content": "red"}, "logprobs": odd}]}).encode()
+        server.answers = [lambda request, body=body: (200, {}, body)]
+        assert complete(server, ask(top_logprobs=2)).text == "red"
