@@ -51,8 +51,9 @@ class FailureWatch:
         self._kinds[role] = (error.name, times)
         lasting = error.name in LASTING or (error.name in OF_A_REQUEST and role not in self._answered)
         if self._failed[role] >= self._stop_after or (lasting and times >= FEW):
+            last = str(error).rstrip(".")
             raise RoleDown(
-                f"The {role} gave no reply {self._failed[role]} times in a row. The last error: {str(error).rstrip('.')}. Finished episodes and "
+                f"The {role} gave no reply {self._failed[role]} times in a row. The last error: {last}. Finished episodes and "
                 "all replies are kept: fix the cause, then give the same command again."
             )
 

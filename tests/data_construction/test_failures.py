@@ -39,7 +39,9 @@ def test_a_role_that_cannot_answer_ends_the_build_after_a_few_failures(role: str
             raise BackendError("model not found", kind)
         return says(request)
 
-    with pytest.raises(RoleDown, match=rf"The {role} gave no reply {FEW} times in a row.*model not found\. Finished") as caught:
+    with pytest.raises(
+        RoleDown, match=rf"The {role} gave no reply {FEW} times in a row.*model not found\. Finished"
+    ) as caught:
         run_build(settings(tmp_path, concurrency=4), roles=scripted_roles(say))
     assert asked[role] < FEW + 4 and asked["requester"] < 40
     assert len(read_traces(tmp_path / "out" / "traces.jsonl")) < 30
