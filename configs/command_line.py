@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from configs.errors import UserError, memory_error
-from configs.processes import is_main_process
+from configs.processes import is_main_process, lost_connection
 from configs.run_dir import disk_full
 from configs.stopping import stopped_code, watch_sigterm
 from configs.versions import CORE, declared, extra_of, install_command, is_installed, warn_outside_range
@@ -66,7 +66,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ImportError):
         sentence = explain_import(error)
         return (sentence, 1) if sentence else None
-    if (full := memory_error(error)) is not None:
+    if (full := memory_error(error) or lost_connection(error)) is not None:
         return str(full), full.exit_code
     path = getattr(error, "filename", None) or Path.cwd()
     if disk_full(error):

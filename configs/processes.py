@@ -8,6 +8,7 @@ own, which no library reads: they are translated here (``configs.slurm``). No he
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -36,6 +37,10 @@ LEFTOVERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE
 FIRST_LINE = 10.0  # seconds; processes need some of them to import their libraries
 FURTHER_LINES = 60.0
 JOINED_WITHIN = 1800.0
+LOST = ("closed by peer", "reset by peer", "timed out", "broken pipe", "no route to host", "remote process exited")
+"""What gloo, NCCL and the store say where a connection to another process has gone, in lower case."""
+
+_PLACE = re.compile(r"^\[[^\]]*\]\s*")  # the line of gloo's source that raised it
 
 
 @dataclass(frozen=True)
@@ -204,6 +209,24 @@ def joining(
         ) from None
     finally:
         met.set()
+
+
+def lost_connection(error: BaseException) -> UserError | None:
+    """The error to raise if another process cannot be reached any more; None for every other error.
+
+    The libraries raise it in whatever exchange comes next. What ended the other process is in that one's output only.
+    """
+    if not isinstance(error, RuntimeError) or world_size() == 1:
+        return None
+    reason = next((line for line in str(error).splitlines() if any(words in line.lower() for words in LOST)), None)
+    if reason is None or not ("gloo" in reason or type(error).__name__.startswith("Dist")):
+        return None
+    reason = _PLACE.sub("", reason).partition(". This is typically")[0].rstrip(". ")
+    return UserError(
+        f"Process {read_processes().rank} of {world_size()} has lost the connection to another one ({reason}): that process has "
+        "ended, or its machine cannot be reached. Its own output says why; the same command resumes from the last complete "
+        "checkpoint."
+    )
 
 
 @contextlib.contextmanager

@@ -2,13 +2,19 @@
 
 import contextlib
 import inspect
+import os
+import socket
+import time
+import uuid
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Sampler
+from transformers import TrainerCallback
 from transformers.integrations.deepspeed import (
     deepspeed_config,
     is_deepspeed_zero3_enabled,
@@ -25,6 +31,9 @@ from vlm.load import VLM
 
 BLANK_SIDE = 64
 AT_ONCE = 1 << 24  # weights of a tensor that are summed together, in float64
+SEEN_WITHIN = 15.0  # seconds
+SHARED = ".shared-"
+SILENT_FOR = 300  # seconds; a switch that restarts takes one or two minutes
 NOT_PIXELS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -199,6 +208,89 @@ def refused_by_all() -> Iterator[None]:
         torch.distributed.all_gather_object(errors, error)
     if (first := next((one for one in errors if one is not None), None)) is not None:
         raise error or first
+
+
+def bound_silence(seconds: int = SILENT_FOR) -> int:
+    """Let the kernel end this process's network connections whose other machine does not answer for ``seconds``.
+
+    A machine that loses power or network closes nothing. gloo asks for no sign of life, so the other processes would wait for
+    the timeout of an exchange, which is a day for GRPO. The other machine's kernel answers for a process that is only busy.
+
+    Returns:
+        The number of connections; 0 where the system does not list them.
+    """
+    found = 0
+    for path in Path("/proc/self/fd").glob("*"):
+        try:
+            connection = socket.socket(fileno=os.dup(int(path.name)))
+        except OSError:  # not a socket, or closed meanwhile
+            continue
+        with connection, contextlib.suppress(OSError):  # the last: a socket that listens
+            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.getpeername():
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                for option, value in _silence(seconds):
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+                found += 1
+    return found
+
+
+def _silence(seconds: int) -> list[tuple[int, int]]:
+    """TCP's options: the first probe after a fifth of the time, then four; and the same time for data on their way."""
+    probe = max(1, seconds // 5)
+    timeout = (socket.TCP_USER_TIMEOUT, 1000 * seconds)
+    return [(socket.TCP_KEEPIDLE, probe), (socket.TCP_KEEPINTVL, probe), (socket.TCP_KEEPCNT, 4), timeout]
+
+
+class BoundSilence(TrainerCallback):
+    """``bound_silence`` when training begins, where DeepSpeed has opened connections, and after the first step, where NCCL has."""
+
+    def __init__(self) -> None:
+        self.wanted = True
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        bound_silence()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if self.wanted:
+            self.wanted = False
+            bound_silence()
+
+
+def check_shared(folder: Path, within: float = SEEN_WITHIN) -> None:
+    """Check that all processes see the same ``folder``: a process on a machine with one of its own would not find its checkpoint.
+
+    Args:
+        within: seconds until a file that the first process writes must be seen; network file systems delay it.
+
+    Raises:
+        UserError: a process sees another folder; all processes raise it.
+    """
+    if world_size() == 1:
+        return
+    first = torch.distributed.get_rank() == 0
+    token: list[Any] = [(f"{SHARED}{uuid.uuid4().hex}", socket.gethostname())]
+    torch.distributed.broadcast_object_list(token, src=0)
+    name, host = token[0]
+    mark = folder / name
+    try:
+        with refused_by_all():
+            if first:
+                for old in folder.glob(f"{SHARED}*"):  # of a run that was killed here
+                    old.unlink(missing_ok=True)
+                mark.touch()
+        with refused_by_all():
+            deadline = time.monotonic() + within
+            while not mark.exists():
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"Process {torch.distributed.get_rank()} on {socket.gethostname()} does not see the output folder {folder} of "
+                        f"the first process, which is on {host}: give an output_dir on a file system that all machines share, because "
+                        "each process stores its part of a checkpoint there."
+                    )
+                time.sleep(0.1)
+    finally:
+        if first:
+            mark.unlink(missing_ok=True)
 
 
 def check_same_weights(model: nn.Module) -> None:

@@ -18,13 +18,21 @@ from configs.errors import UserError
 from configs.machine import cores_a_rank
 from configs.overrides import parse_arguments
 from configs.packages import require_packages
-from configs.processes import is_main_process, read_processes
+from configs.processes import is_main_process, lost_connection, read_processes
 from configs.run_dir import disk_full
 from configs.stopping import TERMINATED, Stopped, deferred, sigterm_received, stopped_code, watch_sigterm
 from configs.versions import warn_outside_range
 from train.checkpoints import KeepCheckpoints, StopOnSigterm, is_final, publish
 from train.config import ModelOptions, StageConfig
-from train.distributed import check_same_weights, join_deepspeed, keep_names, whole_weights, world_size
+from train.distributed import (
+    BoundSilence,
+    bound_silence,
+    check_same_weights,
+    join_deepspeed,
+    keep_names,
+    whole_weights,
+    world_size,
+)
 from train.finite import FiniteWeights, check_published, check_start
 from train.lora import merge_adapter
 from train.precision import announce
@@ -118,6 +126,8 @@ def run_stage(
         if (summary := run.finished()) is not None:
             return summary
         stage.resumption.confirm(run.main)
+        if world_size() > 1:
+            bound_silence()  # the prompt selection, too, waits for other machines
         prepare_stage(stage, run.main)
         return train(stage, run)
 
@@ -213,6 +223,8 @@ def run_trainer(
     trainer.add_callback(Tracked(run.known, trainer.callback_handler, run.path))
     # KeepCheckpoints removes old checkpoints itself: Trainer would do so before the new one is marked as complete.
     limit, trainer.args.save_total_limit = trainer.args.save_total_limit, None
+    if world_size() > 1:
+        trainer.add_callback(BoundSilence())
     sigterm = StopOnSigterm()
     trainer.add_callback(FiniteWeights(trainer, checkpoint[0] if checkpoint else None))
     trainer.add_callback(sigterm)
@@ -307,7 +319,8 @@ def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, 
         if (explained := explain(error)) is None:
             raise  # a bug, with its traceback
         print(f"error: {explained[0]}", file=sys.stderr)
-        note_failure(*explained)
+        if lost_connection(error) is None:  # else the process that ended has the reason
+            note_failure(*explained)
         return explained[1]
     if is_main_process():
         print(json.dumps(summary, indent=2))

@@ -23,7 +23,7 @@ from configs.provenance import provenance
 from configs.run_dir import SHA256, RunDir, changes, make_folder, read_record
 from reward.user import REWARD_FILES, with_digests
 from train.checkpoints import last_checkpoint, trim_log
-from train.distributed import refused_by_all
+from train.distributed import check_shared, refused_by_all
 from train.precision import KEYS, default, device_type, stated
 from train.resume import CUT, changed_deepspeed, read_course
 from train.resume import course as course_of
@@ -128,6 +128,8 @@ class RunFolder:
             with refused_by_all():
                 if self.main:
                     held.enter_context(self.dir.held())
+            if not self.settings.get("save_on_each_node"):
+                check_shared(self.path)
             yield
 
     def finished(self) -> dict[str, Any] | None:
