@@ -58,6 +58,7 @@ from train.mixing import check_domain_weights, easy_first, mix_domains, pass_rat
 from train.run_folder import RunFolder
 from train.selection import measured_before, read_pass_rates, select_prompts, selection_key
 from train.tracking import StopAtGap
+from train.vllm_server import check_vllm_server
 from vlm.load import VLM
 from vlm.problem import Problem, read_valid_problems
 
@@ -184,6 +185,7 @@ def run_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any
 
 def _train_grpo(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
     args, options = stage.args, stage.options
+    check_vllm_server(args)
     vlm = load_for_training(options, args)
     filtered = FilteredProblems()
     problems, dropped = usable(read_valid_problems(options.problems, filtered.reject), vlm, options, filtered, args)

@@ -35,7 +35,7 @@ from train.distributed import drop_empty_images
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
 from train.prompts import image_token, one_token_per_image, problem_messages
-from train.vllm_engine import arguments_added, engine_arguments
+from train.vllm_engine import arguments_added, engine_arguments, read_as_trained
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
@@ -82,7 +82,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         args.generation_kwargs = _without_image_tokens(args, image_token_ids(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
         drop_empty_images(vlm.model)
-        with arguments_added(engine_arguments(self.problems, vlm.model, args)):
+        with arguments_added(engine_arguments(self.problems, vlm, args)):
             super().__init__(
                 model=vlm.model,
                 reward_funcs=list(map(_named, self.terms)),
@@ -181,11 +181,13 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         needs all of them: TRL sends it the features, placed on these tokens.
         """
         if self.use_vllm:
+            trained = prompt_ids
             if images is not None:
                 images = self._as_read(images)
                 if self.vllm_mode == "colocate":
                     prompt_ids = one_token_per_image(prompt_ids, images, self.image_token)
-            return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+            with read_as_trained(self.vllm_generation, trained, self.image_token):
+                return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         generate = partial(super()._generate_single_turn, prompt_ids, images, *args, **kwargs)
         with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
             completion_ids, logprobs = self.finite_sample(generate)
@@ -193,7 +195,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         return completion_ids, logprobs
 
     def _as_read(self, images: Sequence[Sequence[Any] | None]) -> list[list[Any] | None]:
-        """The images in training's size: vLLM resizes too, and its limits may differ from those of the config."""
+        """The images in training's size. The engine's limits let them pass as they are (``engine_arguments``)."""
         fitted = {id(one): fit_image(one, self.full_processor) for row in images for one in row or ()}
         return [[fitted[id(one)] for one in row] if row else None for row in images]
 
@@ -363,7 +365,7 @@ def _named(term: str) -> Callable[..., list[float | None]]:
 def _without_image_tokens(args: Any, tokens: list[int]) -> dict[str, Any]:
     """Generation settings that never sample an image token: the next forward would expect an image for it."""
     given = dict(args.generation_kwargs or {})
-    if args.use_vllm:  # vLLM has no suppress_tokens (derived from its documentation, not run)
+    if args.use_vllm:  # vLLM has no suppress_tokens
         bias = dict.fromkeys(tokens, -100.0)
         return {**given, "logit_bias": {**bias, **(given.get("logit_bias") or {})}}
     return {**given, "suppress_tokens": sorted({*tokens, *(given.get("suppress_tokens") or [])})}

@@ -29,7 +29,7 @@ def image_token(config: Any) -> int | None:
 def one_token_per_image(
     prompt_ids: Sequence[list[int]], images: Sequence[Sequence[Any] | None], token: int | None
 ) -> list[list[int]]:
-    """The prompts with each run of image tokens shortened to one token per image (derived from vLLM's source, not run).
+    """The prompts with each run of image tokens shortened to one token per image, which vLLM expands again.
 
     Raises:
         UserError: the numbers of runs and images differ, because this model puts no token between two images.

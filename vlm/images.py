@@ -240,7 +240,7 @@ def scaled_down(image: Image.Image, max_pixels: int | None) -> Image.Image:
 
 def uses_pixel_policy(processor: Any) -> bool:
     """Whether images for this processor are sized by ``fit_image`` (the Qwen-VL family and its relatives do)."""
-    return _pixel_settings(processor) is not None
+    return pixel_settings(processor) is not None
 
 
 def fit_image(
@@ -273,7 +273,7 @@ def fitted_size(
     size: tuple[int, int], processor: Any, min_pixels: int | None = None, max_pixels: int | None = None
 ) -> tuple[int, int]:
     """The (width, height) that ``fit_image`` gives to an image of ``size``; arguments and errors as there."""
-    settings = _pixel_settings(processor)
+    settings = pixel_settings(processor)
     if settings is None:
         return size
     from qwen_vl_utils import smart_resize
@@ -294,7 +294,7 @@ def fitted_size(
 
 def image_tokens(size: tuple[int, int], processor: Any) -> int | None:
     """The number of tokens of an image of ``size`` (width, height); None for a processor with a sizing rule of its own."""
-    settings = _pixel_settings(processor)
+    settings = pixel_settings(processor)
     if settings is None:
         return None
     width, height = fitted_size(size, processor)
@@ -303,11 +303,11 @@ def image_tokens(size: tuple[int, int], processor: Any) -> int | None:
 
 def pixel_limits(processor: Any) -> tuple[int, int] | None:
     """(min pixels, max pixels) of a processor that has them."""
-    settings = _pixel_settings(processor)
+    settings = pixel_settings(processor)
     return settings and settings[1:]
 
 
-def _pixel_settings(processor: Any) -> tuple[int, int, int] | None:
+def pixel_settings(processor: Any) -> tuple[int, int, int] | None:
     """(factor in pixels, min pixels, max pixels) of a processor that has them."""
     image_processor = getattr(processor, "image_processor", processor)
     patch, merge = (getattr(image_processor, name, None) for name in ("patch_size", "merge_size"))

@@ -15,8 +15,8 @@ from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
 from train.memory import make_plan
 from train.prompts import one_token_per_image
-from train.vllm_engine import engine_arguments
-from vlm.images import image_tokens
+from train.vllm_engine import engine_arguments, fitted_limits
+from vlm.images import fitted_size, image_tokens
 from vlm.load import load_vlm
 from vlm.problem import read_problems
 
@@ -30,6 +30,7 @@ class Engine:
 
     def __init__(self, processor: Any, image_token: int, written: list[int]) -> None:
         self.processor, self.image_token, self.written = processor, image_token, written
+        self.size = lambda size: size
         self.read: list[list[int]] = []
 
     def generate(self, prompts: list[dict[str, Any]], **_: Any) -> list[Any]:
@@ -39,12 +40,16 @@ class Engine:
             ids: list[int] = []
             for token in row["prompt_token_ids"]:
                 picture = next(pictures, None) if token == self.image_token else None
-                ids += [token] * (image_tokens(picture.size, self.processor) or 0) if picture is not None else [token]
+                ids += (
+                    [token] * (image_tokens(self.size(picture.size), self.processor) or 0)
+                    if picture is not None
+                    else [token]
+                )
             assert next(pictures, None) is None
             self.read.append(ids)
         logprobs = [{token: SimpleNamespace(logprob=-1.0, rank=1)} for token in self.written]
         one = SimpleNamespace(token_ids=self.written, logprobs=logprobs)
-        return [SimpleNamespace(prompt_token_ids=[], outputs=[one]) for _ in prompts]
+        return [SimpleNamespace(prompt_token_ids=ids, outputs=[one]) for ids in self.read[-len(prompts) :]]
 
 
 @pytest.fixture
@@ -91,6 +96,9 @@ def test_the_prompt_that_vllm_expands_is_the_one_that_is_trained(
     assert batch["num_images"] == [1, 1, 0, 0, 2, 2]
     assert batch["completion_ids"].tolist() == [written] * 6
     assert torch.isfinite(batch["advantages"]).all()  # the mass was recorded in the pass over those prompts
+    engine.size = lambda size: (size[0] // 2, size[1])
+    with pytest.raises(UserError, match=r"vLLM read images of \[2\] tokens .* training reads \[4\]"):
+        trainer._generate_and_score_completions([{"index": index} for index in indices])
 
 
 def test_the_engine_gets_the_limits_that_trl_cannot_pass(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +117,25 @@ def test_the_engine_gets_the_limits_that_trl_cannot_pass(keys: dict[str, Any], m
         stage = load_grpo(keys, {"max_prompt_tokens": 100})
         VisualGRPOTrainer(vlm, kind, stage.options, stage.args)
     stage.args.bf16 = True
-    assert "dtype" not in engine_arguments(problems, vlm.model, stage.args)
+    assert "dtype" not in engine_arguments(problems, vlm, stage.args)
     assert [one["limit_mm_per_prompt"] for one in made] == [{"image": n, "video": 0, "audio": 0} for n in (3, 1)]
+    assert all(one["mm_processor_kwargs"] == {"size": fitted_limits(vlm.processor)} for one in made)
     assert all(one["max_model_len"] == 108 and one["dtype"] == "float32" for one in made)
     assert vllm_generation.LLM is engine
+
+
+@pytest.mark.parametrize("bounds", [(4096, 4096), (1024, 9 * 1024), (65_536, 1_000_000)])
+def test_a_second_resize_leaves_a_fitted_image_as_it_is(bounds: tuple[int, int]) -> None:
+    """With the processor's own limits it does not: an image scaled up is rounded up, to more than a narrow upper limit."""
+    size = dict(zip(("shortest_edge", "longest_edge"), bounds, strict=True))
+    processor = SimpleNamespace(patch_size=16, merge_size=2, size=size)
+    again = SimpleNamespace(patch_size=16, merge_size=2, size=fitted_limits(processor))
+    for width in range(1, 600, 37):
+        for height in (1, 2, 30, 33, 64, 200, 397):
+            if max(width, height) <= 200 * min(width, height):
+                fitted = fitted_size((width, height), processor)
+                assert fitted_size(fitted, again) == fitted
+    assert again.size["longest_edge"] == bounds[1] or bounds[1] < 10_000
 
 
 def test_pictures_that_touch_are_refused() -> None:

@@ -29,7 +29,7 @@ SETTINGS = {
 TINY = Path(__file__).parents[2] / "vlm" / "models" / "tiny-vlm"
 FLAGS = ("--enforce-eager", "--max-model-len", "1024", "--dtype", "float32")
 LIMIT = ("--limit-mm-per-prompt", json.dumps({"image": 4, "video": 0}))
-STARTING = 540
+STARTING = 1800
 """Seconds: how long a busy machine may take to start a server."""
 
 if is_installed("vllm"):
