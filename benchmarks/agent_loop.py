@@ -1,16 +1,22 @@
-"""The agent loop against servers on loopback: time over the ideal, memory over thousands of episodes, share of a server.
+"""The agent loop against servers on loopback, and with scripted models: time over the ideal, share of a server, CPU time, memory, resume.
 
     python benchmarks/agent_loop.py --quick
+    python benchmarks/agent_loop.py --part scripted                      # 100,000 episodes, of which 6,000 are played
+    python benchmarks/agent_loop.py --part scripted --played 100000      # all of them are played
 
 1. ``time_over_ideal``: a server with a fixed 400 ms reply, 500 episodes of 3 calls, 64 requests at once. The ideal is
    500 x 3 x 0.4 s / 64 = 9.4 s. Nothing is faked on our side: the official client, images in base64, every reply
-   fsynced before it is used. The server is a second process on the same machine. ``cpu_ms_per_episode`` is the CPU time
-   of the build's process. The episodes share 16 images, which are encoded once while they are in use; ``own_images``
-   holds the same two figures for a build in which every episode has an image of its own.
+   fsynced before it is used. The server is a second process on the same machine. ``cpu_ms_per_served_episode`` is the CPU
+   time of the build's process, of which the official client takes most. The episodes share 16 images, which are encoded
+   once while they are in use; ``own_images`` holds the same two figures for a build in which every episode has an image of its own.
 2. ``memory_growth``: resident memory of one build at its last episode (3,000; 10,000 in the full run) over that at
    episode 500, minus 1.
 3. ``server_share``: ``transformers serve`` with the tiny VLM. Requests/s of the agent loop over those of a bare load
    generator that sends the very same request bodies over plain HTTP, both 8 at a time. Runs alternate; medians.
+4. ``cpu_ms_per_episode``: CPU time of a whole build with scripted models, which reply with texts as long as those of large models,
+   the verifiers' processes included. ``peak_memory_mb`` of a build with 10,000 and with 100,000 finished episodes that plays 500
+   more and derives everything; ``peak_memory_growth`` between the two; ``resume_seconds`` from the start of the process with
+   100,000 finished episodes until its first request (``agent_scale.py``). With ``--quick`` 300 and 3,000 in place of these.
 """
 
 import argparse
@@ -31,6 +37,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.agent_scale import MUST_HOLD as SCALE_MUST_HOLD  # noqa: E402
+from benchmarks.agent_scale import PLAYED, SIZES, measure_scale  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.jsonl import iter_log  # noqa: E402
 from data_construction.agent import LoopConfig, Tokens  # noqa: E402
@@ -145,10 +153,10 @@ def measure_delay(folder: Path, runs: int, episodes: int) -> dict[str, Any]:
         "seconds": [round(one, 2) for one in seconds],
         "ideal_seconds": round(ideal, 2),
         "cpu_seconds": round(used / runs, 2),  # of our process, for one build: what the machine must have to spare
-        "cpu_ms_per_episode": round(1000 * used / runs / 500, 2),
+        "cpu_ms_per_served_episode": round(1000 * used / runs / 500, 2),
         "own_images": {
             "time_over_ideal": round(seconds_own / ideal, 3),
-            "cpu_ms_per_episode": round(1000 * used_own / 500, 2),
+            "cpu_ms_per_served_episode": round(1000 * used_own / 500, 2),
         },
         "memory_growth": round(memory[last] / first - 1, 4),
         "memory_mb": {"at_500": round(first / 2**20, 1), f"at_{last}": round(memory[last] / 2**20, 1)},
@@ -266,6 +274,8 @@ class recording:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one timed run, 3,000 episodes, fewer served requests")
+    parser.add_argument("--part", choices=("all", "served", "scripted"), default="all")
+    parser.add_argument("--played", type=int, default=PLAYED, help="scripted episodes that are played, not copied")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args()
     import openai  # noqa: F401  # a second of import that no build of thousands of episodes notices
@@ -274,14 +284,23 @@ def main() -> int:
     if args.json:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # the builds' own lines
     load = os.getloadavg()
+    figures: dict[str, Any] = {}
+    must_hold: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        runs, episodes = (1, 3000) if args.quick else (3, 10_000)
-        figures = measure_delay(Path(folder), runs, episodes)
-        print(json.dumps(figures), file=sys.stderr)
-        figures |= measure_served(Path(folder), *((3, 40) if args.quick else (5, 100)))
+        if args.part != "scripted":
+            runs, episodes = (1, 3000) if args.quick else (3, 10_000)
+            figures |= {"n": 500 * runs, **measure_delay(Path(folder), runs, episodes)}
+            print(json.dumps(figures), file=sys.stderr)
+            figures |= measure_served(Path(folder), *((3, 40) if args.quick else (5, 100)))
+            must_hold |= MUST_HOLD
+        if args.part != "served":
+            played, sizes = (600, (300, 3000)) if args.quick else (args.played, SIZES)
+            (Path(folder) / "scripted").mkdir()
+            figures |= measure_scale(Path(folder) / "scripted", played, sizes)
+            must_hold |= SCALE_MUST_HOLD
     sys.stdout = stdout
-    figures |= {"n": 500 * runs, **surroundings(1, "openai", "transformers"), "load_average_before": round(load[0], 2)}
-    return report(figures, MUST_HOLD, args.json)
+    figures |= {**surroundings(1, "openai", "transformers"), "load_average_before": round(load[0], 2)}
+    return report(figures, must_hold, args.json)
 
 
 if __name__ == "__main__":

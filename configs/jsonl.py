@@ -11,7 +11,7 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from configs.errors import UserError
 
@@ -58,11 +58,7 @@ def repair_jsonl(path: str | Path) -> int:
             keep = file.seek(keep - step)
             tail = file.read(step) + tail
         keep += tail.rfind(b"\n") + 1
-        try:
-            whole = isinstance(json.loads(tail[tail.rfind(b"\n") + 1 :]), dict)
-        except (ValueError, RecursionError):
-            whole = False
-        if whole:
+        if _is_object(tail[tail.rfind(b"\n") + 1 :]):
             file.seek(size)
             file.write(b"\n")
             return 0
@@ -96,7 +92,25 @@ def iter_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: the file is missing or cannot be opened, or a line is not a JSON object (named by its number).
     """
+    return (row for _, row in iter_placed(path))
+
+
+def iter_placed(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As ``iter_jsonl``, each row with the offset of its line in bytes, at which ``row_at`` finds it again."""
     return _iter_rows(Path(path), may_be_torn=False)
+
+
+def row_at(file: BinaryIO, offset: int) -> dict[str, Any]:
+    """The row at an offset that ``iter_placed`` or ``iter_log_lines`` gave.
+
+    Raises:
+        ValueError: no JSON object begins there: the file was changed meanwhile.
+    """
+    file.seek(offset)
+    row = json.loads(file.readline().removeprefix(codecs.BOM_UTF8))
+    if not isinstance(row, dict):
+        raise ValueError(f"no row at byte {offset}")
+    return row
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
@@ -113,7 +127,51 @@ def iter_log(path: str | Path) -> Iterator[dict[str, Any]]:
     Raises:
         UserError: as ``iter_jsonl``, for the other lines.
     """
-    return _iter_rows(Path(path), may_be_torn=True)
+    return (row for _, row in _iter_rows(Path(path), may_be_torn=True))
+
+
+def iter_log_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(offset, line) of each complete row of a log, unparsed, for callers to whom the head of a row tells enough.
+
+    Lines that no process can have torn are not checked: ``parse_log_line`` does.
+    """
+    with open(path, "rb") as file:
+        offset = 0
+        for line in file:
+            if (line.endswith(b"\n") or _is_object(line)) and not line.isspace():
+                yield offset, line
+            offset += len(line)
+
+
+def parse_log_line(path: Path, offset: int, line: bytes) -> dict[str, Any]:
+    """The row in a line of ``iter_log_lines``. Raises UserError as ``iter_log``."""
+    try:
+        row = json.loads(line.removeprefix(codecs.BOM_UTF8))
+    except (ValueError, RecursionError) as error:
+        raise UserError(_not_json(path, _line_number(path, offset), error)) from None
+    if not isinstance(row, dict):
+        raise UserError(_no_object(path, _line_number(path, offset), row))
+    return row
+
+
+def _line_number(path: Path, offset: int) -> int:
+    with open(path, "rb") as file:
+        return file.read(offset).count(b"\n") + 1
+
+
+def _not_json(path: Path, number: int, error: Exception) -> str:
+    return f"{path}, line {number}: not valid JSON ({error}); fix or remove that line."
+
+
+def _no_object(path: Path, number: int, row: object) -> str:
+    return f"{path}, line {number}: expected a JSON object, found {type(row).__name__}."
+
+
+def _is_object(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def refuse_utf16(path: Path, start: bytes) -> None:
@@ -129,7 +187,7 @@ def refuse_utf16(path: Path, start: bytes) -> None:
         )
 
 
-def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
+def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a JSON Lines file.")
     try:
@@ -137,7 +195,9 @@ def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give the path of a JSON Lines file.") from None
     with file:
+        end = 0
         for number, line in enumerate(file, start=1):
+            offset, end = end, end + len(line)
             torn = may_be_torn and not line.endswith(b"\n")
             if number == 1:
                 if not may_be_torn:
@@ -154,22 +214,30 @@ def _iter_rows(path: Path, may_be_torn: bool) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError) as error:
                 if torn:
                     return
-                raise UserError(f"{path}, line {number}: not valid JSON ({error}); fix or remove that line.") from None
+                raise UserError(_not_json(path, number, error)) from None
             if not isinstance(row, dict):
                 if torn:  # an interrupted write can end in valid JSON, but a row is always an object
                     return
-                raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}.")
-            yield row
+                raise UserError(_no_object(path, number, row))
+            yield offset, row
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write a whole file or nothing: write to a temporary file beside it, then rename."""
-    path = Path(path)
+    _write_atomic(Path(path), (text,))
+
+
+def write_rows_atomic(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """``write_text_atomic`` of JSON Lines; of the rows only one is in memory."""
+    _write_atomic(Path(path), (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write_atomic(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(path) as temporary:
         # Half of a surrogate pair is written as \udXXX, which is also what JSON calls it.
         with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)

@@ -7,18 +7,19 @@ from typing import Any
 
 from configs.errors import UserError
 from data_construction.build_config import BuildConfig, build_dir, finished_runs, same_build
-from data_construction.derive import finish_build, finish_shard, usable_by_id
+from data_construction.derive import check_any_usable, finish_build, finish_shard, leave_out_unusable
 from data_construction.difficulty import is_in_ranges, measure
 from data_construction.failures import run_to_first_failure
 from data_construction.play import Tally, play
-from data_construction.progress import read_progress
 from data_construction.prompts import load_prompts
 from data_construction.quality import trace_fault
 from data_construction.roles import Roles, open_roles
 from data_construction.shards import Shard, refuse_other_use
+from data_construction.trace_log import read_progress
 from reward.judge import judging
+from reward.usable import DroppedProblems
 from vlm.backends import make_backend
-from vlm.problem import Problem, read_problems
+from vlm.stored_problems import StoredProblems
 
 
 def run_build(
@@ -46,10 +47,10 @@ def run_build(
     """
     if not config.problems or not config.out:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
-    every = read_problems(config.problems)
+    problems = StoredProblems(config.problems)
     refuse_other_use(Path(config.out), shard)
     if shard is not None:
-        every = [problem for problem in every if shard.holds(problem.id)]
+        problems.keep(shard.holds)
         config = config.model_copy(update={"out": str(shard.folder(config.out))})
     run = build_dir(config.out)
     out = run.path
@@ -57,32 +58,45 @@ def run_build(
         same_build(config, run, {} if shard is None else {"shard": str(shard)})
         progress = read_progress(out / "traces.jsonl")
         done, tries = progress.done, progress.tries
-        problems, dropped = usable_by_id(every, done, config)
+        dropped = DroppedProblems()
+        leave_out_unusable(problems, dropped, lambda problem_id: problem_id not in done)
+        check_any_usable(problems, dropped)
         # Problems with unusable replies are tried again by the first run after a complete one, not by a resumed run, so
         # that an interrupted and resumed build ends in the same state as an uninterrupted one.
         runs = finished_runs(run)
-        done |= {problem for problem, times in tries.items() if times > runs}
-        todo = [problem for problem in problems.values() if problem.id not in done]
+        given_up = {problem for problem, times in tries.items() if times > runs}
+        todo = [problem for problem in problems if problem not in done and problem not in given_up]
         chosen = todo
         if dry_run is not None and dry_run < len(todo):
             chosen = random.Random(f"dry/{config.seed}").sample(todo, dry_run)
         left = len(todo) - len(chosen)
         if config.difficulty is not None:
             limits = config.model_dump(include={"seed", "concurrency", "batch_size", "stop_after"})
-            rates = measure(chosen, config.difficulty, out, make_backend, **limits)
-            fitting = [problem for problem in chosen if is_in_ranges(rates.get(problem.id), config.difficulty)]
+            rates = measure(chosen, problems, config.difficulty, out, make_backend, **limits)
+            fitting = [problem for problem in chosen if is_in_ranges(rates.get(problem), config.difficulty)]
             left = round(left * len(fitting) / max(1, len(chosen)))
             chosen = fitting
-        tally = _played(chosen, config, out, tries, roles) if chosen else None
+        tally = _played(chosen, problems, config, out, tries, roles) if chosen else None
         if dry_run is not None:
             return projection(tally, config, left) | {"dropped": dropped.counts}
-        runs += tally is not None
+        # Not before the first request: a resumed build of many episodes would wait for it.
+        leave_out_unusable(problems, dropped, done.__contains__, images_read=True)
+        check_any_usable(problems, dropped)
+        # A build that was interrupted after its last episode, or whose set is all finished, is complete for the first time now.
+        runs = max(1, runs + (tally is not None))
         if shard is not None:
             return finish_shard(problems, dropped, config, run, runs, str(shard))
         return finish_build(problems, dropped, config, run, runs)
 
 
-def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str, int], roles: Roles | None) -> Tally:
+def _played(
+    todo: list[str],
+    problems: StoredProblems,
+    config: BuildConfig,
+    out: Path,
+    tries: dict[str, int],
+    roles: Roles | None,
+) -> Tally:
     if roles is None:
         prompts = load_prompts(config.prompts)
         roles = open_roles(
@@ -90,7 +104,7 @@ def _played(todo: list[Problem], config: BuildConfig, out: Path, tries: dict[str
         )
     limits = config.model_dump(include={"seed", "concurrency", "stop_after"})
     judge = functools.partial(trace_fault, config=config.quality)
-    loop = play(todo, roles, config.loop, out, tries=tries, judge=judge, **limits)
+    loop = play(todo, problems, roles, config.loop, out, tries=tries, judge=judge, **limits)
     try:
         return run_to_first_failure(loop)
     except KeyboardInterrupt:

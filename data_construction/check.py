@@ -1,7 +1,7 @@
 """Check the facts that kept traces state against the images. Works for problems whose ``meta.facts`` are known."""
 
-from collections import defaultdict
-from itertools import chain
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from data_construction.records import Trace
@@ -16,22 +16,32 @@ def statement_holds(key: str, value: str, facts: dict[str, str]) -> bool | None:
     return claims.claim_holds(key, value, facts, COUNTABLE)
 
 
-def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, Any]:
+def check_traces(traces: Iterable[Trace], problems: Mapping[str, Problem]) -> dict[str, Any]:
     """Count correct and incorrect facts of the kept traces.
 
     Returns:
-        ``first_look``: see ``first_look_errors``, over all episodes. All other counts are over kept traces:
-        ``checked`` traces (their problem states facts), ``corrected`` (a re-look corrected a fact), ``spoiled`` (a re-look
-        made a correct fact incorrect), ``all_final_right`` (no final statement is incorrect), the single changes
-        ``wrong_to_right``, ``right_to_wrong`` and ``wrong_to_wrong``, and the shares of ``corrected`` and
-        ``all_final_right`` in ``checked``.
+        ``first_look``: the error rate of the responder's first reply in each episode, fact by fact, as a dict: source ->
+        ``facts``, ``wrong`` and ``share`` (wrong / facts, in [0, 1]), and ``by_family`` with the same three. A fact is one word of
+        a row (the colour, shape or digit of one object), or a whole statement about a place or the image. All other counts are
+        over kept traces: ``checked`` traces (their problem states facts), ``corrected`` (a re-look corrected a fact), ``spoiled``
+        (a re-look made a correct fact incorrect), ``all_final_right`` (no final statement is incorrect), the single changes
+        ``wrong_to_right``, ``right_to_wrong`` and ``wrong_to_wrong``, and the shares of ``corrected`` and ``all_final_right`` in
+        ``checked``.
     """
     counts = dict.fromkeys(
         ("checked", "corrected", "spoiled", "all_final_right", "wrong_to_right", "right_to_wrong", "wrong_to_wrong"), 0
     )
+    first_look: dict[str, dict[str, Counter[bool]]] = defaultdict(lambda: defaultdict(Counter))
     for trace in traces:
-        facts = problems[trace.problem_id].facts
-        if trace.status != "kept" or not facts:
+        problem = problems[trace.problem_id]
+        facts = problem.facts
+        if not facts:
+            continue
+        if trace.rounds:
+            errors = first_look[problem.source][problem.family]
+            for key, value in final_statements(trace.rounds[0].reply).items():
+                errors.update(_fact_errors(key, value, facts))
+        if trace.status != "kept":
             continue
         changes = _changes(statements(trace.trace), facts)
         # A statement that is not about the scene has the verdict None and counts neither way.
@@ -45,31 +55,14 @@ def check_traces(traces: list[Trace], problems: dict[str, Problem]) -> dict[str,
         counts["wrong_to_wrong"] += changes.count((False, False))
     n = counts["checked"]
     shares = {f"{name}_share": round(counts[name] / n, 4) if n else None for name in ("corrected", "all_final_right")}
-    return {**counts, **shares, "first_look": first_look_errors(traces, problems)}
-
-
-def first_look_errors(traces: list[Trace], problems: dict[str, Problem]) -> dict[str, dict[str, Any]]:
-    """The error rate of the responder's first reply in each episode, fact by fact.
-
-    A fact is one word of a row (the colour, shape or digit of one object), or a whole statement about a place or the image.
-
-    Returns:
-        source -> ``facts``, ``wrong`` and ``share`` (wrong / facts, in [0, 1]), and ``by_family`` with the same three.
-    """
-    found: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
-    for trace in traces:
-        problem = problems[trace.problem_id]
-        if trace.rounds and problem.facts:
-            errors = found[problem.source][problem.family]
-            for key, value in final_statements(trace.rounds[0].reply).items():
-                errors += _fact_errors(key, value, problem.facts)
-    return {
+    looks = {
         source: {
-            **_error_share(list(chain.from_iterable(families.values()))),
+            **_error_share(sum(families.values(), Counter())),
             "by_family": {family: _error_share(errors) for family, errors in families.items()},
         }
-        for source, families in found.items()
+        for source, families in first_look.items()
     }
+    return {**counts, **shares, "first_look": looks}
 
 
 def _fact_errors(key: str, value: str, facts: dict[str, str]) -> list[bool]:
@@ -81,9 +74,9 @@ def _fact_errors(key: str, value: str, facts: dict[str, str]) -> list[bool]:
     return [] if verdict is None else [not verdict]
 
 
-def _error_share(errors: list[bool]) -> dict[str, Any]:
-    share = round(sum(errors) / len(errors), 4) if errors else None
-    return {"facts": len(errors), "wrong": sum(errors), "share": share}
+def _error_share(errors: Counter[bool]) -> dict[str, Any]:
+    share = round(errors[True] / errors.total(), 4) if errors.total() else None
+    return {"facts": errors.total(), "wrong": errors[True], "share": share}
 
 
 def _changes(found: list[Statement], facts: dict[str, str]) -> list[tuple[bool, bool]]:

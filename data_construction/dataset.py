@@ -1,6 +1,9 @@
 """Make the rows of the cold-start set from traces: thinking rows with and without re-looks, and direct answers."""
 
 import random
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -39,83 +42,109 @@ class MixConfig(StrictModel):
     min_rows: int = Field(default=0, ge=0)
 
 
-def relooks(trace: Trace) -> list[bool]:
+def relooks(trace: Trace) -> tuple[bool, ...]:
     """For each round after the first: True if its look confirmed all earlier statements, False if it changed one."""
     outcome = []
     for number in range(1, len(trace.rounds)):
         before = final_statements(" . ".join(round_.conclusion for round_ in trace.rounds[:number]))
         now = {(s.key, s.value) for s in statements(trace.rounds[number].conclusion)}
         outcome.append(all(before.get(key, value) == value for key, value in now))
-    return outcome
+    return tuple(outcome)
 
 
 def cold_start_rows(
-    traces: list[Trace], problems: dict[str, Problem], config: MixConfig, seed: int
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    traces: Sequence[Trace], problems: Mapping[str, Problem], config: MixConfig, seed: int
+) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
     """The rows for ``train.sft``, and their counts by kind. Episodes that ended in an error leave no row.
 
     The keys of a row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
-    without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int).
+    without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int). What becomes a row is decided now, by the numbers of
+    the traces; each row is made when it is asked for.
+
+    Raises:
+        UserError: as ``choose_noops``.
     """
     rng = random.Random(f"mix/{seed}")
-    kept = balanced([trace for trace in traces if trace.status == "kept"], config.min_confirm, rng)
-    plain = [trace for trace in traces if trace.status == "no_reflection"]
+    outcomes: dict[int, tuple[bool, ...]] = {}
+    plain, incorrect, others = array("q"), array("q"), list[str]()
+    for number, trace in enumerate(traces):
+        if trace.status == "kept":
+            outcomes[number] = relooks(trace)
+            if config.hollow_share and begins_incorrect(trace):
+                incorrect.append(number)
+        elif trace.status == "no_reflection":
+            plain.append(number)
+        if trace.status != "error":
+            others.append(sys.intern(trace.problem_id))
+    kept = balanced(outcomes, config.min_confirm, rng)
     rng.shuffle(plain)
-    thinking = kept + plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))]
-    noop = noop_traces(kept, config.hollow_share, rng)
-    rows = [thinking_row(problems[trace.problem_id], noop.get(trace.id, trace)) for trace in thinking]
-    others = [problems[trace.problem_id] for trace in traces if trace.status != "error"]
+    thinking = kept + list(plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))])
+    stay = set(kept)
+    noops = choose_noops([number for number in incorrect if number in stay], config.hollow_share, rng)
     rng.shuffle(others)
     # A share s of all rows is s / (1 - s) of the other rows.
-    n_direct = max(round(len(rows) * config.direct_share / (1 - config.direct_share)), config.min_rows - len(rows))
-    direct = [direct_row(problem) for problem in others[:n_direct]]
-    rows += direct
-    rng.shuffle(rows)
-    outcomes = [outcome for trace in kept for outcome in relooks(trace)]
+    rows = len(thinking)
+    n_direct = max(round(rows * config.direct_share / (1 - config.direct_share)), config.min_rows - rows)
+    direct = others[:n_direct]
+    order: list[int | str] = [*thinking, *direct]  # the number of a thinking row's trace, the problem of a direct row
+    rng.shuffle(order)
+
+    def made() -> Iterator[dict[str, Any]]:
+        for one in order:
+            if isinstance(one, str):
+                yield direct_row(problems[one])
+            else:
+                trace = traces[one]
+                yield thinking_row(problems[trace.problem_id], noop_trace(trace) if one in noops else trace)
+
     counts = {
-        "rows": len(rows),
+        "rows": len(order),
         "kept_traces": len(kept),
         "plain_traces": len(thinking) - len(kept),
         "direct_rows": len(direct),
-        "hollow_rows": len(noop),
-        "relooks": len(outcomes),
-        "confirming_relooks": sum(outcomes),
+        "hollow_rows": len(noops),
+        "relooks": sum(len(outcomes[number]) for number in kept),
+        "confirming_relooks": sum(sum(outcomes[number]) for number in kept),
     }
-    return rows, counts
+    return made(), counts
 
 
-def balanced(kept: list[Trace], min_confirm: float, rng: random.Random) -> list[Trace]:
-    """Drop traces whose re-looks all correct something until ``min_confirm`` of all re-looks confirm.
+def balanced(outcomes: Mapping[int, Sequence[bool]], min_confirm: float, rng: random.Random) -> list[int]:
+    """The numbers of the kept traces without those whose re-looks all correct something, until ``min_confirm`` of all re-looks confirm.
 
     Why: if every re-look in the data finds an error, the model learns to change its answer whenever it looks again.
+
+    Args:
+        outcomes: of the re-looks of each kept trace (``relooks``).
     """
-    outcomes = {trace.id: relooks(trace) for trace in kept}
-    droppable = [trace for trace in kept if not any(outcomes[trace.id])]
+    droppable = [number for number, one in outcomes.items() if not any(one)]
     rng.shuffle(droppable)
-    chosen = dict.fromkeys(trace.id for trace in kept)
+    chosen = dict.fromkeys(outcomes)
     total, confirming = sum(map(len, outcomes.values())), sum(map(sum, outcomes.values()))
     while droppable and confirming < min_confirm * total:
-        trace = droppable.pop()
-        del chosen[trace.id]
-        total -= len(outcomes[trace.id])
-    return [trace for trace in kept if trace.id in chosen]
+        number = droppable.pop()
+        del chosen[number]
+        total -= len(outcomes[number])
+    return list(chosen)
 
 
-def noop_traces(kept: list[Trace], share: float, rng: random.Random) -> dict[str, Trace]:
-    """Of the traces that begin with an incorrect answer, ``share`` with a no-op re-look (see ``noop_trace``), by id.
+def begins_incorrect(trace: Trace) -> bool:
+    """Whether a trace begins with an incorrect answer and has a re-look."""
+    first = trace.rounds[0] if trace.rounds else None
+    return bool(first and not first.verdict and first.answer and first_relook(trace.trace))
+
+
+def choose_noops(incorrect: list[int], share: float, rng: random.Random) -> set[int]:
+    """``share`` of the traces that begin with an incorrect answer and have a re-look, which becomes a no-op (see ``noop_trace``).
 
     Raises:
-        UserError: no trace begins with an incorrect answer and has a re-look.
+        UserError: there is no such trace.
     """
-    if not share:
-        return {}
-    incorrect = [trace for trace in kept if trace.rounds and not trace.rounds[0].verdict and trace.rounds[0].answer]
-    incorrect = [trace for trace in incorrect if first_relook(trace.trace)]
-    if not incorrect:
+    if share and not incorrect:
         raise UserError(
             "hollow_share needs traces that begin with an incorrect answer and have a re-look; there are none."
         )
-    return {trace.id: noop_trace(trace) for trace in rng.sample(incorrect, round(len(incorrect) * share))}
+    return set(rng.sample(incorrect, round(len(incorrect) * share))) if share else set()
 
 
 def noop_trace(trace: Trace) -> Trace:

@@ -3,55 +3,63 @@
 It is made again by each call, without a model, so that filters and mix may change between runs.
 """
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.jsonl import iter_log, write_text_atomic
+from configs.jsonl import iter_log, write_rows_atomic
 from configs.run_dir import RunDir
 from data_construction.build_config import BuildConfig, build_dir
 from data_construction.check import check_traces
 from data_construction.dataset import cold_start_rows
 from data_construction.difficulty import is_in_ranges, read_difficulty
 from data_construction.export import export_hf
-from data_construction.quality import filtered
+from data_construction.quality import filter_traces
 from data_construction.records import Trace
+from data_construction.trace_log import StoredTraces
 from reward.judge import judging
-from reward.usable import DroppedProblems, usable_problems
-from vlm.problem import Problem, read_problems
+from reward.usable import DroppedProblems, iter_usable
+from vlm.problem import Problem
+from vlm.stored_problems import StoredProblems
 
 
-def usable_by_id(
-    every: list[Problem], done: set[str], config: BuildConfig
-) -> tuple[dict[str, Problem], DroppedProblems]:
-    """By id, the problems that can be asked and graded. Prints what is dropped; raises if nothing is left."""
-    kept, dropped = usable_problems(every, images_read=done)
-    for sentence in dropped.sentences():
+def leave_out_unusable(
+    problems: StoredProblems, dropped: DroppedProblems, chosen: Callable[[str], bool], images_read: bool = False
+) -> None:
+    """Leave out the problems among the ``chosen`` ones that cannot be asked or graded. Prints what is dropped.
+
+    Args:
+        dropped: what was dropped is added here.
+        images_read: their images need not be read again, since playing the episodes did that.
+    """
+    found = DroppedProblems()
+    ids = [problem_id for problem_id in problems if chosen(problem_id)]
+    deque(iter_usable(map(problems.__getitem__, ids), found, problems if images_read else ()), maxlen=0)
+    for sentence in found.sentences():
         print(sentence, flush=True)
-    if every and not kept:  # a shard may be empty
+    problems.leave_out(found.ids)
+    dropped.merge(found)
+
+
+def check_any_usable(problems: StoredProblems, dropped: DroppedProblems) -> None:
+    """Raises UserError: no problem is left, with the reasons."""
+    if dropped.counts and not problems:
         reasons = "; ".join(f"{reason} {n} ({dropped.examples[reason][0]})" for reason, n in dropped.counts.items())
-        raise UserError(f"No problem of {config.problems} can be used: {reasons}. Fix these rows, then build again.")
-    return {problem.id: problem for problem in kept}, dropped
+        raise UserError(f"No problem of {problems.path} can be used: {reasons}. Fix these rows, then build again.")
 
 
 def read_traces(path: str | Path) -> list[Trace]:
     """The traces of a log, ordered by problem id; if a problem was tried again, its last trace."""
-    latest = {row["problem_id"]: row for row in iter_log(path)}
-    return [Trace.model_validate(latest[key]) for key in sorted(latest)]
+    return list(StoredTraces(Path(path)))
 
 
-def played_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Trace]:
-    """The traces of these problems."""
-    log = Path(config.out) / "traces.jsonl"
-    return [trace for trace in read_traces(log) if trace.problem_id in problems] if log.exists() else []
-
-
-def judged_traces(problems: dict[str, Problem], config: BuildConfig) -> list[Trace]:
+def judged_traces(problems: Mapping[str, Problem], config: BuildConfig) -> StoredTraces:
     """The traces of these problems; dropped ones have the status ``filtered``."""
-    return filtered(played_traces(problems, config), problems, config.quality, config.seed)
+    traces = StoredTraces(Path(config.out) / "traces.jsonl", problems)
+    traces.filters = filter_traces(traces, problems, config.quality, config.seed)
+    return traces
 
 
 def export(config: BuildConfig) -> Path:
@@ -61,11 +69,12 @@ def export(config: BuildConfig) -> Path:
         return export_hf(judged_traces(problems, config), problems, Path(config.out))
 
 
-def problems_for_rows(path: str | Path) -> dict[str, Problem]:
-    """By id, the problems that rows can be made of. Their images are not read again: playing the episodes did that."""
-    every = read_problems(path)
-    kept, _ = usable_problems(every, images_read={problem.id for problem in every})
-    return {problem.id: problem for problem in kept}
+def problems_for_rows(path: str | Path) -> StoredProblems:
+    """The problems that rows can be made of. Their images are not read again: playing the episodes did that."""
+    problems, found = StoredProblems(path), DroppedProblems()
+    deque(iter_usable(problems.values(), found, images_read=problems), maxlen=0)
+    problems.leave_out(found.ids)
+    return problems
 
 
 def check_kept(counts: dict[str, Any]) -> None:
@@ -83,7 +92,7 @@ def check_kept(counts: dict[str, Any]) -> None:
 
 
 def finish_build(
-    problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int
+    problems: StoredProblems, dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int
 ) -> dict[str, Any]:
     """Write all that is derived from the traces, so that filters and mix may change between runs.
 
@@ -92,24 +101,33 @@ def finish_build(
     """
     traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
-    write_text_atomic(run.path / "sft.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_rows_atomic(run.path / "sft.jsonl", rows)
     counts = _counted(traces, problems, dropped, config, run.path)
     derived = {"cold_start": mix, "facts": check_traces(traces, problems)}
     return run.finish({"runs": runs, **counts, **derived})
 
 
 def finish_shard(
-    problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int, shard: str
+    problems: StoredProblems, dropped: DroppedProblems, config: BuildConfig, run: RunDir, runs: int, shard: str
 ) -> dict[str, Any]:
     """Write the counts of a shard. Filters see the whole set, so that ``kept`` counts what they may still drop."""
-    traces = played_traces(problems, config)
+    traces = StoredTraces(run.path / "traces.jsonl", problems)
     return run.finish({"runs": runs, "shard": shard, **_counted(traces, problems, dropped, config, run.path)})
 
 
 def _counted(
-    traces: list[Trace], problems: dict[str, Problem], dropped: DroppedProblems, config: BuildConfig, out: Path
+    traces: StoredTraces, problems: StoredProblems, dropped: DroppedProblems, config: BuildConfig, out: Path
 ) -> dict[str, Any]:
-    status = Counter(trace.status for trace in traces)
+    status, filters, errors = Counter[str](), Counter[str](), Counter[str]()
+    by_model = tokens = 0
+    for trace in traces:
+        status[trace.status] += 1
+        tokens += trace.usage.get("tokens", 0)
+        by_model += trace.status == "kept" and trace.cohesion == "model"
+        if trace.status == "filtered":
+            filters[trace.why] += 1
+        elif trace.status == "error":
+            errors[trace.error] += 1
     by_role = tokens_by_role(out / "replies.jsonl")
     counts = {
         "problems": len(problems),
@@ -120,10 +138,10 @@ def _counted(
         "no_reflection": status["no_reflection"],
         "filtered": status["filtered"],
         "errors": status["error"],
-        "cohesion_by_model": sum(trace.cohesion == "model" for trace in traces if trace.status == "kept"),
-        "tokens": sum(trace.usage.get("tokens", 0) for trace in traces),
-        "filters": reasons(traces, "filtered", lambda trace: trace.why),
-        "error_names": reasons(traces, "error", lambda trace: trace.error),
+        "cohesion_by_model": by_model,
+        "tokens": tokens,
+        "filters": dict(filters.most_common()),
+        "error_names": dict(errors.most_common()),
         "tokens_by_role": by_role,
         "tokens_per_kept_trace": per_kept(by_role, status["kept"]),
     }
@@ -132,11 +150,6 @@ def _counted(
         played = sum(is_in_ranges(rates.get(problem), config.difficulty) for problem in problems)
         counts["difficulty"] = {"measured": len(rates), "in_range": played}
     return counts
-
-
-def reasons(traces: list[Trace], status: str, name: Callable[[Trace], str]) -> dict[str, int]:
-    """The traces of a status counted by name, the most frequent first."""
-    return dict(Counter(name(trace) for trace in traces if trace.status == status).most_common())
 
 
 def tokens_by_role(log: Path) -> dict[str, dict[str, int]]:

@@ -1,7 +1,7 @@
 """Difficulty of problems: the pass rates of a weak and a strong model over k samples, by which problems are filtered."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ def is_in_ranges(row: dict[str, Any] | None, config: DifficultyConfig) -> bool:
 
 
 def measure(
-    problems: list[Problem],
+    chosen: Sequence[str],
+    problems: Mapping[str, Problem],
     config: DifficultyConfig,
     out: Path,
     make: Callable[..., Backend],
@@ -72,7 +73,7 @@ def measure(
     batch_size: int,
     stop_after: int,
 ) -> dict[str, dict[str, Any]]:
-    """Measure the problems that are not in ``out/difficulty.jsonl`` yet; replies are kept in ``difficulty_replies.jsonl``.
+    """Measure the chosen problems that are not in ``out/difficulty.jsonl`` yet; replies are kept in ``difficulty_replies.jsonl``.
 
     If a model gives no reply to a problem, the problem gets no row and the next run tries it again.
 
@@ -80,18 +81,19 @@ def measure(
         RoleDown: a model gives no replies (``FailureWatch``; all problems, if they are fewer than ``stop_after``).
     """
     known = read_difficulty(out / "difficulty.jsonl")
-    todo = [problem for problem in problems if problem.id not in known]
+    todo = [problem for problem in chosen if problem not in known]
     if todo:
         check_servers(config)
         common = {"batch_size": batch_size, "api_key_env": config.api_key_env}
         models = {"weak": make(config.weak, **common), "strong": make(config.strong, **common)}
         most = stop_after if known else min(stop_after, len(todo))
-        run_to_first_failure(_measure(todo, config, out, models, seed, concurrency, most))
+        run_to_first_failure(_measure(todo, problems, config, out, models, seed, concurrency, most))
     return read_difficulty(out / "difficulty.jsonl")
 
 
 async def _measure(
-    todo: list[Problem],
+    todo: list[str],
+    problems: Mapping[str, Problem],
     config: DifficultyConfig,
     out: Path,
     models: dict[str, Backend],
@@ -99,9 +101,9 @@ async def _measure(
     concurrency: int,
     stop_after: int,
 ) -> None:
-    replies = ReplyLog(out / "difficulty_replies.jsonl", {problem.id for problem in todo})
+    replies = ReplyLog(out / "difficulty_replies.jsonl", set(todo))
     rows = DurableLog(out / "difficulty.jsonl")
-    queue, watch = iter(todo), FailureWatch(stop_after)
+    queue, watch = map(problems.__getitem__, todo), FailureWatch(stop_after)
 
     async def rate(problem: Problem, model: str) -> float:
         images = [await asyncio.to_thread(open_image, image) for image in problem.images]

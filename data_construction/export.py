@@ -3,8 +3,8 @@
 import json
 import math
 import shutil
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from configs.errors import UserError
 from configs.jsonl import temporary_beside, write_text_atomic
 from data_construction.dataset import thinking_row
 from data_construction.difficulty import read_difficulty
+from data_construction.quality import Chosen
 from data_construction.records import Trace
 from vlm.problem import Problem
 
@@ -56,7 +57,7 @@ keep the licences of their sources.
 """
 
 
-def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> Path:
+def export_hf(traces: Sequence[Trace], problems: Mapping[str, Problem], out: Path) -> Path:
     """Write the traces of status ``kept`` to ``out/hf``, which ``datasets.load_dataset`` reads. Returns this folder.
 
     Raises:
@@ -64,7 +65,7 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
     """
     import datasets
 
-    kept = [trace for trace in traces if trace.status == "kept"]
+    kept = Chosen(traces, [number for number, trace in enumerate(traces) if trace.status == "kept"])
     if not kept:
         raise UserError(
             f"There is nothing to export: no trace in {out} was kept. Count them: reflection-v build --stats {out}."
@@ -80,9 +81,10 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
         | dict.fromkeys(("weak_pass_rate", "strong_pass_rate"), datasets.Value("float32"))
     )
 
-    def rows(chosen: list[Trace]) -> Iterator[dict[str, Any]]:
-        for trace in chosen:
-            yield _exported_row(trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {}))
+    # A function of its arguments alone: datasets pickles it with all that it refers to, to name its cache.
+    def rows(chosen: list[tuple[Trace, Problem, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        for trace, problem, rates in chosen:
+            yield _exported_row(trace, problem, rates)
 
     if foreign := [path for path in (out / "hf").glob("*") if path.name not in ("README.md", "data")]:
         raise UserError(
@@ -93,7 +95,10 @@ def export_hf(traces: list[Trace], problems: dict[str, Problem], out: Path) -> P
         fresh = scratch / "hf"
         (fresh / "data").mkdir(parents=True)
         for shard in range(shards):
-            chosen = kept[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+            chosen = []
+            for number in range(shard * SHARD_ROWS, min(len(kept), (shard + 1) * SHARD_ROWS)):
+                trace = kept[number]
+                chosen.append((trace, problems[trace.problem_id], difficulty.get(trace.problem_id, {})))
             data = datasets.Dataset.from_generator(
                 rows, features=features, gen_kwargs={"chosen": chosen}, cache_dir=f"{scratch}/cache{shard}"
             )
@@ -132,18 +137,15 @@ def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) ->
     }
 
 
-def _card(kept: list[Trace], problems: dict[str, Problem]) -> str:
-    def counted(values: Iterator[Any]) -> str:
-        return ", ".join(f"{value} ({n})" for value, n in Counter(values).most_common())
-
-    sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (math.inf, "100K<n<1M"))
-    return CARD.format(
-        n=len(kept),
-        size=next(name for most, name in sizes if len(kept) < most),
+def _card(kept: Sequence[Trace], problems: Mapping[str, Problem]) -> str:
+    found: dict[str, Counter[Any]] = defaultdict(Counter)
+    for trace in kept:
         # The card may be published: it must not name a private server.
-        reasoner=counted(trace.models["reasoner"].split("@http", 1)[0] for trace in kept),
-        responder=counted(trace.models["responder"].split("@http", 1)[0] for trace in kept),
-        prompts=counted(trace.prompts_sha256 for trace in kept),
-        domains=counted(problems[trace.problem_id].domain for trace in kept),
-        looks=counted(trace.looks for trace in kept),
-    )
+        for role in ("reasoner", "responder"):
+            found[role][trace.models[role].split("@http", 1)[0]] += 1
+        found["prompts"][trace.prompts_sha256] += 1
+        found["domains"][problems[trace.problem_id].domain] += 1
+        found["looks"][trace.looks] += 1
+    listed = {name: ", ".join(f"{value} ({n})" for value, n in one.most_common()) for name, one in found.items()}
+    sizes = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (math.inf, "100K<n<1M"))
+    return CARD.format(n=len(kept), size=next(name for most, name in sizes if len(kept) < most), **listed)

@@ -5,7 +5,7 @@ import contextlib
 import ctypes
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,8 @@ SHOWN = (
 
 
 async def play(
-    todo: list[Problem],
+    todo: Sequence[str],
+    problems: Mapping[str, Problem],
     roles: Roles,
     loop: LoopConfig,
     out: Path,
@@ -83,6 +84,7 @@ async def play(
     """Play an episode for every problem; each leaves one row in ``out/traces.jsonl``.
 
     Args:
+        todo: ids of the problems.
         concurrency: episodes at the same time.
         stop_after: see ``FailureWatch``.
         tries: problem id -> how often it ended with unusable replies before.
@@ -93,16 +95,16 @@ async def play(
         OSError: the disk is full.
     """
     _limit_arenas()
-    replies = ReplyLog(out / "replies.jsonl", {problem.id for problem in todo})
+    replies = ReplyLog(out / "replies.jsonl", set(todo))
     traces = DurableLog(out / "traces.jsonl")
     for log, name in ((replies.log, "replies.jsonl"), (traces, "traces.jsonl")):
         if log.repaired:
             print(f"{out / name}: removed an incomplete last row ({log.repaired} bytes); its work is done again.")
-    tally, queue = Tally(len(todo), replies=replies), iter(todo)
+    tally, queue = Tally(len(todo), replies=replies), map(problems.__getitem__, todo)
     images, watch = SharedImages(), FailureWatch(stop_after)
 
     async def work() -> None:
-        for problem in queue:
+        for problem in queue:  # of the problems, too, only those of the episodes in progress are in memory
             trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0), images, watch).run()
             await traces.append(trace.model_dump())
             replies.forget(problem.id)

@@ -1,8 +1,12 @@
 """Filters over finished traces: which of them become training rows. They run each time the cold-start set is made."""
 
+import hashlib
 import random
 import unicodedata
+from array import array
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pydantic import Field
 
@@ -13,6 +17,9 @@ from data_construction.records import Trace
 from reward.grade import grade_answer
 from reward.statements import statements
 from vlm.problem import Problem
+
+PERMUTATIONS = 128
+"""Of a MinHash sketch."""
 
 
 class QualityConfig(StrictModel):
@@ -34,17 +41,38 @@ class QualityConfig(StrictModel):
     max_domain_share: float = Field(default=1.0, gt=0, le=1)
 
 
-def filtered(traces: list[Trace], problems: dict[str, Problem], config: QualityConfig, seed: int) -> list[Trace]:
-    """All traces, in order; the dropped ones have the status ``filtered`` and the filter's name as ``why``."""
-    faults = {trace.id: trace_fault(trace, problems[trace.problem_id], config) for trace in traces}
-    good = [trace for trace in traces if trace.status == "kept" and not faults[trace.id]]
-    faults |= dict.fromkeys(near_duplicates(good, problems, config.near_duplicate), "near_duplicate")
-    good = [trace for trace in good if not faults[trace.id]]
-    faults |= dict.fromkeys(surplus(good, problems, config.max_domain_share, seed), "balance")
-    return [
-        trace.model_copy(update={"status": "filtered", "why": faults[trace.id]}) if faults[trace.id] else trace
-        for trace in traces
-    ]
+def filter_traces(
+    traces: Sequence[Trace], problems: Mapping[str, Problem], config: QualityConfig, seed: int
+) -> dict[str, str]:
+    """Id of each trace that is dropped -> the name of the filter that drops it. The first traces win over their repetitions."""
+    faults: dict[str, str] = {}
+    good = array("q")
+    for number, trace in enumerate(traces):
+        if name := trace_fault(trace, problems[trace.problem_id], config):
+            faults[trace.id] = name
+        elif trace.status == "kept":
+            good.append(number)
+    faults |= dict.fromkeys(near_duplicates(Chosen(traces, good), problems, config.near_duplicate), "near_duplicate")
+    if config.max_domain_share < 1:
+        good = array("q", (number for number in good if traces[number].id not in faults))
+        faults |= dict.fromkeys(surplus(Chosen(traces, good), problems, config.max_domain_share, seed), "balance")
+    return faults
+
+
+class Chosen(Sequence[Trace]):
+    """Some of the traces, by their numbers; like them, each is read when it is asked for."""
+
+    def __init__(self, traces: Sequence[Trace], numbers: Sequence[int]) -> None:
+        self._traces, self._numbers = traces, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._traces[self._numbers[number]]
+
+    def __iter__(self) -> Iterator[Trace]:
+        return (self._traces[number] for number in self._numbers)
 
 
 def trace_fault(trace: Trace, problem: Problem, config: QualityConfig) -> str:
@@ -86,10 +114,10 @@ def unseen_facts(trace: Trace, problem: Problem) -> list[str]:
 
 def foreign_share(text: str, question: str) -> float:
     """The share of letters in ``text`` that belong to no script of the question."""
-    known = {"LATIN", *map(script, filter(str.isalpha, question))}
-    letters = Counter(map(script, filter(str.isalpha, text)))
-    total = letters.total()
-    return sum(n for name, n in letters.items() if name not in known) / total if total else 0.0
+    known = {"LATIN", *map(script, filter(str.isalpha, set(question)))}
+    letters = {letter: n for letter, n in Counter(text).items() if letter.isalpha()}
+    total = sum(letters.values())
+    return sum(n for letter, n in letters.items() if script(letter) not in known) / total if total else 0.0
 
 
 def script(letter: str) -> str:
@@ -97,29 +125,55 @@ def script(letter: str) -> str:
     return unicodedata.name(letter, "UNKNOWN").split(" ", 1)[0]
 
 
-def near_duplicates(traces: list[Trace], problems: dict[str, Problem], similarity: float) -> list[str]:
-    """Ids of the traces whose question and text repeat an earlier trace, by MinHash over word triples."""
+def near_duplicates(traces: Sequence[Trace], problems: Mapping[str, Problem], similarity: float) -> list[str]:
+    """Ids of the traces whose question and text repeat an earlier trace, by MinHash over word triples.
+
+    Two texts are compared if their sketches agree in one band of locality-sensitive hashing. Only the hashes of the bands are
+    held for every trace; sketches are made again for those traces that share a band with another one.
+    """
     if similarity >= 1 or not traces:
         return []
+    import numpy as np
     from datasketch import MinHash, MinHashLSH
 
-    index, repeated = MinHashLSH(threshold=similarity, num_perm=128), []
-    sketches: dict[str, MinHash] = {}
-    for trace in traces:
+    empty, ranges = MinHash(num_perm=PERMUTATIONS), MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS).hashranges
+
+    def sketch(trace: Trace) -> Any:
         words = f"{problems[trace.problem_id].question} {trace.trace}".lower().split()
         triples = {" ".join(words[at : at + 3]).encode() for at in range(max(1, len(words) - 2))}
-        sketch = MinHash(num_perm=128)
-        sketch.update_batch(triples)
-        # The index returns candidates that may lie below the threshold; the sketches decide.
-        if any(sketch.jaccard(other) >= similarity for other in map(sketches.__getitem__, index.query(sketch))):
+        made = empty.copy()  # to draw the permutations anew takes as long as the hashing
+        made.update_batch(triples)
+        return made.hashvalues
+
+    def bands(values: Any) -> list[int]:
+        return [
+            int.from_bytes(hashlib.blake2b(values[start:end].tobytes(), digest_size=8).digest(), "big")
+            for start, end in ranges
+        ]
+
+    hashes = array("Q")
+    for trace in traces:
+        hashes.extend(bands(sketch(trace)))
+    table = np.frombuffer(hashes, dtype=np.uint64).reshape(len(traces), len(ranges))
+    shared = np.zeros(len(traces), dtype=bool)
+    for column in table.T:
+        _, which, counts = np.unique(column, return_inverse=True, return_counts=True)
+        shared |= counts[which] > 1
+    repeated: list[str] = []
+    kept: dict[tuple[int, int], list[Any]] = defaultdict(list)  # band and its hash -> sketches of the traces that stay
+    for number in np.flatnonzero(shared):
+        trace, places = traces[int(number)], list(enumerate(map(int, table[number])))
+        values = sketch(trace)
+        others = (other for place in places for other in kept[place])
+        if any(np.count_nonzero(values == other) / PERMUTATIONS >= similarity for other in others):
             repeated.append(trace.id)
         else:
-            index.insert(trace.id, sketch)
-            sketches[trace.id] = sketch
+            for place in places:
+                kept[place].append(values)
     return repeated
 
 
-def surplus(traces: list[Trace], problems: dict[str, Problem], share: float, seed: int) -> list[str]:
+def surplus(traces: Sequence[Trace], problems: Mapping[str, Problem], share: float, seed: int) -> list[str]:
     """Ids of randomly chosen traces to drop, so that no domain has more than ``share`` of the rest.
 
     If there are too few domains for this (two cannot both stay below 0.4), all are cut to the size of the smallest.

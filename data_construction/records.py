@@ -29,7 +29,7 @@ class Call(BaseModel):
 
 
 class Trace(BaseModel):
-    """An episode on one problem.
+    """An episode on one problem. What tells how it ended stands first: ``trace_log`` reads no more of most rows.
 
     Attributes:
         status: ``kept`` (correct after at least one re-look), ``no_reflection`` (correct without a re-look), ``wrong``
@@ -47,6 +47,9 @@ class Trace(BaseModel):
     schema_version: int = 1
     id: str
     problem_id: str
+    status: Status
+    error: str = ""
+    why: str = ""
     rounds: list[Round] = []
     trace: str = ""
     answer: str | None = None
@@ -56,6 +59,3 @@ class Trace(BaseModel):
     models: dict[str, str] = {}
     prompts_sha256: str = ""
     usage: dict[str, Any] = {}
-    status: Status
-    error: str = ""
-    why: str = ""

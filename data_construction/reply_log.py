@@ -8,18 +8,22 @@ import asyncio
 import hashlib
 import json
 import os
+import re
+from array import array
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.jsonl import iter_log, repair_jsonl
+from configs.jsonl import iter_log_lines, parse_log_line, repair_jsonl
 from vlm.protocol import Backend, Reply, Request
 
 GROUP_SECONDS = 0.005
 """How long a row waits for others, so that they share one fsync. While an fsync runs, the next group collects."""
+_HEAD = re.compile(rb'\{"problem_id": ("(?:[^"\\]|\\.)*"), "role": ')
+"""The beginning of a row as it is written below."""
 MAX_TEXT = 200_000
 """Characters. A longer reply is unusable; only its beginning is kept, for debugging."""
 
@@ -99,21 +103,26 @@ class ReplyLog:
 
     Args:
         path: the file of the log.
-        wanted: ids of the problems that are still to be played. Only their saved replies are held in memory.
+        wanted: ids of the problems that are still to be played. Of their saved replies only the places in the file are held in
+            memory; a reply is read when its episode begins.
 
     Attributes:
         asked, replayed: how many replies were requested, and how many came from the log.
         tokens: role -> [prompt tokens, completion tokens] of the requested replies.
     """
 
-    def __init__(self, path: Path, wanted: Collection[str]) -> None:
+    def __init__(self, path: Path, wanted: Container[str]) -> None:
         self.log = DurableLog(path)
         self.asked = self.replayed = 0
         self.tokens: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        self._saved: dict[str, dict[str, Reply]] = defaultdict(dict)
-        for row in iter_log(path):
-            if row.get("problem_id") in wanted:
-                self._saved[row["problem_id"]][row["key"]] = Reply(**row["reply"])
+        self._path = path
+        self._places: dict[str, array[int]] = {}
+        self._saved: dict[str, dict[str, Reply]] = {}  # of the episodes in progress
+        for offset, line in iter_log_lines(path):
+            head = _HEAD.match(line)
+            problem_id = json.loads(head[1]) if head else parse_log_line(path, offset, line).get("problem_id")
+            if problem_id in wanted:
+                self._places.setdefault(problem_id, array("q")).append(offset)
 
     async def get(
         self, backend: Backend, request: Request, problem_id: str, role: str, place: tuple[int, int]
@@ -128,6 +137,8 @@ class ReplyLog:
             OSError: the reply could not be written.
         """
         key = request_key(backend, request, role, place)
+        if problem_id in self._places:
+            self._saved[problem_id] = self._read(self._places.pop(problem_id))
         if (saved := self._saved.get(problem_id, {}).get(key)) is not None:
             self.replayed += 1
             return saved
@@ -139,11 +150,21 @@ class ReplyLog:
             text = text[:1000]
         reply = replace(reply, text=text, seconds=round(reply.seconds, 4))
         row = {"problem_id": problem_id, "role": role, "round": place[0], "attempt": place[1], "key": key}
-        await self.log.append(row | {"reply": asdict(reply)})
+        await self.log.append(row | {"reply": vars(reply)})  # in the order of ``Reply``, without the copies of asdict
         counts = self.tokens[role]
         counts[0] += reply.prompt_tokens
         counts[1] += reply.completion_tokens
         return reply
+
+    def _read(self, places: Iterable[int]) -> dict[str, Reply]:
+        """Key -> reply of the rows at these offsets. Raises UserError as ``iter_log``."""
+        found = {}
+        with open(self._path, "rb") as file:
+            for offset in places:
+                file.seek(offset)
+                row = parse_log_line(self._path, offset, file.readline())
+                found[row["key"]] = Reply(**row["reply"])
+        return found
 
     def forget(self, problem_id: str) -> None:
         """Free the memory of a finished episode's saved replies."""

@@ -19,12 +19,13 @@ from configs.errors import ConfigError, UserError
 from configs.jsonl import join_logs
 from configs.run_dir import RunDir
 from data_construction.build_config import BuildConfig, build_dir, changed_keys, finished_runs, record_of, same_build
-from data_construction.derive import finish_build, usable_by_id
+from data_construction.derive import check_any_usable, finish_build, leave_out_unusable
 from data_construction.difficulty import is_in_ranges, read_difficulty
-from data_construction.progress import read_progress
 from data_construction.reply_log import position_seed
+from data_construction.trace_log import read_progress
 from reward.judge import judging
-from vlm.problem import read_problems
+from reward.usable import DroppedProblems
+from vlm.stored_problems import StoredProblems
 
 LOGS = ("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl")
 MERGING, MERGED = "merging", "merged"
@@ -117,14 +118,14 @@ def run_merge(config: BuildConfig) -> dict[str, Any]:
         raise UserError("build needs a problem set and an output folder: set 'problems' and 'out' in its config.")
     run = build_dir(config.out)
     _check_complete(run.path)  # before the folder is created
-    every = read_problems(config.problems)
+    problems, dropped = StoredProblems(config.problems), DroppedProblems()
     with run.held(), judging(config.judge, config.model, config.reasoner):
         before = run.known() or {}
         if (
             MERGED in before
         ):  # only what is derived is made again, as by any later call: episodes may have been added since
             same_build(config, run)
-            problems, dropped = usable_by_id(every, read_progress(run.path / "traces.jsonl").done, config)
+            _leave_out(problems, dropped, read_progress(run.path / "traces.jsonl").done)
             return finish_build(problems, dropped, config, run, finished_runs(run))
         if MERGING not in before and (before or (run.path / "replies.jsonl").exists()):
             raise UserError(f"{run.path} holds a build without shards beside the shards: move one of them away first.")
@@ -136,11 +137,19 @@ def run_merge(config: BuildConfig) -> dict[str, Any]:
                 if parts := [one.path / name for one in shards.values() if (one.path / name).exists()]:
                     join_logs(parts, run.path / name)
             progress = read_progress(run.path / "traces.jsonl")
-            problems, dropped = usable_by_id(every, progress.done, config)
-            _refuse_unplayed(set(problems) - progress.played, config, run.path)
+            _leave_out(problems, dropped, progress.done)
+            missing = {one for one in problems if one not in progress.done and one not in progress.failed}
+            _refuse_unplayed(missing, config, run.path)
             counts = finish_build(problems, dropped, config, run, runs)
             run.write(now | {MERGED: len(shards)})
     return counts
+
+
+def _leave_out(problems: StoredProblems, dropped: DroppedProblems, done: set[str]) -> None:
+    """Leave out the unusable problems, in the order of a build. Raises UserError: none is left."""
+    leave_out_unusable(problems, dropped, lambda problem_id: problem_id not in done)
+    leave_out_unusable(problems, dropped, done.__contains__, images_read=True)
+    check_any_usable(problems, dropped)
 
 
 def _check_complete(out: Path) -> None:

@@ -1,12 +1,15 @@
 """Counts and charts of a build: ``reflection-v build --stats``."""
 
 import json
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.errors import UserError
-from configs.jsonl import iter_log, write_json_atomic
+from configs.jsonl import write_json_atomic
+from data_construction.trace_log import StoredTraces
 
 
 def write_stats(folder: Path) -> dict[str, Any]:
@@ -29,40 +32,51 @@ def write_stats(folder: Path) -> dict[str, Any]:
 
 
 def _write_counts(folder: Path) -> dict[str, Any]:
-    latest = {row["problem_id"]: row for row in iter_log(folder / "traces.jsonl")}
-    rows = list(latest.values())
-    good = [row for row in rows if row["status"] == "kept"]
+    log = StoredTraces(folder / "traces.jsonl")
+    names = ("status", "errors", "rounds", "looks_of_kept", "written_by")
+    counters: dict[str, Counter[Any]] = {name: Counter() for name in names}
+    words, seconds, repairs = array("l"), list[float](), 0
+    for row in map(log.row, range(len(log))):
+        counters["status"][row["status"]] += 1
+        if row["status"] == "error":
+            counters["errors"][row["error"] or "unnamed"] += 1
+        else:
+            counters["rounds"][len(row["rounds"])] += 1
+        if row["status"] == "kept":
+            counters["looks_of_kept"][row["looks"]] += 1
+            counters["written_by"][row["cohesion"]] += 1
+            words.append(len(row["trace"].split()))
+        repairs += row["usage"].get("repairs", 0)
+        seconds.append(row["usage"].get("seconds", 0.0))
+    counts = {name: _sorted_counts(counter) for name, counter in counters.items()}
     stats: dict[str, Any] = {
-        "episodes": len(rows),
-        "status": _counts(row["status"] for row in rows),
-        "errors": _counts(row["error"] or "unnamed" for row in rows if row["status"] == "error"),
-        "rounds": _counts(len(row["rounds"]) for row in rows if row["status"] != "error"),
-        "looks_of_kept": _counts(row["looks"] for row in good),
-        "words_of_kept": _spread([len(row["trace"].split()) for row in good]),
-        "written_by": _counts(row["cohesion"] for row in good),
-        "repairs": sum(row["usage"].get("repairs", 0) for row in rows),
-        "seconds_of_an_episode": _spread([row["usage"].get("seconds", 0.0) for row in rows]),
+        "episodes": len(log),
+        **{name: counts[name] for name in ("status", "errors", "rounds", "looks_of_kept")},
+        "words_of_kept": _spread(words),
+        "written_by": counts["written_by"],
+        "repairs": repairs,
+        "seconds_of_an_episode": _spread(seconds),
     }
     if (folder / "build.json").exists():  # what was derived when the build was finished
         derived = json.loads((folder / "build.json").read_text(encoding="utf-8"))
         keys = ("problems", "dropped", "filters", "tokens_by_role", "tokens_per_kept_trace")
         stats |= {key: derived[key] for key in (*keys, "cold_start", "facts", "difficulty") if key in derived}
     write_json_atomic(folder / "stats.json", stats)
-    _draw(stats, [len(row["trace"].split()) for row in good], folder / "stats.png")
+    _draw(stats, words, folder / "stats.png")
     return stats
 
 
-def _counts(values: Any) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(Counter(values).items(), key=lambda item: str(item[0]))}
+def _sorted_counts(counter: Counter[Any]) -> dict[str, int]:
+    return {str(value): count for value, count in sorted(counter.items(), key=lambda item: str(item[0]))}
 
 
-def _spread(values: list[Any]) -> dict[str, float] | None:
+def _spread(values: Sequence[Any]) -> dict[str, float] | None:
     """Least, median and largest value; None for an empty list."""
     ordered = sorted(values)
     return {"least": ordered[0], "median": ordered[len(ordered) // 2], "largest": ordered[-1]} if ordered else None
 
 
-def _draw(stats: dict[str, Any], words: list[int], file: Path) -> None:
+def _draw(stats: dict[str, Any], words: Sequence[int], file: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6), layout="constrained")

@@ -1,14 +1,14 @@
 """Facts as they stand in text: ``row 2: red none blue`` or ``B2: red star``, found by one pattern and compared by key."""
 
+import functools
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Key and value have bounded lengths, so that the pattern runs in linear time on any text.
 STATEMENT = re.compile(r"(?<![\w:])([A-Za-z][\w ]{0,23}?): ([^\n:;.,]{1,80})(?=[\n;.,]|$)")
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """``key: value`` with the span of the value in the text it was read from."""
 
     key: str
@@ -19,6 +19,11 @@ class Statement:
 
 def statements(text: str) -> list[Statement]:
     """All ``key: value`` statements of a text, in order; keys and values lower-cased with single spaces."""
+    return list(_statements(text))
+
+
+@functools.lru_cache(maxsize=64)  # an episode's texts are read again by each check of its trace
+def _statements(text: str) -> tuple[Statement, ...]:
     found = []
     for match in STATEMENT.finditer(text):
         value = match.group(2)
@@ -26,7 +31,7 @@ def statements(text: str) -> list[Statement]:
         if stripped:
             start = match.start(2) + value.index(stripped)
             found.append(Statement(_folded(match.group(1)), _folded(stripped), start, start + len(stripped)))
-    return found
+    return tuple(found)
 
 
 def corrected_spans(text: str) -> list[tuple[int, int]]:

@@ -6,8 +6,9 @@ Training adds the faults that depend on its model and its limits (``train.filter
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from configs.errors import ImageError, UserError
 from configs.jsonl import is_unicode
@@ -20,6 +21,8 @@ from vlm.images import image_size, open_image
 from vlm.problem import Problem
 
 EXAMPLES = 5
+AT_ONCE = 2000
+"""Problems, and gold answers, that are held in memory."""
 LONGEST = 300
 """Characters of an id, or of the description of its fault, in an example."""
 REMEDIES = {
@@ -41,16 +44,24 @@ Sizes = list[tuple[int, int]] | ImageError
 
 @dataclass
 class DroppedProblems:
-    """How many rows were dropped for each reason, and the first few of each by id."""
+    """How many rows were dropped for each reason, the first few of each by id, and the ids of the problems among them."""
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
 
     def add(self, reason: str, who: str, why: str = "") -> None:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         if self.counts[reason] <= EXAMPLES:
             example = f"{who[:LONGEST]}: {why[:LONGEST]}" if why else who[:LONGEST]
             self.examples.setdefault(reason, []).append(example.encode("utf-8", "replace").decode())
+
+    def merge(self, other: "DroppedProblems") -> None:
+        """Add what was dropped elsewhere."""
+        for reason, n in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + n
+            self.examples[reason] = [*self.examples.get(reason, ()), *other.examples[reason]][:EXAMPLES]
+        self.ids += other.ids
 
     def sentences(self) -> Iterator[str]:
         """What to print: one line a reason, with its remedy."""
@@ -59,7 +70,7 @@ class DroppedProblems:
 
 
 def usable_problems(
-    problems: Sequence[Problem], images_read: Collection[str] = ()
+    problems: Iterable[Problem], images_read: Container[str] = ()
 ) -> tuple[list[Problem], DroppedProblems]:
     """The problems that can be asked and graded, and what was dropped. Each problem counts for one reason.
 
@@ -67,16 +78,28 @@ def usable_problems(
         images_read: ids of problems whose images a model has seen already: they are not read again, since a large set takes
             minutes to read.
     """
-    dropped, kept = DroppedProblems(), []
-    golds = gradable_golds(problems)
-    sizes = map_in_threads(lambda problem: [] if problem.id in images_read else image_sizes(problem), problems)
-    for problem, found in zip(problems, sizes, strict=True):
-        fault = next(problem_faults(problem, found, golds), None)
-        if fault is None:
-            kept.append(problem)
-        else:
-            dropped.add(fault[0], problem.id, fault[1])
-    return kept, dropped
+    dropped = DroppedProblems()
+    return list(iter_usable(problems, dropped, images_read)), dropped
+
+
+def iter_usable(
+    problems: Iterable[Problem], dropped: DroppedProblems, images_read: Container[str] = ()
+) -> Iterator[Problem]:
+    """``usable_problems`` one by one, of which only ``AT_ONCE`` are in memory; the others are added to ``dropped``."""
+    golds: dict[Gold, bool] = {}
+    every = iter(problems)
+    while batch := list(islice(every, AT_ONCE)):
+        # A large set has few different gold answers; one that has many must not fill the memory with them.
+        golds = golds if len(golds) < AT_ONCE else {}
+        golds |= gradable_golds([problem for problem in batch if _gold(problem) not in golds])
+        sizes = map_in_threads(lambda problem: [] if problem.id in images_read else image_sizes(problem), batch)
+        for problem, found in zip(batch, sizes, strict=True):
+            fault = next(problem_faults(problem, found, golds), None)
+            if fault is None:
+                yield problem
+            else:
+                dropped.add(fault[0], problem.id, fault[1])
+                dropped.ids.append(problem.id)
 
 
 def print_unjudged(problems: Sequence[Problem]) -> None:

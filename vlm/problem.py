@@ -1,14 +1,16 @@
 """The record of a problem (images, question, answer) and problem sets on disk: ``problems.jsonl`` with images beside it."""
 
+import functools
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from configs.errors import UserError
-from configs.jsonl import read_jsonl, write_text_atomic
+from configs.jsonl import iter_placed, write_text_atomic
 from configs.paths import resolved
 from vlm.embedded import is_embedded
 from vlm.foreign_files import refuse_foreign_format
@@ -89,20 +91,32 @@ def read_problems(path: str | Path) -> list[Problem]:
         UserError: no such set, rows that are no problems (each is named with its field, up to ``SHOWN_FAULTS``), or an id that
             occurs twice.
     """
-    file, faults = _problem_file(path), list[str]()
-    problems = read_valid_problems(path, lambda _, number, why: faults.append(f"row {number}: {why}"))
-    # The numbers of the rows hold for the problems only where no row was rejected.
-    for number, problem in enumerate(problems if not faults else (), start=1):
+    file = problem_file(path)
+    return [with_paths(problem, file.parent) for _, problem in iter_valid(file)]
+
+
+def iter_valid(file: Path) -> Iterator[tuple[int, Problem]]:
+    """(offset of its line, problem) of each row; paths are as in the file. Raises as ``read_problems``, after the last row."""
+    faults: list[str] = []
+    rows = _valid_rows(file, lambda _, number, why: faults.append(f"row {number}: {why}"))
+    for number, offset, problem in rows:
         other = problem.meta.get("counterfactual")
-        if isinstance(other, dict) and "image" in other:
-            if isinstance(other["image"], str):
-                problem.meta["counterfactual"] = {**other, "image": image_path(file.parent, other["image"])}
-            else:
-                faults.append(f"row {number}: field 'meta.counterfactual.image' must be a path")
+        if isinstance(other, dict) and not isinstance(other.get("image", ""), str):
+            faults.append(f"row {number}: field 'meta.counterfactual.image' must be a path")
+        else:
+            yield offset, problem
     if faults:
         more = f"; and {len(faults) - SHOWN_FAULTS:,} more" if len(faults) > SHOWN_FAULTS else ""
         raise UserError(f"{file}, {'; '.join(faults[:SHOWN_FAULTS])}{more}.")
-    return problems
+
+
+def with_paths(problem: Problem, folder: Path) -> Problem:
+    """The same problem, the paths of its images made absolute, also the one in ``meta``."""
+    problem.images = [image_path(folder, image) for image in problem.images]
+    other = problem.meta.get("counterfactual")
+    if isinstance(other, dict) and "image" in other:
+        problem.meta["counterfactual"] = {**other, "image": image_path(folder, other["image"])}
+    return problem
 
 
 def read_valid_problems(path: str | Path, reject: Callable[[str, int, str], None]) -> list[Problem]:
@@ -114,12 +128,21 @@ def read_valid_problems(path: str | Path, reject: Callable[[str, int, str], None
     Raises:
         UserError: no such set.
     """
-    file = _problem_file(path)
+    file = problem_file(path)
+    problems = [problem for _, _, problem in _valid_rows(file, reject)]
+    for problem in problems:
+        problem.images = [image_path(file.parent, image) for image in problem.images]
+    return problems
+
+
+def _valid_rows(file: Path, reject: Callable[[str, int, str], None]) -> Iterator[tuple[int, int, Problem]]:
+    """(number from 1, offset, problem) of each valid row; see ``read_valid_problems``."""
     if not file.exists():
-        raise UserError(f"No problem set at {path}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
+        raise UserError(f"No problem set at {file}: expected a folder with problems.jsonl (see docs/your-own-data.md).")
     refuse_foreign_format(file, "a problem set")
-    problems, seen = [], set()
-    for number, row in enumerate(read_jsonl(file), start=1):
+    seen: set[str] = set()
+    number = 0
+    for number, (offset, row) in enumerate(iter_placed(file), start=1):
         try:
             problem = Problem.model_validate(row)
         except ValidationError as error:
@@ -131,12 +154,13 @@ def read_valid_problems(path: str | Path, reject: Callable[[str, int, str], None
             reject("duplicate_id", number, f"the id '{problem.id}' occurs twice; ids must be unique")
             continue
         seen.add(problem.id)
-        problem.images = [image_path(file.parent, image) for image in problem.images]
-        problems.append(problem)
-    return problems
+        yield number, offset, problem
+    if not number:
+        raise UserError(f"{file} holds no rows: expected JSON Lines, one JSON object a line.")
 
 
-def _problem_file(path: str | Path) -> Path:
+def problem_file(path: str | Path) -> Path:
+    """The JSON Lines file of a problem set that is given as such a file or as its folder."""
     path = Path(path)
     return path / "problems.jsonl" if path.is_dir() else path
 
@@ -149,7 +173,16 @@ def write_problems(problems: list[Problem], folder: str | Path) -> Path:
 
 
 def image_path(folder: Path, image: str) -> str:
-    """The absolute path of an image that a file in ``folder`` names."""
+    """The absolute path of an image that a file in ``folder`` names, without symbolic links."""
     if image.lower().startswith(("http://", "https://")) or is_embedded(image):  # no path: whoever opens it says so
         return image
-    return image if Path(image).is_absolute() else str(resolved(folder / image))
+    if os.path.isabs(image):
+        return image
+    inside, name = os.path.split(image)
+    place = os.path.join(_resolved_folder(folder, inside), name)
+    return str(resolved(folder / image)) if name in ("", ".", "..") or os.path.islink(place) else place
+
+
+@functools.lru_cache(maxsize=256)  # resolving asks the file system about each part, and most images are in few folders
+def _resolved_folder(folder: Path, inside: str) -> Path:
+    return resolved(folder / inside)

@@ -103,14 +103,19 @@ def test_a_noop_trace_says_that_it_looks_and_repeats_itself():
     assert noop_trace(longer).trace == noop_trace(began_wrong(1)).trace
 
 
+def made_rows(*args: Any, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    rows, counts = cold_start_rows(*args, **settings)
+    return list(rows), counts
+
+
 def test_a_share_of_the_traces_that_begin_incorrect_becomes_noop():
     traces = [began_wrong(i) for i in range(20)] + [confirmed(i) for i in range(20, 40)]
     config = MixConfig(direct_share=0.0, plain_share=0.0, min_confirm=0.0, hollow_share=0.75)
-    rows, counts = cold_start_rows(traces, problems(40), config, seed=0)
+    rows, counts = made_rows(traces, problems(40), config, seed=0)
     noop = [row for row in rows if row["completion"].endswith("{2}")]
     assert len(rows) == 40 and len(noop) == 15 == counts["hollow_rows"]
     assert len({row["problem_id"] for row in rows}) == 40
-    assert cold_start_rows(traces, problems(40), config, seed=0)[0] == rows
+    assert made_rows(traces, problems(40), config, seed=0)[0] == rows
     with pytest.raises(UserError, match="begin with an incorrect answer"):
         cold_start_rows([confirmed(0), confirmed(1)], problems(2), config, seed=0)
 
@@ -121,7 +126,7 @@ def masked(row: dict[str, Any]) -> list[str]:
 
 def test_shares_of_direct_and_plain_rows():
     traces = [confirmed(i) for i in range(60)] + [plain(i) for i in range(60, 120)]
-    rows, counts = cold_start_rows(traces, problems(120), MixConfig(direct_share=0.2, plain_share=0.25), seed=0)
+    rows, counts = made_rows(traces, problems(120), MixConfig(direct_share=0.2, plain_share=0.25), seed=0)
     assert (counts["kept_traces"], counts["plain_traces"], counts["direct_rows"]) == (60, 20, 20)
     assert sum(row["mode"] == "direct" for row in rows) == 20
     assert all(not row["masked"] and "<think>" not in row["completion"] for row in rows if row["mode"] == "direct")
@@ -129,17 +134,17 @@ def test_shares_of_direct_and_plain_rows():
 
 def test_few_kept_traces_are_filled_up_with_direct_answers():
     traces = [make_trace(i, "row 1: red.", None, status="wrong") for i in range(40)]
-    rows, counts = cold_start_rows(traces, problems(40), MixConfig(min_rows=32), seed=0)
+    rows, counts = made_rows(traces, problems(40), MixConfig(min_rows=32), seed=0)
     assert (len(rows), counts["direct_rows"], counts["kept_traces"]) == (32, 32, 0)
 
 
 def test_re_looks_that_confirm_reach_their_share():
-    assert relooks(corrected(0)) == [False] and relooks(confirmed(0)) == [True] and relooks(plain(0)) == []
+    assert relooks(corrected(0)) == (False,) and relooks(confirmed(0)) == (True,) and relooks(plain(0)) == ()
     kept = [corrected(i) for i in range(18)] + [confirmed(i) for i in range(18, 20)]
-    chosen = balanced(kept, 0.3, random.Random(0))
-    outcomes = [outcome for trace in chosen for outcome in relooks(trace)]
+    chosen = balanced(dict(enumerate(map(relooks, kept))), 0.3, random.Random(0))
+    outcomes = [outcome for number in chosen for outcome in relooks(kept[number])]
     assert sum(outcomes) / len(outcomes) >= 0.3
-    assert sum(trace.id in {"t18", "t19"} for trace in chosen) == 2
+    assert {18, 19} <= set(chosen)
 
 
 def test_facts_are_checked_against_the_scene():

@@ -1,6 +1,7 @@
 """Filters, difficulty, statistics, export: what is learned from, and what is told about it."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,15 @@ from configs.jsonl import read_jsonl
 from data_construction.build import run_build
 from data_construction.derive import export
 from data_construction.difficulty import DifficultyConfig, is_in_ranges
-from data_construction.quality import QualityConfig, filtered, foreign_share, surplus, trace_fault, unseen_facts
+from data_construction.quality import (
+    QualityConfig,
+    filter_traces,
+    foreign_share,
+    near_duplicates,
+    surplus,
+    trace_fault,
+    unseen_facts,
+)
 from data_construction.records import Round, Trace
 from data_construction.stats import write_stats
 from vlm.backends import BackendError, Request, ScriptedBackend
@@ -80,13 +89,31 @@ def test_near_duplicates_count_once_and_different_pictures_of_words_stay() -> No
     config = QualityConfig(near_duplicate=0.8)
     traces = [make(GOOD + " " + words), make(GOOD + " " + words + " end", 1), make(GOOD, 2)]
     problems = {f"p{n}": problem(n) for n in range(3)}
-    result = filtered(traces, problems, config, seed=0)
-    assert [(trace.status, trace.why) for trace in result] == [
-        ("kept", ""),
-        ("filtered", "near_duplicate"),
-        ("kept", ""),
-    ]
-    assert all(t.status == "kept" for t in filtered(traces, problems, QualityConfig(near_duplicate=1.0), seed=0))
+    assert filter_traces(traces, problems, config, seed=0) == {traces[1].id: "near_duplicate"}
+    assert filter_traces(traces, problems, QualityConfig(near_duplicate=1.0), seed=0) == {}
+
+
+@pytest.mark.parametrize("similarity", [0.3, 0.6, 0.9])
+def test_near_duplicates_are_those_that_an_index_of_sketches_finds(similarity: float) -> None:
+    """Against datasketch's own index, which holds the sketch of every trace."""
+    from datasketch import MinHash, MinHashLSH
+
+    rng = random.Random(1)
+    texts = [" ".join(rng.choice("ab") for _ in range(rng.randrange(3, 40))) for _ in range(200)]
+    texts = [text if rng.random() < 0.7 else rng.choice(texts) + " c" * rng.randrange(3) for text in texts]
+    traces = [make(text, number) for number, text in enumerate(texts)]
+    problems = {trace.problem_id: problem(number) for number, trace in enumerate(traces)}
+    index, sketches, repeated = MinHashLSH(threshold=similarity, num_perm=128), dict[str, MinHash](), []
+    for trace in traces:
+        words = f"{problems[trace.problem_id].question} {trace.trace}".lower().split()
+        sketch = MinHash(num_perm=128)
+        sketch.update_batch({" ".join(words[at : at + 3]).encode() for at in range(max(1, len(words) - 2))})
+        if any(sketch.jaccard(sketches[one]) >= similarity for one in index.query(sketch)):
+            repeated.append(trace.id)
+        else:
+            index.insert(trace.id, sketch)
+            sketches[trace.id] = sketch
+    assert near_duplicates(traces, problems, similarity) == repeated and 0 < len(repeated) < 200
 
 
 def test_no_domain_has_more_than_its_share() -> None:
