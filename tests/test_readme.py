@@ -97,7 +97,7 @@ def test_a_command_exists(page: str, command: str) -> None:
             check_config_keys(Path(script).stem, rest[rest.index(script) + 1 :])
         case ["transformers" | "vllm", "serve", _, "--host" | "--port" | "--served-model-name", *_]:
             pass
-        case ["pip" | "git" | "cd" | "cp" | "python" | "python3" | "source" | "." | "export" | "kill", *_]:
+        case ["apt-get" | "pip" | "git" | "cd" | "cp" | "python" | "python3" | "source" | "." | "export" | "kill", *_]:
             pass
         case _:
             pytest.fail(f"{page} shows a command that this test does not know: {command}")
