@@ -43,7 +43,7 @@ from data_construction.reading import FAULTS  # noqa: E402
 from data_construction.records import Trace  # noqa: E402
 from data_construction.reply_log import ReplyLog  # noqa: E402
 from data_construction.roles import RoleConfig, open_roles  # noqa: E402
-from data_construction.sources import LEARNED, write_set  # noqa: E402
+from data_construction.sources import write_set  # noqa: E402
 from vlm.backends import make_backend  # noqa: E402
 from vlm.problem import Problem, read_problems  # noqa: E402
 
@@ -60,6 +60,7 @@ ARMS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 """Arm -> prompts, and the ``extra_body`` of the reasoner and of the summarizer. The first is the config as it is."""
 REWRITE = LoopConfig(repairs=0, tokens=Tokens(rewrite=96))
 """Of the rewriter's part: one try for each transcript."""
+FAMILIES = ("count", "compare", "place", "claims", "digit_sum")  # in the order of configs/tiny/run.yaml
 SEED = 0
 
 
@@ -132,7 +133,7 @@ def tiny_transcripts(folder: Path, n: int) -> list[tuple[Problem, Trace]]:
     """The first transcripts that a build of the bundled models kept, as ``make run`` makes them."""
     config = parse_config(BuildConfig, read_config(ROOT / "configs/tiny/build.yaml"))
     draws = 11 * n // 5  # of which it keeps about half
-    drawn = write_set("scenes,digits", draws, SEED, "train", folder / "tiny_problems", family_names=LEARNED).parent
+    drawn = write_set("scenes,digits", draws, SEED, "train", folder / "tiny_problems", family_names=FAMILIES).parent
     config = config.model_copy(update={"problems": str(drawn), "out": str(folder / "tiny"), "seed": SEED})
     if not (folder / "tiny/build.json").exists():
         run_build(config)
@@ -194,11 +195,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     program = find_server(args.environment, args.server)
     model = find_model(args.environment, args.gguf, args.out)
     port = free_port(args.port)
-    write_set("scenes,digits", args.episodes, SEED, "train", args.out / "problems", family_names=LEARNED)
+    write_set("scenes,digits", args.episodes, SEED, "train", args.out / "problems", family_names=FAMILIES)
     transcripts = tiny_transcripts(args.out, args.transcripts) if args.transcripts else []
     command = [str(program), "-m", str(model), "--alias", NAME, "--chat-template-file", str(TEMPLATE)]
-    # --swa-full: otherwise the examples at the head of every prompt are read anew each time.
-    command += ["-t", str(args.threads), "-c", "6144", "-np", "4", "--swa-full"]
+    command += ["-t", str(args.threads), "-c", "6144", "-np", "4"]
     figures = surroundings(args.threads) | {"server": version(program), "model": model.name, "arms": {}}
     with serving(command, port, args.out / "server.log") as url:
         for arm in args.arm:
