@@ -12,8 +12,10 @@ from typing import Any
 from markupsafe import Markup
 
 from configs.jsonl import write_json_atomic, write_text_atomic
+from configs.run_dir import read_record
 from eval import charts
 from eval.report import LONGEST_SHOWN, highlight, page_template, thumbnail
+from eval.served_report import HEAD, served_rows, served_summary
 
 # Measure -> (title, condition, meaning of its figure, further estimates as (label, key)). The keys are those of audit.json.
 JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
@@ -78,12 +80,25 @@ def write_audit(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
     """Write ``audit.json`` and ``audit.html`` into ``out``, where ``cases.json`` is. Returns the two paths, JSON first."""
     cases = json.loads((out / "cases.json").read_text(encoding="utf-8"))
     write_json_atomic(out / "audit.json", report)
-    write_text_atomic(out / "audit.html", render_audit(report, cases))
+    served = read_record(out / "served.json")
+    if served.get("served") != report["model"]:
+        served = {}
+    write_text_atomic(out / "audit.html", render_audit(report, cases, served))
     return out / "audit.json", out / "audit.html"
 
 
-def render_audit(report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) -> str:
-    """The HTML page of an audit."""
+def show_served(served: Mapping[str, Any], out: Path) -> None:
+    """Write a comparison of a served model with its weights as ``served.json``, and into the page of the model's audit there."""
+    write_json_atomic(out / "served.json", served)
+    audit = read_record(out / "audit.json")
+    if audit.get("model") == served["served"] and (out / "cases.json").exists():
+        write_audit(audit, out)
+
+
+def render_audit(
+    report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]], served: Mapping[str, Any] | None = None
+) -> str:
+    """The HTML page of an audit; ``served`` is a comparison with the model's weights."""
     measures = report["measures"]
     judged = [{"name": name, "one": measures[name], "text": text} for name, text in JUDGED.items() if name in measures]
     shown = [_case(case) for case in cases]
@@ -92,6 +107,7 @@ def render_audit(report: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]) 
         name=Path(report["model"]).name if "://" not in report["model"] else report["model"],
         measures=measures,
         judged=judged,
+        served={"head": HEAD, "rows": served_rows(served), "lines": served_summary(served)} if served else None,
         curves=_curves(report),
         families=charts.bars(
             {name: {"accuracy": one} for name, one in report["accuracy_by_family"].items()}, ["accuracy"], {}

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from configs.api_key import check_variable, hide_credentials
 from configs.errors import ConfigError, UserError
-from configs.jsonl import append_jsonl, read_log, write_json_atomic
+from configs.jsonl import append_jsonl, read_log
 from configs.model_name import served_model
 from configs.provenance import versions
 from configs.run_dir import read_record
+from eval.audit_report import show_served
 from eval.figures import balanced_subset
 from eval.runner import answers_dir
 from eval.served_causes import find_causes
@@ -41,6 +42,8 @@ PARALLEL = 4
 """Requests at a time."""
 LOG_PROBABILITIES = {"float32": 1e-3, "bfloat16": 0.05}
 """Type of the weights -> the mean difference of log-probabilities, in nats per token, that rounding explains."""
+LONGEST_TOKEN = 100
+"""Characters of a reply that are kept for each token of its limit."""
 REFUSED = {"status_400", "status_413", "status_415", "status_422", "status_500", "status_501", "server_error"}
 """Failures that are an answer to the prompt. After any other there is no comparison."""
 
@@ -87,7 +90,7 @@ def compare_served(
     config: ServedConfig | None = None,
     vlm: VLM | None = None,
 ) -> dict[str, Any]:
-    """Compare a served model with the weights in a folder; writes ``served.json``, and every reply below ``out``.
+    """Compare a served model with the weights in a folder; writes ``served.json``, every reply, and the page of an audit in ``out``.
 
     Args:
         served: ``openai:NAME@URL``.
@@ -140,7 +143,7 @@ def compare_served(
             "seconds": round(time.monotonic() - started, 1),
             "versions": versions(),
         }
-        write_json_atomic(out / "served.json", report)
+        show_served(report, out)
         return report
 
 
@@ -240,7 +243,8 @@ class _Server:
         reply = await self.backend.complete(request)
         if not is_whole(reply.finish_reason) and reply.finish_reason != "length":
             raise BackendError(f"the server ended the reply itself ({reply.finish_reason})", "server_error")
-        return self.log.keep(probe, reply if isinstance(reply, ScoredReply) else ScoredReply(**vars(reply)))
+        text = reply.text[: LONGEST_TOKEN * self.log.max_tokens]
+        return self.log.keep(probe, ScoredReply(**{**vars(reply), "text": text}))
 
     def greet(self, probe: Probe) -> None:
         """Ask a first prompt, so that a wrong name or address is found before the weights load. Errors as ``ask``."""
@@ -251,6 +255,8 @@ class _Server:
             if isinstance(second, BackendError):
                 raise second
             print(f"Without log-probabilities, which the server refuses ({first})", file=sys.stderr)
+        elif not first.scores:  # a resumed comparison knows the refusal by what the log holds
+            self.top = None
 
 
 def _compare_all(

@@ -85,9 +85,9 @@ def _other_choice(sampled: Sequence[Comparison]) -> Cause | None:
     if not sampled:
         return None
     sentence = (
-        f"The server does not take the likeliest token on {len(sampled)} prompts, although its log-probabilities are those of the "
-        "weights: look for a repetition penalty or do_sample in the model's generation_config.json and among the server's "
-        "options (vLLM: --generation-config vllm)."
+        f"The server does not take the likeliest token on {len(sampled)} prompts, or ends early, although its log-probabilities are "
+        "those of the weights: look for a repetition penalty, do_sample or further end tokens in the model's generation_config.json "
+        "and among the server's options (vLLM: --generation-config vllm)."
     )
     return Cause("sampling", sentence)
 

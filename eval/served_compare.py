@@ -28,7 +28,8 @@ class Comparison:
     Attributes:
         served_prompt, own_prompt: tokens of the prompt; ``text_tokens``: of the same messages without images.
         common: how many of the weights' ``own_tokens`` the reply begins with; ``whole``: the reply is the weights' own.
-        margin: by how much the server's first other token falls short of the weights' choice, in nats.
+        margin: by how much the server's first other token falls short of the weights' choice, in nats; None where there is
+            none, or no further token.
         log_p_gap, log_p_gap_max: difference of log-probabilities over ``compared`` tokens of the reply.
         differs: of ``refused``, ``prompt_tokens``, ``tokens``, ``log_probabilities``, those that do.
     """
@@ -65,9 +66,8 @@ class Comparison:
         if "prompt_tokens" in self.differs:
             parts.append(f"the prompt has {self.served_prompt} tokens there and {self.own_prompt} here")
         if "tokens" in self.differs:
-            parts.append(
-                f"the first {self.common} of {self.own_tokens} greedy tokens are equal, then {self.margin:.2g} nats apart"
-            )
+            then = "the reply ends" if self.margin is None else f"the server's is {self.margin:.2g} nats less likely"
+            parts.append(f"the first {self.common} of {self.own_tokens} greedy tokens are equal, then {then}")
         if "log_probabilities" in self.differs:
             parts.append(
                 f"log-probabilities differ by {self.log_p_gap:.2g} nats per token, {self.log_p_gap_max:.2g} at most"
@@ -94,11 +94,9 @@ def compare_one(
     own.said, own.served_text, own.common, own.not_greedy = said, said.text, said.common, said.not_greedy
     own.whole = said.common == len(written.ids) == len(said.ids)
     if not own.whole:
-        # Where one of the two stopped and the other went on, no token of the reply shows how close the choice was.
+        # A reply that ends early has no token there that would show how close the choice was.
         place = said.common
-        own.margin = (
-            scored.best[place] - scored.log_p[place] if place < len(said.ids) and place < len(written.ids) else None
-        )
+        own.margin = scored.best[place] - scored.log_p[place] if place < len(said.ids) else None
     gaps = scored.gaps(said.log_p)
     if gaps:
         own.log_p_gap, own.log_p_gap_max, own.compared = fmean(gaps), max(gaps), len(gaps)

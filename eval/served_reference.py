@@ -102,9 +102,11 @@ class Reference:
         # A parser of reasoning changes the text and leaves the tokens; characters over several tokens are whole in the text alone.
         spelled = "".join(one.token for one in scores[:cut])
         text = max(reply.text, spelled, key=lambda told: _common_length(told, own.text))
+        # A server may send anything: half a surrogate pair is no text to a tokenizer, and a reply may pass its limit.
+        text = text.encode("utf-8", "replace").decode("utf-8")
         same = _common_length(text, own.text)
         common = max(t for t in range(len(written.ids) + 1) if own.length(t) <= same)
-        ids = [*written.ids[:common], *prefix_ids(tokenizer, text[own.length(common) :])]
+        ids = [*written.ids[:common], *prefix_ids(tokenizer, text[own.length(common) :])][: self.max_new_tokens + 1]
         pieces = Alignment(tokenizer, ids)
         log_p: list[float] = []
         for place, one in enumerate(scores[: min(cut, len(ids))]):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-HEAD = ("prompt", "prompt tokens", "equal tokens", "log-probability gap", "result")
+HEAD: tuple[str, ...] = ("prompt", "prompt tokens", "equal tokens", "log-probability gap", "result")
 
 
 def served_rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -30,9 +30,9 @@ def served_summary(report: Mapping[str, Any]) -> list[str]:
     tolerance = f"{report['tolerance']['log_p_mean']:g} nats per token"
     lines = []
     if report["verdict"] == "equal":
-        what = ["greedy tokens"]
-        what = ["prompt tokens", *what] if report["given"]["prompt_tokens"] else what
-        what += [f"log-probabilities (within {tolerance})"] if report["given"]["log_probabilities"] else []
+        given = report["given"]
+        what = ["prompt tokens"] * given["prompt_tokens"] + ["greedy tokens"]
+        what += [f"log-probabilities (within {tolerance})"] * given["log_probabilities"]
         lines.append(
             f"equal: {report['served']} answers as {report['reference']} on {len(probes)} prompts: {', '.join(what)}."
         )

@@ -85,7 +85,11 @@ class BreakableServer:
         prompt = inputs["input_ids"].shape[1]
         ids, scores = self.write(inputs, body["max_tokens"], body.get("top_logprobs", 0))
         tokenizer = self.processor.tokenizer
+        if self.fault == "ends early":
+            ids, scores = ids[:2], scores[:2]
         text = tokenizer.decode(ids, skip_special_tokens=True)
+        if self.fault == "babbles":
+            text, scores = "row \ud800 " * 200_000, []
         ended = "stop" if ids[-1] == tokenizer.eos_token_id else "length"
         choice: dict[str, Any] = {"index": 0, "finish_reason": ended, "message": {"role": "assistant", "content": text}}
         if body.get("logprobs") and self.fault not in ("no logprobs", "dropped, no logprobs", "rope, no logprobs"):

@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 from configs.errors import ConfigError, UserError
 from configs.jsonl import read_jsonl
+from data_construction.sources import write_set
+from eval.audit import AuditConfig, run_audit
 from eval.served import ServedConfig, compare_served
 from eval.served_probes import image_probes, text_probes
 from eval.served_report import served_rows, served_summary
 from reflection_v.cli import app
 from vlm.images import fitted_size
 from vlm.load import VLM, bundled_model, load_vlm
-from vlm.problem import Problem
+from vlm.problem import Problem, read_problems
 
 CONFIG = ServedConfig(max_new_tokens=8)
 
@@ -147,12 +149,23 @@ def test_what_a_server_does_not_give_is_said_and_is_no_difference(
     assert ("counts the tokens" in said) == (fault == "counts otherwise")
 
 
-def test_an_interrupted_comparison_resumes(server: BreakableServer, tiny: VLM, tmp_path: Path) -> None:
-    with server.broken("", stop_after=5), pytest.raises(UserError, match="503: overloaded"):
+@pytest.mark.parametrize(("fault", "said"), [("ends early", "then the reply ends"), ("babbles", "nats less likely")])
+def test_a_reply_that_ends_early_or_never_is_a_difference(
+    server: BreakableServer, tiny: VLM, tmp_path: Path, fault: str, said: str
+) -> None:
+    report = compare(server, tiny, tmp_path, fault)
+    assert report["verdict"] == "differs" and said in report["first_difference"]["sentence"]
+    assert causes(report)[0][0] == ("sampling" if fault == "ends early" else "weights")
+    assert max(len(one["served_text"]) for one in report["probes"]) <= 100 * CONFIG.max_new_tokens
+
+
+@pytest.mark.parametrize("fault", ["", "refuses logprobs"])
+def test_an_interrupted_comparison_resumes(server: BreakableServer, tiny: VLM, tmp_path: Path, fault: str) -> None:
+    with server.broken(fault, stop_after=5), pytest.raises(UserError, match="503: overloaded"):
         compare_served(server.name, "tiny", tmp_path, vlm=tiny, config=CONFIG)
     kept = read_jsonl(tmp_path / "answers/served.jsonl")
     assert 1 <= len(kept) <= 5 and not (tmp_path / "served.json").exists()
-    report = compare(server, tiny, tmp_path)
+    report = compare(server, tiny, tmp_path, fault)
     assert report["verdict"] == "equal" and len(server.bodies) == len(report["probes"]) - len(kept)
 
 
@@ -204,3 +217,26 @@ def test_mistakes_are_sentences(server: BreakableServer, tiny: VLM, tmp_path: Pa
     with pytest.raises(UserError, match="is not a log of replies"):
         compare(server, tiny, tmp_path / "damaged")
     assert not os.path.exists(tmp_path / "out/served.json")
+
+
+def test_the_page_of_an_audit_shows_the_comparison_whichever_came_first(
+    server: BreakableServer, tiny: VLM, tmp_path: Path
+) -> None:
+    write_set("scenes", 2, 3, "heldout", tmp_path / "set", family_names=["count"])
+    few = AuditConfig(controls=0, hint=0, swap=0, samples=0, max_new_tokens=4, shown=1)
+
+    def audit() -> str:
+        run_audit(server.name, read_problems(tmp_path / "set"), tmp_path / "out", config=few)
+        return page()
+
+    def page() -> str:
+        return (tmp_path / "out/audit.html").read_text()
+
+    problem = Problem(id="<b>mine", source="s", domain="text", question="Say no.", answer="no")
+    with server.broken(""):
+        assert "Served against its weights" not in audit()
+        compare_served(server.name, "tiny", tmp_path / "out", vlm=tiny, config=CONFIG, problems=[problem])
+        assert "Served against its weights" in page() and "answers as tiny on 12 prompts" in page()
+        assert "&lt;b&gt;mine" in page() and "<b>mine" not in page()
+        (tmp_path / "out/audit.html").unlink()
+        assert "answers as tiny on 12 prompts" in audit()
