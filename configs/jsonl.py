@@ -154,6 +154,11 @@ def parse_log_line(path: Path, offset: int, line: bytes) -> dict[str, Any]:
     return row
 
 
+def text_of_json(quoted: bytes) -> str:
+    """A string as it stands in JSON, quotes included; faster than the parser for one without escapes, as ids are."""
+    return str(json.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
+
+
 def _line_number(path: Path, offset: int) -> int:
     with open(path, "rb") as file:
         return file.read(offset).count(b"\n") + 1

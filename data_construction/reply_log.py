@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.jsonl import iter_log_lines, parse_log_line, repair_jsonl
+from configs.jsonl import iter_log_lines, parse_log_line, repair_jsonl, text_of_json
 from vlm.protocol import Backend, Reply, Request
 
 GROUP_SECONDS = 0.005
@@ -120,7 +120,7 @@ class ReplyLog:
         self._saved: dict[str, dict[str, Reply]] = {}  # of the episodes in progress
         for offset, line in iter_log_lines(path):
             head = _HEAD.match(line)
-            problem_id = json.loads(head[1]) if head else parse_log_line(path, offset, line).get("problem_id")
+            problem_id = text_of_json(head[1]) if head else parse_log_line(path, offset, line).get("problem_id")
             if problem_id in wanted:
                 self._places.setdefault(problem_id, array("q")).append(offset)
 

@@ -4,7 +4,6 @@ A log of 100,000 episodes is half a gigabyte. Of most rows only the first few va
 memory at a time.
 """
 
-import json
 import re
 import sys
 from array import array
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.jsonl import iter_log_lines, parse_log_line
+from configs.jsonl import iter_log_lines, parse_log_line, text_of_json
 from data_construction.reading import FAULTS
 from data_construction.records import Trace
 
@@ -38,7 +37,7 @@ def iter_places(log: Path) -> Iterator[Place]:
     """The place of each row of a log of traces; none if there is no log."""
     for offset, line in iter_log_lines(log) if log.exists() else ():
         if head := _HEAD.match(line):
-            yield Place(offset, sys.intern(json.loads(head[1])), head[2].decode(), head[3].decode())
+            yield Place(offset, sys.intern(text_of_json(head[1])), head[2].decode(), head[3].decode())
         else:
             row = parse_log_line(log, offset, line)
             yield Place(offset, sys.intern(row["problem_id"]), row["status"], row.get("error", ""))
