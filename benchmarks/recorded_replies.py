@@ -77,12 +77,17 @@ def fault_of_rewrite(text: str, end: str, problem: Problem, rounds: list[Round])
     )
 
 
+def fault_of(role: str, end: str, text: str) -> str:
+    """Why a reply could not be used; "" if it could, and for a rewrite, which its transcript has to judge."""
+    return str(READERS[role](text, end)[-1]) if role in READERS else ""
+
+
 def unusable(rows: Iterable[Iterable[Any]]) -> dict[str, Counter[str]]:
     """Role -> the faults of its replies, counted; "" counts the usable ones."""
     counts: dict[str, Counter[str]] = {role: Counter() for role in READERS}
     for role, _, _, end, text in rows:
         if role in READERS:
-            counts[role][READERS[role](text, end)[-1]] += 1
+            counts[role][fault_of(role, end, text)] += 1
     return counts
 
 

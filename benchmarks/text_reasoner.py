@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.llama_server import find_model, find_server, free_port, serving, version  # noqa: E402
-from benchmarks.recorded_replies import as_rows, fault_of_rewrite, unusable, without_images  # noqa: E402
+from benchmarks.recorded_replies import as_rows, fault_of, fault_of_rewrite, unusable, without_images  # noqa: E402
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from configs.errors import UserError  # noqa: E402
 from configs.jsonl import iter_log, write_text_atomic  # noqa: E402
@@ -116,10 +116,12 @@ def recorded_episodes(config: BuildConfig) -> list[dict[str, Any]]:
     for row in iter_log(Path(config.out) / "replies.jsonl"):
         replies[row["problem_id"]].append(row)
     problems = {problem.id: problem for problem in read_problems(config.problems)}
+    rows = defaultdict(list, {problem_id: as_rows(given) for problem_id, given in replies.items()})
     return [
         {
             "problem": without_images(problems[trace.problem_id]),
-            "replies": as_rows(replies[trace.problem_id]),
+            "replies": rows[trace.problem_id],
+            "faults": [fault_of(role, end, text) for role, _, _, end, text in rows[trace.problem_id]],
             "status": trace.status,
             "error": trace.error,
             "answers": [one.answer for one in trace.rounds],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.recorded_replies import replay, replay_rewrite, unusable
+from benchmarks.recorded_replies import fault_of, replay, replay_rewrite, unusable
 from benchmarks.text_reasoner import REWRITE, config_of
 from configs.jsonl import read_jsonl
 
@@ -25,6 +25,7 @@ def test_a_recorded_episode_ends_as_it_did(row: dict) -> None:
     answers = [one.answer for one in trace.rounds]
     assert (trace.status, trace.error, answers) == (row["status"], row["error"], row["answers"]), trace.why
     assert trace.cohesion == row["cohesion"]
+    assert [fault_of(role, end, text) for role, _, _, end, text in row["replies"]] == row["faults"]
     assert not left  # every reply was read
 
 
