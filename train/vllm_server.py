@@ -32,8 +32,10 @@ def check_vllm_server(args: Any) -> None:
         UserError: no answer within ``vllm_server_timeout``, another release of vLLM, a missing flag, no GPU to exchange the
             weights with, or ``vllm_group_port`` in use.
     """
+    if not args.use_vllm or args.vllm_mode != "server":
+        return
     state = PartialState()
-    if not args.use_vllm or args.vllm_mode != "server" or not state.is_main_process:
+    if not state.is_main_process:
         return
     url = (args.vllm_server_base_url or f"http://{args.vllm_server_host}:{args.vllm_server_port}").rstrip("/")
     if state.device.type != "cuda":

@@ -120,6 +120,27 @@ def vllm_server(serve: Callable[..., VllmServer]) -> VllmServer:
     return serve()
 
 
+@pytest.fixture(scope="session")
+def mixed_problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six bundled problems. Every three of them, which make one step, have 0, 1 and 3 images, those of unequal size."""
+    from PIL import Image
+
+    from data_construction.sources import write_set
+
+    file = write_set("scenes", 6, 0, "train", tmp_path_factory.mktemp("data"))
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for number, row in enumerate(rows):
+        if number % 3 == 0:
+            row["images"] = []
+        if number % 3 == 2:
+            for width, height in ((128, 96), (96, 160)):
+                name = f"images/{number}-{width}.png"
+                Image.open(file.parent / rows[number - 1]["images"][0]).resize((width, height)).save(file.parent / name)
+                row["images"].append(name)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
 def free_port() -> int:
     """A port that was free a moment ago."""
     with socket.socket() as one:
