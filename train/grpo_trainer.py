@@ -35,7 +35,7 @@ from train.distributed import drop_empty_images
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
 from train.prompts import image_token, one_token_per_image, problem_messages
-from train.vllm_engine import arguments_added, engine_arguments, read_as_trained
+from train.vllm_engine import arguments_added, engine_arguments, forget_image_features, read_as_trained
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import Backend, make_backend
 from vlm.chat import encode
@@ -182,6 +182,8 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         """
         if self.use_vllm:
             trained = prompt_ids
+            if self.vllm_mode == "colocate" and self.state.global_step != self._last_loaded_step:
+                forget_image_features(self.vllm_generation)  # TRL sends the new weights next
             if images is not None:
                 images = self._as_read(images)
                 if self.vllm_mode == "colocate":

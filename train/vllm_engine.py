@@ -68,6 +68,15 @@ def arguments_added(given: dict[str, Any]) -> Iterator[None]:
         module.LLM = engine
 
 
+def forget_image_features(generation: Any) -> None:
+    """Drop what the colocated engine's vision tower made of images with earlier weights.
+
+    The engine keeps it by image, and TRL resets only the cache of prefixes: where the tower or the merger is trained, an image that
+    comes again would be sampled for with old features.
+    """
+    generation.llm.llm_engine.reset_encoder_cache()
+
+
 @contextlib.contextmanager
 def read_as_trained(generation: Any, prompt_ids: Sequence[list[int]], image_token: int | None) -> Iterator[None]:
     """While vLLM samples: end the run if the prompts that it read are not ``prompt_ids``, those that training reads.

@@ -31,6 +31,11 @@ class Engine:
     def __init__(self, processor: Any, image_token: int, written: list[int]) -> None:
         self.processor, self.image_token, self.written = processor, image_token, written
         self.size = lambda size: size
+        self.forgotten = 0  # times that the features of images were dropped
+        self.llm_engine = self
+
+    def reset_encoder_cache(self) -> None:
+        self.forgotten += 1
         self.read: list[list[int]] = []
 
     def generate(self, prompts: list[dict[str, Any]], **_: Any) -> list[Any]:
@@ -92,6 +97,7 @@ def test_the_prompt_that_vllm_expands_is_the_one_that_is_trained(
     batch = trainer._generate_and_score_completions([{"index": index} for index in indices])
     trained = [ids[mask.bool()].tolist() for ids, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)]
     assert engine.read == trained
+    assert engine.forgotten == 1
     assert [ids.count(token) for ids in trained] == [4, 4, 0, 0, 6, 6]
     assert batch["num_images"] == [1, 1, 0, 0, 2, 2]
     assert batch["completion_ids"].tolist() == [written] * 6
