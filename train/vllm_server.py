@@ -85,9 +85,7 @@ def _check_flags(url: str) -> None:
     missing = []
     if status == 404:
         missing.append("VLLM_SERVER_DEV_MODE=1")
-    elif (
-        status == 200
-    ):  # vLLM 0.30 cannot write some configs as JSON and answers 500, which says nothing about its flags
+    elif status == 200:  # not 500, as vLLM 0.30 answers where it finds no pip
         if not config.get("weight_transfer_config"):
             missing.append("""--weight-transfer-config '{"backend": "nccl"}'""")
         if (config.get("model_config") or {}).get("logprobs_mode") != "processed_logprobs":
