@@ -102,7 +102,9 @@ def by_difficulty(tmp_path: Path, patch: pytest.MonkeyPatch) -> list[Any]:
         backend = ScriptedBackend(lambda _, one=one: Reply(one.text, "stop" if one.finished else "length"))
         config = DifficultyConfig(weak="a", strong="b", samples=1)
         limits = {"seed": 0, "concurrency": 1, "batch_size": 1, "stop_after": 1}
-        rates |= measure([problem], config, tmp_path, lambda *_, backend=backend, **__: backend, **limits)
+        rates |= measure(
+            [problem.id], {problem.id: problem}, config, tmp_path, lambda *_, backend=backend, **__: backend, **limits
+        )
     return [rates[problem.id]["weak"] for problem in PROBLEMS]
 
 
