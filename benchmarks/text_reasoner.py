@@ -32,6 +32,7 @@ from configs.errors import UserError  # noqa: E402
 from configs.jsonl import iter_log, write_text_atomic  # noqa: E402
 from configs.overrides import read_config  # noqa: E402
 from configs.schema import parse_config  # noqa: E402
+from configs.stopping import stopped_code, watch_sigterm  # noqa: E402
 from data_construction.agent import Episode, LoopConfig, Tokens  # noqa: E402
 from data_construction.build import run_build  # noqa: E402
 from data_construction.build_config import BuildConfig  # noqa: E402
@@ -241,6 +242,7 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="folder for the replies that a test replays")
     parser.add_argument("--json", action="store_true", help="print only the JSON line of the figures")
     args = parser.parse_args()
+    watch_sigterm()  # as Ctrl-C: the server must not outlive this process
     args.arm = args.arm or ["few_shot"]
     try:
         figures = run(args)
@@ -248,8 +250,8 @@ def main() -> int:
         print(f"text_reasoner: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as stop:
-        print(f"text_reasoner: {stop or 'Stopped.'} Give the same command again to resume.", file=sys.stderr)
-        return 130
+        print(f"text_reasoner: {str(stop) or 'Stopped. Give the same command again to resume.'}", file=sys.stderr)
+        return stopped_code()
     shown = (
         {f"{arm}: {key}": value for arm, found in figures["arms"].items() for key, value in found.items()}
         if not args.json
