@@ -121,7 +121,7 @@ class ReplyLog:
         for offset, line in iter_log_lines(path):
             head = _HEAD.match(line)
             problem_id = text_of_json(head[1]) if head else parse_log_line(path, offset, line).get("problem_id")
-            if problem_id in wanted:
+            if isinstance(problem_id, str) and problem_id in wanted:
                 self._places.setdefault(problem_id, array("q")).append(offset)
 
     async def get(
