@@ -89,6 +89,8 @@ def test_a_command_exists(page: str, command: str) -> None:
             assert importlib.util.find_spec(module) is not None
         case ["python", script, *_] if script.endswith(".py"):
             assert (ROOT / script).is_file()
+        case [script, *_] if script.endswith(".sh"):
+            assert (ROOT / script).is_file()
         case ["deepspeed" | "accelerate" | "torchrun", *rest] if "reflection_v.cli" in rest:
             parse(rest[rest.index("reflection_v.cli") + 1 :])
         case ["deepspeed" | "accelerate" | "torchrun", *rest]:

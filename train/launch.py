@@ -196,9 +196,26 @@ def freeze(model: Any, name: str, vision: bool, merger: bool) -> None:
             raise UserError(f"{name} has no {part} part to freeze: remove '{option}'.")
         for weight in frozen:
             weight.requires_grad_(False)
+    if vision:
+        _leave_out_of_backward(model)
     for weight_name, weight in model.named_parameters():
         if part_of(weight_name) == "audio":
             weight.requires_grad_(False)
+
+
+def _leave_out_of_backward(model: Any) -> None:
+    """Keep a frozen vision tower out of the backward.
+
+    With adapters and gradient checkpointing, TRL makes the output of every module's input embeddings require a gradient. For the
+    vision tower of Qwen2.5-VL these are its patch embeddings, so that it would compute a backward that no weight needs.
+    """
+    for name, module in model.named_modules():
+        if part_of(name) == "vision" and hasattr(module, "get_input_embeddings"):
+            module.get_input_embeddings = _no_embeddings
+
+
+def _no_embeddings() -> None:
+    """In place of a frozen tower's ``get_input_embeddings``."""
 
 
 def run_trainer(
@@ -296,7 +313,7 @@ def training_errors(folder: Path) -> Iterator[None]:
 def command(argv: Sequence[str] | None, name: str, run: Callable[..., dict[str, Any]], load: Callable[..., Any]) -> int:
     """``main`` of a stage: parse, then check, plan or run; a user's mistake ends as a sentence and an exit code.
 
-    ``--check`` and ``--plan`` (with ``--json``, ``--memory GB``) read config, data and model, and train nothing.
+    ``--check`` and ``--plan`` (with ``--json``, ``--memory GB``, ``--device cpu``) read config, data and model, and train nothing.
     """
     from train.preflight import run_preflight, take_flags
 

@@ -11,23 +11,20 @@ GPUs. The assumptions, for T trainable weights and N processes:
 - ``lora.bits`` packs the linear layers of the language model's blocks: 4 bits and 0.127 for the constants of blocks of 64 weights, or
   8 bits and a float32 per output. Other weights keep the width of ``dtype``.
 - Without DeepSpeed, weights and gradients have the dtype of ``dtype`` and Adam's moments too (autocast computes in bf16).
-- Activations of one micro-batch: with gradient checkpointing the input of every layer and one full layer, else all full layers.
-  A full layer: 2 bytes x tokens x (8 H + 3 K + 4 I) for hidden size H, key/value width K, inner width I (norms,
-  queries, attention output, gate, up, and their product; I is that of the experts of one token in a mixture); attention itself
-  is fused and keeps no square matrix.
-  In a Gated DeltaNet layer K is half the width of its queries, keys and values together, and its chunks' states are left out. Per-layer
-  embeddings (Gemma 4) are held once a layer for every token, and its projections of them are left out.
-- Vision activations: the same for patches (those of a token: 4, of Gemma 4: 9) if the tower is trained, else one layer.
-- Logits: TRL projects in tiles and keeps no (tokens x vocabulary) matrix; a tile of 1024 tokens in float32, three copies.
+- Activations, vision activations and logits: ``train.activations``.
 - The cache of a sequence: keys and values of all its tokens (of the window's, in a sliding layer) in every layer that computes its own:
   none where a layer reads those of an earlier one (Gemma 4). A Gated DeltaNet layer has a state of fixed size instead.
-- Generation by transformers: key/value cache of all sequences of a process, and under ZeRO-3 the whole weights. vLLM colocated: its
+- Generation by transformers: key/value cache of all sequences of a process, the prefill of their prompts (one layer, or the vision
+  tower, whichever is larger), and under ZeRO-3 the whole weights. vLLM colocated: its
   share of the GPU's memory, kept during training unless it sleeps; the share must hold the weights (2 bytes each) and the
   cache of one sequence of ``vllm_max_model_length``, or vLLM does not start.
+- Not held at the same time: what the frozen vision tower computes with, the loss, one layer's backward, the optimizer's step.
+- On a CPU (``device``) there is no context; the libraries' own memory, about one GB a process, is not counted.
 """
 
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +33,14 @@ from typing import Any
 
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from train.activations import (
+    Arithmetic,
+    cache_bytes,
+    decoder_activations,
+    head_memory,
+    patches_of_token,
+    vision_activations,
+)
 from train.config import GrpoOptions, ModelOptions
 from train.lora import target_names
 from train.quantization import packed_size, quantized_layers
@@ -50,7 +55,6 @@ CONTEXT = {
     3: 2.0,
 }  # by ZeRO stage: CUDA context, communication buckets, fragments, in GB per GPU
 VLLM_WORK = 2.0  # GB of vLLM's share for its own activations and graphs
-TILE = 1024
 PROMPT_TOKENS = 512  # text around the images where the config sets no limit
 ANSWER_TOKENS = 1024
 
@@ -88,13 +92,16 @@ class Plan:
         }
 
 
-def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory: float = GPU_MEMORY) -> Plan:
+def make_plan(
+    args: Any, options: ModelOptions, gpus: int | None = None, memory: float | None = None, device: str = "cuda"
+) -> Plan:
     """The plan of a stage's checked config.
 
     Args:
         args: TRL's arguments; options: this project's.
         gpus: the number of processes, one per GPU. By default that of the config, else 1.
-        memory: of one GPU, in GB.
+        memory: of one GPU, in GB; by default 80, for a CPU that of this machine.
+        device: ``cuda`` or ``cpu``, on which the run computes.
 
     Raises:
         UserError: the model's config cannot be read, or a part to freeze is missing.
@@ -102,12 +109,15 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     unset_hf_deepspeed_config()  # loading a ZeRO-3 config made transformers shard every model built afterwards
     reader = load_reader(options)
     world = gpus or options.gpus or 1
+    if memory is None:
+        memory = GPU_MEMORY if device != "cpu" else machine_memory()
     zero = zero_of(args)
-    every, trainable = _weights(reader.config, options)
+    every, trainable = planned_weights(reader.config, options)
     total, trained = sum(every.values()), sum(trainable.values())
 
     engine = zero["stage"] > 0
     width = 2 if engine and _half(args) else {"float32": 4, "bfloat16": 2, "auto": 2}[options.dtype]
+    arithmetic = Arithmetic(width == 4, _half(args), args.gradient_checkpointing, options.lora)
     split = {
         name: world if zero["stage"] >= stage else 1
         for name, stage in (("weights", 3), ("gradients", 2), ("optimizer", 1))
@@ -119,7 +129,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     gradients = (trained * width + more) / split["gradients"]
     optimizer = (trained * state + 2 * more) / split["optimizer"]
     step = 6 * trained / world if zero["stage"] in (1, 2) and _half(args) and not zero["offload_optimizer"] else 0
-    context = CONTEXT[zero["stage"]] * GB
+    context = 0.0 if device == "cpu" else CONTEXT[zero["stage"]] * GB
     cpu = 0.0
     if zero["offload_optimizer"]:
         cpu, optimizer = cpu + optimizer, 0.0
@@ -130,24 +140,27 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     rows = args.per_device_train_batch_size
     tokens = rows * (image + text + answer)
     config = reader.config.get_text_config()
-    activations = _activations(config, tokens, args.gradient_checkpointing)
-    trains_vision = trainable["vision"] > 0
-    patches = rows * image * _patches_of_token(reader.vlm.processor.image_processor)
-    vision = _vision_activations(reader.config, patches, args.gradient_checkpointing or not trains_vision)
-    logits = 3 * 4 * min(tokens, TILE) * config.vocab_size
+    wide_trained = trainable["language"] * (width == 4) + trainable["lora"] * (width == 4 or more > 0)
+    decoder = decoder_activations(reader.config, tokens, arithmetic, wide_trained)
+    patches = rows * image * patches_of_token(reader.vlm.processor.image_processor)
+    vision = vision_activations(reader.config, patches, arithmetic, trainable["vision"] > 0)
+    head_trains = trainable["language"] > 0
+    head = head_memory(config.hidden_size, config.vocab_size, tokens, arithmetic, head_trains, device)
     parts = {
         "weights": weights,
         "gradients": gradients,
         "optimizer": optimizer,
-        "activations": activations,
-        "vision activations": vision,
-        "logits": logits,
+        "activations": decoder.kept + decoder.layer,
+        "vision activations": vision.kept + vision.layer,
+        "logits": head,
         "context": context,
     }
     if step:
         parts["optimizer's step"] = step
     held = weights + optimizer + context
-    training, generation = held + gradients + max(activations + vision + logits, step), 0.0
+    kept = decoder.kept + vision.kept
+    training = held + gradients + max(vision.kept + vision.layer, kept + decoder.layer, kept + head, step)
+    generation = 0.0
     vllm = 0.0
     if isinstance(options, GrpoOptions):
         if args.beta and options.lora is None:
@@ -156,20 +169,24 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         if args.use_vllm and args.vllm_mode == "colocate":
             parts["vLLM"] = args.vllm_gpu_memory_utilization * memory * GB
             longest = args.vllm_max_model_length or getattr(config, "max_position_embeddings", 0)
-            vllm = total * 2 / args.vllm_tensor_parallel_size + _cache_bytes(config, longest) + VLLM_WORK * GB
+            vllm = total * 2 / args.vllm_tensor_parallel_size + cache_bytes(config, longest) + VLLM_WORK * GB
             generation = held + parts["vLLM"]
             training += 0 if args.vllm_enable_sleep_mode else parts["vLLM"]
         elif not args.use_vllm:
             batch = rows * args.steps_per_generation
-            parts["key/value cache"] = batch * _cache_bytes(config, image + text + answer)
+            parts["key/value cache"] = batch * cache_bytes(config, image + text + answer, width)
+            prefill = decoder_activations(reader.config, batch * (image + text), arithmetic).forward
+            seen = vision_activations(reader.config, batch * patches // rows, arithmetic, False).layer
+            parts["prefill"] = max(prefill, seen)
             gathered = total * width if zero["stage"] >= 3 and args.ds3_gather_for_generation else 0
             if gathered:
                 parts["gathered weights"] = gathered
-            generation = held + parts["key/value cache"] + gathered
+            generation = held + parts["key/value cache"] + parts["prefill"] + gathered
     peak = max(training, generation) / GB
     facts = {
         "model": options.model,
         "gpus": world,
+        "device": device,
         "gpu_memory_gb": memory,
         "zero_stage": zero["stage"],
         "weights": total,
@@ -179,6 +196,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
         "rows_at_once": rows,
         "vllm_wanted_gb": round(vllm / GB, 2),
         "largest": "generation" if generation > training else "training",
+        "activations_by": "layers run without storage" if decoder.measured else "formula",
     }
     in_gb = {name: round(size / GB, 2) for name, size in parts.items()}
     advice = [] if peak <= memory else _advice(args, options, zero, in_gb, world, generation > training)
@@ -191,7 +209,7 @@ def make_plan(args: Any, options: ModelOptions, gpus: int | None = None, memory:
     return Plan(in_gb, round(peak, 2), round(cpu / GB, 2), facts, advice)
 
 
-def _weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
+def planned_weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
     """Numbers of weights and of trainable weights by part. An adapter has r x (inputs + outputs) weights per layer."""
     model = skeleton(config.to_json_string())
     every, trainable = count_weights(model)
@@ -214,6 +232,11 @@ def _packed(config: Any, options: ModelOptions) -> tuple[int, float]:
     layers: list[Any] = [model.get_submodule(name) for name in quantized_layers(model)]
     shapes = [layer.weight.shape for layer in layers]
     return sum(map(math.prod, shapes)), sum(packed_size(options.lora.bits, *shape) for shape in shapes)
+
+
+def machine_memory() -> float:
+    """This machine's memory in GB."""
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, 1)
 
 
 def zero_of(args: Any) -> dict[str, Any]:
@@ -267,98 +290,6 @@ def _pixel_limit(processor: Any, limit: int | None) -> tuple[int, int]:
     if not isinstance(longest, int) or not isinstance(side, int) or not hasattr(reader, "merge_size"):
         return limit or 1_000_000, 28
     return min(longest, limit or longest), side * reader.merge_size
-
-
-def _patches_of_token(reader: Any) -> int:
-    """Patches that become one image token."""
-    side = getattr(reader, "pooling_kernel_size", None) or getattr(reader, "merge_size", None) or 2
-    return int(side) ** 2
-
-
-def _activations(config: Any, tokens: int, checkpointing: bool) -> float:
-    hidden, inner = config.hidden_size, _inner_width(config)
-    full = [2 * tokens * (8 * hidden + 3 * width + 4 * inner) for width in map(_mixer_width, _layers(config))]
-    by_layer = (getattr(config, "hidden_size_per_layer_input", None) or 0) * config.num_hidden_layers * 2 * tokens
-    return by_layer + (config.num_hidden_layers * 2 * tokens * hidden + max(full) if checkpointing else sum(full))
-
-
-def _mixer_width(layer: "_Layer") -> float:
-    return layer.delta_width / 2 if layer.kind == "linear_attention" else layer.kv_width
-
-
-def _vision_activations(config: Any, patches: int, checkpointing: bool) -> float:
-    vision = getattr(config, "vision_config", None)
-    hidden: int = getattr(vision, "hidden_size", 0)
-    if not hidden:
-        return 0.0
-    depth: Any = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", 1)
-    inner = getattr(vision, "intermediate_size", None) or 4 * hidden
-    full = 2 * patches * (10 * hidden + 3 * inner)
-    return depth * 2 * patches * hidden + full if checkpointing else depth * full
-
-
-def _cache_bytes(config: Any, tokens: int) -> int:
-    """Bytes of the cache of one sequence: keys and values in bf16, states of Gated DeltaNet layers in float32."""
-    total = 0
-    for layer in _layers(config):
-        if layer.kind == "linear_attention":
-            total += layer.state_bytes
-        elif layer.kind.endswith("attention") and not layer.shares_cache:
-            window = getattr(config, "sliding_window", None) if layer.kind == "sliding_attention" else None
-            total += 2 * 2 * layer.kv_width * min(tokens, window or tokens)
-    return total
-
-
-@dataclass
-class _Layer:
-    """What the memory of a decoder layer depends on.
-
-    Attributes:
-        kind: as in the config's ``layer_types``.
-        kv_width: numbers in the keys of a token, and in its values.
-        shares_cache: it reads the keys and values of an earlier layer.
-        delta_width, state_bytes: numbers in queries, keys and values of a token, and the state of a sequence, of a Gated
-            DeltaNet layer.
-    """
-
-    kind: str
-    kv_width: int
-    shares_cache: bool
-    delta_width: int
-    state_bytes: int
-
-
-def _layers(config: Any) -> list[_Layer]:
-    count = config.num_hidden_layers
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * count
-    own = getattr(config, "per_layer_config", None) or [config] * count
-    shared = getattr(config, "num_kv_shared_layers", None) or 0
-    keys, values = (
-        getattr(config, f"linear_num_{part}_heads", 0) * getattr(config, f"linear_{part}_head_dim", 0)
-        for part in ("key", "value")
-    )
-    width = 2 * keys + values
-    state = 4 * values * getattr(config, "linear_key_head_dim", 0) + 2 * width * getattr(
-        config, "linear_conv_kernel_dim", 0
-    )
-    return [
-        _Layer(kind, _kv_width(layer), number >= count - shared, width, state)
-        for number, (kind, layer) in enumerate(zip(kinds, own, strict=True))
-    ]
-
-
-def _inner_width(config: Any) -> int:
-    """The inner width of a block's MLP; in a mixture of experts the sum over the experts of one token."""
-    experts = (getattr(config, "moe_intermediate_size", None) or 0) * (
-        getattr(config, "num_experts_per_tok", None) or 0
-    )
-    experts += getattr(config, "shared_expert_intermediate_size", None) or 0
-    return max(getattr(config, "intermediate_size", None) or 0, experts) or 4 * config.hidden_size
-
-
-def _kv_width(config: Any) -> int:
-    head: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return head * (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def _advice(

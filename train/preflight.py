@@ -30,7 +30,7 @@ from train.distributed import mixed
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, FilteredProblems, filter_problems
 from train.held_out import split_rows
 from train.lora import check_lora
-from train.memory import GB, GPU_MEMORY, make_plan, zero_of
+from train.memory import GB, make_plan, planned_weights, zero_of
 from train.mixing import mix_domains, pass_rates
 from train.precision import resolve, stated
 from train.reader import Reader, load_reader, skeleton
@@ -115,7 +115,7 @@ def check(stage: StageConfig) -> Report:
         with _as_finding(report, "pictures"):
             mixed(image_counts, world, zero_of(args)["stage"] == 3)
         if _lora(report, options, reader):
-            _disk(report, stage, world, "error" if here else "note")
+            _disk(report, stage, reader, "error" if here else "note")
     report.counts |= {
         "precision": stage.precision.name,
         "processes": world,
@@ -249,19 +249,14 @@ def _check_batches(report: Report, args: Any, options: Any, world: int, rows: in
         )
 
 
-def _disk(report: Report, stage: StageConfig, world: int, level: Level) -> None:
+def _disk(report: Report, stage: StageConfig, reader: Reader, level: Level) -> None:
     """Compare the disk space that checkpoints need with the free space.
 
     A checkpoint has the weights, and 12 bytes per trainable weight (Adam and, under DeepSpeed, float32 weights). With LoRA its
     weights are those of the adapters, and the whole model is written once, merged.
     """
     args = stage.args
-    try:
-        plan = make_plan(args, stage.options, world)
-    except UserError as error:
-        report.add("error", "model", str(error))
-        return
-    weights, trainable = plan.facts["weights"], plan.facts["trainable"]
+    weights, trainable = (sum(counts.values()) for counts in planned_weights(reader.config, stage.options))
     width = 4 if stage.options.dtype == "float32" and not args.deepspeed else 2
     saved = weights * width if stage.options.lora is None else trainable * 4
     one = saved + (trainable * 12 if args.save_strategy != "no" else 0)
@@ -317,7 +312,7 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
     """``--check`` and ``--plan`` of a stage's command: prints the report and returns the exit code.
 
     Args:
-        wanted: ``check``, ``plan``, ``json`` (true or false) and ``memory`` (or None).
+        wanted: ``check``, ``plan``, ``json`` (true or false), ``memory`` and ``device`` (or None).
     """
     gpus = read_config(config, overrides).get("gpus")
     processes = settle_processes().count
@@ -329,7 +324,8 @@ def run_preflight(load: Load, config: str, overrides: Mapping[str, Any], wanted:
         passed = report.passed
         output["check"] = {"passed": passed, "findings": [asdict(one) for one in report.findings], **report.counts}
     if wanted.get("plan"):
-        plan = make_plan(stage.args, stage.options, wanted.get("gpus"), wanted.get("memory") or GPU_MEMORY).as_json()
+        device = wanted.get("device") or "cuda"
+        plan = make_plan(stage.args, stage.options, wanted.get("gpus"), wanted.get("memory"), device).as_json()
         output["plan"] = {**plan, "rows_a_step": course(vars(stage.args), plan["gpus"])["rows_a_step"]}
     if not is_main_process():
         return 0 if passed else 1
@@ -354,9 +350,9 @@ def _print(output: Mapping[str, Any]) -> None:
         for part, size in plan["parts_gb"].items():
             print(f"{part:<22}{size:8.2f} GB")
         fit = "fits" if plan["fits"] else "does not fit"
-        print(
-            f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB per GPU, {plan['gpus']} x {plan['gpu_memory_gb']:g} GB: {fit}"
-        )
+        unit = "process" if plan["device"] == "cpu" else "GPU"
+        of = f"{plan['gpus']} x {plan['gpu_memory_gb']:g} GB"
+        print(f"{'peak (' + plan['largest'] + ')':<22}{plan['peak_gb']:8.2f} GB per {unit}, {of}: {fit}")
         print(f"{'a step':<22}{plan['rows_a_step']:8} rows")
         if plan["cpu_gb"]:
             print(f"{'CPU memory':<22}{plan['cpu_gb']:8.2f} GB per process")
@@ -365,13 +361,14 @@ def _print(output: Mapping[str, Any]) -> None:
 
 
 def take_flags(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take ``--check``, ``--plan``, ``--json``, ``--memory GB`` out of a command line. ``--gpus`` stays: it is a config key.
+    """Take ``--check``, ``--plan``, ``--json``, ``--memory GB``, ``--device cpu|cuda`` out of a command line. ``--gpus`` and
+    ``--dtype`` stay: they are config keys.
 
     Raises:
-        ConfigError: ``--memory`` without a number.
+        ConfigError: ``--memory`` without a number, or ``--device`` without one of its names.
     """
     rest, words = [], list(argv)
-    wanted: dict[str, Any] = {"check": False, "plan": False, "json": False, "memory": None}
+    wanted: dict[str, Any] = {"check": False, "plan": False, "json": False, "memory": None, "device": None}
     while words:
         word = words.pop(0)
         if word in ("--check", "--plan", "--json"):
@@ -381,6 +378,12 @@ def take_flags(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
                 wanted["memory"] = float(words.pop(0))
             except (IndexError, ValueError):
                 raise ConfigError("--memory needs the memory of one GPU in GB, for example --memory 80.") from None
+        elif word == "--device":
+            if not words or words[0] not in ("cpu", "cuda"):
+                raise ConfigError(
+                    "--device needs the device that --plan is for: --device cuda (the default) or --device cpu."
+                )
+            wanted["device"] = words.pop(0)
         else:
             rest.append(word)
     return rest, wanted

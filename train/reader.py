@@ -90,7 +90,7 @@ def load_reader(options: ModelOptions) -> Reader:
             processor = (
                 AutoProcessor.from_pretrained(where, local_files_only=local, **pixels)
                 if exact
-                else _stand_in(config.model_type, where, pixels)
+                else stand_in_processor(config.model_type, where, pixels)
             )
     except Exception as error:
         reason = (redact_tokens(str(error)).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -104,7 +104,8 @@ def load_reader(options: ModelOptions) -> Reader:
     return Reader(VLM(_Weightless(config, stops), processor, name), exact)
 
 
-def _stand_in(model_type: str, folder: str, pixels: dict[str, int]) -> Any:
+def stand_in_processor(model_type: str, folder: str, pixels: dict[str, int]) -> Any:
+    """A processor with the image settings in ``folder`` and the tiny models' tokenizer."""
     from train.tiny.models import CHAT_TEMPLATE, build_tokenizer
 
     kind = getattr(transformers, str(PROCESSOR_MAPPING_NAMES[model_type]))

@@ -16,6 +16,7 @@ from benchmarks.families import FAMILIES, REFERENCE
 from configs.errors import UserError
 from train.config import Lora
 from train.grpo import run_grpo
+from train.launch import freeze
 from train.lora import LINEAR, check_lora, coverage, find_blocks, lora_config, target_names
 from train.memory import make_plan
 from train.preflight import check
@@ -356,3 +357,16 @@ def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
         stage = load_sft({**keys, "per_device_train_batch_size": 512})  # parts are rounded to 0.01 GB
         parts.append(make_plan(stage.args, stage.options).parts)
     assert parts[0]["activations"] == parts[1]["activations"] > 1
+
+
+def test_a_frozen_vision_tower_takes_no_part_in_the_backward() -> None:
+    """With adapters and gradient checkpointing TRL lets the gradient begin at the embeddings, in Qwen2.5-VL those of patches too."""
+    for frozen in (False, True):
+        model = FAMILIES["qwen2_5_vl"]().model
+        freeze(model, "qwen2_5_vl", frozen, False)
+        model.requires_grad_(False)
+        model.enable_input_require_grads()
+        embeddings = model.model.visual.patch_embed
+        patches = embeddings(torch.zeros(4, embeddings.proj.weight[0].numel()))
+        text = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long))
+        assert patches.requires_grad is not frozen and text.requires_grad

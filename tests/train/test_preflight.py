@@ -22,6 +22,7 @@ from configs.versions import install_command
 from data_construction.build import BuildConfig
 from eval.harness import EvalConfig
 from reflection_v.stages import EvalKeys
+from train.activations import Arithmetic, decoder_activations
 from train.config import GrpoOptions, Lora, SftOptions
 from train.data import Collator, read_rows
 from train.filters import KEPT_ALL_THE_SAME, REMEDIES, filter_problems, prompt_tokens
@@ -29,7 +30,7 @@ from train.grpo import load_grpo
 from train.grpo import main as grpo_main
 from train.lora import lora_config
 from train.memory import make_plan
-from train.preflight import check
+from train.preflight import check, take_flags
 from train.reader import SHIPPED, count_weights, load_reader, skeleton
 from train.sft import load_sft
 from train.sft import main as sft_main
@@ -370,13 +371,21 @@ def test_the_table_in_the_docs_is_the_plan() -> None:
     assert shown == table_rows()
 
 
-def test_planned_activations_are_those_that_torch_saves(tiny_vlm_dir: Path, pictures: Path) -> None:
-    """The formula against the tensors that a forward of the tiny model really keeps for its backward, float32."""
+@pytest.mark.parametrize("adapters", [False, True])
+def test_planned_activations_are_those_that_torch_saves(tiny_vlm_dir: Path, pictures: Path, adapters: bool) -> None:
+    """The layers that ran without storage against the tensors that a real forward keeps for its backward, float32."""
+    from peft import get_peft_model
+
+    lora = Lora(r=4) if adapters else None
     vlm = load_vlm(tiny_vlm_dir, device="cpu")
     rows, _ = read_rows(pictures / "rows.jsonl", vlm)
-    batch = Collator(rows, vlm)([{"index": index} for index in range(len(rows))])
+    batch = Collator(rows, vlm)([{"index": 0}])
+    planned = decoder_activations(vlm.model.config, batch["input_ids"].numel(), Arithmetic(True, False, False, lora))
+    if lora is not None:
+        get_peft_model(vlm.model, lora_config(lora, vlm.model))
+    decoder, weights = vlm.model.get_decoder(), {weight.data_ptr() for weight in vlm.model.parameters()}
+    held: list[torch.Tensor] = []
     saved: dict[int, int] = {}
-    weights = {weight.untyped_storage().data_ptr() for weight in vlm.model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -385,15 +394,62 @@ def test_planned_activations_are_those_that_torch_saves(tiny_vlm_dir: Path, pict
         held.append(tensor)  # or its address would be used again
         return tensor
 
-    held: list[torch.Tensor] = []
-    for weight in vlm.model.model.visual.parameters():
-        weight.requires_grad_(False)
+    states = torch.zeros(*batch["input_ids"].shape, decoder.config.hidden_size, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        vlm.model.model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False)
-    from train.memory import _activations
+        decoder(inputs_embeds=states, use_cache=False)
+    assert planned.measured and planned.layer > 0
+    assert planned.kept == pytest.approx(sum(saved.values()), rel=0.05)  # the last norm is in no layer
 
-    planned = 2 * _activations(vlm.model.config.get_text_config(), batch["input_ids"].numel(), False)  # 4 bytes, not 2
-    assert 0.5 < planned / sum(saved.values()) < 2
+
+def test_the_plan_is_for_a_dtype_and_a_device(tmp_path: Path) -> None:
+    lora = {"r": 64}
+    half, wide = (
+        plan_of(tmp_path, lora=lora, dtype=dtype, bf16=dtype == "bfloat16") for dtype in ("bfloat16", "float32")
+    )
+    adapters = half.facts["trainable"]
+    frozen = half.facts["weights"] - adapters
+    assert wide.parts["weights"] - half.parts["weights"] == pytest.approx(2 * frozen / 1e9, abs=0.02)
+    assert wide.parts["gradients"] == half.parts["gradients"] == pytest.approx(4 * adapters / 1e9, abs=0.01)
+    assert 1.3 < wide.parts["activations"] / half.parts["activations"] < 2.1
+    keys = {"output_dir": str(tmp_path), "dataset": "rows.jsonl", "use_cpu": True, "lora": lora, "bf16": True}
+    stage = load_sft({**keys, "model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"})
+    on_gpu, on_cpu = (make_plan(stage.args, stage.options, device=device) for device in ("cuda", "cpu"))
+    assert on_cpu.parts["context"] == 0 < on_gpu.parts["context"]
+    assert on_cpu.parts["logits"] > on_gpu.parts["logits"]  # no Triton kernel works inside the tile
+    assert on_cpu.parts["weights"] == on_gpu.parts["weights"]
+    assert on_gpu.facts["gpu_memory_gb"] == 80 != on_cpu.facts["gpu_memory_gb"]
+
+
+def test_a_model_of_reduced_depth_is_planned(tmp_path: Path) -> None:
+    planned = {}
+    for depth in (2, 4):
+        folder = tmp_path / str(depth)
+        shutil.copytree(str(bundled_config("qwen2_5_vl_3b/model")), folder)
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"] |= {"num_hidden_layers": depth, "layer_types": ["full_attention"] * depth}
+        (folder / "config.json").write_text(json.dumps(config))
+        planned[depth] = decoder_activations(load_reader_config(folder), 1024, Arithmetic(False, True, False, None))
+    assert planned[2].measured
+    assert planned[4].kept == 2 * planned[2].kept and planned[4].layer == planned[2].layer
+
+
+def load_reader_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def test_a_layer_that_cannot_run_without_values_is_planned_by_the_formula() -> None:
+    config = load_reader(SftOptions(model="google/gemma-4-E4B-it")).config  # its layers share keys
+    planned = decoder_activations(config, 1024, Arithmetic(False, True, True, None))
+    assert not planned.measured and planned.kept > 0 and planned.layer > 0
+
+
+def test_the_device_of_a_plan_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sft_main(["--config", "configs/tiny/sft.yaml", "--plan", "--device", "tpu"]) == 2
+    assert "--device cpu" in capsys.readouterr().err
+    rest, wanted = take_flags(["--plan", "--device", "cpu", "--dtype", "float32"])
+    assert wanted["device"] == "cpu" and rest == ["--dtype", "float32"]
 
 
 # LoRA

@@ -12,11 +12,11 @@ from PIL import Image
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from train.activations import cache_bytes
 from train.config import Lora, SftOptions
 from train.data import IGNORED, Collator, end_of_turn, read_rows
 from train.launch import freeze
 from train.lora import check_lora
-from train.memory import _cache_bytes
 from train.reader import load_reader, part_of, skeleton
 from vlm.chat import encode, opened_tag, question_messages
 from vlm.load import VLM
@@ -168,10 +168,8 @@ def test_the_planned_cache_of_a_hybrid_model_is_the_real_one() -> None:
     for tokens in (8, 40):
         with torch.no_grad():
             cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True).past_key_values
-        assert held(cache) == pytest.approx(
-            _cache_bytes(config, tokens), rel=0.5
-        )  # states of some kernels are bfloat16
-    grown = _cache_bytes(config, 40) - _cache_bytes(config, 8)
+        assert held(cache) == pytest.approx(cache_bytes(config, tokens), rel=0.5)  # states of some kernels are bfloat16
+    grown = cache_bytes(config, 40) - cache_bytes(config, 8)
     assert grown == 32 * 2 * (2 * 2 * 16)  # two of eight layers grow
 
 
@@ -187,8 +185,8 @@ def test_the_planned_cache_of_shared_and_sliding_layers_is_the_real_one() -> Non
     for tokens in (8, 40):
         with torch.no_grad():
             cache = model(torch.ones(1, tokens, dtype=torch.long), use_cache=True).past_key_values
-        assert held(cache) == pytest.approx(_cache_bytes(config, tokens), rel=0.1)  # a window keeps one token less
-    assert _cache_bytes(config, 41) - _cache_bytes(config, 40) == 2 * 4 * 16  # the two full layers that are not shared
+        assert held(cache) == pytest.approx(cache_bytes(config, tokens), rel=0.1)  # a window keeps one token less
+    assert cache_bytes(config, 41) - cache_bytes(config, 40) == 2 * 4 * 16  # the two full layers that are not shared
 
 
 def test_the_shapes_cost_what_their_layers_do() -> None:
@@ -196,7 +194,7 @@ def test_the_shapes_cost_what_their_layers_do() -> None:
     grows = {}
     for model in ("Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3.5-4B", "Qwen/Qwen3.5-9B", GEMMA):
         config = load_reader(SftOptions(model=model)).config.get_text_config()
-        grows[model] = _cache_bytes(config, tokens + 1) - _cache_bytes(config, tokens)
+        grows[model] = cache_bytes(config, tokens + 1) - cache_bytes(config, tokens)
     assert grows == {
         "Qwen/Qwen3-VL-8B-Instruct": 36 * 4 * 8 * 128,
         "Qwen/Qwen3.5-4B": 8 * 4 * 4 * 256,  # 8 of 32 layers
