@@ -210,7 +210,7 @@ def _one_layer(config_json: str, kind: str | None, lora_json: str | None, wide: 
         if getattr(text, "layer_types", None):
             text.layer_types = [kind or text.layer_types[0]]
         if hasattr(vision, "depth"):
-            vision.depth = 1
+            vision.depth = 1  # type: ignore[union-attr]
         if getattr(text, "num_kv_shared_layers", None):
             return None, mode  # a layer alone has no other to read keys from
         dtype = torch.float32 if wide else torch.bfloat16
