@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, console_warnings, finite, held_out, run_folder, tracking
+from train import checkpoints, console_warnings, distributed, finite, held_out, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate
@@ -56,6 +56,7 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
     (run_folder.Log, TrainerCallback, ("on_train_begin", "on_step_begin", "on_step_end", "on_log")),
     (checkpoints.KeepCheckpoints, TrainerCallback, ("on_step_end", "on_epoch_end", "on_save")),
     (checkpoints.StopOnSigterm, TrainerCallback, ("on_train_begin", "on_step_end")),
+    (distributed.BoundSilence, TrainerCallback, ("on_train_begin", "on_step_end")),
     (tracking.Tracked, TrainerCallback, ("on_train_begin", "on_train_end")),
     (tracking.StopAtGap, TrainerCallback, ("on_log",)),
     (generate._Sampler, LogitsProcessor, ("__call__",)),
