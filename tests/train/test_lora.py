@@ -329,34 +329,30 @@ def test_the_plan_counts_the_adapters_that_peft_makes(
 
 
 def test_a_plan_of_experts_counts_the_width_that_a_token_passes(
-    config: dict[str, Any], qwen3_5_dir: Path, tmp_path: Path
+    config: dict[str, Any], qwen3_5_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The code of experts needs values, so that their activations come from the formula, without a word of torch's."""
     dense = json.loads((qwen3_5_dir / "config.json").read_text())
-    parts = []
-    for kind, width in (
-        ("qwen3_5", {"intermediate_size": 40}),
-        (
-            "qwen3_5_moe",
-            {
-                "moe_intermediate_size": 8,
-                "num_experts_per_tok": 2,
-                "shared_expert_intermediate_size": 24,
-                "num_experts": 4,
-            },
-        ),
-    ):
-        folder = tmp_path / kind
+    activations = []
+    # (width of an expert, experts of a token, experts, width of the shared one)
+    for number, widths in enumerate([(8, 2, 4, 24), (16, 1, 8, 24), (8, 2, 4, 64)]):
+        folder = tmp_path / str(number)
         shutil.copytree(qwen3_5_dir, folder)
         text = {key: value for key, value in dense["text_config"].items() if key != "intermediate_size"}
-        text |= {"model_type": f"{kind}_text", **width}
-        vision = {**dense["vision_config"], "model_type": f"{kind}_vision"}
-        changed = {**dense, "model_type": kind, "text_config": text, "vision_config": vision}
+        names = ("moe_intermediate_size", "num_experts_per_tok", "num_experts", "shared_expert_intermediate_size")
+        text |= {"model_type": "qwen3_5_moe_text", **dict(zip(names, widths, strict=True))}
+        vision = {**dense["vision_config"], "model_type": "qwen3_5_moe_vision"}
+        changed = {**dense, "model_type": "qwen3_5_moe", "text_config": text, "vision_config": vision}
         (folder / "config.json").write_text(json.dumps(changed))
         keys = {**config, "model": str(folder), "output_dir": str(tmp_path / "out")}
         assert check(load_sft(keys)).passed
         stage = load_sft({**keys, "per_device_train_batch_size": 512})  # parts are rounded to 0.01 GB
-        parts.append(make_plan(stage.args, stage.options).parts)
-    assert parts[0]["activations"] == parts[1]["activations"] > 1
+        plan = make_plan(stage.args, stage.options)
+        assert plan.facts["activations_by"] == "formula"
+        activations.append(plan.parts["activations"])
+    assert activations[0] == activations[1] > 1
+    assert activations[2] > activations[0]
+    assert "fake_tensor" not in caplog.text
 
 
 def test_a_frozen_vision_tower_takes_no_part_in_the_backward() -> None:
