@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# Floats of logits held at a time. For form (b) on a CPU 512 KiB, which stay in a core's cache while they are multiplied, made
-# exponentials and summed; on a GPU 128 MiB, so that few kernels are started (not run). Other forms are a call of larger pieces.
-CHUNK, CPU_CHUNK, GPU_CHUNK = 2**19, 2**17, 2**25
+# Floats of logits held at a time. On a CPU 2 MiB: small enough for its caches, large enough that calling the operators costs little
+# beside their work. On a GPU 128 MiB, so that few kernels are started (not run).
+CHUNK, GPU_CHUNK = 2**19, 2**25
 
 
 @dataclass
@@ -231,8 +231,8 @@ def _image_keys(key: torch.Tensor, images: Positions) -> torch.Tensor:
 
 
 def _piece(device: torch.device, batch: int, key_heads: int) -> tuple[int, int, int]:
-    """(sequences, key heads, floats of logits) at a time: a core works best on what fits its cache, a GPU on large pieces."""
-    return (1, 1, CPU_CHUNK) if device.type == "cpu" else (batch, key_heads, GPU_CHUNK)
+    """(sequences, key heads, floats of logits) at a time: a CPU works best on one matrix that fits its caches, a GPU on all."""
+    return (1, 1, CHUNK) if device.type == "cpu" else (batch, key_heads, GPU_CHUNK)
 
 
 def mass_from_logsumexp(

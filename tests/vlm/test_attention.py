@@ -99,8 +99,7 @@ def test_chunks_do_not_change_the_numbers(
                 getattr(pieces, name), getattr(whole, name), atol=1e-6, rtol=1e-5, equal_nan=True
             )
 
-    for chunk in ("CHUNK", "CPU_CHUNK"):
-        monkeypatch.setattr(vlm.attention_kernels, chunk, 300)  # a row or two at a time
+    monkeypatch.setattr(vlm.attention_kernels, "CHUNK", 300)  # a row or two at a time
     in_pieces()
     for chunk in (10_000, 2**25):  # as on a GPU: all sequences and heads together
         monkeypatch.setattr(vlm.attention_kernels, "_piece", lambda device, *sizes, chunk=chunk: (*sizes, chunk))
