@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from configs.jsonl import read_jsonl
+from data_construction.reading import FAULTS
 from data_construction.sources import write_set
 from eval.audit import AuditConfig, run_audit
 from reflection_v.cli import app
@@ -102,7 +103,9 @@ def test_build_with_both_roles_served(
     roles = ["--model", vllm_server.model, "--reasoner", reasoner.model]
     said = run("build", config, "--problems", str(problems), "--out", str(tmp_path / "out"), *roles)
     traces = read_jsonl(tmp_path / "out" / "traces.jsonl")
-    assert len(traces) == 24 and "errors: 0" in said
+    assert len(traces) == 24 and "kept: " in said
+    # The tiny reasoner's replies may be unusable; the servers' never fail.
+    assert {trace["error"] for trace in traces if trace["status"] == "error"} <= set(FAULTS)
     assert any(trace["status"] == "kept" for trace in traces)
     replies = read_jsonl(tmp_path / "out" / "replies.jsonl")
     assert {"requester", "responder"} <= {row["role"] for row in replies}
