@@ -62,7 +62,8 @@ def answer_question(
     Returns:
         ``answer`` (str or None), ``trace`` (the reasoning), ``text`` (all that was written), ``tokens`` (of all votes),
         ``seconds``, ``looks`` (how many times the trace goes back to the image), ``finished`` (False: the budget ran
-        out), ``relooks`` and ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), and
+        out), ``repeats`` (it repeated itself, and was stopped if it could be: only a boxed answer counts), ``relooks`` and
+        ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), and
         with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, ``attention_layers``: which layers they cover
         (``vlm.attention_traits.AttentionTraits.coverage``), and ``attention``, a ``vlm.sentence_attention.ResponseAttention``.
 
@@ -77,7 +78,7 @@ def answer_question(
     started = time.perf_counter()
     # Several votes run as one batch, which does not stream.
     if is_local(model) and votes == 1:
-        pieces = think_stream(model, messages, opened, how, temperature=temperature, seed=seed)
+        pieces = think_stream(model, messages, opened, how, temperature=temperature, seed=seed, stop_repeats=True)
         try:
             for piece in pieces:
                 if stream is not None:
@@ -115,7 +116,9 @@ def think_all(
 ) -> list[BudgetedResponse]:
     """One response to each conversation: in batches by a local model, side by side by a server."""
     if is_local(model):
-        return think_batch(model, conversations, images, effort, temperature=temperature, seeds=seeds)
+        return think_batch(
+            model, conversations, images, effort, temperature=temperature, seeds=seeds, stop_repeats=True
+        )
 
     async def ask_server() -> list[BudgetedResponse]:
         asked = [
@@ -137,7 +140,8 @@ def is_local(model: Model) -> "TypeIs[VLM]":
 
 def summarize(responses: Sequence[BudgetedResponse]) -> dict[str, Any]:
     """What K responses to one question come to; see ``answer_question``."""
-    parsed = [parse_response(one.text) for one in responses]
+    # The last line of a loop is no answer.
+    parsed = [parse_response(one.text, finished=not one.repeats) for one in responses]
     votes = count_votes([response.answer for response in parsed])
     response, chosen = parsed[votes.winner], responses[votes.winner]
     return {
@@ -147,6 +151,7 @@ def summarize(responses: Sequence[BudgetedResponse]) -> dict[str, Any]:
         "tokens": sum(one.tokens for one in responses),
         "looks": count_looks(response.reasoning or chosen.text),
         "finished": chosen.finished,
+        "repeats": chosen.repeats,
         "relooks": chosen.relooks,
         "closed": chosen.closed,
         "votes": {"k": len(responses), "agreement": round(votes.agreement, 4), "counts": votes.counts},

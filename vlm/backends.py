@@ -95,7 +95,7 @@ class HFBackend:
     """
 
     def __init__(self, vlm: "VLM", batch_size: int = 64, linger: float = 0.005) -> None:
-        from vlm.generate import StopSwitch
+        from vlm.stopping_criteria import StopSwitch
 
         self.name = vlm.name
         self._stop = StopSwitch()

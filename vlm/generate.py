@@ -20,6 +20,7 @@ from vlm.chat import Message, Prefix, encode, position_limit, prefix_ids
 from vlm.finite import finite_scores
 from vlm.load import VLM
 from vlm.protocol import TextStream
+from vlm.stopping_criteria import Budgets, RepetitionStop, StopSwitch
 from vlm.thinking import decode_after
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Generation:
         token_ids: the new tokens, without the end token.
         finished: the model ended its turn itself; False if the budget or a stopping criterion did.
         prompt_tokens: length of the prompt, image tokens and prefix included.
+        repeats: it was stopped because it repeated itself.
         mass, lift: (layers, tokens) attention to the image and its ratio to uniform attention, if asked for.
     """
 
@@ -42,6 +44,7 @@ class Generation:
     token_ids: list[int]
     finished: bool
     prompt_tokens: int
+    repeats: bool = False
     mass: torch.Tensor | None = field(default=None, compare=False)
     lift: torch.Tensor | None = field(default=None, compare=False)
 
@@ -60,6 +63,7 @@ def generate(
     attention: dict[str, Any] | None = None,
     streamer: BaseStreamer | None = None,
     stopping: StoppingCriteria | None = None,
+    stop_repeats: bool = False,
 ) -> list[Generation]:
     """Continue N conversations; results stand in the order of the input.
 
@@ -74,6 +78,8 @@ def generate(
             ``"predicting"``. ``{}`` takes its defaults.
         streamer: a transformers streamer, for a single conversation.
         stopping: a criterion that stops the whole batch, such as ``StopSwitch``.
+        stop_repeats: stop a row that repeats itself (``vlm.repetition``). Only for people who wait for an answer: training
+            and evaluation see what a model writes by itself.
 
     Raises:
         UserError: see ``vlm.chat.encode`` and ``vlm.finite.finite_scores``; or a setting out of range.
@@ -97,7 +103,9 @@ def generate(
     ]
     results: dict[int, Generation] = {}
     for numbers in _split_batches(rows, batch_size):
-        written = _generate_batch(vlm, [rows[number] for number in numbers], attention, streamer, stopping)
+        written = _generate_batch(
+            vlm, [rows[number] for number in numbers], attention, streamer, stopping, stop_repeats
+        )
         results.update(zip(numbers, written, strict=True))
     return [results[number] for number in range(count)]
 
@@ -112,6 +120,7 @@ def generate_stream(
     top_p: float = 1.0,
     seed: int = 0,
     prefix: Prefix = "",
+    stop_repeats: bool = False,
 ) -> TextStream[Generation]:
     """Like ``generate`` for one conversation, as an iterator of text pieces that together are ``Generation.text``."""
     settings = {
@@ -120,6 +129,7 @@ def generate_stream(
         "top_p": top_p,
         "seeds": [seed],
         "prefixes": [prefix],
+        "stop_repeats": stop_repeats,
     }
     return TextStream(_stream(vlm, messages, images, settings))
 
@@ -149,6 +159,7 @@ def _generate_batch(
     attention: dict[str, Any] | None,
     streamer: BaseStreamer | None,
     stopping: StoppingCriteria | None,
+    stop_repeats: bool,
 ) -> list[Generation]:
     ends = end_tokens(vlm)
     # Neither a probe on the model nor the state that a tokenizer sets for a call may be shared by two threads.
@@ -158,12 +169,16 @@ def _generate_batch(
         prompts = batch["attention_mask"].sum(dim=1).tolist()
         room = position_limit(vlm)
         budgets = [min(row.budget, room - prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        repetition = RepetitionStop(start, vlm.tokenizer, ends) if stop_repeats else None
         call = {
             **batch,
             "generation_config": _sampling_settings(vlm, max(budgets), ends),
             "logits_processor": [_Sampler(rows, vlm.device)],
             "stopping_criteria": StoppingCriteriaList(
-                [_Budgets(start, budgets, vlm.device), *([stopping] if stopping else [])]
+                [
+                    Budgets(start, budgets, vlm.device),
+                    *(criterion for criterion in (stopping, repetition) if criterion is not None),
+                ]
             ),
             "streamer": streamer,
         }
@@ -177,11 +192,15 @@ def _generate_batch(
                 with AttentionMass(vlm.model, **settings) as probe:
                     sequences = vlm.model.generate(**call)
         written = []
-        for row, tokens, budget, prompt in zip(rows, sequences[:, start:].tolist(), budgets, prompts, strict=True):
+        stopped = repetition.stopped if repetition is not None else {}
+        for number, (row, tokens) in enumerate(zip(rows, sequences[:, start:].tolist(), strict=True)):
+            # A row that has reached its budget is padded, and nothing that is found after it counts.
+            repeats = stopped.get(number, room + 1) <= budgets[number]
+            budget = stopped[number] if repeats else budgets[number]
             end = next((place for place, token in enumerate(tokens[:budget]) if token in ends), None)
             ids = tokens[: budget if end is None else end]
             text = decode_after(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
-            written.append(Generation(text, ids, end is not None, prompt))
+            written.append(Generation(text, ids, end is not None, prompts[number], repeats))
     if probe is not None:
         _add_mass(written, probe, attention or {})
     return written
@@ -247,26 +266,6 @@ class _Sampler(LogitsProcessor):
         before = share.cumsum(dim=-1) - share  # what the likelier tokens hold already; 0 for the likeliest
         ordered = ordered.masked_fill((before >= self.top_ps) & (self.top_ps < 1), float("-inf"))
         return torch.empty_like(scores).scatter_(-1, places, ordered)
-
-
-class _Budgets(StoppingCriteria):
-    """Each row stops at its own number of tokens."""
-
-    def __init__(self, start: int, budgets: Sequence[int], device: torch.device) -> None:
-        self.start, self.budgets = start, torch.tensor(budgets, device=device)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        return input_ids.shape[1] - self.start >= self.budgets  # type: ignore[return-value]
-
-
-class StopSwitch(StoppingCriteria):
-    """Stops a whole batch after the token under way once ``event`` is set, from whatever thread."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)  # type: ignore[return-value]
 
 
 class _Pieces(BaseStreamer):

@@ -147,7 +147,9 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
         print(result["text"], end="")
     budget = find_effort(options.effort).tokens
     note = ""
-    if not result["finished"]:
+    if result["repeats"]:
+        note = " (the response repeats itself; ask in other words, or ask another model)"
+    elif not result["finished"]:
         note = f" (the budget of {budget} tokens ran out; try --effort high)"
     elif result["closed"]:
         note = f" (asked for after {budget} tokens of reasoning; try --effort high)"

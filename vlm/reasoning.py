@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, UserError
 from vlm.protocol import Request, TextStream, is_whole
+from vlm.repetition import repeats_itself
 from vlm.response import TAGS, closing_tag, count_looks, find_reasoning
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class BudgetedResponse:
         finished: the model ended its turn itself.
         relooks: re-look cues that were inserted into the text.
         closed: its reasoning exceeded the budget (or never came to an answer) and was closed.
+        repeats: it repeated itself (``vlm.repetition``); a model in this process was stopped there, without an answer.
     """
 
     text: str
@@ -84,6 +86,7 @@ class BudgetedResponse:
     finished: bool
     relooks: int = 0
     closed: bool = False
+    repeats: bool = False
 
 
 def think_stream(
@@ -95,9 +98,10 @@ def think_stream(
     temperature: float = 0.0,
     seed: int = 0,
     prefix: str = "",
+    stop_repeats: bool = False,
 ) -> TextStream[BudgetedResponse]:
     """One conversation, piece by piece; arguments as ``vlm.generate.generate_stream``. No piece is ever taken back."""
-    return TextStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix))
+    return TextStream(_pieces(vlm, messages, images, effort, temperature, seed, prefix, stop_repeats))
 
 
 def _pieces(
@@ -108,6 +112,7 @@ def _pieces(
     temperature: float,
     seed: int,
     prefix: str,
+    stop_repeats: bool,
 ) -> Generator[str, None, BudgetedResponse]:
     from vlm.generate import generate_stream
 
@@ -121,6 +126,7 @@ def _pieces(
             temperature=temperature,
             seed=seed + course.rounds,
             prefix=course.prefix,
+            stop_repeats=stop_repeats,
         )
         written = course.text
         try:
@@ -150,6 +156,7 @@ def think_batch(
     temperature: float = 0.0,
     seeds: Sequence[int] | None = None,
     batch_size: int = 32,
+    stop_repeats: bool = False,
 ) -> list[BudgetedResponse]:
     """N conversations at once; each comes out as ``think_stream`` would write it. Arguments as ``vlm.generate.generate``."""
     from vlm.generate import generate
@@ -166,6 +173,7 @@ def think_batch(
             seeds=[seeds[number] + courses[number].rounds for number in active],
             prefixes=[courses[number].prefix for number in active],
             batch_size=batch_size,
+            stop_repeats=stop_repeats,
         )
         for number, generation in zip(active, written, strict=True):
             courses[number].take(generation)
@@ -184,7 +192,9 @@ async def think_served(
     """The same for a backend. A server does not continue a given prefix, so only the effort's budget and instruction apply."""
     request = Request(list(messages), list(images), effort.tokens + ANSWER_TOKENS, temperature, seed=seed)
     reply = await backend.complete(request)
-    return BudgetedResponse(reply.text, reply.completion_tokens, is_whole(reply.finish_reason))
+    return BudgetedResponse(
+        reply.text, reply.completion_tokens, is_whole(reply.finish_reason), repeats=repeats_itself(reply.text)
+    )
 
 
 class _Course:
@@ -207,7 +217,7 @@ class _Course:
         self.thinking_left = self.budget
         self.ids: list[int] = []
         self.rounds = self.relooks = 0
-        self.answering = self.closed = self.finished = self.done = False
+        self.answering = self.closed = self.finished = self.repeats = self.done = False
 
     @property
     def prefix(self) -> list[int]:
@@ -219,7 +229,7 @@ class _Course:
 
     @property
     def response(self) -> BudgetedResponse:
-        return BudgetedResponse(self.text, len(self.ids), self.finished, self.relooks, self.closed)
+        return BudgetedResponse(self.text, len(self.ids), self.finished, self.relooks, self.closed, self.repeats)
 
     def take(self, written: "Generation") -> None:
         """Add what the model wrote, then decide: another look, the answer, or the end."""
@@ -227,7 +237,8 @@ class _Course:
         self.rounds += 1
         self.thinking_left -= len(written.token_ids)
         self.finished, room = written.finished, self.limit - written.prompt_tokens - len(written.token_ids)
-        if self.answering or room <= ANSWER_TOKENS:
+        self.repeats = written.repeats  # asked for its answer, a model in a loop would invent one
+        if self.answering or self.repeats or room <= ANSWER_TOKENS:
             self.done = True
             return
         text = self.given + self.text

@@ -25,7 +25,7 @@ import vlm
 from train import checkpoints, console_warnings, distributed, finite, held_out, run_folder, tracking
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
-from vlm import attention_check, generate
+from vlm import attention_check, generate, stopping_criteria
 from vlm.attention import AttentionMass
 
 pytestmark = pytest.mark.seam
@@ -60,8 +60,9 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
     (tracking.Tracked, TrainerCallback, ("on_train_begin", "on_train_end")),
     (tracking.StopAtGap, TrainerCallback, ("on_log",)),
     (generate._Sampler, LogitsProcessor, ("__call__",)),
-    (generate._Budgets, StoppingCriteria, ("__call__",)),
-    (generate.StopSwitch, StoppingCriteria, ("__call__",)),
+    (stopping_criteria.Budgets, StoppingCriteria, ("__call__",)),
+    (stopping_criteria.RepetitionStop, StoppingCriteria, ("__call__",)),
+    (stopping_criteria.StopSwitch, StoppingCriteria, ("__call__",)),
     (generate._Pieces, BaseStreamer, ("put", "end")),
     (attention_check._Forced, LogitsProcessor, ("__call__",)),
 ]
@@ -164,8 +165,9 @@ def test_generation_calls_what_is_overridden(called: Counter[str], tiny_vlm_dir:
 
     model, question = load_vlm(tiny_vlm_dir, device="cpu"), [{"role": "user", "content": "What is at A1?"}]
     with AttentionMass(model.model):
-        assert list(generate.generate_stream(model, question, [], max_new_tokens=4, temperature=1.0))
-    ours = (generate._Sampler, generate._Budgets, generate.StopSwitch, generate._Pieces, attention_check._Forced)
+        assert list(generate.generate_stream(model, question, [], max_new_tokens=4, temperature=1.0, stop_repeats=True))
+    own_stops = (stopping_criteria.Budgets, stopping_criteria.RepetitionStop, stopping_criteria.StopSwitch)
+    ours = (generate._Sampler, *own_stops, generate._Pieces, attention_check._Forced)
     assert uncalled(called, *ours) == []
 
 
