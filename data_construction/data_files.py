@@ -16,8 +16,8 @@ from typing import Any
 
 from configs.api_key import redact_tokens
 from configs.errors import UserError
+from configs.front_matter import read_front_matter
 from configs.jsonl import iter_jsonl
-from configs.overrides import parse_yaml
 from configs.paths import user_path
 from vlm.hub import cache_alone, hub_remedy, why_unreachable
 
@@ -29,7 +29,6 @@ SAME_SPLIT = {"val": "validation", "valid": "validation", "training": "train"}
 SHARD = re.compile(r"-\d{5}-of-\d{5}(?:-[0-9a-f]{8,})?$")
 UNNAMED = re.compile(r"(?:data|part|shard|chunk|file|default|rows)?[-_]?\d*", re.IGNORECASE)
 BATCH = 64  # rows in memory at once: each may hold images
-MAX_README = 2**20
 MAX_FIELD = 2**26  # characters of a CSV field, which may be an image as base64 text
 
 Row = Mapping[str, Any]
@@ -125,15 +124,7 @@ def _declared_parts(root: Path) -> list[Part]:
 
 
 def _readme_configs(readme: Path) -> list[Mapping[str, Any]]:
-    header: Any = None
-    with contextlib.suppress(OSError, ValueError):  # a broken header declares nothing
-        with readme.open(encoding="utf-8") as file:
-            text = file.read(MAX_README)
-        first, *lines = text.splitlines() or [""]
-        ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
-        if first.rstrip() == "---" and ends:
-            header = parse_yaml("\n".join(lines[: ends[0]]))
-    configs = header.get("configs") if isinstance(header, Mapping) else None
+    configs = read_front_matter(readme).get("configs")
     return [config for config in configs if isinstance(config, Mapping)] if isinstance(configs, list) else []
 
 

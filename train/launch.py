@@ -45,6 +45,7 @@ from train.spawn import follow_starter, note_failure
 from train.tracking import Tracked
 from vlm.chat import check_template
 from vlm.load import VLM, load_vlm
+from vlm.model_card import keep_card
 from vlm.pixel_limits import given_pixel_limits
 
 DISK_SPARE = 64 << 20
@@ -254,7 +255,7 @@ def run_trainer(
             check_published(checkpoint[0])
             if run.main:
                 publish(checkpoint[0], run.path)
-            _merge(trainer.args, run, options)
+            _complete_model(trainer.args, run, options)
             return checkpoint[1]
         if checkpoint is not None and run.main:
             print(f"resuming from step {checkpoint[1]}", flush=True)
@@ -273,14 +274,17 @@ def run_trainer(
             raise UserError(f"Training ended at {place}: give the same command again to train the remaining steps.")
         check_same_weights(trainer.model)
         trainer.save_model(str(run.path))
-        _merge(trainer.args, run, options)
+        _complete_model(trainer.args, run, options)
         return int(state.global_step)
 
 
-def _merge(args: Any, run: RunFolder, options: ModelOptions) -> None:
+def _complete_model(args: Any, run: RunFolder, options: ModelOptions) -> None:
+    """Merge an adapter into the model, and keep what the card of the start model says about its images."""
     if options.lora is not None and run.main:
         with whole_weights(args):
             merge_adapter(run.path, options.model, options.dtype)
+    if run.main:
+        keep_card(options.model, run.path)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 from configs.errors import ConfigError
 from vlm.chat import question_messages
 from vlm.images import Source, open_image
+from vlm.model_card import what_it_reads
 from vlm.placement import in_place
 from vlm.reasoning import (
     BudgetedResponse,
@@ -63,9 +64,10 @@ def answer_question(
         ``answer`` (str or None), ``trace`` (the reasoning), ``text`` (all that was written), ``tokens`` (of all votes),
         ``seconds``, ``looks`` (how many times the trace goes back to the image), ``finished`` (False: the budget ran
         out), ``repeats`` (it repeated itself, and was stopped if it could be: only a boxed answer counts), ``relooks`` and
-        ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), and
-        with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each, ``attention_layers``: which layers they cover
-        (``vlm.attention_traits.AttentionTraits.coverage``), and ``attention``, a ``vlm.sentence_attention.ResponseAttention``.
+        ``closed`` (see ``vlm.reasoning.BudgetedResponse``), ``votes`` (``k``, ``agreement``, ``counts``), ``reads`` (see
+        ``vlm.model_card.what_it_reads``), and with ``look`` ``sentences``: ``text, start, end, mass, lift`` of each,
+        ``attention_layers``: which layers they cover (``vlm.attention_traits.AttentionTraits.coverage``), and
+        ``attention``, a ``vlm.sentence_attention.ResponseAttention``.
 
     Raises:
         UserError: a bad image, question, effort, style or number of votes; a server without a usable reply.
@@ -91,7 +93,8 @@ def answer_question(
         responses = think_all(model, [messages] * votes, [opened] * votes, how, temperature, seeds)
         if stream is not None and votes == 1:  # a server, which answers in one piece
             stream(responses[0].text)
-    result = summarize(responses) | {"seconds": round(time.perf_counter() - started, 3)}
+    seconds = round(time.perf_counter() - started, 3)
+    result = summarize(responses) | {"seconds": seconds, "reads": what_it_reads(model.name)}
     if look:
         if not is_local(model):
             raise ConfigError("A server does not show where its model looks: load the model from its folder for that.")

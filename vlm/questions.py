@@ -15,6 +15,7 @@ from vlm.asking import Model, answer_question, is_local, load_for_asking
 from vlm.chat import question_messages
 from vlm.downloads import decode_base64, fetch_image
 from vlm.images import MAX_BYTES, open_image
+from vlm.model_card import reads_sentence
 from vlm.placement import in_place
 from vlm.reasoning import find_effort, vote_seeds, vote_temperature
 from vlm.startup import collection_paused
@@ -154,6 +155,8 @@ def print_answer(result: dict[str, Any], options: SimpleNamespace) -> None:
     elif result["closed"]:
         note = f" (asked for after {budget} tokens of reasoning; try --effort high)"
     print(f"\n\nAnswer: {result['answer'] if result['answer'] is not None else 'none'}{note}")
+    if result["reads"] is not None:
+        print(reads_sentence(result["reads"]))
     if votes["k"] > 1:
         given = ", ".join(f"{answer} x {n}" for answer, n in votes["counts"].items()) or "no answer"
         print(f"Votes: {votes['agreement']:.0%} of {votes['k']} agree ({given})")

@@ -22,6 +22,7 @@ from vlm.chat import encode
 from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
+from vlm.model_card import what_it_reads
 
 pytestmark = pytest.mark.seam
 
@@ -116,6 +117,17 @@ def test_frozen_parts_stay(tiny_vlm_dir: Path, config: dict[str, Any], tmp_path:
     run_sft(config, {"output_dir": str(tmp_path), "max_steps": 1, "freeze_vision": True, "freeze_merger": True})
     stayed = runs.unmoved(tiny_vlm_dir, tmp_path)
     assert stayed == sorted(name for name in runs.weights(tiny_vlm_dir) if "visual" in name)
+
+
+def test_a_trained_model_keeps_what_its_start_model_reads(
+    tiny_vlm_dir: Path, finished: Path, config: dict[str, Any], tmp_path: Path
+) -> None:
+    assert what_it_reads(finished) is None and not (finished / "README.md").exists()
+    start = shutil.copytree(tiny_vlm_dir, tmp_path / "start")
+    (start / "README.md").write_text("---\nreads: rows of digits\n---\n# A model\n")
+    for given, out in ((start, tmp_path / "sft"), (tmp_path / "sft", tmp_path / "more")):
+        run_sft(config, {"model": str(given), "output_dir": str(out), "max_steps": 1})
+        assert what_it_reads(out) == "rows of digits"
 
 
 def test_the_result_is_a_standard_folder(finished: Path, tiny_vlm_dir: Path, pictures: Path) -> None:

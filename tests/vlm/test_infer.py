@@ -48,7 +48,20 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_answer_and_what_is_streamed(vlm_: VLM, photo: Path) -> None:
     pieces: list[str] = []
     result = answer_question(vlm_, [photo], "How many?", effort="low", stream=pieces.append, temperature=1.0, seed=3)
-    keys = {"answer", "trace", "text", "tokens", "seconds", "looks", "finished", "relooks", "closed", "votes"}
+    keys = {
+        "answer",
+        "trace",
+        "text",
+        "tokens",
+        "seconds",
+        "looks",
+        "finished",
+        "relooks",
+        "closed",
+        "votes",
+        "repeats",
+        "reads",
+    }
     assert set(result) == keys
     assert "".join(pieces) == result["text"] and result["closed"] and 8 < result["tokens"] <= 8 + 4 + 4
     again = answer_question(vlm_, [Image.open(photo)], "How many?", effort="low", temperature=1.0, seed=3)

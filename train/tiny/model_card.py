@@ -19,6 +19,7 @@ VLM_CARD = """---
 license: apache-2.0
 library_name: transformers
 pipeline_tag: image-text-to-text
+reads: grids of coloured shapes and of handwritten digits, and nothing else
 ---
 # tiny-vlm
 
