@@ -11,7 +11,7 @@ from data_construction.sources import FACT_WORDS
 from reward.grade import Gold, grade_answer
 from reward.statements import final_statements, statements
 from vlm.problem import Problem
-from vlm.response import count_looks
+from vlm.response import relook_starts, split_sentences
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 NUMBER_WORDS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "none")
@@ -41,7 +41,8 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
 
     A rewrite may drop words but must not change facts. Each of its statements, numbers and ``VALUES`` is in the transcript
     or the question. Its last statement about a place is the last one concluded there. If it gives an answer, this is the
-    one that was concluded. It has one re-look for each round after the first.
+    one that was concluded. It has one re-look for each round after the first, states nothing before the look that showed it,
+    and tells something of what each re-look showed.
     """
     transcript = " . ".join(f"{round_.reply} . {round_.conclusion}" for round_ in rounds)
     if not text or "\\boxed" in text:
@@ -50,12 +51,15 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
         return "repeats itself"
     if len(text) > 2 * len(transcript) + 200:
         return "is far longer than the transcript"
-    if count_looks(text) != len(rounds) - 1:
-        return f"has {count_looks(text)} re-looks for {len(rounds) - 1} rounds after the first"
+    starts = relook_starts(text)
+    if len(starts) != len(rounds) - 1:
+        return f"has {len(starts)} re-looks for {len(rounds) - 1} rounds after the first"
     known = {(statement.key, statement.value) for statement in statements(transcript)}
     for statement in statements(text):
         if (statement.key, statement.value) not in known:
             return f"states '{statement.key}: {statement.value}', which the transcript does not"
+    if fault := _order_fault(text, starts, rounds):
+        return fault
     last = final_statements(" . ".join(round_.conclusion for round_ in rounds))
     if final_statements(text) != last:
         return "its last statements are not those of the last conclusions"
@@ -69,6 +73,25 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
     if stated is not None and not grade_answer(concluded, stated).correct:
         return f"gives another answer: {stated}"
     return ""
+
+
+def _order_fault(text: str, starts: list[int], rounds: list[Round]) -> str:
+    """The fault of the part of a rewrite before its first re-look, or from one to the next; "" if each fits its round."""
+    shown: set[tuple[str, str]] = set()
+    for round_, start, end in zip(rounds, [0, *starts], [*starts, len(text)], strict=True):
+        part = text[start:end]
+        shown |= {(statement.key, statement.value) for statement in statements(f"{round_.reply} . {round_.conclusion}")}
+        for statement in statements(part):
+            if (statement.key, statement.value) not in shown:
+                return f"states '{statement.key}: {statement.value}' before the look that showed it"
+        told = _words(f"{round_.reply} {round_.conclusion}") - _words(round_.request)
+        if len(split_sentences(part)) < 2 and told and not told & _words(part):
+            return f"tells nothing of the look '{part.strip()[:60]}'"
+    return ""
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
 
 
 def template(rounds: list[Round]) -> str:

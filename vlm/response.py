@@ -360,8 +360,8 @@ _RELOOK = re.compile("|".join(RELOOK_CUES), re.IGNORECASE)
 _LOOK = re.compile("|".join(LOOK_CUES), re.IGNORECASE)
 
 
-def _relooks(text: str) -> list[int]:
-    """Start of every sentence that goes back to the image."""
+def relook_starts(text: str) -> list[int]:
+    """Character offset of every sentence that goes back to the image, in order."""
     text = _OPEN.sub(lambda match: " " * len(match[0]), text[:MAX_READ])  # blanks keep the offsets
     spans = split_sentences(text)
     return [
@@ -373,9 +373,9 @@ def _relooks(text: str) -> list[int]:
 
 def count_looks(text: str) -> int:
     """Number of sentences in which the text goes back to the image."""
-    return len(_relooks(text))
+    return len(relook_starts(text))
 
 
 def first_relook(text: str) -> int | None:
     """Character offset of the first sentence that goes back to the image, or None."""
-    return next(iter(_relooks(text)), None)
+    return next(iter(relook_starts(text)), None)

@@ -41,7 +41,10 @@ def test_a_faithful_rewrite_passes():
         (GOOD.replace("Wait, let me look at row 1 again. ", ""), "has 0 re-looks for 1"),
         (GOOD + " Let me look at the picture again.", "has 2 re-looks for 1"),
         (GOOD.replace("red red blue", "red red green"), "which the transcript does not"),
-        ("row 1: red red blue, red 2. Wait, let me look at row 1 again. row 1: red none blue, red 1.", "last"),
+        ("row 1: red red blue, red 2. Wait, let me look at row 1 again. row 1: red none blue, red 1.", "before"),
+        (GOOD + " row 1: red none blue.", "its last statements"),
+        (GOOD.replace("red none blue, red 1", "red red blue, red 2"), "before the look that showed it"),
+        ("row 1: red none blue, red 1; row 1: red red blue, red 2. Let me look at row 1 again.", "before the look"),
         (GOOD + " So 17.", "a number that is not in the transcript"),
         (GOOD + " So there are three.", "a word that is not in the transcript: three"),
         (GOOD + " The answer is 1.", "another answer: 1"),
@@ -51,6 +54,15 @@ def test_a_faithful_rewrite_passes():
 )
 def test_an_unfaithful_rewrite_is_named(text, words):
     assert words in rewrite_fault(text, PROBLEM, ROUNDS)
+
+
+def test_a_relook_that_tells_nothing_is_named():
+    rounds = [ROUNDS[1], ROUNDS[1]]
+    said = ROUNDS[1].conclusion
+    assert rewrite_fault(f"{said} Let me look again. {said}", PROBLEM, rounds) == ""
+    assert rewrite_fault(f"{said} Looking at it again, I see red red blue.", PROBLEM, rounds) == ""
+    assert "tells nothing of the look 'Let me look again.'" in rewrite_fault(f"{said} Let me look again.", PROBLEM, rounds)
+    assert "tells nothing" in rewrite_fault(f"Let me look again. {said}", PROBLEM, rounds)
 
 
 def test_the_template_is_faithful_and_goes_back_once_a_round():

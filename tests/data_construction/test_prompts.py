@@ -50,14 +50,15 @@ def test_every_shipped_set_shows_the_question_and_what_was_said(name: str) -> No
     rounds = [{"request": "ASKED", "reply": "SEEN", "conclusion": "THOUGHT"}]
     for part, shows in {"request": "SEEN", "conclude": "SEEN", "rewrite": "THOUGHT"}.items():
         text = prompts.render(part, question="QUESTION", rounds=rounds)
-        assert "QUESTION" in text and shows in text, part
+        assert shows in text, part
+        assert "QUESTION" in text or (name, part) == ("few_shot", "rewrite"), part  # a small model copies all that it is shown
 
 
 def test_a_base_model_continues_the_examples() -> None:
     """Each example of ``few_shot`` ends behind the word with which the prompt ends, and the model writes what follows it."""
     prompts = load_prompts("few_shot")
     rounds = [{"request": "ASKED", "reply": "SEEN", "conclusion": "THOUGHT"}]
-    for part, cue in {"request": "Asked:", "conclude": "Thought:", "rewrite": "Rewritten:"}.items():
+    for part, cue in {"request": "Asked:", "conclude": "Thought:", "rewrite": "Fair:"}.items():
         text = prompts.render(part, question="QUESTION", rounds=rounds)
         assert text.endswith(f"\n{cue}") and text.count(f"\n{cue} ") >= 2, part
     assert "repair" not in prompts.texts  # a conversation about the last reply is nothing that a base model continues
