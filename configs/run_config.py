@@ -3,7 +3,7 @@
     seed: 0
     model: tiny                  # a bundled name, a model folder, or a hub name
     reasoner: tiny-reasoner
-    problems:                    # any number of named sets; ``train`` and ``heldout`` are required
+    problems:                    # any number of named sets; ``train`` and ``heldout`` are required, ``replay`` is a skill to keep
       train:   {source: "scenes,digits", n: 1200, split: train}
       heldout: {path: my/problems}
     build: build.yaml            # stage files and problem paths are relative to this file

@@ -45,6 +45,8 @@ class LoopConfig(StrictModel):
         rounds: most rounds of an episode.
         confirm_share: share of the episodes, in [0, 1], that take one more look after a first conclusion that is correct,
             so that not every re-look in the data corrects something.
+        confirm_again: share of the correct later conclusions, in [0, 1], that are followed by one more look. Without them no trace
+            has a re-look after the answer was found, and a model that is asked for a further look has learned nothing to say.
         repairs: how often an unusable reply is requested again before the episode ends as an error.
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
@@ -53,6 +55,7 @@ class LoopConfig(StrictModel):
 
     rounds: int = Field(default=4, ge=1)
     confirm_share: float = Field(default=0.4, ge=0, le=1)
+    confirm_again: float = Field(default=0.0, ge=0, le=1)
     repairs: int = Field(default=1, ge=0)
     temperature: float = Field(default=0.7, ge=0)
     first_temperature: float = Field(default=0.0, ge=0)
@@ -115,7 +118,6 @@ class Episode:
         return self._trace("kept" if len(rounds) > 1 else "no_reflection", rounds, text=text, cohesion=how)
 
     async def _rounds(self, rounds: list[Round], images: list[Image.Image]) -> None:
-        confirm = self._share("confirm") < self.config.confirm_share
         fault = ""
         while len(rounds) < self.config.rounds:
             request = await self._request(rounds)
@@ -128,10 +130,16 @@ class Episode:
             rounds.append(
                 Round(request=request, reply=reply, conclusion=conclusion, answer=answer, verdict=grade.correct)
             )
-            if rounds[-1].verdict and not (confirm and len(rounds) == 1):
+            if rounds[-1].verdict and not self._confirms(len(rounds)):
                 return
         if all(round_.answer is None for round_ in rounds):  # no answer is not an incorrect answer
             raise UnusableReply("summarizer", fault)
+
+    def _confirms(self, rounds: int) -> bool:
+        """Whether the episode looks once more although the conclusion of its last round is correct."""
+        if rounds == 1:
+            return self._seed("confirm") / 2**48 < self.config.confirm_share
+        return self._seed("confirm", rounds) / 2**48 < self.config.confirm_again
 
     async def _request(self, rounds: list[Round]) -> str:
         messages, fault = self._messages("request", rounds), ""
@@ -231,9 +239,6 @@ class Episode:
 
     def _seed(self, *position: Any) -> int:
         return position_seed(self.seed, self.problem.id, *position)
-
-    def _share(self, name: str) -> float:
-        return self._seed(name) / 2**48
 
     def _trace(
         self,

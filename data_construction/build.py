@@ -13,6 +13,7 @@ from data_construction.failures import run_to_first_failure
 from data_construction.play import Tally, play
 from data_construction.prompts import load_prompts
 from data_construction.quality import trace_fault
+from data_construction.replay import ROWS, gather
 from data_construction.roles import Roles, open_roles
 from data_construction.shards import Shard, refuse_other_use
 from data_construction.trace_log import read_progress
@@ -76,14 +77,18 @@ def run_build(
             fitting = [problem for problem in chosen if is_in_ranges(rates.get(problem), config.difficulty)]
             left = round(left * len(fitting) / max(1, len(chosen)))
             chosen = fitting
-        tally = _played(chosen, problems, config, out, tries, roles) if chosen else None
+        replay = None
+        if config.replay_problems and dry_run is None and not (out / ROWS).exists():
+            replay = StoredProblems(config.replay_problems)
+            replay.keep(lambda problem_id: shard is None or shard.holds(problem_id))
+        tally = _played(chosen, problems, config, out, tries, roles, replay) if chosen or replay else None
         if dry_run is not None:
             return projection(tally, config, left) | {"dropped": dropped.counts}
         # Not before the first request: a resumed build of many episodes would wait for it.
         leave_out_unusable(problems, dropped, done.__contains__, images_read=True)
         check_any_usable(problems, dropped)
         # A build that was interrupted after its last episode, or whose set is all finished, is complete for the first time now.
-        runs = max(1, runs + (tally is not None))
+        runs = max(1, runs + bool(chosen))
         if shard is not None:
             return finish_shard(problems, dropped, config, run, runs, str(shard))
         return finish_build(problems, dropped, config, run, runs)
@@ -96,6 +101,7 @@ def _played(
     out: Path,
     tries: dict[str, int],
     roles: Roles | None,
+    replay: StoredProblems | None,
 ) -> Tally:
     if roles is None:
         prompts = load_prompts(config.prompts)
@@ -104,9 +110,14 @@ def _played(
         )
     limits = config.model_dump(include={"seed", "concurrency", "stop_after"})
     judge = functools.partial(trace_fault, config=config.quality)
-    loop = play(todo, problems, roles, config.loop, out, tries=tries, judge=judge, **limits)
+
+    async def ask() -> Tally:
+        if replay is not None:  # before the episodes, whose end closes the roles
+            await gather(replay, config.replay, roles, out, **limits)
+        return await play(todo, problems, roles, config.loop, out, tries=tries, judge=judge, **limits)
+
     try:
-        return run_to_first_failure(loop)
+        return run_to_first_failure(ask())
     except KeyboardInterrupt:
         done = len(read_progress(out / "traces.jsonl").done)
         raise KeyboardInterrupt(

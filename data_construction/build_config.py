@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from configs.identity import data_sha256
 from configs.run_dir import RunDir, changes, read_record
 from configs.schema import ModelName, StrictModel
 from data_construction.agent import LoopConfig
@@ -12,12 +13,14 @@ from data_construction.dataset import MixConfig
 from data_construction.difficulty import DifficultyConfig
 from data_construction.quality import QualityConfig
 from data_construction.records import ROLES
+from data_construction.replay import REPLIES, ROWS, ReplayConfig
 from data_construction.roles import RolesConfig
 from reward.judge import JudgeKey, prompt_sha256, read_judge
 from vlm.identity import model_identity
+from vlm.problem import problem_file
 
 BUILD_WRITES = (
-    *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", "sft.jsonl"),
+    *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES, "sft.jsonl"),
     *("config.json", "build.json", "stats.json", "stats.png", "hf"),
 )
 
@@ -37,6 +40,9 @@ class BuildConfig(StrictModel):
         stop_after: the build ends if the model of a role gives no reply this many times in a row; after five where the server says
             that no later request will succeed (the key, the model's name, the account's quota, no vision).
         difficulty: see ``DifficultyConfig``; None skips the measurement.
+        replay_problems: a second problem set, of a skill that the cold start must not lose (folder or JSON Lines file); the
+            responder's own correct responses to it join the cold-start set (``data_construction.replay``). Empty for none.
+        replay: see ``ReplayConfig``.
         loop: see ``LoopConfig``; quality: see ``QualityConfig``; mix: see ``MixConfig``.
         judge: the model that grades answers of domain ``open``: ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
             default such problems are dropped.
@@ -57,6 +63,8 @@ class BuildConfig(StrictModel):
     difficulty: DifficultyConfig | None = None
     quality: QualityConfig = QualityConfig()
     mix: MixConfig = MixConfig()
+    replay_problems: str = ""
+    replay: ReplayConfig = ReplayConfig()
     judge: JudgeKey = None
     seed: int = 0
 
@@ -92,6 +100,9 @@ def record_of(config: BuildConfig) -> dict[str, Any]:
         }
     named = {"model": config.model, "reasoner": config.reasoner} | {f"roles.{r}.model": m for r, m in models.items()}
     now |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
+    if config.replay_problems:
+        now |= {f"replay.{key}": value for key, value in config.replay.model_dump(exclude={"share"}).items()}
+        now["replay.problems_sha256"] = data_sha256(problem_file(config.replay_problems))
     if (asked := read_judge(config.judge)) is not None:
         now |= {"judge": asked.model.split("@http")[0], "judge_prompt": prompt_sha256()}
     return now
@@ -120,7 +131,9 @@ def same_build(config: BuildConfig, run: RunDir, further: dict[str, Any] | None 
             f"'loop' has changed since the first episodes in {run.path}; finished episodes stay as they are.",
             flush=True,
         )
-    run.refuse(key for key in changed if not key.startswith("loop."))
+    if any(key.startswith("replay.") for key in changed):  # they are few, and no episode depends on them
+        (run.path / ROWS).unlink(missing_ok=True)
+    run.refuse(key for key in changed if not key.startswith(("loop.", "replay.")))
     run.write(before | now)
 
 

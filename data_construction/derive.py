@@ -3,8 +3,10 @@
 It is made again by each call, without a model, so that filters and mix may change between runs.
 """
 
+import itertools
+import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from data_construction.difficulty import is_in_ranges, read_difficulty
 from data_construction.export import export_hf
 from data_construction.quality import filter_traces
 from data_construction.records import Trace
+from data_construction.replay import ROWS, replay_rows
 from data_construction.trace_log import StoredTraces
 from reward.judge import judging
 from reward.usable import DroppedProblems, iter_usable
@@ -101,10 +104,30 @@ def finish_build(
     """
     traces = judged_traces(problems, config)
     rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
+    if config.replay_problems and (run.path / ROWS).exists():
+        rows, mix["replay_rows"] = with_replay(rows, mix["rows"], config, run.path / ROWS)
+        mix["rows"] += mix["replay_rows"]
     write_rows_atomic(run.path / "sft.jsonl", rows)
     counts = _counted(traces, problems, dropped, config, run.path)
     derived = {"cold_start": mix, "facts": check_traces(traces, problems)}
     return run.finish({"runs": runs, **counts, **derived})
+
+
+def with_replay(
+    rows: Iterator[dict[str, Any]], n: int, config: BuildConfig, path: Path
+) -> tuple[Iterator[dict[str, Any]], int]:
+    """The ``n`` rows of the traces with those of replay spread evenly among them, and how many were added."""
+    added = list(replay_rows(StoredProblems(config.replay_problems), config.replay, path, n))
+    after = Counter(random.Random(f"replay/{config.seed}").choices(range(n + 1), k=len(added)))
+    rest = iter(added)
+
+    def mixed() -> Iterator[dict[str, Any]]:
+        yield from itertools.islice(rest, after[0])
+        for number, row in enumerate(rows, 1):
+            yield row
+            yield from itertools.islice(rest, after[number])
+
+    return mixed(), len(added)
 
 
 def finish_shard(

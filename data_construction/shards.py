@@ -21,13 +21,14 @@ from configs.run_dir import RunDir
 from data_construction.build_config import BuildConfig, build_dir, changed_keys, finished_runs, record_of, same_build
 from data_construction.derive import check_any_usable, finish_build, leave_out_unusable
 from data_construction.difficulty import is_in_ranges, read_difficulty
+from data_construction.replay import REPLIES, ROWS
 from data_construction.reply_log import position_seed
 from data_construction.trace_log import read_progress
 from reward.judge import judging
 from reward.usable import DroppedProblems
 from vlm.stored_problems import StoredProblems
 
-LOGS = ("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl")
+LOGS = ("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES)
 MERGING, MERGED = "merging", "merged"
 """Keys of the record of the folder that shards are joined in: their number, while the merge is under way and once it is complete."""
 _NAME = re.compile(r"shard-([1-9]\d*)-of-([1-9]\d*)")

@@ -35,7 +35,14 @@ from vlm.identity import SCHEME, model_folder, model_identity
 if TYPE_CHECKING:
     from eval.harness import EvalConfig
 
-PATHS = ("problems", "dataset", "out", "output_dir", "reward_folder")  # keys of stage configs that hold locations
+PATHS = (
+    "problems",
+    "replay_problems",
+    "dataset",
+    "out",
+    "output_dir",
+    "reward_folder",
+)  # keys of stage configs that hold locations
 SECRETS = ("api_key_env", "hub_token")  # they decide no result, and no record may hold them
 
 
@@ -141,6 +148,8 @@ class Pipeline:
             },
             "eval": {},
         }
+        if "replay" in self.sets:
+            self.own_keys["build"]["replay_problems"] = str(self.sets["replay"])
         for keys in self.own_keys.values():
             keys["seed"] = config.seed
         if config.judge is not None:

@@ -94,6 +94,17 @@ def test_a_right_conclusion_may_be_confirmed_by_one_more_look(problem):
     assert (trace.status, len(trace.rounds), trace.looks, trace.corrected) == ("kept", 2, 1, [])
 
 
+def test_later_correct_conclusions_may_be_confirmed_too(problem):
+    conclusion = "row 1: red red, red 4711. \\boxed{4711}"
+    for share, rounds in ((0.0, 2), (1.0, 4)):
+        config = LoopConfig(confirm_share=1.0, confirm_again=share, rounds=4)
+        trace = play(problem, Script([conclusion] * 4), config=config)
+        assert (trace.status, len(trace.rounds), trace.looks) == ("kept", rounds, rounds - 1)
+    corrected = ["row 1: red, red 1. \\boxed{1}", conclusion, conclusion]
+    trace = play(problem, Script(corrected), config=LoopConfig(confirm_share=0.0, confirm_again=1.0, rounds=3))
+    assert [one.verdict for one in trace.rounds] == [False, True, True]
+
+
 def test_never_right_is_wrong_after_the_last_round(problem):
     trace = play(problem, Script(["it is 3. \\boxed{3}"] * 3))
     assert (trace.status, len(trace.rounds), trace.trace) == ("wrong", 3, "")

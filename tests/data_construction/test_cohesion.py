@@ -61,7 +61,9 @@ def test_a_relook_that_tells_nothing_is_named():
     said = ROUNDS[1].conclusion
     assert rewrite_fault(f"{said} Let me look again. {said}", PROBLEM, rounds) == ""
     assert rewrite_fault(f"{said} Looking at it again, I see red red blue.", PROBLEM, rounds) == ""
-    assert "tells nothing of the look 'Let me look again.'" in rewrite_fault(f"{said} Let me look again.", PROBLEM, rounds)
+    assert "tells nothing of the look 'Let me look again.'" in rewrite_fault(
+        f"{said} Let me look again.", PROBLEM, rounds
+    )
     assert "tells nothing" in rewrite_fault(f"Let me look again. {said}", PROBLEM, rounds)
 
 

@@ -51,7 +51,9 @@ def test_every_shipped_set_shows_the_question_and_what_was_said(name: str) -> No
     for part, shows in {"request": "SEEN", "conclude": "SEEN", "rewrite": "THOUGHT"}.items():
         text = prompts.render(part, question="QUESTION", rounds=rounds)
         assert shows in text, part
-        assert "QUESTION" in text or (name, part) == ("few_shot", "rewrite"), part  # a small model copies all that it is shown
+        assert "QUESTION" in text or (name, part) == ("few_shot", "rewrite"), (
+            part
+        )  # a small model copies all that it is shown
 
 
 def test_a_base_model_continues_the_examples() -> None:
