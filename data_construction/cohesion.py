@@ -84,13 +84,13 @@ def _order_fault(text: str, starts: list[int], rounds: list[Round]) -> str:
         for statement in statements(part):
             if (statement.key, statement.value) not in shown:
                 return f"states '{statement.key}: {statement.value}' before the look that showed it"
-        told = _told(f"{round_.reply} {round_.conclusion}") - _told(round_.request)
-        if len(split_sentences(part)) < 2 and told and not told & _told(part):
+        told = _said_words(f"{round_.reply} {round_.conclusion}") - _said_words(round_.request)
+        if len(split_sentences(part)) < 2 and told and not told & _said_words(part):
             return f"tells nothing of the look '{part.strip()[:60]}'"
     return ""
 
 
-def _told(text: str) -> set[str]:
+def _said_words(text: str) -> set[str]:
     return set(re.findall(r"\w+", text.casefold()))
 
 
