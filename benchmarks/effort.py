@@ -2,7 +2,9 @@
 
 Accuracy on 300 held-out problems (``scenes,digits``, the families that the bundled model was taught) against effort (off,
 low, medium, high) and votes (1, 4, 8). One vote is greedy; 4 and 8 are the first 4 and all 8 of the same samples at
-temperature 0.7. ``tokens`` is the mean over problems of all tokens generated for an answer. Intervals come from eval.stats.
+temperature 0.7. ``+1 look`` and ``+2 looks`` are greedy responses of medium effort that are asked to look once or twice more,
+however often they have looked by themselves; their difference to medium effort is paired. ``tokens`` is the mean over problems of all tokens generated for an answer. Intervals
+come from eval.stats.
 In further rows ``effort`` is a number: the reasoning is cut at this many tokens.
 
 The last line is one JSON object; ``--write`` also writes effort.md and effort.svg into a folder. No figure is a timing, so the
@@ -12,6 +14,7 @@ machine's load does not matter. There is no limit to pass.
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.reporting import report, surroundings  # noqa: E402
 from data_construction.sources import LEARNED, problems  # noqa: E402
 from eval.figures import image_clusters  # noqa: E402
-from eval.stats import estimate_share  # noqa: E402
+from eval.stats import estimate_share, paired_difference  # noqa: E402
 from reward.grade import grade_answer  # noqa: E402
 from vlm.asking import summarize  # noqa: E402
 from vlm.chat import question_messages  # noqa: E402
@@ -32,6 +35,7 @@ from vlm.reasoning import EFFORTS, VOTE_TEMPERATURE, BudgetedResponse, Effort, t
 
 VOTES = (1, 4, 8)
 CUTS = (8, 16, 32, 64)
+FURTHER = {"+1 look": 1, "+2 looks": 2}
 SEED = 77
 
 
@@ -80,6 +84,7 @@ def row(
         "agreement": fmean(result["votes"]["agreement"] for result in results),
         "looks": fmean(result["looks"] for result in results),
         "closed": fmean(result["closed"] for result in results),
+        "correct": {p.id: score for (p, _), score in zip(asked, scores, strict=True) if score is not None},
     }
 
 
@@ -95,8 +100,13 @@ def measure(model: str, folder: str | None, n: int) -> dict[str, Any]:
         rows += [row(name, votes, asked, sampled) for votes in VOTES if votes > 1]
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     rows += [row(cut, 1, asked, think(vlm, asked, Effort(cut), 1)) for cut in CUTS]
+    medium = EFFORTS["medium"]
+    rows += [row(name, 1, asked, think(vlm, asked, replace(medium, further=n), 1)) for name, n in FURTHER.items()]
+    scores = {(one["effort"], one["votes"]): one.pop("correct") for one in rows}
+    clusters = image_clusters(problem for problem, _ in asked)
     return {
         "rows": rows,
+        "further_looks": {name: paired_difference(scores[name, 1], scores["medium", 1], clusters) for name in FURTHER},
         "model": model,
         "n": len(asked),
         "seed": SEED,
@@ -114,10 +124,15 @@ def table(figures: dict[str, Any]) -> str:
     for one in figures["rows"]:
         low, high = one["ci95"] or (float("nan"), float("nan"))
         name = one["effort"] if isinstance(one["effort"], str) else f"cut at {one['effort']} tokens"
+        name = f"medium, {name}" if name in FURTHER else name
         lines.append(
             f"| {name} | {one['votes']} | {one['accuracy']:.3f} | {low:.3f} to {high:.3f} | {one['tokens']:.0f} "
             f"| {one['agreement']:.2f} | {one['looks']:.2f} | {one['closed']:.2f} |"
         )
+    lines.append("")
+    for name, one in figures["further_looks"].items():
+        low, high = one["ci95"] or (float("nan"), float("nan"))
+        lines.append(f"{name} less medium, paired: {one['value']:+.3f} ({low:+.3f} to {high:+.3f}).")
     return "\n".join(lines)
 
 
@@ -138,8 +153,9 @@ def write(figures: dict[str, Any], folder: Path) -> None:
         )
         for votes in VOTES
     ]
-    lines.append(("thought cut short", [r for r in figures["rows"] if r["effort"] not in EFFORTS]))
-    for (label, rows), marker in zip(lines, "osd^", strict=True):
+    lines.append(("thought cut short", [r for r in figures["rows"] if r["effort"] in CUTS]))
+    lines.append(("asked to look again", [r for r in figures["rows"] if r["effort"] in FURTHER]))
+    for (label, rows), marker in zip(lines, "osd^v", strict=True):
         rows = sorted(rows, key=lambda one: one["tokens"])
         spread = [[r["accuracy"] - r["ci95"][0] for r in rows], [r["ci95"][1] - r["accuracy"] for r in rows]]
         axes.errorbar(

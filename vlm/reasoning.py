@@ -46,12 +46,19 @@ class Effort:
     Attributes:
         tokens: budget of the reasoning; at most half of the model's positions are used.
         looks: reasoning that ends with fewer looks back at the image is continued with ``CUE``.
+        further: reasoning that ends is continued with ``CUE`` this many times, however often it has looked back by itself.
         style: the instruction that goes with it, a key of ``vlm.chat.INSTRUCTIONS``.
     """
 
     tokens: int
     looks: int = 0
     style: str = "think"
+    further: int = 0
+
+    @property
+    def forces(self) -> bool:
+        """Whether reasoning that has ended may be continued."""
+        return bool(self.looks or self.further)
 
 
 EFFORTS = {
@@ -133,7 +140,7 @@ def _pieces(
             for piece in stream:
                 written += piece
                 # What stands after the end of the reasoning may yet be replaced by another look.
-                safe = len(written) if course.answering or not effort.looks else _settled(course.given, written)
+                safe = len(written) if course.answering or not effort.forces else _settled(course.given, written)
                 if safe > len(shown):
                     yield written[len(shown) : safe]
                     shown = written[:safe]
@@ -248,7 +255,7 @@ class _Course:
         if (
             end is not None
             and end >= len(self.given)
-            and count_looks(text[:end]) < self.effort.looks
+            and (count_looks(text[:end]) < self.effort.looks or self.relooks < self.effort.further)
             and self.thinking_left >= WORTHWHILE
         ):
             self._cut(end - len(self.given))

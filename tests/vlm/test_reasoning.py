@@ -103,6 +103,18 @@ def test_a_look_of_its_own_counts(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 1 and response.relooks == 0
 
 
+def test_further_looks_come_on_top_of_its_own(vlm_: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = (
+        "<think> Two. Let me look again. Three. </think> \\boxed{3}",
+        " Four. </think> \\boxed{4}",
+        " Four. </think> \\boxed{4}",
+    )
+    for further in (0, 1, 2):
+        response, asked = both_ways(vlm_, monkeypatch, Effort(256, further=further), *texts)
+        assert (len(asked), response.relooks, response.text.count(CUE)) == (further + 1, further, further)
+        assert response.finished and response.text.endswith("\\boxed{4}" if further else "\\boxed{3}")
+
+
 @pytest.mark.parametrize("opening", ["<think> ", ""], ids=["tags", "no tags"])
 def test_a_thought_over_budget_is_closed_and_answered(vlm_: VLM, monkeypatch: pytest.MonkeyPatch, opening: str) -> None:
     response, asked = both_ways(vlm_, monkeypatch, Effort(6), f"{opening}{'star ' * 40}", "3}")
