@@ -2,9 +2,9 @@
 
 Accuracy on 300 held-out problems (``scenes,digits``, the families that the bundled model was taught) against effort (off,
 low, medium, high) and votes (1, 4, 8). One vote is greedy; 4 and 8 are the first 4 and all 8 of the same samples at
-temperature 0.7. ``+1 look`` and ``+2 looks`` are greedy responses of medium effort that are asked to look once or twice more,
-however often they have looked by themselves; their difference to medium effort is paired. ``tokens`` is the mean over problems of all tokens generated for an answer. Intervals
-come from eval.stats.
+temperature 0.7. ``+1 look`` and ``+2 looks`` are greedy responses of medium effort that are asked to look once or twice
+more, however often they have looked by themselves; their difference to medium effort is paired. ``tokens`` is the mean over
+problems of all tokens generated for an answer. Intervals come from eval.stats.
 In further rows ``effort`` is a number: the reasoning is cut at this many tokens.
 
 The last line is one JSON object; ``--write`` also writes effort.md and effort.svg into a folder. No figure is a timing, so the
