@@ -17,6 +17,7 @@ from vlm.asking import Model, is_local, load_for_asking, summarize
 from vlm.backends import BackendError, check_key, check_key_has_one_server
 from vlm.chat import question_messages
 from vlm.images import blank
+from vlm.model_card import what_it_reads
 from vlm.reasoning import (
     CUE,
     BudgetedResponse,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 RUN_SECONDS = 120.0
 MODELS_KEPT = 2
 SESSIONS = 64
+BOTH = "both, side by side"
+"""Chooses the two models of a run folder at once."""
 TESTS = {"again": "Look again", "swap": "Swap image", "blank": "Blank image"}
 
 
@@ -49,6 +52,9 @@ class Run:
         text: the response so far. A test wrote its first ``given`` characters, the model the rest.
         state: ``thinking``, ``done``, ``stopped`` (by the visitor) or ``late`` (by the time limit).
         attention: mass by sentence and its maps; None while the response grows, and for a server.
+        repeats: the response repeats itself (``vlm.repetition``).
+        reads: what the model's card says it reads.
+        expected: the correct answer, for an example.
     """
 
     model: str
@@ -67,18 +73,30 @@ class Run:
     agreement: float = 1.0
     attention: "ResponseAttention | None" = field(default=None, repr=False)
     note: str = ""
+    repeats: bool = False
+    reads: str | None = None
+    expected: str | None = None
 
 
 @dataclass
 class Session:
-    """The runs of one visitor. The stop button sets ``stop``."""
+    """The runs of one visitor. The stop button sets ``stop``.
 
+    Attributes:
+        base: the base model's response, where two models answer.
+        before: the response that can be tested; after: the test of it.
+        asks: whether what the visitor chose is to be asked at once.
+    """
+
+    base: Run | None = None
     before: Run | None = None
     after: Run | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+    asks: bool = True
 
-    def restart(self) -> None:
+    def restart(self, asks: bool = True) -> None:
         """End the current run, if any. A new event, so that stopping the old run cannot stop the next one."""
+        self.asks = asks
         self.stop.set()
         self.stop = threading.Event()
 
@@ -111,23 +129,40 @@ class Sessions:
 class Engine:
     """The models that visitors may choose. Each is loaded at its first question; the last ``MODELS_KEPT`` used stay in memory.
 
+    Args:
+        names: the models.
+        pair: a base and a trained model, which are offered side by side, and then alone, before the others.
+
     Attributes:
         names: the label that visitors see -> the model. A label shows neither a folder's path nor a server's address.
+        pair: the labels of base and trained model, if there is such a pair.
+        offered: what visitors may choose; the first is chosen at the start.
     """
 
-    def __init__(self, names: Sequence[str], api_key_env: str | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], api_key_env: str | None = None, pair: tuple[str, str] | None = None
+    ) -> None:
+        names = [*(pair or ()), *names]
         check_key_has_one_server(names, api_key_env)
         for name in names:  # checked at start: the message is for whoever runs the demo, not for a visitor
             check_key(name, api_key_env)
         self.names = _labels(names)
+        self.pair: tuple[str, str] | None = None
+        if pair is not None:
+            base, trained = (label for label, name in self.names.items() if name in pair)
+            self.names = {
+                {base: f"{base} (base)", trained: f"{trained} (trained)"}.get(label, label): name
+                for label, name in self.names.items()
+            }
+            self.pair = f"{base} (base)", f"{trained} (trained)"
+        self.offered = [*([BOTH] if self.pair else []), *self.names]
         self._api_key_env = api_key_env
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._lock = threading.Lock()
 
     def model(self, name: object) -> Model:
         """Raises UserError for a name that was not offered, or a model that does not load."""
-        if not isinstance(name, str) or name not in self.names:
-            raise ConfigError("This model is not offered here: choose one from the list.")
+        name = self._offered_name(name)
         with self._lock:
             model = self._loaded.pop(name, None) or load_for_asking(self.names[name], self._api_key_env)
             self._loaded[name] = model
@@ -135,14 +170,39 @@ class Engine:
                 self._loaded.popitem(last=False)
             return model
 
+    def models_of(self, choice: object) -> list[str]:
+        """The labels of the models that a visitor has chosen: one, or base and trained."""
+        if self.pair is not None and choice == BOTH:
+            return list(self.pair)
+        return [self._offered_name(choice)]
+
+    def _offered_name(self, name: object) -> str:
+        if not isinstance(name, str) or name not in self.names:
+            raise ConfigError("This model is not offered here: choose one from the list.")
+        return name
+
     def ask(
-        self, name: str, image: Image.Image, question: str, effort: str, votes: int, stop: threading.Event
+        self,
+        name: str,
+        image: Image.Image,
+        question: str,
+        effort: str,
+        votes: int,
+        stop: threading.Event,
+        expected: str | None = None,
     ) -> Iterator[Run]:
         """Yield the same ``Run`` repeatedly while it grows; the last time it is complete, with attention. Raises UserError."""
-        run = Run(name, image, question, effort)
+        run = Run(name, image, question, effort, expected=expected)
         yield from self._write(run, find_effort(effort), votes, stop)
 
-    def test(self, kind: str, before: Run, other: Image.Image | None, stop: threading.Event) -> Iterator[Run]:
+    def test(
+        self,
+        kind: str,
+        before: Run,
+        other: Image.Image | None,
+        stop: threading.Event,
+        expected: str | None = None,
+    ) -> Iterator[Run]:
         """Let the model continue from within its own response: after a re-look cue, with another image, or with a blank one."""
         if kind == "again":
             end = reasoning_end(before.text)
@@ -157,7 +217,9 @@ class Engine:
             else:
                 # The same size gives the same number of image tokens, so that only the content changes.
                 image = other.resize(before.image.size)
-        run = Run(before.model, image, before.question, before.effort, TESTS[kind], given, len(given))
+        run = Run(
+            before.model, image, before.question, before.effort, TESTS[kind], given, len(given), expected=expected
+        )
         # No forced re-looks: the test shows what the model does by itself.
         effort = replace(find_effort(before.effort), looks=0)
         yield from self._write(run, effort, 1, stop)
@@ -166,6 +228,7 @@ class Engine:
         messages = question_messages(run.question, 1, effort.style)
         seeds = vote_seeds(0, votes)
         model, started = self.model(run.model), time.monotonic()
+        run.reads = what_it_reads(self.names[run.model])
         deadline = started + RUN_SECONDS
         if is_local(model):
             steps = self._local(model, messages, run, effort, seeds, stop, deadline)
@@ -174,7 +237,7 @@ class Engine:
         for responses in steps:
             run.seconds = time.monotonic() - started
             if responses:
-                self._finish(run, responses)
+                self._finish(run, responses, is_local(model))
             yield run
         if run.state == "thinking":
             run.state = "done"
@@ -183,7 +246,7 @@ class Engine:
 
             run.attention = attention_by_sentence(model, messages, [run.image], run.text, breaks=[run.given])
         elif not is_local(model):
-            run.note = "A server does not show where its model looks."
+            run.note = f"{run.note} A server does not show where its model looks.".strip()
         yield run
 
     def _local(
@@ -199,7 +262,14 @@ class Engine:
         temperature = vote_temperature(len(seeds), None)
         given = run.text
         stream = think_stream(
-            model, messages, [run.image], effort, temperature=temperature, seed=seeds[0], prefix=given
+            model,
+            messages,
+            [run.image],
+            effort,
+            temperature=temperature,
+            seed=seeds[0],
+            prefix=given,
+            stop_repeats=True,
         )
         try:
             for piece in stream:
@@ -215,7 +285,9 @@ class Engine:
         for seed in seeds[1:]:
             if self._over(run, stop, deadline):
                 break
-            responses += think_batch(model, [messages], [[run.image]], effort, temperature=temperature, seeds=[seed])
+            responses += think_batch(
+                model, [messages], [[run.image]], effort, temperature=temperature, seeds=[seed], stop_repeats=True
+            )
             run.note = f"{len(responses)} of {len(seeds)} votes"
             yield []
         run.note = ""
@@ -278,13 +350,16 @@ class Engine:
         return run.state != "thinking"
 
     @staticmethod
-    def _finish(run: Run, responses: list[BudgetedResponse]) -> None:
+    def _finish(run: Run, responses: list[BudgetedResponse], local: bool) -> None:
         """Fill the run from its finished responses. Those of a test start after the given text."""
         given = run.text[: run.given]
         whole = summarize([replace(response, text=given + response.text) for response in responses])
         run.text, run.answer, run.tokens, run.looks = whole["text"], whole["answer"], whole["tokens"], whole["looks"]
         run.votes, run.agreement = whole["votes"]["counts"], whole["votes"]["agreement"]
-        if whole["closed"]:
+        run.repeats = whole["repeats"]
+        if run.repeats:
+            run.note = "The response repeats itself" + (", so the model was stopped." if local else ".")
+        elif whole["closed"]:
             run.note = "The reasoning reached its token budget and was closed."
         elif not whole["finished"]:
             run.note = "The answer reached its token budget."

@@ -27,6 +27,7 @@ LIFETIME = 3600.0
 class Example:
     """A bundled image, its question, and another image for which the question has another answer."""
 
+    name: str
     token: str
     other: str
     question: str
@@ -71,6 +72,10 @@ class ImageStore:
                     return image
         raise ImageError("The image is no longer here: choose it again.")
 
+    def example(self, token: object) -> Example | None:
+        """The example whose image has this token; None for a visitor's own image."""
+        return next((example for example in self.examples if example.token == token), None)
+
     def png(self, token: object) -> bytes:
         """The image as a PNG file; errors as in ``get``."""
         data = io.BytesIO()
@@ -84,5 +89,5 @@ class ImageStore:
             tokens = f"example-{problem.id}", f"example-{problem.id}-other"
             for token, path in zip(tokens, (problem.images[0], other["image"]), strict=True):
                 self._examples[token] = open_image(path)
-            found.append(Example(*tokens, problem.question, problem.answer, str(other["answer"])))
+            found.append(Example(problem.id, *tokens, problem.question, problem.answer, str(other["answer"])))
         return found

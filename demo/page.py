@@ -12,6 +12,7 @@ from demo.engine import Run
 from demo.image_store import Example
 from vlm.heatmap import overlay
 from vlm.labels import coverage_text
+from vlm.model_card import reads_sentence
 from vlm.response import first_relook
 
 SHOWN_SIDE = 640
@@ -27,9 +28,17 @@ def status(text: str, kind: str = "info") -> str:
     return Markup('<p class="status {}" role="{}">{}</p>').format(kind, role, text)
 
 
-def run_status(run: Run) -> str:
-    """The status line of a run."""
-    return status(f"{STATES[run.state]}: {run.tokens} tokens, {run.seconds:.1f} s. {run.note}".strip())
+def run_status(run: Run, link: str = "") -> str:
+    """The status line of a run.
+
+    Args:
+        link: the address that asks its question again, if there is one.
+    """
+    text = f"{STATES[run.state]}: {run.tokens} tokens, {run.seconds:.1f} s. {run.note}".strip()
+    if link:
+        what = "Link to this question" if "example=" in link else "Link to this question, without its image"
+        text = Markup('{} <a class="same" href="{}">{}</a>').format(text, link, what)
+    return status(text)
 
 
 def example_cards(found: Sequence[Example]) -> str:
@@ -48,12 +57,43 @@ def example_cards(found: Sequence[Example]) -> str:
 
 def run_panel(run: Run, chosen: int | None = None) -> str:
     """One response: its answer, its sentences coloured by image mass, and heat map and curve of the chosen sentence."""
-    parts = [Markup("<h2>{}</h2>").format(run.title), _answer_block(run), _trace(run, chosen)]
+    title = Markup("<h2>{} <small>{}</small></h2>").format(run.title, run.model)
+    parts = [title, _answer_block(run), _trace(run, chosen)]
     if run.attention is not None:
-        parts += [_figure(run, chosen), _mass_curve(run, chosen)]
-    elif run.state != "thinking" and run.note:
+        seen = _figure(run, chosen), _mass_curve(run, chosen)
+        parts.append(Markup('<div class="seen">{}{}</div>').format(*seen))
+    if run.state != "thinking" and run.note and (run.attention is None or run.repeats):
         parts.append(Markup('<p class="note">{}</p>').format(run.note))
     return Markup('<section class="run" data-state="{}">{}</section>').format(run.state, Markup("").join(parts))
+
+
+def waiting_panel(model: str) -> str:
+    """Where the response of the second model will stand."""
+    return Markup(
+        '<section class="run" data-state="waiting"><h2>Response <small>{}</small></h2>'
+        '<p class="hint">Answers the same question next.</p></section>'
+    ).format(model)
+
+
+def describe_difference(base: Run, trained: Run) -> str:
+    """What differs between the responses of two models. One question shows no more than one question."""
+    if "thinking" in (base.state, trained.state):
+        return ""
+    was, now = ("none" if run.answer is None else run.answer for run in (base, trained))
+    if was == now:
+        answers = Markup("Both answer <strong>{}</strong>.").format(now)
+    else:
+        answers = Markup("{} answers <strong>{}</strong>, {} answers <strong>{}</strong>.").format(
+            base.model, was, trained.model, now
+        )
+    facts = [f"{base.looks} and {trained.looks} re-looks", f"{base.tokens} and {trained.tokens} tokens"]
+    if base.attention is not None and trained.attention is not None:
+        means = [sum(mass) / max(1, len(mass)) for mass in (base.attention.mass, trained.attention.mass)]
+        facts.append(f"{means[0]:.0%} and {means[1]:.0%} mean attention mass")
+    correct = Markup(" The correct answer is <strong>{}</strong>.").format(trained.expected) if trained.expected else ""
+    return Markup('<p class="verdict" role="status">{}{} Base and trained: {}.</p>').format(
+        answers, correct, ", ".join(facts)
+    )
 
 
 def describe_change(before: Run, after: Run) -> str:
@@ -84,15 +124,20 @@ def describe_change(before: Run, after: Run) -> str:
 def _answer_block(run: Run) -> Markup:
     if run.state == "thinking" and run.answer is None:
         return Markup("")
-    answer = Markup('<p class="answer">Answer: <strong>{}</strong></p>').format(
-        "none" if run.answer is None else run.answer
+    known = run.expected is not None and run.state != "thinking"
+    correct = Markup(" <small>The correct answer is {}.</small>").format(run.expected) if known else ""
+    answer = Markup('<p class="answer">Answer: <strong>{}</strong>{}</p>').format(
+        "none" if run.answer is None else run.answer, correct
     )
     looks = f"{run.looks} re-look{'' if run.looks == 1 else 's'}"
     facts = [f"{run.tokens} tokens", f"{run.seconds:.1f} s", looks]
     if sum(run.votes.values()) > 1:
         given = ", ".join(f"{name} × {count}" for name, count in run.votes.items())
         facts.append(f"{run.agreement:.0%} of the votes agree ({given})")
-    return answer + Markup('<p class="facts">{}</p>').format(" · ".join(facts))
+    answer += Markup('<p class="facts">{}</p>').format(" · ".join(facts))
+    if run.reads is not None and run.state != "thinking":
+        answer += Markup('<p class="facts reads">{}</p>').format(reads_sentence(run.reads))
+    return answer
 
 
 def _trace(run: Run, chosen: int | None) -> Markup:
@@ -119,8 +164,8 @@ def _trace(run: Run, chosen: int | None) -> Markup:
     ]
     covered = f", in {coverage_text(run.attention.coverage)}" if run.attention.coverage else ""
     hint = Markup(
-        '<p class="hint">Colour and percentage: share of the attention that is on the image while the model writes{covered}. '
-        "Choose a sentence.</p>"
+        '<p class="hint">Colour and percentage: attention mass, the share that is on the image while the model writes{covered}. '
+        "Choose a sentence to see where.</p>"
     ).format(covered=covered)
     return Markup('<div class="trace" role="group" aria-label="Sentences of the response">{}</div>{}').format(
         Markup(" ").join(buttons), hint

@@ -251,19 +251,22 @@ def serve(
     port: int = 7860,
     api_key_env: str | None = None,
     access: Access | None = None,
+    pair: tuple[str, str] | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C. The first model is loaded before the address is printed, so that a bad name fails at once.
+    """Serve the page until Ctrl-C. The first model, or the pair, is loaded before the address is printed, so that a bad name fails at once.
 
     Args:
         access: under which names and path the page answers. By default, on an address of this machine alone, only to its
             own names.
+        pair: a base and a trained model, which answer side by side.
 
     Raises:
         UserError: a model that does not load, or a port that is taken.
     """
     access = access or Access.parse(host)
-    engine = Engine(models, api_key_env)
-    engine.model(next(iter(engine.names)))
+    engine = Engine(models, api_key_env, pair)
+    for name in engine.models_of(engine.offered[0]):
+        engine.model(name)
     listening = listen(host, port)
     server = uvicorn.Server(
         uvicorn.Config(make_server(engine, access), log_level="warning", timeout_graceful_shutdown=2)

@@ -276,6 +276,7 @@ command(
 @command(
     epilog=example_list(
         "reflection-v demo",
+        "reflection-v demo --run runs/tiny",
         "reflection-v demo --model runs/tiny/grpo --model tiny --port 7861",
         "reflection-v demo --allowed_host lab.example --root_path /look",
     )
@@ -285,6 +286,13 @@ def demo(
         list[str] | None,
         typer.Option(
             help="A model to choose from; the first one is selected at the start: " + MODEL_NAMES + " May be repeated."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of 'reflection-v run': its base and its trained model answer every question side by side.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 7860,
@@ -315,9 +323,12 @@ def demo(
     from demo.access import Access
 
     access = Access.parse(host, allowed_host or (), root_path)
+    from reflection_v.trained import models_of_run
+
+    pair = models_of_run(run) if run is not None else None
     from demo.serve import serve
 
-    serve(model or ["tiny"], host, port, api_key_env, access)
+    serve(model or ([] if pair else ["tiny"]), host, port, api_key_env, access, pair)
 
 
 @command(epilog=example_list("reflection-v doctor", "reflection-v doctor --json"))

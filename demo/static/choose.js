@@ -17,7 +17,16 @@ element.addEventListener("keydown", (event) => {
   next.focus();
   if (next.classList.contains("sentence")) next.click();
 });
+// On a narrow screen an answer begins below the question: bring it into view once, when it begins. Not that of a second model,
+// which would take the first one away from its reader.
+let begun = false;
 watch("value", () => {
+  const thinking = element.querySelector("section[data-state='thinking']") !== null;
+  const second = element.closest("#before") && document.querySelector("#base section");
+  if (thinking && !begun && !second && element.getBoundingClientRect().top > window.innerHeight - 120) {
+    element.scrollIntoView({ behavior: "smooth", block: "start" });
+  }
+  begun = thinking;
   if (last === null) return;
   const button = element.querySelector(`button[data-n="${last}"]`);
   last = null;

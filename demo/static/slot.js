@@ -1,5 +1,5 @@
 // One image field: choose, drop or paste a file. It is posted to /image, and its token becomes the value.
-const label = () => element.querySelector("label");
+const label = () => element.querySelector("label.file");
 const show = () => {
   const token = typeof props.value === "string" ? props.value : "";
   const image = element.querySelector("img");

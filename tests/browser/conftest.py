@@ -26,9 +26,17 @@ PATIENCE = 120_000
 """Milliseconds: how long a busy machine may take for one step."""
 
 
+@dataclass
+class Addresses:
+    """Of a demo of one model, and of one of a base and a trained model."""
+
+    one: str
+    pair: str
+
+
 @pytest.fixture(scope="session")
-def address(tiny_vlm_dir: Path) -> Iterator[str]:
-    """The demo on a free port, with a model of random weights that cannot end by itself: it writes to every budget's end.
+def addresses(tiny_vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    """The demo on free ports, with a model of random weights that cannot end by itself: it writes to every budget's end.
 
     Which of the marks of a response random weights happen to write would decide what can be tested, and so would nothing but
     blanks: those are no reasoning that a test could interrupt.
@@ -41,26 +49,39 @@ def address(tiny_vlm_dir: Path) -> Iterator[str]:
     from demo.serve import listen, make_server
 
     demo.engine.RUN_SECONDS = 3600.0  # a busy machine may take long
+    # As base and trained model of a run, the same weights under two names.
+    trained = shutil.copytree(tiny_vlm_dir, tmp_path_factory.mktemp("trained") / "grpo")
+    (trained / "README.md").write_text("---\nreads: rows of <b>digits</b>\n---\n")
     engine = Engine([str(tiny_vlm_dir)])
-    vlm_ = engine.model(next(iter(engine.names)))
-    tokenizer = vlm_.tokenizer
+    tokenizer = engine.model(next(iter(engine.names))).tokenizer
     marks = tokenizer.convert_tokens_to_ids(["<think>", "</think>", "\\boxed{", tokenizer.eos_token])
     blanks = [
         token for token in range(len(tokenizer)) if not tokenizer.decode([token], skip_special_tokens=True).strip()
     ]
     never = vlm.generate.image_token_ids
     vlm.generate.image_token_ids = lambda config: [*never(config), *marks, *blanks]
-    listening = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_server(engine), log_level="warning", timeout_graceful_shutdown=2))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
+    found, running = [], []
+    for one in (engine, Engine([], pair=(str(tiny_vlm_dir), str(trained)))):
+        listening = listen("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn.Config(make_server(one), log_level="warning", timeout_graceful_shutdown=2))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.05)
+        found.append(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        running.append((server, thread))
+    yield Addresses(*found)
+    for server, thread in running:
+        server.should_exit = True
+        thread.join(20)
     vlm.generate.image_token_ids = never
+
+
+@pytest.fixture(scope="session")
+def address(addresses: Addresses) -> str:
+    """The demo of one model."""
+    return addresses.one
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +115,9 @@ class Visitor:
         self.page.get_by_label("Effort").click()
         self.page.get_by_role("option", name=effort, exact=True).click()
 
-    def example(self, number: int) -> None:
+    def example(self, number: int, effort: str = "low") -> None:
+        """Choose an example, which is asked at once."""
+        self.choose_effort(effort)
         self.page.click(f"button.example >> nth={number}")
         self.page.wait_for_function("document.querySelector('textarea').value !== ''")
         self.page.wait_for_selector(".slot img[src^='image/example-']")
@@ -108,7 +131,7 @@ def arrive() -> Iterator[Any]:
     """A function that opens the demo at an address as a new visitor; at the end, no visitor may have had trouble."""
     visitors: list[Visitor] = []
 
-    def open_page(browser: Any, address: str, **options: Any) -> Visitor:
+    def open_page(browser: Any, address: str, query: str = "", **options: Any) -> Visitor:
         context = browser.new_context(**options)
         context.set_default_timeout(PATIENCE)
         visitor = Visitor(context.new_page())
@@ -117,7 +140,7 @@ def arrive() -> Iterator[Any]:
         page.on("pageerror", lambda error: trouble.append(f"page: {error}"))
         page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("request", lambda request: _note_foreign(request.url, address, trouble))
-        page.goto(address)
+        page.goto(address + query)
         page.wait_for_selector("button.example")
         visitors.append(visitor)
         return visitor

@@ -191,7 +191,7 @@ def large_png() -> bytes:
 def ask(client: httpx.Client, token: str) -> str:
     """What the page is sent when a question is asked and answered."""
     config = client.get("config").json()
-    (function,) = [one["id"] for one in config["dependencies"] if len(one["inputs"]) == 5]
+    function = next(one["id"] for one in config["dependencies"] if len(one["inputs"]) == 5)
     (model,) = [one["props"]["value"] for one in config["components"] if one["props"].get("label") == "Model"]
     body = {"data": [token, "How many shapes are there?", model, "off", 1], "fn_index": function, "session_hash": "one"}
     assert client.post("gradio_api/queue/join", json=body, headers=ORIGIN).status_code == 200

@@ -160,22 +160,30 @@ def test_any_path_and_any_body(client: TestClient, method: str, parts: list[str]
 
 @OFTEN
 @given(
-    token=VALUE, question=VALUE, model=VALUE, effort=VALUE | st.sampled_from(list(EFFORTS)), votes=VALUE, number=VALUE
+    token=VALUE,
+    question=VALUE,
+    model=VALUE,
+    effort=VALUE | st.sampled_from(list(EFFORTS)),
+    votes=VALUE,
+    number=VALUE,
+    query=VALUE | TEXT.map("?example=count&question=".__add__) | TEXT.map("?example=".__add__),
 )
 def test_handlers_take_anything(
-    tiny_vlm_dir: Path, token: Any, question: Any, model: Any, effort: Any, votes: Any, number: Any
+    tiny_vlm_dir: Path, token: Any, question: Any, model: Any, effort: Any, votes: Any, number: Any, query: Any
 ) -> None:
     """Past Gradio's own checks: whatever reaches a handler, it yields a status in words."""
-    from demo.app import Handlers
+    from demo.handlers import Handlers
 
-    request, event = SimpleNamespace(session_hash="fuzz"), SimpleNamespace(_data={"n": number})
+    request, event = SimpleNamespace(session_hash="fuzz"), SimpleNamespace(_data={"n": number, "query": query})
     handlers: Any = Handlers(Engine([str(tiny_vlm_dir)]), ImageStore(), Sessions())
-    assert len(handlers.example(event)) == 3
+    assert len(handlers.example(event, request)) == len(handlers.link(event, request)) == 7
+    assert len(handlers.link(SimpleNamespace(_data=query), request)) == 7
+    handlers.begin(request)
     for yielded in handlers.ask(token, question, model, effort, votes, request):
-        assert len(yielded) == 4 and "its fault" not in yielded[0]
+        assert len(yielded) == 6 and "its fault" not in yielded[0]
     for kind in ("again", "swap", "blank"):
         for yielded in handlers.test(kind)(token, request):
-            assert len(yielded) == 4 and "its fault" not in yielded[0]
+            assert len(yielded) == 6 and "its fault" not in yielded[0]
     handlers.choose("before")(event, request)
 
 
