@@ -17,7 +17,7 @@ from data_construction.replay import REPLIES, ROWS, ReplayConfig
 from data_construction.roles import RolesConfig
 from reward.judge import JudgeKey, prompt_sha256, read_judge
 from vlm.identity import model_identity
-from vlm.problem import problem_file
+from vlm.stored_problems import StoredProblems
 
 BUILD_WRITES = (
     *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES, "sft.jsonl"),
@@ -102,7 +102,7 @@ def record_of(config: BuildConfig) -> dict[str, Any]:
     now |= {f"{key}_sha256": model_identity(model) for key, model in named.items() if model}
     if config.replay_problems:
         now |= {f"replay.{key}": value for key, value in config.replay.model_dump(exclude={"share"}).items()}
-        now["replay.problems_sha256"] = data_sha256(problem_file(config.replay_problems))
+        now["replay.problems_sha256"] = data_sha256(StoredProblems(config.replay_problems).path)
     if (asked := read_judge(config.judge)) is not None:
         now |= {"judge": asked.model.split("@http")[0], "judge_prompt": prompt_sha256()}
     return now

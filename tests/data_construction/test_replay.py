@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from building import says, scripted_roles, settings, write_set
 
+from configs.errors import UserError
 from configs.jsonl import read_jsonl
 from data_construction.build import run_build
 from data_construction.shards import Shard, run_merge
@@ -81,3 +82,10 @@ def test_shards_ask_their_part_and_their_merge_has_the_same_rows(sets: Path) -> 
         run_build(config(sets, "shards"), roles=scripted_roles(lists), shard=Shard(number, 3))
     run_merge(config(sets, "shards"))
     assert (sets / "shards/sft.jsonl").read_bytes() == (sets / "out/sft.jsonl").read_bytes()
+
+
+def test_a_missing_set_is_named_before_a_model_loads(sets: Path) -> None:
+    for work in (run_build, run_merge):
+        (sets / "out/shard-1-of-1").mkdir(parents=True, exist_ok=True)
+        with pytest.raises(UserError, match="no-such-set"):
+            work(config(sets, "x" if work is run_build else "out", replay_problems=str(sets / "no-such-set")))
