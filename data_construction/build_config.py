@@ -20,7 +20,8 @@ from vlm.identity import model_identity
 from vlm.stored_problems import StoredProblems
 
 BUILD_WRITES = (
-    *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES, "sft.jsonl"),
+    *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES),
+    *("sft.jsonl", "filtered.jsonl"),
     *("config.json", "build.json", "stats.json", "stats.png", "hf"),
 )
 

@@ -108,6 +108,8 @@ def finish_build(
         rows, mix["replay_rows"] = with_replay(rows, mix["rows"], config, run.path / ROWS)
         mix["rows"] += mix["replay_rows"]
     write_rows_atomic(run.path / "sft.jsonl", rows)
+    dropped_by = ({"id": trace_id, "filter": name} for trace_id, name in traces.filters.items())
+    write_rows_atomic(run.path / "filtered.jsonl", dropped_by)
     counts = _counted(traces, problems, dropped, config, run.path)
     derived = {"cold_start": mix, "facts": check_traces(traces, problems)}
     return run.finish({"runs": runs, **counts, **derived})

@@ -6,6 +6,7 @@ A page of another site could reach this machine under that site's name (DNS rebi
 
 import ipaddress
 import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -90,6 +91,16 @@ class Access:
             raise ConfigError(f"--root_path {root_path!r} begins like a path of the page itself: choose another.")
         return cls(tuple(names), host not in LOCAL and not names, path)
 
+    def refusal(self, hosts: Sequence[str], origins: Sequence[str]) -> str | None:
+        """Why a request with these headers ``Host`` and ``Origin`` is not answered; None if it is."""
+        if len(hosts) != 1 or not self.answers_to(hosts[0]):
+            # What a visitor wrote is repeated only if it is a name.
+            name = hosts[0] if len(hosts) == 1 and read_name(hosts[0]) else "this name"
+            return f"This page does not answer to {name}: if a proxy serves it so, name it with --allowed_host."
+        if any(not self.is_page(origin, hosts[0]) for origin in origins):
+            return "This request comes from another page: if it is this page behind a proxy, name its host with --allowed_host."
+        return None
+
     def answers_to(self, host: str) -> bool:
         """Whether a request with this ``Host`` is answered."""
         name = read_name(host)
@@ -124,3 +135,18 @@ class Access:
         if path == self.root_path:
             return None
         return path.removeprefix(self.root_path) if path.startswith(self.root_path + "/") else path
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; port 0 takes a free one. Raises ConfigError if the port cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart may reuse the port at once
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"Port {port} of {host} cannot be used ({error.strerror}): give another with --port."
+        ) from None
+    return listening

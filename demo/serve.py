@@ -7,7 +7,6 @@ admits a short list and answers 404 to everything else, so that no route can rea
 import json
 import os
 import re
-import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -21,8 +20,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from configs.errors import ConfigError, UserError
-from demo.access import LOCAL, Access, read_name
+from configs.errors import UserError
+from demo.access import LOCAL, Access, listen
 from demo.app import STATIC, build_app
 from demo.engine import Engine, Sessions
 from demo.image_store import MAX_UPLOAD, ImageStore
@@ -117,21 +116,8 @@ class Gate:
         if unknown or b"deep_link" in scope["query_string"]:  # it names a file
             return JSONResponse({"error": "There is nothing here."}, 404)
         hosts, origins = ([value for name, value in headers if name == wanted] for wanted in ("host", "origin"))
-        if len(hosts) != 1 or not self.access.answers_to(hosts[0]):
-            # What a visitor wrote is repeated only if it is a name.
-            name = hosts[0] if len(hosts) == 1 and read_name(hosts[0]) else "this name"
-            return _forbidden(
-                f"This demo does not answer to {name}: if a proxy serves it so, name it with --allowed_host."
-            )
-        if any(not self.access.is_page(origin, hosts[0]) for origin in origins):
-            return _forbidden(
-                "This request comes from another page: if it is this page behind a proxy, name its host with --allowed_host."
-            )
-        return None
-
-
-def _forbidden(why: str) -> Response:
-    return JSONResponse({"error": why}, 403)
+        refused = self.access.refusal(hosts, origins)
+        return None if refused is None else JSONResponse({"error": refused}, 403)
 
 
 async def read_body(receive: Receive, limit: int) -> bytes | None:
@@ -276,18 +262,3 @@ def serve(
     if host not in LOCAL:
         print("There is no password: everyone who can reach this machine can use the demo.", flush=True)
     server.run(sockets=[listening])
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; port 0 takes a free one. Raises ConfigError if the port cannot be used."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart may reuse the port at once
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise ConfigError(
-            f"Port {port} of {host} cannot be used ({error.strerror}): give another with --port."
-        ) from None
-    return listening

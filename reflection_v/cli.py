@@ -18,11 +18,14 @@ from reflection_v.options import (
     ANY_KEY,
     MODEL_NAMES,
     CheckOption,
+    HostOption,
     JudgeOption,
     ModelOption,
+    NameOption,
     OutOption,
     PlanOption,
     ProbeOption,
+    RootOption,
     example_list,
     extra_keys,
     preflight,
@@ -31,6 +34,7 @@ from reflection_v.options import (
     training_keys,
 )
 from reflection_v.problem_sets import write_problem_set
+from reflection_v.view_command import view_rows
 from vlm.infer import ask
 
 app = typer.Typer(
@@ -296,27 +300,9 @@ def demo(
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 7860,
-    host: Annotated[
-        str, typer.Option(help="The address to listen on. Only this machine can reach the default.")
-    ] = "127.0.0.1",
-    allowed_host: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed_host",
-            "--allowed-host",
-            metavar="NAME[:PORT]",
-            help="A name under which a proxy (nginx) serves the page. May be repeated.",
-        ),
-    ] = None,
-    root_path: Annotated[
-        str,
-        typer.Option(
-            "--root_path",
-            "--root-path",
-            metavar="PATH",
-            help="The path below which a proxy serves the page, such as /look.",
-        ),
-    ] = "/",
+    host: HostOption = "127.0.0.1",
+    allowed_host: NameOption = None,
+    root_path: RootOption = "/",
     api_key_env: KeyName = None,
 ) -> None:
     """A web page that shows where the model looks in each sentence of its reasoning, and lets you test it."""
@@ -329,6 +315,17 @@ def demo(
     from demo.serve import serve
 
     serve(model or ([] if pair else ["tiny"]), host, port, api_key_env, access, pair)
+
+
+command(
+    "view",
+    epilog=example_list(
+        "reflection-v view runs/tiny",
+        "reflection-v view my/traces --problems my/set",
+        "reflection-v view my/rl/completions --port 7871",
+        "reflection-v view my/traces/sft.jsonl --problems path/to/images",
+    ),
+)(view_rows)
 
 
 @command(epilog=example_list("reflection-v doctor", "reflection-v doctor --json"))

@@ -27,6 +27,25 @@ JudgeOption = Annotated[
         help="Grades answers of domain open: openai:NAME@URL. Further keys: --judge.model, --judge.api_key_env."
     ),
 ]
+HostOption = Annotated[str, typer.Option(help="The address to listen on. Only this machine can reach the default.")]
+NameOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed_host",
+        "--allowed-host",
+        metavar="NAME[:PORT]",
+        help="A name under which a proxy (nginx) serves the page. May be repeated.",
+    ),
+]
+RootOption = Annotated[
+    str,
+    typer.Option(
+        "--root_path",
+        "--root-path",
+        metavar="PATH",
+        help="The path below which a proxy serves the page, such as /look.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
 
 

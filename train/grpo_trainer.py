@@ -29,6 +29,7 @@ from reward.claims import Question, ask_responder, claim_holds, claims
 from reward.rewards import Rollout
 from reward.user import UserReward, is_user_reward
 from train.checkpoints import EpochSampler
+from train.completion_log import logged_columns, reward_sums
 from train.config import GrpoOptions
 from train.data import reader_of
 from train.distributed import drop_empty_images
@@ -136,6 +137,11 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         if self.shows_images:
             shown: Any = self._logs["images"]
             shown.extend(gather_object([example["images"] for example in examples]))
+        if self.log_completions:  # TRL's own text lacks tags that are special tokens
+            logged: Any = self._logs["completion"]
+            for _ in range(min(len(logged), len(self.written))):
+                logged.pop()
+            logged.extend(self.written)
         return batch
 
     def _example(self, index: int, opened: dict[str, Any]) -> dict[str, Any]:
@@ -264,7 +270,16 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
                 )
         for name, value in metrics(rows, size).items():
             self._metrics[mode][name].append(value)
-        return torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)
+        rewards = torch.stack([columns[term] for term in self.terms], dim=1).to(self.accelerator.device)
+        if self.log_completions:
+            self.written = gather_object([rollout.text for rollout in rollouts])
+            begin = self.accelerator.process_index * len(own)
+            paid = reward_sums(rewards, self.reward_weights)[begin : begin + len(own)]
+            for name, column in logged_columns(
+                problems, rollouts, completion_ids_list, paid, self.reader.tokenizer
+            ).items():
+                self._log_completion_extra(name, column)
+        return rewards
 
     def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
         count, tokenizer, (mass, lift) = self._token_count(ids), self.reader.tokenizer, recorded

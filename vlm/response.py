@@ -360,20 +360,25 @@ _RELOOK = re.compile("|".join(RELOOK_CUES), re.IGNORECASE)
 _LOOK = re.compile("|".join(LOOK_CUES), re.IGNORECASE)
 
 
-def relook_starts(text: str) -> list[int]:
-    """Character offset of every sentence that goes back to the image, in order."""
+def relook_spans(text: str) -> list[tuple[int, int]]:
+    """Span (start, end) of every sentence that goes back to the image."""
     text = _OPEN.sub(lambda match: " " * len(match[0]), text[:MAX_READ])  # blanks keep the offsets
     spans = split_sentences(text)
     return [
-        start
+        (start, end)
         for index, (start, end) in enumerate(spans)
         if _RELOOK.search(text, start, end) or (index and _LOOK.search(text, start, end))
     ]
 
 
+def relook_starts(text: str) -> list[int]:
+    """Character offset of every sentence that goes back to the image, in order."""
+    return [start for start, _ in relook_spans(text)]
+
+
 def count_looks(text: str) -> int:
     """Number of sentences in which the text goes back to the image."""
-    return len(relook_starts(text))
+    return len(relook_spans(text))
 
 
 def first_relook(text: str) -> int | None:

@@ -104,14 +104,21 @@ def attention_by_sentence(
         if not ids:
             raise UserError("There is no response yet: ask first.")
         scores = score_responses(vlm, [messages], [images], [ids], attention=layers, maps=True, log_p=False)
-        tokens_at = _token_ends(vlm.tokenizer, ids, response)
+        places = sentence_tokens(vlm.tokenizer, ids, response, breaks)
     mass, lift = scores.mass[0], scores.lift[0]
     sentences = []
-    for start, end in sentence_spans(response, breaks):
-        first, last = tokens_at(start)[0], tokens_at(end - 1)[1]
+    for start, end, first, last in places:
         means = float(mass[first:last].mean()), float(lift[first:last].mean())
         sentences.append(Sentence(start, end, response[start:end], (first, last), *means, scores.maps(0, first, last)))
     return ResponseAttention(mass.tolist(), lift.tolist(), sentences, scores.maps(0), scores.no_maps, scores.coverage)
+
+
+def sentence_tokens(
+    tokenizer: Any, ids: list[int], text: str, breaks: Sequence[int] = ()
+) -> list[tuple[int, int, int, int]]:
+    """(start, end, first token, one past the last token) of each sentence of a response whose tokens are ``ids``."""
+    tokens_at = _token_ends(tokenizer, ids, text)
+    return [(start, end, tokens_at(start)[0], tokens_at(end - 1)[1]) for start, end in sentence_spans(text, breaks)]
 
 
 def _token_ends(tokenizer: Any, ids: list[int], text: str) -> Any:

@@ -15,7 +15,7 @@ from data_construction.shards import Shard
 from reflection_v import cli
 from reflection_v.cli import app
 
-COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo", "doctor"]
+COMMANDS = ["run", "problems", "build", "sft", "grpo", "improve", "eval", "audit", "ask", "demo", "view", "doctor"]
 
 
 def call(*arguments: object) -> Any:
@@ -78,6 +78,9 @@ def test_every_command_is_named_in_this_test() -> None:
         (["demo", "--allowed_host", "https://lab.example"], 2, "--allowed_host 'https://lab.example' is not the name"),
         (["demo", "--allowed_host", "lab.example", "--allowed-host", ""], 2, "--allowed_host '' is not the name"),
         (["demo", "--root_path", "look"], 2, "--root_path 'look' is not a path"),
+        (["view", "nowhere"], 2, "nowhere does not exist: give a folder of a build or a training run"),
+        (["view", "."], 2, ". holds nothing to show: looked for traces.jsonl"),
+        (["view", ".", "--root_path", "look"], 2, "--root_path 'look' is not a path"),
         (["demo", "--root-path", "/image"], 2, "--root_path '/image' begins like a path of the page itself"),
     ],
 )

@@ -1,14 +1,18 @@
 """Training with a tokenizer whose thinking tags are special tokens, and with templates that open the span themselves."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
+from reward.rewards import Rollout
+from train.completion_log import mass_by_sentence, reward_sums
 from train.data import IGNORED, Collator, read_rows
 from train.grpo import load_grpo
 from train.grpo_trainer import VisualGRPOTrainer
@@ -71,6 +75,8 @@ def step_of(folder: Path, pictures: Path, out: Path, monkeypatch: pytest.MonkeyP
         "max_completion_length": 32,
         "max_steps": 1,
         "prompt_selection": None,
+        "log_completions": True,
+        "num_completions_to_print": 1,
         "rewards": {"accuracy": 1.0, "attention_ratio_clipped": 0.5, "grounding_penalty": 0.5, "repetition": 0.1},
     }
     stage = load_grpo(keys)
@@ -89,7 +95,8 @@ def step_of(folder: Path, pictures: Path, out: Path, monkeypatch: pytest.MonkeyP
     trainer.train()
     moved = [name for name, weight in vlm.model.named_parameters() if not torch.equal(weight, before[name])]
     logged = {key: value for row in trainer.state.log_history for key, value in row.items()}
-    return {"moved": moved, "count": len(before), "logged": logged}
+    completions = pandas.read_parquet(out / "completions" / "completions_00001.parquet")
+    return {"moved": moved, "count": len(before), "logged": logged, "completions": completions}
 
 
 def test_the_attention_of_special_tags_is_judged_as_of_others(
@@ -108,6 +115,44 @@ def test_the_attention_of_special_tags_is_judged_as_of_others(
         key: value for key, value in found["added"]["logged"].items() if "time" not in key and "per_second" not in key
     }
     assert {key: found["special"]["logged"][key] for key in same} == pytest.approx(same, nan_ok=True)
+
+
+def test_the_log_of_completions_has_tags_problem_reward_and_the_mass_of_each_sentence(
+    special_dir: Path,
+    tiny_vlm_dir: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: Any,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tables = []
+    for name, folder in (("special", special_dir), ("added", tiny_vlm_dir)):
+        tables.append(step_of(folder, pictures, tmp_path / name, monkeypatch, runs)["completions"])
+        table = tables[-1]
+        assert [text.replace(" ", "") for text in table["completion"]] == [
+            t.replace(" ", "") for t in (GOOD, WRONG) * 2
+        ]
+        assert set(table["problem"]) <= {one.id for one in read_problems(pictures)}
+        paid = 1.0 * table["accuracy"] + 0.5 * table["attention_ratio_clipped"] + 0.5 * table["grounding_penalty"]
+        assert (paid + 0.1 * table["repetition"]).tolist() == pytest.approx(table["reward"].tolist())
+        for text, said in zip(table["completion"], table["sentences"], strict=True):
+            rows = json.loads(said)
+            parts = [text[start:end].replace(" ", "") for start, end, _, _ in rows]
+            assert parts[:3] == ["A1isred.", "Letmelookagain.", "A1isred."] and "boxed" in parts[-1]
+            assert all(0 < mass < 1 and lift > 0 for _, _, mass, lift in rows)
+            assert len({mass for _, _, mass, _ in rows}) > 1
+    assert tables[0]["sentences"].tolist() == tables[1]["sentences"].tolist()
+    printed = capsys.readouterr().out
+    assert "[[" not in printed and re.search(r"0\.\d\d", printed)  # the table on the screen has the masses alone
+
+
+def test_a_row_that_nothing_judged_has_no_reward() -> None:
+    none = float("nan")
+    rewards, weights = torch.tensor([[1.0, none], [none, none]]), torch.tensor([2.0, 1.0])
+    assert reward_sums(rewards, weights) == pytest.approx([2.0, none], nan_ok=True)
+    empty = Rollout(text="", domain="text", gold="red")
+    assert mass_by_sentence(empty, [], None) == "[]" and str(mass_by_sentence(empty, [], None)) == ""
 
 
 def test_the_cold_start_learns_special_tags(special_dir: Path, pictures: Path, tmp_path: Path, runs: Any) -> None:
