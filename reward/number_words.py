@@ -48,6 +48,8 @@ _EN = Language(
     "negative minus",
     "a an",
 )
+ENGLISH_NUMBERS = _EN.words
+"""English number words below 100 -> value."""
 _DE_UNITS = _count("null ein zwei drei vier fünf sechs sieben acht neun")
 _DE_TENS = _count("zwanzig dreißig/dreissig vierzig fünfzig sechzig siebzig achtzig neunzig", 20, 10)
 _DE = Language(

@@ -16,7 +16,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from reward.claims import claim_holds, claims
+from reward.claim_facts import Claim
+from reward.claims import claims, is_true
 from reward.grade import Gold, Grade, grade
 from vlm.response import after_reasoning, find_reasoning, marks_answer, repeats_tags
 
@@ -51,7 +52,8 @@ class Rollout:
     ``information_blank``: log p(token | image) - log p(token | another image, or a blank one) in nats. ``thought`` is
     the token span [start, end) strictly inside <think>. ``finished`` is False for a response cut off at the length limit,
     ``thinks`` for a prompt that asks for an answer without reasoning. ``facts`` are what is known of the image (place ->
-    what is there), and ``seen`` a responder's yes or no on the claims ``"key: value"`` that they do not cover.
+    what is there), and ``seen`` a responder's yes or no on the claims (by ``Claim.statement``) that they do not cover. ``claims`` are
+    those of the text, where more than the grammar has looked for them, and ``claim_counts`` what is logged about finding and asking.
     ``decimal`` is the decimal mark of the gold answer and the responses, ``"."`` or ``","``. Only a judge reads the ``question``.
     """
 
@@ -70,6 +72,8 @@ class Rollout:
     information_blank: Tensor | None = None
     facts: dict[str, str] | None = None
     seen: dict[str, bool] | None = None
+    claims: list[Claim] | None = None
+    claim_counts: dict[str, float] | None = None
     decimal: str = "."
     question: str = ""
 
@@ -230,17 +234,18 @@ def image_information(rollout: Rollout) -> Score:
 def process_claims(rollout: Rollout) -> Score:
     """Share of the reasoning's claims about the image that are true, in [0, 1]; None where none can be checked.
 
-    Claims are ``key: value`` statements; of several with the same key the last one counts (``reward.claims``).
+    Claims are ``key: value`` statements and prose; of several about one thing the last one counts (``reward.claims``).
     """
     true = []
-    for key, value in claims(rollout.text).items():
-        holds = None if rollout.facts is None else claim_holds(key, value, rollout.facts)
+    for claim in claims(rollout.text, rollout.facts) if rollout.claims is None else rollout.claims:
+        holds = None if rollout.facts is None else is_true(claim, rollout.facts)
         if holds is None:  # not about the known scene: the responder may have answered it
-            holds = (rollout.seen or {}).get(f"{key}: {value}")
+            holds = (rollout.seen or {}).get(claim.statement)
         true += [] if holds is None else [holds]
+    counts = rollout.claim_counts or {}
     if not true:
-        return Score(None, {"claims": 0.0})
-    return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true))})
+        return Score(None, {"claims": 0.0, **counts})
+    return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true)), **counts})
 
 
 # Scripts without spaces between words. Korean has spaces and is not among them.

@@ -176,6 +176,8 @@ class GrpoOptions(ModelOptions):
         reward_seconds: the time limit of such a reward for one response; after it the response counts as a timeout.
         responder: the model that ``process_claims`` asks about claims which the problem's facts do not cover: a folder, a
             hub name or ``openai:NAME@URL``. By default such claims are skipped.
+        claim_extractor: the language model that finds claims in sentences in which the grammar finds none, named like ``responder``. By
+            default such sentences are left.
         judge: the model that grades answers of domain ``open``, ``openai:NAME@URL``, or keys of ``reward.judge.JudgeConfig``. By
             default such problems are dropped.
         attention_layers: whose attention is measured: ``last``, ``all``, or a list of layer numbers.
@@ -203,6 +205,7 @@ class GrpoOptions(ModelOptions):
     reward_folder: str | None = None
     reward_seconds: float = 10.0
     responder: str | None = None
+    claim_extractor: str | None = None
     judge: JudgeKey = None
     blank_pictures: bool = False
     probe_prompts: int = 32

@@ -83,7 +83,8 @@ def load_grpo(source: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     check_rewards(stage.options.rewards, stage.args)
     _find_user_rewards(stage, settings.folder)
     check_domain_weights(stage.options.domain_weights)
-    check_model_name(stage.options.responder or "")
+    for name in (stage.options.responder, stage.options.claim_extractor):
+        check_model_name(name or "")
     _check_saving(stage.args)
     _bound_vllm(stage.args, stage.options)
     return stage

@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 
 from configs.errors import ConfigError, UserError
 from reward.aggregate import KNOWN, Term, batch_rows, combine, metrics, source_of, terms_of
-from reward.claims import Question, ask_responder, claim_holds, claims
+from reward.claim_check import ClaimChecker
 from reward.rewards import Rollout
 from reward.user import UserReward, is_user_reward
 from train.checkpoints import EpochSampler
@@ -38,7 +38,7 @@ from train.information import information, mismatched_pairs
 from train.prompts import image_token, one_token_per_image, problem_messages
 from train.vllm_engine import arguments_added, engine_arguments, forget_image_features, read_as_trained
 from vlm.attention import AttentionMass, response_mass
-from vlm.backends import Backend, make_backend
+from vlm.backends import make_backend
 from vlm.chat import encode
 from vlm.generate import image_token_ids
 from vlm.images import blank, fit_image, open_image
@@ -107,12 +107,14 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         for reward in self.own.values():
             reward.start()
         self.mismatched = mismatched_pairs(self.problems) if "image_information" in sources else None
-        self.responder: Backend | None = None
-        self.answered: dict[Question, bool] = {}
+        self.claim_checker = ClaimChecker()
         if "process_claims" in sources:
-            if options.responder is not None:
-                self.responder = make_backend(options.responder)
-            elif not any(problem.facts for problem in self.problems):
+            responder, extractor = options.responder, options.claim_extractor
+            self.claim_checker = ClaimChecker(
+                None if responder is None else make_backend(responder),
+                None if extractor is None else make_backend(extractor, text_only=True),
+            )
+            if responder is None and not any(problem.facts for problem in self.problems):
                 raise UserError(
                     "'process_claims' has nothing to check claims against: no problem states meta.facts. Name a responder."
                 )
@@ -253,7 +255,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         ]
         self.recorded = []
         self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
-        self._ask_about_claims(rollouts, problems)
+        self.claim_checker.prepare(rollouts, [problem.images for problem in problems])
         own = batch_rows(rollouts, self.options.lift_floor, self.own)
         self.rows = rows = gather_object(own)
         mode = "train" if self.model.training else "eval"
@@ -315,23 +317,6 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             found = information(self.model, self.reader, rows, turns, responses, self.accelerator.device)
         for rollout, (other, empty) in zip(rollouts, found, strict=True):
             rollout.information, rollout.information_blank = other, empty
-
-    def _ask_about_claims(self, rollouts: list[Rollout], problems: list[Problem]) -> None:
-        """Ask the responder about claims that the facts do not cover; answers are cached."""
-        if self.responder is None:
-            return
-        open_claims: dict[int, list[Question]] = {}
-        for number, (rollout, problem) in enumerate(zip(rollouts, problems, strict=True)):
-            open_claims[number] = [
-                (tuple(problem.images), key, value)
-                for key, value in claims(rollout.text).items()
-                if problem.images and (rollout.facts is None or claim_holds(key, value, rollout.facts) is None)
-            ]
-        new = dict.fromkeys(q for questions in open_claims.values() for q in questions if q not in self.answered)
-        if new:
-            self.answered |= ask_responder(self.responder, list(new))
-        for number, questions in open_claims.items():
-            rollouts[number].seen = {f"{q[1]}: {q[2]}": self.answered[q] for q in questions if q in self.answered}
 
     # Saving
 

@@ -1,0 +1,65 @@
+"""What a clause claims: rules over its chunks, tried in a fixed order, from the most special form to the plainest one."""
+
+from collections.abc import Callable, Iterable
+
+from reward.prose.chunks import Chunk
+from reward.prose.clause import Reading
+from reward.prose.phrases import is_abstract
+from reward.prose.relation_rules import RelationRules
+
+
+class Rules(RelationRules):
+    """Reads the claims of one clause after the other."""
+
+    def read(self, clause: list[Chunk], opening: set[str]) -> list[Reading]:
+        """The claims of a clause; what it speaks of is remembered whatever it claims.
+
+        Args:
+            opening: the marks and conjunctions in front of it.
+        """
+        clause = self.inherited(self.resolved(clause), opening)
+        self.opening = opening
+        self.begin(clause)
+        subject = next((chunk for chunk in clause if chunk.kind in ("things", "place", "refer", "there")), None)
+        if (
+            subject is not None
+            and subject.phrase is not None
+            and is_abstract(subject.phrase)
+            and not subject.phrase.known
+            and not self.is_sum()
+        ):
+            self.remember([])
+            return []
+        found: list[Reading] = []
+        for rule in self._rules():
+            found = rule()
+            if found:
+                break
+        self.remember(found)
+        return found
+
+    def _rules(self) -> Iterable[Callable[[], list[Reading]]]:
+        yield from (
+            self._quoted,
+            self._likewise,
+            self._only_one,
+            self._namely,
+            self._partitive,
+            self._number_of,
+            self._extreme,
+            self._sum,
+            self._digits,
+            self._compare,
+        )
+        yield from (
+            self._same,
+            self._relation,
+            self.frequency,
+            self._height,
+            self._in_order,
+            self._in_positions,
+            self._cells,
+            self._place,
+            self._plain,
+            self._open,
+        )
