@@ -309,7 +309,7 @@ class Chunker(RelationReader):
         return found is not None and not found.refers
 
 
-def number_of(word: str) -> int | None:
+def value_in_words(word: str) -> int | None:
     """The value of a number word or of figures."""
     if word in NUMBERS:
         return NUMBERS[word]

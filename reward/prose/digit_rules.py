@@ -1,6 +1,6 @@
 """Rules about numbers: digits read in a row, sums, the largest one, how often, and heights of bars."""
 
-from reward.prose.chunks import number_of
+from reward.prose.chunks import value_in_words
 from reward.prose.clause import Reading
 from reward.prose.place_rules import PlaceRules
 from reward.prose.words import listed
@@ -113,8 +113,8 @@ class DigitRules(PlaceRules):
             counted = word == "times" or (
                 word in ("places", "cells", "spots") and texts[place - 2 : place - 1] == ["in"]
             )
-            if counted and place and number_of(texts[place - 1]) is not None:
-                times = number_of(texts[place - 1])
+            if counted and place and value_in_words(texts[place - 1]) is not None:
+                times = value_in_words(texts[place - 1])
         if times is None or self.has("compare"):
             return []
         names = []

@@ -1,6 +1,6 @@
 """Rules about things wherever they are: that they are there, how many, and what they look like."""
 
-from reward.prose.chunks import number_of
+from reward.prose.chunks import value_in_words
 from reward.prose.clause import ClauseReader, Reading
 from reward.prose.phrases import NounPhrase, is_abstract, joined_description, value_of
 from reward.prose.words import COLOURS, IMAGE, READ, listed
@@ -155,7 +155,7 @@ class ThingRules(ClauseReader):
         before, behind = self.clause[:at], self.clause[at + 1 :]
         said = next((phrase for phrase in self.phrases(behind) if not phrase.refers and not is_abstract(phrase)), None)
         texts = [self.chunker.at(i) for chunk in before for i in range(chunk.start, chunk.end)]
-        number = next((number for word in reversed(texts) if (number := number_of(word)) is not None), None)
+        number = next((number for word in reversed(texts) if (number := value_in_words(word)) is not None), None)
         bound = next((phrase.bound for phrase in self.phrases(before)), "")
         cells = [place for place in self.places if len(place) == 2]
         joined = joined_description(base, said) if said is not None else base.description
