@@ -47,6 +47,8 @@ class LoopConfig(StrictModel):
             so that not every re-look in the data corrects something.
         confirm_again: share of the correct later conclusions, in [0, 1], that are followed by one more look. Without them no trace
             has a re-look after the answer was found, and a model that is asked for a further look has learned nothing to say.
+        shown_rounds: how many of the last rounds the requester and the summarizer are shown (the summarizer also the new one);
+            None shows all. For text models with few positions, or that were taught on short transcripts.
         repairs: how often an unusable reply is requested again before the episode ends as an error.
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
@@ -56,6 +58,7 @@ class LoopConfig(StrictModel):
     rounds: int = Field(default=4, ge=1)
     confirm_share: float = Field(default=0.4, ge=0, le=1)
     confirm_again: float = Field(default=0.0, ge=0, le=1)
+    shown_rounds: int | None = Field(default=None, ge=1)
     repairs: int = Field(default=1, ge=0)
     temperature: float = Field(default=0.7, ge=0)
     first_temperature: float = Field(default=0.0, ge=0)
@@ -142,7 +145,7 @@ class Episode:
         return self._seed("confirm", rounds) / 2**48 < self.config.confirm_again
 
     async def _request(self, rounds: list[Round]) -> str:
-        messages, fault = self._messages("request", rounds), ""
+        messages, fault = self._messages("request", self._shown(rounds)), ""
         for attempt in range(self._attempts()):
             text, finish = await self._call("requester", messages, [], self.config.temperature, len(rounds), attempt)
             request, fault = read_request(text, finish)
@@ -166,7 +169,7 @@ class Episode:
     async def _conclude(self, rounds: list[Round], request: str, reply: str) -> tuple[str, str | None, str]:
         """The reasoning without its box, the answer (None if the round has none), and the fault."""
         open_round = Round(request=request, reply=reply, conclusion="", answer=None, verdict=False)
-        messages, fault, reasoning = self._messages("conclude", [*rounds, open_round]), "", ""
+        messages, fault, reasoning = self._messages("conclude", [*self._shown(rounds), open_round]), "", ""
         for attempt in range(self._attempts()):
             temperature = self.config.first_temperature if attempt == 0 else self.config.temperature
             text, finish = await self._call("summarizer", messages, [], temperature, len(rounds), attempt)
@@ -183,6 +186,9 @@ class Episode:
         messages = self._messages("rewrite", rounds)
         text, finish = await self._call("rewriter", messages, [], self.config.temperature, len(rounds), attempt)
         return after_reasoning(text) if is_whole(finish) else ""
+
+    def _shown(self, rounds: list[Round]) -> list[Round]:
+        return rounds if self.config.shown_rounds is None else rounds[-self.config.shown_rounds :]
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)
