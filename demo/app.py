@@ -17,13 +17,19 @@ QUEUE = 32
 """Visitors who may wait for the model at once."""
 
 
-def build_app(engine: Engine, store: ImageStore, sessions: Sessions) -> gr.Blocks:
-    """The Gradio page over an engine. Images come as tokens of the store, so no event can name a file of the host."""
+def build_app(engine: Engine, store: ImageStore, sessions: Sessions, with_rows: bool = False) -> gr.Blocks:
+    """The Gradio page over an engine. Images come as tokens of the store, so no event can name a file of the host.
+
+    Args:
+        with_rows: whether there is a second tab, the viewer of a run's rows.
+    """
     handlers = Handlers(engine, store, sessions)
     choose, slot, opened = (
         (STATIC / name).read_text(encoding="utf-8") for name in ("choose.js", "slot.js", "opened.js")
     )
     with gr.Blocks(title="Reflection-V", analytics_enabled=False, delete_cache=(3600, 3600)) as blocks:
+        if with_rows:
+            gr.HTML(explanations.tabs(), elem_id="tabs")
         gr.HTML(explanations.heading())
         shown = gr.HTML(page.example_cards(store.examples), js_on_load=choose, elem_id="examples")
         link = gr.HTML("", js_on_load=opened, elem_id="link")

@@ -11,6 +11,14 @@ ABOUT_TESTS = {
 }
 
 
+def tabs() -> str:
+    """The two pages of a demo that was given a run. The viewer is a page of its own, with a policy that forbids more."""
+    return (
+        '<nav class="tabs" aria-label="Pages"><a href="./" aria-current="page">Ask</a>'
+        '<a href="rows/">Traces, rollouts and curves of the run</a></nav>'
+    )
+
+
 def heading() -> str:
     """The first lines of the page."""
     return Markup(

@@ -4,10 +4,12 @@ Gradio has many more routes than this page uses (files, proxies, downloads of UR
 admits a short list and answers 404 to everything else, so that no route can read a file of the host.
 """
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,11 +22,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from configs.errors import UserError
+from configs.errors import ConfigError, UserError
 from demo.access import LOCAL, Access, listen
 from demo.app import STATIC, build_app
 from demo.engine import Engine, Sessions
 from demo.image_store import MAX_UPLOAD, ImageStore
+from demo.viewer.pages import PAGE_HEADERS, Viewer
+from demo.viewer.sources import Folder
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,6 +41,8 @@ ROUTES = {
     ),
     "POST": re.compile(r"/image|/gradio_api/(?:queue/join|cancel|reset)/?"),
 }
+ROWS = "/rows/"
+"""Where the rows of a run are shown, if the demo was given one."""
 STREAMS = ("/gradio_api/queue/data", "/gradio_api/heartbeat/")
 """Routes that send events while the connection stays open."""
 MAX_PATH = 255
@@ -66,10 +72,11 @@ class Gate:
     Args:
         access: under which names and path the page answers.
         functions: the numbers of Gradio's event handlers.
+        viewer: answers below ``ROWS``, without Gradio and under the stricter policy of its own page.
     """
 
-    def __init__(self, app: Any, access: Access, functions: Collection[int]) -> None:
-        self.app, self.access, self.functions = app, access, functions
+    def __init__(self, app: Any, access: Access, functions: Collection[int], viewer: Viewer | None = None) -> None:
+        self.app, self.access, self.functions, self.viewer = app, access, functions, viewer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -86,6 +93,12 @@ class Gate:
         if path is None:  # the page's relative addresses need the slash
             query = scope["query_string"].decode("latin-1")
             await RedirectResponse(self.access.root_path + ("/?" + query if query else "/"))(scope, receive, send)
+            return
+        if self.viewer is not None and path.startswith(ROWS):
+            reply = await run_in_threadpool(
+                self.viewer.reply, path[len(ROWS) - 1 :], scope["query_string"].decode("latin-1")
+            )
+            await Response(reply.body, reply.status, PAGE_HEADERS, reply.kind)(scope, receive, send)
             return
         headers = [(name, value) for name, value in scope["headers"] if name not in FORWARDED]
         headers.append((b"x-gradio-server", HERE.encode()))
@@ -112,7 +125,10 @@ class Gate:
     def _refusal(self, scope: Scope, path: str) -> Response | None:
         headers = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         allowed = ROUTES.get("GET" if scope["method"] == "HEAD" else scope["method"])
-        unknown = allowed is None or not allowed.fullmatch(path) or ".." in path or len(path.encode()) > MAX_PATH
+        # The viewer itself knows its addresses, none of which names a file.
+        of_viewer = self.viewer is not None and path.startswith(ROWS)
+        known = allowed is not None and ((of_viewer and scope["method"] != "POST") or allowed.fullmatch(path))
+        unknown = not known or ".." in path or len(path.encode()) > MAX_PATH
         if unknown or b"deep_link" in scope["query_string"]:  # it names a file
             return JSONResponse({"error": "There is nothing here."}, 404)
         hosts, origins = ([value for name, value in headers if name == wanted] for wanted in ("host", "origin"))
@@ -189,8 +205,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def make_server(engine: Engine, access: Access | None = None, store: ImageStore | None = None) -> Gate:
-    """The whole application behind its gate, for uvicorn or a test client."""
+def make_server(
+    engine: Engine, access: Access | None = None, store: ImageStore | None = None, rows: Folder | None = None
+) -> Gate:
+    """The whole application behind its gate, for uvicorn or a test client. ``rows``: the folder of the second tab."""
     store, sessions = store or ImageStore(), Sessions()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -213,7 +231,7 @@ def make_server(engine: Engine, access: Access | None = None, store: ImageStore 
             return JSONResponse({"error": str(error)}, 404)
         return Response(data, media_type="image/png", headers={"Cache-Control": "private, max-age=3600"})
 
-    blocks = build_app(engine, store, sessions)
+    blocks = build_app(engine, store, sessions, with_rows=rows is not None)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -228,7 +246,8 @@ def make_server(engine: Engine, access: Access | None = None, store: ImageStore 
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css_paths=[STATIC / "page.css"],
     )
-    return Gate(app, access or Access(), set(blocks.fns))
+    viewer = Viewer(rows, home="../") if rows is not None else None
+    return Gate(app, access or Access(), set(blocks.fns), viewer)
 
 
 def serve(
@@ -238,6 +257,7 @@ def serve(
     api_key_env: str | None = None,
     access: Access | None = None,
     pair: tuple[str, str] | None = None,
+    run: Path | None = None,
 ) -> None:
     """Serve the page until Ctrl-C. The first model, or the pair, is loaded before the address is printed, so that a bad name fails at once.
 
@@ -245,6 +265,7 @@ def serve(
         access: under which names and path the page answers. By default, on an address of this machine alone, only to its
             own names.
         pair: a base and a trained model, which answer side by side.
+        run: the folder whose traces and rollouts are shown in a second tab, if it has any.
 
     Raises:
         UserError: a model that does not load, or a port that is taken.
@@ -253,9 +274,13 @@ def serve(
     engine = Engine(models, api_key_env, pair)
     for name in engine.models_of(engine.offered[0]):
         engine.model(name)
+    rows = None
+    if run is not None:
+        with contextlib.suppress(ConfigError):  # a run without rows has no second tab
+            rows = Folder(run)
     listening = listen(host, port)
     server = uvicorn.Server(
-        uvicorn.Config(make_server(engine, access), log_level="warning", timeout_graceful_shutdown=2)
+        uvicorn.Config(make_server(engine, access, rows=rows), log_level="warning", timeout_graceful_shutdown=2)
     )
     shown = f"[{host}]" if ":" in host else host
     print(f"The demo is at http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)", flush=True)

@@ -296,7 +296,8 @@ def demo(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="A folder of 'reflection-v run': its base and its trained model answer every question side by side.",
+            help="A folder of 'reflection-v run': its base and its trained model answer every question side by side, and its "
+            "traces, rollouts and curves are a second tab.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 chooses a free port.")] = 7860,
@@ -314,7 +315,7 @@ def demo(
     pair = models_of_run(run) if run is not None else None
     from demo.serve import serve
 
-    serve(model or ([] if pair else ["tiny"]), host, port, api_key_env, access, pair)
+    serve(model or ([] if pair else ["tiny"]), host, port, api_key_env, access, pair, run)
 
 
 command(

@@ -58,10 +58,11 @@ class Viewer:
 
     Args:
         folder: what is shown.
+        home: the address of a page to go back to; empty for none.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
+    def __init__(self, folder: Folder, home: str = "") -> None:
+        self.folder, self.home = folder, home
         self._looked = time.monotonic()
         self._routes: dict[str, Callable[[dict[str, list[str]]], Any]] = {
             "/api/state": self.state,
@@ -103,7 +104,7 @@ class Viewer:
             {"name": name, "kind": one.view.name, "title": one.view.title, "bytes": one.size}
             for name, one in self.folder.sources.items()
         ]
-        return {"folder": self.folder.path.name, "path": str(self.folder.path), "sources": sources}
+        return {"folder": self.folder.path.name, "path": str(self.folder.path), "home": self.home, "sources": sources}
 
     def rows(self, given: dict[str, list[str]]) -> dict[str, Any]:
         """A part of the wanted rows, and what the filters offer."""

@@ -11,12 +11,15 @@ import httpx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
+from viewed_rows import write_run
 
 from configs.errors import ConfigError, UserError
 from demo.access import Access
 from demo.engine import Engine
 from demo.image_store import MAX_UPLOAD
 from demo.serve import HEADERS, MAX_BODY, make_server, serve
+from demo.viewer.pages import PAGE_HEADERS
+from demo.viewer.sources import Folder
 
 pytestmark = pytest.mark.seam
 
@@ -211,3 +214,23 @@ def test_mistakes_on_the_command_line(tiny_vlm_dir: Path) -> None:
             serve([str(tiny_vlm_dir)], port=taken.getsockname()[1])
     with pytest.raises(UserError, match="does not exist"):
         serve(["./no-such-model"])
+
+
+def test_the_rows_of_a_run_are_a_second_tab_under_their_own_policy(
+    client: TestClient, tiny_vlm_dir: Path, tmp_path: Path
+) -> None:
+    engine, folder = Engine([str(tiny_vlm_dir)]), Folder(write_run(tmp_path / "run"))
+    with TestClient(make_server(engine, Access(root_path="/look"), rows=folder), base_url=HOME) as both:
+        assert "rows/" in json.dumps(both.get("/config").json())
+        page = both.get("/look/rows/")
+        assert page.status_code == 200 and "view.js" in page.text
+        assert {name: page.headers[name] for name in PAGE_HEADERS} == PAGE_HEADERS
+        assert both.get("/rows/api/state").json()["home"] == "../"
+        assert both.get("/rows/api/rows", params={"source": "build/traces.jsonl"}).json()["total"] == 6
+        image = both.get("/rows/image", params={"source": "build/traces.jsonl", "n": 0, "i": 0})
+        assert image.headers["content-type"] == "image/png"
+        assert both.get("/rows/view.py").status_code == both.post("/rows/api/state").status_code == 404
+        assert both.get("/rows/..%2f..%2fetc/passwd").status_code == 404
+        assert both.get("/rows/", headers={"Host": "evil.example"}).status_code == 403
+        assert both.get("/").headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
+    assert client.get("/rows/").status_code == 404 and "rows/" not in json.dumps(client.get("/config").json())

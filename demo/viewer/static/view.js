@@ -265,6 +265,8 @@ const look = async () => {
   state.sources = answer.sources;
   at("folder").textContent = answer.folder;
   at("folder").title = answer.path;
+  at("home").hidden = !answer.home;
+  at("home").href = answer.home || "";
   document.title = `${answer.folder} · traces and rollouts`;
   if (changed) drawSources();
 };
