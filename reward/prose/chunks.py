@@ -238,11 +238,7 @@ class Chunker(RelationReader):
         if word in ("of", "among") and self.at(i + 1) in ("them", "these", "those", "which", "it"):
             return Chunk("of", i, i + 2)
         if word in ("it", "they", "them", "both", "whose"):
-            return (
-                Chunk("refer", i, i + 1, word)
-                if word != "both" or self.at(i + 1) in BE | COLOURS | {"of", "have", "hold", "share", ",", "."}
-                else None
-            )
+            return Chunk("refer", i, i + 1, word) if word != "both" or self._both_stands_alone(i) else None
         if word in ("that", "this", "the", "whole") and self.at(i + 1) == "one" and not self._things(i):
             return Chunk("refer", i, i + 2, "one")
         if word in ("that", "this", "those", "these") and (self.at(i + 1) in BE or self.at(i + 1) in HOLD):
@@ -303,6 +299,12 @@ class Chunker(RelationReader):
         if len(values) < 2 or len(figures) > 1 or any(len(value) > 2 for value in values):
             return None  # "three 4s" are no two digits
         return Chunk("digits", i, end, " ".join(values), items=tuple(values))
+
+    def _both_stands_alone(self, i: int) -> bool:
+        """``both are red``, ``both red``, but not ``both red shapes``."""
+        if self.at(i + 1) in COLOURS:
+            return not self.at(i + 2).isalpha()
+        return self.at(i + 1) in BE | {"of", "have", "hold", "share", ",", "."}
 
     def _things_behind(self, i: int) -> bool:
         found = self._head(i)

@@ -282,7 +282,7 @@ class PhraseReader(PlaceReader):
                 and not found.get("empty")
                 and (quantity or number is not None)
                 and not (quantity == "a" and number is not None)
-                and not (self.at(start) in ("that", "this") and i == start + 1)
+                and not (self.at(start) in ("that", "this") and i == start + 1 and word not in ("whole", "entire"))
                 and "colour" not in found
             ):
                 nouns.append(word)

@@ -107,7 +107,7 @@ class _Reader:
                 or planned
                 or self._doubts(texts)
                 or bool(_LATER & {*opening, *texts[:2]})
-                or bool({"without", "like", "instead"} & opening)
+                or bool({"without", "like", "instead", "given"} & opening)
                 or ("as" in opening and self._reports(texts))
             )
             readings = self.rules.read(_with_subject(clause), opening)

@@ -216,7 +216,7 @@ class ThingRules(ClauseReader):
         if not before and self.subject_refers():
             return self._of_it(behind)
         if len(before) == 1 and before[0].refers and before[0].number == 1 and behind[0].quantity == "a":
-            return [("object", behind[0].description, "present", self.polarity)]
+            return [("object", one.description, "present", self.polarity) for one in behind if one.quantity == "a"]
         if len(before) != 1:
             return []
         subject, said = before[0], behind[0]
