@@ -31,7 +31,7 @@ _NO_PLACES = listed("""answer note question step conclusion therefore wait so hi
     first second third finally again now ok okay summary check""")
 """Last words of a key that names nothing in an image: ``Final answer: 3``."""
 
-_NO_NAMES = listed("i we it that this then so if of let me is are was has what which how and but like there")
+_NO_NAMES = listed("s t ll i we it that this then so if of let me is are was has what which how and but like there")
 _NO_VALUES = listed("i we is are was that let need which how what start")
 """Words that a key, or a value, of a statement does not have: they make it a sentence."""
 
@@ -86,6 +86,10 @@ def read_text(text: str, facts: Mapping[str, str] | None = None) -> tuple[list[C
                 break
             overlapping.append(one)
         names = _names_image(statement.key, scene)
+        # "B2: a red star" and "B2: nothing" are better read as prose.
+        restated = any(one.subject == claim.subject and one.value != claim.value for one in overlapping)
+        if overlapping and claim.kind == "place" and len(claim.subject) == 2 and restated:
+            continue
         lists = any(one.kind == "text" or "," in one.value for one in overlapping)
         if overlapping and (lists or not names):
             continue

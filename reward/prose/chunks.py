@@ -24,6 +24,7 @@ JOINTS = listed("""and but so because since while whereas that which who where w
     as plus n giving making meaning given without instead like""")
 _FILLERS = listed("""also too clearly again indeed really definitely certainly simply currently still already obviously visibly plainly
     finally lastly altogether somewhere anywhere""")
+_LOOKING = listed("at for closer closely again carefully down back into over up once")
 _OPERATORS = listed("+ - – * × x / =")
 _NOTHING = listed("nothing nobody nowhere")
 _EMPTINESS = listed("gap hole void blank nothing none empty")
@@ -83,10 +84,14 @@ class Chunker(RelationReader):
             ("not", NEGATIONS | {"cannot", "neither", "nor", "lacks", "absent", "missing"}),
             ("joint", JOINTS),
         ):
+            if word == "as" and "many" in self.texts[max(0, i - 4) : i + 2]:
+                continue  # "as many stars as circles"
             if word in words:
                 return Chunk(kind, i, i + 1, word)
         if word == "there" or word == "theres":
             return Chunk("there", i, i + 1)
+        if word in ("look", "looks") and self.at(i + 1) in _LOOKING:
+            return Chunk("word", i, i + 1, word)
         if word in BE:
             j = i + 1
             if word not in ("is", "are", "'s", "was", "were", "be"):
@@ -225,7 +230,7 @@ class Chunker(RelationReader):
         if (
             not self.grid
             and (self.at(j) in ("leftmost", "rightmost", "last") or k > j + 1)
-            and (k > j + 1 or not self.at(k).isalpha() or self.at(k) in BE)
+            and (k > j + 1 or not self.at(k).isalpha() or self.at(k) in BE | {"a", "an"})
         ):
             return Chunk("place", i, k, f"position {number}" if number > 0 else "rightmost")
         return None

@@ -270,7 +270,8 @@ class ClauseReader:
             if phrase.known and not phrase.empty and (phrase.shape or phrase.noun in ("bar", "digit", "shape")):
                 context.base = phrase
         first = next(filter(self.is_named, self.things), None)
-        if first is not None and not any(chunk.kind == "relation" and chunk.own for chunk in self.clause):
+        kept = self.subject_refers() or any(chunk.kind == "relation" and chunk.own for chunk in self.clause)
+        if first is not None and not (kept and context.things is not None):
             context.things = first
             if not self.places and not (self.subject_refers() and context.about_place):
                 context.about_place = False

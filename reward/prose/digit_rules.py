@@ -115,7 +115,7 @@ class DigitRules(PlaceRules):
             )
             if counted and place and value_in_words(texts[place - 1]) is not None:
                 times = value_in_words(texts[place - 1])
-        if times is None or self.has("compare"):
+        if times is None or self.has("compare") or "many" in texts:
             return []
         names = []
         for chunk in self.clause:
@@ -149,7 +149,10 @@ class DigitRules(PlaceRules):
         pair = [chunk.kind for chunk in self.clause] == ["things", "things"]
         if not (pair or (names and self.things[0] is not known[0])) or known[0].end > bare[0].start:
             return []
-        return [("count", known[0].description + self.within(), f"{bare[0].bound}{bare[0].number}", self.polarity)]
+        value = f"{bare[0].bound}{bare[0].number}"
+        if self.chunker.chart and known[0].colour:
+            return [("attribute", self.bar(known[0].description), value, self.polarity)]
+        return [("count", known[0].description + self.within(), value, self.polarity)]
 
     def _height(self) -> list[Reading]:
         """Of a chart: ``the red bar reaches 5``, ``height 5``, ``more than three units tall``."""
@@ -162,9 +165,25 @@ class DigitRules(PlaceRules):
         ]
         numbers = [phrase for phrase in self.things if phrase.number is not None or phrase.digit]
         highest = next((phrase for phrase in bars if phrase.order), None)
-        if len(bars) == 2 and highest is not None and not numbers and self.has("be"):  # "the red bar is the tallest"
+        if len(bars) == 2 and highest is not None and self.has("be"):  # "the red bar is the tallest (at 9)"
             other = next((phrase for phrase in bars if phrase is not highest), highest)
-            return [("attribute", f"{highest.order} bar", other.colour, self.polarity)] if other.colour else []
+            if not other.colour:
+                return []
+            value = (
+                numbers[0].number if numbers and numbers[0].number is not None else numbers[0].digit if numbers else ""
+            )
+            height: list[Reading] = [("attribute", f"{other.colour} bar", f"{value}", True)] if numbers else []
+            return [("attribute", f"{highest.order} bar", other.colour, self.polarity), *height]
+        if len(bars) == len(numbers) > 1:  # "red sits at 4, green at 9"
+            return [
+                (
+                    "attribute",
+                    self.bar(bar.description),
+                    f"{one.number if one.number is not None else one.digit}",
+                    self.polarity,
+                )
+                for bar, one in zip(bars, numbers, strict=True)
+            ]
         if len(numbers) != 1 or len(bars) > 1 or numbers[0].noun in ("bar", "colour"):
             return []
         if numbers[0].colour and not bars:
@@ -176,6 +195,7 @@ class DigitRules(PlaceRules):
             or self.has("be")
             or self.has("have")
             or (not bars and len(self.clause) < 3)
+            or (bool(bars) and numbers[0].refers)
             or any(_HEIGHTS.intersection(phrase.noun.split()) for phrase in self.things)
         )
         if not name or not spoken or self.places:

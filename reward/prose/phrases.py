@@ -225,6 +225,8 @@ class PhraseReader(PlaceReader):
         plural = False
         for _ in range(_LONGEST):
             word, one = self.at(i), singular(self.at(i))
+            if word == "corners":
+                return None  # four places, and no word for one of them
             if self.words[i].quoted if i < len(self.words) else True:
                 break
             if "shape" in found or "noun" in found:

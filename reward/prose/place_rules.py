@@ -65,7 +65,15 @@ class PlaceRules(ThingRules):
                 ]
             if counted.quantity == "no":
                 return [("object", "empty cell", "present", False)] if emptied else [("count", "shape", "0", True)]
-            return [("count", "empty cell", "9" if emptied else "0", self.polarity)]
+            if counted.noun == "cell":
+                return [
+                    (
+                        "count",
+                        "empty cell",
+                        f"{self.chunker.columns * self.chunker.rows if emptied else 0}",
+                        self.polarity,
+                    )
+                ]
         if emptied and self.has("refer") and self.context.places:
             return [("place", place, "none", self.polarity) for place in self.context.places]
         if emptied and any(phrase.empty and phrase.quantity == "a" for phrase in self.things):
@@ -94,6 +102,7 @@ class PlaceRules(ThingRules):
             "whole",
             "entire",
             "every",
+            "everything",
             "each",
         }
         if len(contents) == 1:
@@ -117,7 +126,7 @@ class PlaceRules(ThingRules):
 
     def _in_positions(self) -> list[Reading]:
         """Of a layout: ``from left to right: a red star, a blue circle``."""
-        texts, contents = " ".join(self.texts()), self.contents()
+        texts, contents = " ".join(self.texts()), [one for one in self.contents() if one.description != "bar"]
         if self.chunker.grid or "left to right" not in texts + self.context.order or len(contents) < 2 or self.places:
             self.context.order = texts if "left to right" in texts else ""
             return []
@@ -152,6 +161,9 @@ class PlaceRules(ThingRules):
                     ("place", place, self.context.digit, self.polarity) for place in self.places if self.context.digit
                 ]
             return []
+        if 1 < len(self.places) == len(subjects) and not any(one.refers for one in subjects):  # each its own
+            pairs = zip(self.places, subjects, strict=True)
+            return [("place", place, one.content, self.polarity) for place, one in pairs]
         merged = self.merged(subjects)
         if merged is None:
             return []
@@ -168,4 +180,6 @@ class PlaceRules(ThingRules):
             return context.recent
         if self.subject_refers() and self.has("have") and context.about_place:
             return context.places
+        if ":" in self.opening and context.about_place and all(chunk.kind == "things" for chunk in self.clause):
+            return context.places  # "I look at row 1: a star, nothing, a circle"
         return ()

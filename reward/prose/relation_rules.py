@@ -66,12 +66,13 @@ class RelationRules(DigitRules):
 
     def _more_than(self) -> list[Reading]:
         """``there are more stars than crosses``; ``more triangles are orange than green``; ``as many stars as crosses``."""
-        texts = [chunk.text for chunk in self.clause]
+        texts = self.texts()
         more = next((word for word in ("more", "fewer", "less") if word in texts), "")
         if more and "than" in texts:
             relation = "more than" if more == "more" else "fewer than"
         elif texts.count("as") > 1 and "many" in texts:
-            relation = "as many as"
+            times = next((word for word in ("twice", "half") if word in texts), "")
+            relation = f"{times} as many as".strip()
         else:
             return []
         phrases = [phrase for phrase in self.things if phrase.known and not phrase.refers]
@@ -92,6 +93,8 @@ class RelationRules(DigitRules):
         polarity = self.polarity is not relation.startswith("not ")
         relation = relation.removeprefix("not ")
         names = [*self.names(self.clause[:at]), *self.names(self.clause[at + 1 :])]
+        if " ".join(self.texts()).count("number of") == 2:
+            relation = "as many as"
         last = self.context.last[-1] if self.context.last else None
         if (
             len(names) == 1
@@ -164,7 +167,8 @@ class RelationRules(DigitRules):
         relation = chunk.text
         if relation == "between":
             names = self.names(behind)
-            subject = self.name(before)
+            named = any(one.kind in ("things", "place", "refer") for one in before)
+            subject = self.name(before) if named else (names[2:] or [""])[0]
             return (
                 [("relation", subject, f"between {names[0]} and {names[1]}", self.polarity)]
                 if len(names) > 1 and subject

@@ -69,6 +69,8 @@ class RelationReader(PhraseReader):
                 side, k = f"{self.at(k)} of", k + 1
                 k += self.at(k) in ("side", "hand")
                 k += self.at(k) == "side"
+                if self.at(k) in ("of", "from") and self._bare_line(k + 1 + (self.at(k + 1) == "the"))[0]:
+                    return None  # "on the left of the top row" is a place
                 if self.at(k) in ("of", "from"):
                     return self._to(Chunk("relation", i, k + 1, self._near(side, near)))
                 if own or self.at(j) == "to":

@@ -27,9 +27,12 @@ class Rules(RelationRules):
             and is_abstract(subject.phrase)
             and not subject.phrase.known
             and not self.is_sum()
+            and subject.phrase.noun not in ("count", "total", "value", "amount")
         ):
             self.remember([])
             return []
+        if any(phrase.noun in ("row", "column") and phrase.quantity == "all" for phrase in self.things):
+            return []  # "each row has one star"
         found: list[Reading] = []
         for rule in self._rules():
             found = rule()

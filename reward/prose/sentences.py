@@ -13,7 +13,7 @@ from reward.prose.chunks import Chunk, Chunker
 from reward.prose.clause import Context, Reading
 from reward.prose.places import GRID, Size
 from reward.prose.rules import Rules
-from reward.prose.words import COLOURS, CONDITIONS, HEDGES, PLANS, REPORTS, listed, words_of
+from reward.prose.words import COLOURS, CONDITIONS, HEDGES, PLANS, REPORTS, STAND, listed, words_of
 from vlm.response import split_sentences
 
 MAX_SENTENCE = 600
@@ -101,6 +101,7 @@ class _Reader:
             if self._begins_death(opening, texts):
                 dead = True
             plan = self._plans(texts)
+            planned = planned and ":" not in opening
             planned = plan or (planned and not self._stands_alone(clause))
             alive = not (
                 dead
@@ -135,7 +136,8 @@ class _Reader:
         """Whether the rest of the sentence claims nothing from here on: a condition, a report, an indirect question."""
         if CONDITIONS & {*opening, *texts} or "boxed" in texts:
             return True
-        if texts[0] in _ASKING and texts[1:2] not in (["i"], ["we"], ["you"]) and "which" not in opening:
+        answers = texts[0] == "what" and len(texts) > 1 and texts[1] in {"i", "we", "you", *STAND}
+        if texts[0] in _ASKING and not answers and "which" not in opening:
             return not (texts[0] in ("which", "where") and opening)
         return self._reports(texts) or "asked" in texts
 
@@ -263,8 +265,8 @@ def _continues(clause: list[Chunk], between: list[str], chunks: list[Chunk], j: 
     meaning = [one for one in clause if one.kind not in ("word",)]
     if set(between) <= {":"} or set(between) <= {"-"} or set(between) <= {"–"} or set(between) <= {"=", ">"}:
         if meaning and all(one.kind == "place" for one in meaning):
-            return True
-        return len(meaning) == 1 and last.kind == "things" and following.kind == "things" and following.text == "number"
+            return not any(one.text in ("i", "look", "check", "we") for one in clause)
+        return len(meaning) == 1 and last.kind == "things" and (following.text == "number" or following.kind == "place")
     if set(between) <= {","} and meaning and meaning[-1].kind == "have":
         return True  # "row 3 contains, in order, ..."
     if set(between) <= {",", "("} and meaning:

@@ -9,6 +9,8 @@ _ABSENT = listed("absent missing lacks lacking without nowhere")
 _LOOKS = listed("""open closed wet dry wooden striped round long old young bright dark sitting standing running lying parked smiling
     sleeping     empty full metal plastic broken tall short large small big transparent blurry sunny cloudy""")
 """What is said of a thing outside of the lists, beside colours and sizes."""
+_VAGUE = listed("most mostly half few majority")
+_SHOWING = listed("show appear occur")
 _SEEING = listed("see count find spot notice observe present visible appear appears exist exists shown drawn")
 
 
@@ -186,6 +188,9 @@ class ThingRules(ClauseReader):
         ]
         if self.clause[0].kind == "not" and not self.has("be") and not self.has("have"):
             return []  # "..., not orange"
+        first = contents[0]
+        if first.refers and first.number is not None and not self.polarity and _SHOWING & {*self.texts()}:
+            return [("object", f"digit {first.number}", "present", False)]  # "5 doesn't appear"
         found = []
         for phrase in kinds or contents:
             found += self.counted(phrase) if self.asserts(phrase) else []
@@ -220,11 +225,16 @@ class ThingRules(ClauseReader):
         if len(before) != 1:
             return []
         subject, said = before[0], behind[0]
+        if subject.empty and self.clause[0].text == "nothing":
+            return [("object", said.description, "present", False)] if said.description else []
         value = value_of(said, subject)
         if not value:
             return []
         name = subject.description
-        if subject.quantity == "no" or self.clause[0].text == "neither":
+        singled = self.clause[0].kind == "not" and (subject.number == 1 or subject.quantity == "a")
+        if _VAGUE & {*self.texts()}:
+            return []
+        if subject.quantity == "no" or self.clause[0].text == "neither" or singled:
             return [("object", joined_description(subject, said), "present", False)]
         if subject.number is not None and subject.quantity in ("", "no"):
             return [
@@ -287,7 +297,13 @@ class ThingRules(ClauseReader):
                 else [("object", description, "present", False)]
             )
         if phrase.quantity == "all":  # "there aren't any stars"
-            return [] if self.polarity or within else [("object", description, "present", False)]
+            if self.polarity:
+                return []
+            return (
+                [("place", self.places[0], f"contains {phrase.content}", False)]
+                if within
+                else [("object", description, "present", False)]
+            )
         if within:
             return [("place", self.places[0], f"contains {phrase.content}", self.polarity)]
         return [("object", description, "present", self.polarity)]

@@ -77,7 +77,7 @@ ADVERBS = listed("""also clearly just only indeed really definitely actually cer
 
 HEDGES = listed("""might may maybe perhaps probably possibly could would should likely presumably unsure uncertain unclear
     guess suspect assume assuming suppose supposing imagine hopefully potentially supposedly allegedly apparently
-    expect expected wonder hypothetically arguably must ought nearly almost""")
+    expect expected wonder hypothetically arguably must ought nearly almost hardly barely scarcely except apart besides excluding""")
 """Words with which a clause claims nothing."""
 CONDITIONS = listed("if whether unless suppose supposing assuming whenever")
 """Words with which the rest of a sentence claims nothing."""
@@ -116,7 +116,7 @@ _SPELT = _SPELT_WORDS.split()
 
 _WORD = re.compile(
     r"(?P<quoted>[\"“”][^\"“”\n]{1,80}[\"“”]|‘[^’\n]{1,80}’|(?<![A-Za-z0-9])'[^'\n]{1,80}'(?![A-Za-z0-9]))"
-    r"|(?P<word>[A-Za-z]+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|m|ve|ll|d)\b|[A-Za-z]\d(?![A-Za-z0-9])|\d{1,6}(?:st|nd|rd|th)\b|\d{1,9}(?:\.\d{1,6})?"
+    r"|(?P<word>[A-Za-z]+?(?=n['’]t\b)|n['’]t\b|['’](?:s|re|m|ve|ll|d)\b|(?<![A-Za-z0-9])[A-Ja-j]\d(?![A-Za-z0-9])|\d{1,2}[xX×]\d{1,2}\b|\d{1,6}(?:st|nd|rd|th)\b|\d{1,9}(?:\.\d{1,6})?"
     r"|[A-Za-z]+)|(?P<mark>\.{3}|[^\w\s])"
 )
 
