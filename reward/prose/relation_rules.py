@@ -68,7 +68,7 @@ class RelationRules(DigitRules):
         """``there are more stars than crosses``; ``more triangles are orange than green``; ``as many stars as crosses``."""
         texts = self.texts()
         more = next((word for word in ("more", "fewer", "less") if word in texts), "")
-        if more and "than" in texts:
+        if more and "than" in texts and not any(phrase.bound for phrase in self.things):
             relation = "more than" if more == "more" else "fewer than"
         elif texts.count("as") > 1 and "many" in texts:
             times = next((word for word in ("twice", "half") if word in texts), "")

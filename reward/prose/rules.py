@@ -21,20 +21,15 @@ class Rules(RelationRules):
         self.opening = opening
         self.begin(clause)
         subject = next((chunk for chunk in clause if chunk.kind in ("things", "place", "refer", "there")), None)
-        if (
-            subject is not None
-            and subject.phrase is not None
-            and is_abstract(subject.phrase)
-            and not subject.phrase.known
-            and not self.is_sum()
-            and subject.phrase.noun not in ("count", "total", "value", "amount")
-        ):
-            self.remember([])
-            return []
+        rules = list(self._rules())
+        if subject is not None and subject.phrase is not None and is_abstract(subject.phrase):
+            measured = subject.phrase.noun in ("count", "total", "value", "amount")  # "the value of the red bar is 7"
+            if not subject.phrase.known and not self.is_sum():
+                rules = [self._number_of, self._height] if measured else []
         if any(phrase.noun in ("row", "column") and phrase.quantity == "all" for phrase in self.things):
             return []  # "each row has one star"
         found: list[Reading] = []
-        for rule in self._rules():
+        for rule in rules:
             found = rule()
             if found:
                 break
