@@ -198,9 +198,16 @@ def start_viewer(folder: Path) -> tuple[subprocess.Popen[str], str]:
     return server, found[0]
 
 
+def processor_seconds(process: int) -> float:
+    """Seconds that a process has used of the processor, whatever else runs on the machine."""
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(browser: Any, folder: Path, rows: int, runs: int) -> dict[str, Any]:
     """Open each kind of rows ``runs`` times with a new server, then change the filters."""
     first, opened, filtered = [], {name: [] for name in SOURCES}, {name: [] for name in FILTERS}  # type: ignore[var-annotated]
+    busy: dict[str, list[float]] = {name: [] for name in SOURCES}
     most = 0.0
     for _ in range(runs):
         for name, source in SOURCES.items():
@@ -214,6 +221,7 @@ def measure(browser: Any, folder: Path, rows: int, runs: int) -> dict[str, Any]:
                     first.append(time.perf_counter() - begun)
                 page.wait_for_selector("#list[data-ready]", state="attached")
                 opened[name].append(time.perf_counter() - begun)
+                busy[name].append(processor_seconds(server.pid))
                 total = page.inner_text("#count")
                 if total != f"{rows:,} of {rows:,} rows":
                     raise SystemExit(f"{name}: {total}")
@@ -229,6 +237,7 @@ def measure(browser: Any, folder: Path, rows: int, runs: int) -> dict[str, Any]:
     return {
         "first_rows_seconds": round(statistics.median(first), 2),
         "open_seconds": {name: round(statistics.median(times), 2) for name, times in opened.items()},
+        "open_processor_seconds": {name: round(statistics.median(times), 2) for name, times in busy.items()},
         "open_worst": round(max(max(times) for times in opened.values()), 2),
         "filter_seconds": {name: round(statistics.median(times), 2) for name, times in filtered.items()},
         "filter_worst": round(max(max(times) for times in filtered.values()), 2),

@@ -17,7 +17,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 STANDARD_PORTS = {"http": 80, "https": 443}
 NAME = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w-]{1,63}(?:\.[\w-]{1,63})*)\.?)(?::(\d{1,5}))?", re.ASCII)
 PATH = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
-OWN = ("assets", "config", "favicon.ico", "gradio_api", "image", "manifest.json", "rows", "static", "theme.css")
+OWN = ("api", "assets", "config", "favicon.ico", "gradio_api", "image", "manifest.json", "rows", "static", "theme.css")
 """First parts of the page's own paths."""
 
 HostName = tuple[str, int | None]

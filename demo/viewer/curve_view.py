@@ -21,6 +21,8 @@ FIRST = (
     *("completions/clipped_ratio", "kl", "grad_norm", "learning_rate"),
 )
 """The curves that stand first."""
+READ_FOR_CURVES = 20.0
+"""Seconds: a log is small, and curves of its beginning would mislead."""
 NO_CURVE = ("step", "epoch", "seconds")
 
 
@@ -47,7 +49,7 @@ class CurveView(View):
     def curves(self) -> dict[str, Any]:
         """``curves``: name -> ``steps``, ``values`` (null where a step has none) and the ``last`` value; and where the run is."""
         with self.table.lock:
-            read = self.table.refresh()
+            read = self.table.refresh(READ_FOR_CURVES)
             columns = self.table.columns
             steps = columns.number("step")
             steps = np.where(np.isnan(steps), np.arange(len(steps)), steps)

@@ -89,6 +89,8 @@ class Viewer:
                 return _json_reply(self._routes[path](given))
         except ImageError as error:
             return _json_reply({"error": str(error)}, 404)
+        except OSError as error:
+            return _json_reply({"error": f"A file cannot be read ({error.strerror})."}, 404)
         except _NotFound:
             pass
         except ValueError:

@@ -140,7 +140,7 @@ def view_of(path: Path, problems: ProblemIndex) -> View | None:
         return SftView(path, problems)
     if "step" in keys and not any(isinstance(value, str | list | dict) for value in sample[0].values()):
         return CurveView(path, problems)
-    if not sample and file_signature(path)[0] <= 0:
+    if not sample and (file_signature(path)[0] <= 0 or path.suffix != ".jsonl"):
         return None
     kind = ProblemView if {"question", "answer", "images"} <= keys else PlainView
     view = kind(path.parent, problems, sample)

@@ -253,6 +253,8 @@ def test_nothing_to_show_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ConfigError, match="nothing to show"):
         Folder(tmp_path)
+    with pytest.raises(ConfigError, match="nothing to show"):
+        Folder(tmp_path / "model.safetensors")
     write_lines(tmp_path / "rows.jsonl", [{"a": 1}])
     with pytest.raises(ConfigError, match="does not exist"):
         Folder(tmp_path, [tmp_path / "nowhere"])

@@ -3,6 +3,7 @@ import { draw, make } from "./blocks.js";
 import { showCurves } from "./curves.js";
 
 const HEIGHT = 58, PAGE = 100, POLL = 2500;
+const LISTED = 500000;  // browsers draw no element that is higher than some 30 million pixels
 const at = (id) => document.getElementById(id);
 const list = at("list"), space = at("space"), detail = at("detail");
 const state = { sources: [], source: null, words: {}, low: "", high: "", number: "", text: "", order: "", total: 0, matched: 0, changes: -1,
@@ -100,11 +101,12 @@ const reload = async (fresh) => {
     catch (error) { at("count").textContent = "The page's server does not answer: is it still running?"; break; }
     if (ask !== state.ask) return;
     if (answer.error) { at("count").textContent = answer.error; break; }
-    Object.assign(state, { total: answer.total, matched: answer.matched, changes: answer.changes });
+    Object.assign(state, { total: answer.total, matched: Math.min(answer.matched, LISTED), changes: answer.changes });
     state.pages = new Map([[page, answer.rows]]);
     drawFilters(answer);
     drawList();
     const parts = [`${grouped(answer.matched)} of ${grouped(answer.total)} rows`];
+    if (answer.matched > LISTED) parts.push(`the first ${grouped(LISTED)} are listed`);
     if (answer.read < 1) parts.push(`reading ${Math.floor(answer.read * 100)}%`);
     else if (answer.searched < 1) parts.push(`searched ${Math.floor(answer.searched * 100)}%`);
     at("count").textContent = parts.join(" · ");
@@ -182,7 +184,7 @@ const drawFacet = (name, words, place) => {
       "button", { type: "button", class: "chip", "data-chip": `${name}=${word}`, "aria-pressed": String((state.words[name] || []).includes(word)), onclick: () => toggle(name, word) },
       `${word.replaceAll("_", " ")} `, make("small", {}, grouped(n)))));
   }
-  const select = make("select", { "aria-label": name, "data-chip": name, onchange: (event) => setWords(name, event.target.value ? [event.target.value] : []) });
+  const select = make("select", { "aria-label": name, "data-chip": name, onchange: (event) => { const word = event.target.value; event.target.blur(); setWords(name, word ? [word] : []); } });
   fill(select, [["", `${name} …`], ...shown.map(([word, n]) => [word, `${word.replaceAll("_", " ")} (${grouped(n)})`])], (state.words[name] || [""])[0]);
   return select;
 };
