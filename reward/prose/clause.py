@@ -215,7 +215,8 @@ class ClauseReader:
         at = [place for place, chunk in enumerate(clause) if chunk.kind == "place"]
         if len(at) != 2 or any(chunk.kind in ("relation", "compare", "same") for chunk in clause):
             return clause
-        cell = self.chunker.joined(clause[at[0]].text, clause[at[1]].text)
+        first, second = clause[at[0]].text, clause[at[1]].text
+        cell = second if self.chunker.is_in(second, first) else self.chunker.joined(first, second)
         if not cell:
             return clause
         return [
@@ -260,7 +261,7 @@ class ClauseReader:
                 context.listing = subject.removeprefix("digit ")
         if self.places:
             context.recent = (*context.places, *self.places)[-2:]
-            context.places = self.places
+            context.places = self.places[-1:] if self.has("relation") or "from" in self.words else self.places
             named = next((one for one in self.clause if one.kind in ("things", "place", "there", "refer")), None)
             context.about_place = named is None or named.phrase is None or not self.is_named(named.phrase)
             context.line = next((place for place in self.places if " " in place), context.line)

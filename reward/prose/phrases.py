@@ -259,7 +259,7 @@ class PhraseReader(PlaceReader):
                 found["shape"], plural = one, word != one and word in (f"{one}s", f"{one}es")
             elif one in DIGITS:
                 found["noun"], plural = "digit", word != one
-                if self._number(i + 1) is not None and self.at(i + 2) not in ("and",):
+                if self._number(i + 1) is not None and not plural and self.at(i + 2) not in ("and",):
                     found["digit"] = str(self._number(i + 1))
                     i += 1
             elif one in ("bar", "row", "column"):

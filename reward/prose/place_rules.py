@@ -143,6 +143,11 @@ class PlaceRules(ThingRules):
             return []
         contents = self.contents()
         if any(place.startswith(("row", "column")) for place in self.places):
+            counted = (
+                self.things[0].number is not None and self.has("be") and not self.has("there") if self.things else False
+            )
+            if counted and (found := self.attribute(contents)):
+                return found  # "two of the digits in row 1 are 4s"
             if len(self.places) == 1 and contents:
                 return self.line_contents() or self.attribute(contents)
             return []

@@ -246,6 +246,11 @@ class PlaceReader:
         column = ord(place[0]) - ord("A") + 2 if len(place) == 2 else 0
         return self.cell_name(column, int(place[1])) if 1 < column <= self.columns else ""
 
+    @staticmethod
+    def is_in(cell: str, line: str) -> bool:
+        """Whether a cell lies in a row or column: ``A2`` in ``row 2``."""
+        return len(cell) == 2 and line in (f"row {cell[1]}", f"column {cell[0]}")
+
     def joined(self, first: str, second: str) -> str:
         """``in the middle``, ``at the top`` -> ``B1``; a row and a column -> their cell; empty for others."""
         for middle, line in ((first, second), (second, first)):

@@ -6,6 +6,7 @@ from reward.prose.chunks import Chunk
 from reward.prose.clause import Reading
 from reward.prose.phrases import is_abstract
 from reward.prose.relation_rules import RelationRules
+from reward.prose.words import NEUTRAL
 
 
 class Rules(RelationRules):
@@ -34,7 +35,20 @@ class Rules(RelationRules):
             if found:
                 break
         self.remember(found)
-        return found
+        return [reading for reading in found if self._is_understood(reading)]
+
+    def _is_understood(self, reading: Reading) -> bool:
+        """Whether nothing of the clause is left over that could change the claim: a claim that was not made costs a reward more than one
+        that is not read."""
+        kind, subject, _, _ = reading
+        unknown = [word for word in self.words if word.isalpha() and word not in NEUTRAL]
+        if len(unknown) > (1 if kind in ("place", "relation") else 0):
+            return False
+        if kind in ("object", "count", "attribute"):
+            related = any(chunk.kind in ("relation", "compare", "same") for chunk in self.clause)
+            placed = bool(self.places) and " in " not in subject
+            return not (related or placed)
+        return True
 
     def _rules(self) -> Iterable[Callable[[], list[Reading]]]:
         yield from (

@@ -269,6 +269,8 @@ def _continues(clause: list[Chunk], between: list[str], chunks: list[Chunk], j: 
         return len(meaning) == 1 and last.kind == "things" and (following.text == "number" or following.kind == "place")
     if set(between) <= {","} and meaning and meaning[-1].kind == "have":
         return True  # "row 3 contains, in order, ..."
+    if set(between) <= {","} and [one.kind for one in clause] == ["place"] and following.kind == "things":
+        return j + 1 >= len(chunks) or chunks[j + 1].kind == "mark"  # "then B2, a green cross"
     if set(between) <= {",", "("} and meaning:
         if all(one.kind == "place" for one in meaning) and clause[0].kind == "word":
             return True  # "in row 2, there is ..."

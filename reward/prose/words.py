@@ -86,6 +86,28 @@ REPORTS = listed("note question statement claim caption hint prompt user option 
 PLANS = listed("""let let's lets look check count recount start need want going try compare verify find determine see examine
     add consider remember recall list note go take scan inspect zoom focus confirm""")
 """First words of a plan or an instruction."""
+NEUTRAL = (
+    BE
+    | HOLD
+    | STAND
+    | READ
+    | NEGATIONS
+    | BOTH
+    | ADVERBS
+    | IMAGE
+    | listed(
+        """a an the this that these those i we you they it my our there here what which who where how of to in on at by for from with up
+    down out off over into through along across around within among do does did can will have has had been see find count get got
+    spot notice observe make makes made making give gives giving go goes come comes coming turn turns start starts begin begins open
+    opens end ends close closes finish finishes fill fills filled fills occupies occupied take takes taken reach reaches reaching
+    rises occur occurs occurring show shown seen find finds found located placed called marked coloured colored painted drawn written
+    printed present visible exist exists appear appears appearing total totals sum sums add adds together each other others another
+    one two none only just both either neither every first next last then finally more less fewer many few much than as well too very
+    top bottom left right middle order time times once twice once way side end row column reading looking now actually same whole
+    so if all in front while being twice thrice equals equal value height tall high unit units level line measures stands arithmetic absent missing lacks lacking without nowhere"""
+    )
+)
+"""Words that may stand in a clause beside what is read of it."""
 CORRECTIONS = listed("wait actually correction sorry oops no scratch rather hold hmm mean")
 
 RELATIONS = {
