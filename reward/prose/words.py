@@ -104,7 +104,8 @@ NEUTRAL = (
     printed present visible exist exists appear appears appearing total totals sum sums add adds together each other others another
     one two none only just both either neither every first next last then finally more less fewer many few much than as well too very
     top bottom left right middle order time times once twice once way side end row column reading looking now actually same whole
-    so if all in front while being twice thrice equals equal value height tall high unit units level line measures stands arithmetic absent missing lacks lacking without nowhere"""
+    so if all in front while being twice thrice equals equal value height tall high unit units level line measures
+    stands arithmetic absent missing lacks lacking without nowhere"""
     )
 )
 """Words that may stand in a clause beside what is read of it."""

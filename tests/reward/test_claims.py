@@ -224,7 +224,7 @@ def test_arithmetic_is_no_claim_but_its_result_may_be() -> None:
 def test_traces_of_the_bundled_models_hold_no_false_claim() -> None:
     """What the bundled models write about a scene that they read correctly."""
     rng = random.Random(0)
-    drawn = problems("scenes,digits", 60, 5, "train", family_names=list(LEARNED))
+    drawn = problems("scenes", 60, 5, "train", family_names=[name for name in LEARNED if name != "digit_sum"])
     for problem, _ in drawn:
         facts, params, family = problem.facts, problem.meta["params"], problem.family
         assert facts is not None
