@@ -33,7 +33,7 @@ def ask(
     ] = "tiny",
     effort: Annotated[
         Literal["off", "low", "medium", "high"],
-        typer.Option(help="How long the model may think; high makes it look again at least twice."),
+        typer.Option(help="How long the model may think; with high, its reasoning has at least two re-looks."),
     ] = "medium",
     votes: Annotated[int, typer.Option(help="Number of sampled responses; the most common answer counts.")] = 1,
     style: Annotated[

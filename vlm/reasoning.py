@@ -45,8 +45,8 @@ class Effort:
 
     Attributes:
         tokens: budget of the reasoning; at most half of the model's positions are used.
-        looks: reasoning that ends with fewer looks back at the image is continued with ``CUE``.
-        further: reasoning that ends is continued with ``CUE`` this many times, however often it has looked back by itself.
+        looks: reasoning that ends with fewer re-looks is continued with ``CUE``.
+        further: reasoning that ends is continued with ``CUE`` this many times, however many re-looks it has of its own.
         style: the instruction that goes with it, a key of ``vlm.chat.INSTRUCTIONS``.
     """
 

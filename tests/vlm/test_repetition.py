@@ -31,9 +31,15 @@ GRID = [f"{column}{row}" for row in range(1, 9) for column in "ABCDEFGH"]
         "\\boxed{14} " + "14 " * 500,
         "!" * 2_000,
         "让我再看一遍这张图片，数一数有几颗星星。" * 20,
-        "x" * 3 * WINDOW,
+        "- " * 3 * WINDOW,
+        "red red, red, red red red, " * 30 + "red, red red, " * 10,
+        "A1: none. " + "B1: " * 151,
+        "star" * 230,
     ],
-    ids=["sentence", "cut sentence", "paragraph", "one word", "few words", "number", "mark", "no spaces", "long"],
+    ids=[
+        *("sentence", "cut sentence", "paragraph", "one word", "few words", "number", "mark", "no spaces", "long"),
+        *("one word in any order", "one place", "no space"),
+    ],
 )
 def test_a_loop_is_found(text: str) -> None:
     assert repeats_itself(text)
@@ -48,13 +54,14 @@ def test_a_loop_is_found(text: str) -> None:
         "A1: red. A2: red.",
         "".join(f"{place}: red. " for place in GRID),
         "red circle, " * 49,
+        "".join("| " + "red | " * 12 + "\n" for _ in range(12)),
         "".join(f"row {row}: star star star star; " for row in range(1, 13)),
         "".join("| " + "0 | " * 12 + "\n" for _ in range(12)),
         "0 " * 400,
         "| colour | shape | size |\n" + "| red | circle | small |\n" * 9,
         SENTENCE * 3 + "row 1: star.",
         PARAGRAPH * 3,
-        "-" * 900,
+        "-" * 800,
         "".join(f"step {n}: add 1, so there are {n} stars now. " for n in range(300)),
     ],
 )
