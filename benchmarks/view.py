@@ -45,6 +45,8 @@ WORDS = (
 )
 FAMILIES = ("count", "compare", "place", "claims", "chart", "geometry", "table", "science")
 STEPS = 100
+PATIENCE = 120_000
+"""Milliseconds that a step may take on a busy machine."""
 FILTERS: dict[str, str] = {  # kind of rows and filter -> what a person does
     "traces status": "chip:kept",
     "traces family": "chip:chart",
@@ -81,7 +83,7 @@ WHOLE = """(act) => new Promise((done) => {
 })"""
 SHOTS: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "traces-wide": ({}, "source=build/traces.jsonl&is.status=kept&min.rounds=2", ("j", "j", "j")),
-    "completions-dark": ({"color_scheme": "dark"}, "source=grpo/completions&order=-step", ("j",)),
+    "completions-dark": ({"color_scheme": "dark"}, "source=grpo/completions&order=-advantage", ("j", "j")),
     "sft-narrow": (
         {"viewport": {"width": 390, "height": 844}},
         "source=build/sft.jsonl&is.mask=some masked",
@@ -215,6 +217,7 @@ def measure(browser: Any, folder: Path, rows: int, runs: int) -> dict[str, Any]:
             server, address = start_viewer(folder)
             try:
                 page = browser.new_page()
+                page.set_default_timeout(PATIENCE)
                 page.goto(f"{address}#source={source}")
                 page.wait_for_selector(".item")
                 if name == "traces":
@@ -252,6 +255,7 @@ def shoot(browser: Any, folder: Path, into: Path) -> None:
     try:
         for name, (options, where, keys) in SHOTS.items():
             page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}).new_page()
+            page.set_default_timeout(PATIENCE)
             page.goto(f"{address}#{where}")
             page.wait_for_selector("#list[data-ready]", state="attached")
             for key in keys:

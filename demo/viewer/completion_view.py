@@ -167,9 +167,9 @@ def _weight(given: Any) -> float | None:
 
 def _number_text(value: Any) -> str:
     number = number_of(value)
-    return "not judged" if number is None else f"{number:.4g}"
+    return "not judged" if number is None else f"{number + 0.0:.4g}"  # no -0
 
 
 def _weighted(value: Any, weight: float | None) -> str:
     number = number_of(value)
-    return "" if number is None or not weight else f"{number * weight:+.4g}"
+    return "" if number is None or not weight else f"{number * weight + 0.0:+.4g}"
