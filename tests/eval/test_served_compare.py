@@ -2,6 +2,8 @@
 
 import json
 import os
+import socketserver
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,28 @@ def test_mistakes_are_sentences(server: BreakableServer, tiny: VLM, tmp_path: Pa
     with pytest.raises(UserError, match="is not a log of replies"):
         compare(server, tiny, tmp_path / "damaged")
     assert not os.path.exists(tmp_path / "out/served.json")
+
+
+HTTP = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b"SSH-2.0-OpenSSH_9.2p1\r\n", HTTP % (15, b"<html>hi</html>"), HTTP % (2, b"[]"), b""],
+    ids=["ssh", "html", "other json", "closes"],
+)
+def test_a_port_of_another_service_is_a_sentence(tmp_path: Path, reply: bytes) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(reply)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        name = f"openai:tiny@http://127.0.0.1:{other.server_address[1]}/v1"
+        code, said = command(name, "--reference", "tiny", "--out", str(tmp_path / "out"))
+        other.shutdown()
+    assert code == 1 and "Traceback" not in said and f"127.0.0.1:{other.server_address[1]}" in said, said
 
 
 def test_the_page_of_an_audit_shows_the_comparison_whichever_came_first(
