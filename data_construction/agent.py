@@ -47,8 +47,8 @@ class LoopConfig(StrictModel):
             so that not every re-look in the data corrects something.
         confirm_again: share of the correct later conclusions, in [0, 1], that are followed by one more look. Without them no trace
             has a re-look after the answer was found, and a model that is asked for a further look has learned nothing to say.
-        shown_rounds: how many of the last rounds the requester and the summarizer are shown (the summarizer also the new one);
-            None shows all. For text models with few positions, or that were taught on short transcripts.
+        shown_rounds: of more rounds than this the requester and the summarizer are shown the first and the last ones (the
+            summarizer also the new one); None shows all. For text models with few positions, or taught on short transcripts.
         repairs: how often an unusable reply is requested again before the episode ends as an error.
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
@@ -188,7 +188,8 @@ class Episode:
         return after_reasoning(text) if is_whole(finish) else ""
 
     def _shown(self, rounds: list[Round]) -> list[Round]:
-        return rounds if self.config.shown_rounds is None else rounds[-self.config.shown_rounds :]
+        shown = self.config.shown_rounds
+        return rounds if shown is None or len(rounds) <= shown else [rounds[0], *rounds[len(rounds) - shown + 1 :]]
 
     def _attempts(self) -> int:
         return (self.config.repairs + 1) * (self.tries + 1)
