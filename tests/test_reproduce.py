@@ -39,14 +39,18 @@ def value(words: list[str], option: str) -> str:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A problem set and cold-start rows, enough for a step on eight GPUs."""
     folder = tmp_path_factory.mktemp("data")
-    Image.new("RGB", (96, 96), "red").save(folder / "red.png")
-    shared: dict[str, Any] = {"images": ["red.png"]}
-    question = "Which colour is it?"
-    row = {**shared, "prompt": question_messages(question, 1), "completion": "<think> Red . </think> \\boxed{red}"}
-    row |= {"masked": [], "mode": "think"}
-    problem = {**shared, "source": "own", "domain": "text", "question": question, "answer": "red"}
-    (folder / "sft.jsonl").write_text((json.dumps(row) + "\n") * 64)
-    (folder / "problems.jsonl").write_text("".join(json.dumps({**problem, "id": str(n)}) + "\n" for n in range(64)))
+    rows, problems = [], []
+    for number in range(64):
+        name, question = f"{number % 8}.png", f"Which colour is image {number % 8}?"
+        if number < 8:
+            Image.new("RGB", (96, 96 + 8 * number), (200, 20 * number, 30)).save(folder / name)
+        prompt = question_messages(question, 1)
+        completion = "<think> It is red . </think> \\boxed{red}"
+        rows.append({"prompt": prompt, "completion": completion, "images": [name], "masked": [], "mode": "think"})
+        about = {"source": "own", "domain": "text", "images": [name], "question": question, "answer": "red"}
+        problems.append({"id": f"p{number}", **about})
+    (folder / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
     return folder
 
 
@@ -69,8 +73,9 @@ def test_a_training_command_passes_check_on_a_small_model(
             given[given.index(option) + 1] = str(stand_in)
     if "--model" not in given:
         given += ["--model", str(tiny_vlm_dir)]
-    assert main([*given, "--check", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["check"]["passed"]
+    code = main([*given, "--check", "--json"])
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])["check"]
+    assert code == 0 and report["passed"], report["findings"]
 
 
 def test_the_stages_follow_from_each_other() -> None:
