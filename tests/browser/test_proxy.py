@@ -121,7 +121,7 @@ def _demo(command: str, engine: Any) -> Iterator[int]:
         asked: list[Any] = []
         patched.setattr(demo.serve, "serve", lambda *values: asked.append(values))
         assert CliRunner().invoke(app, arguments).exit_code == 0
-    ((models, host, port, _, access),) = asked
+    ((models, host, port, _, access, *_),) = asked
     assert (models, host, port) == (["tiny"], "127.0.0.1", 7860)
     listening = demo.serve.listen(host, 0)
     config = uvicorn.Config(demo.serve.make_server(engine, access), log_level="warning", timeout_graceful_shutdown=2)
