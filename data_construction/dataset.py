@@ -66,10 +66,12 @@ def cold_start_rows(
     """
     rng = random.Random(f"mix/{seed}")
     outcomes: dict[int, tuple[bool, ...]] = {}
+    alike: dict[tuple[bool, ...], tuple[bool, ...]] = {}  # of many traces, few outcomes differ
     plain, incorrect, others = array("q"), array("q"), list[str]()
     for number, trace in enumerate(traces):
         if trace.status == "kept":
-            outcomes[number] = relooks(trace)
+            outcome = relooks(trace)
+            outcomes[number] = alike.setdefault(outcome, outcome)
             if config.hollow_share and begins_incorrect(trace):
                 incorrect.append(number)
         elif trace.status == "no_reflection":
@@ -79,8 +81,9 @@ def cold_start_rows(
     kept = balanced(outcomes, config.min_confirm, rng)
     rng.shuffle(plain)
     thinking = kept + list(plain[: round(len(kept) * config.plain_share / (1 - config.plain_share))])
-    stay = set(kept)
+    stay = set(kept) if incorrect else set()
     noops = choose_noops([number for number in incorrect if number in stay], config.hollow_share, rng)
+    del stay
     rng.shuffle(others)
     # A share s of all rows is s / (1 - s) of the other rows.
     rows = len(thinking)
@@ -119,13 +122,13 @@ def balanced(outcomes: Mapping[int, Sequence[bool]], min_confirm: float, rng: ra
     """
     droppable = [number for number, one in outcomes.items() if not any(one)]
     rng.shuffle(droppable)
-    chosen = dict.fromkeys(outcomes)
+    dropped = set[int]()
     total, confirming = sum(map(len, outcomes.values())), sum(map(sum, outcomes.values()))
     while droppable and confirming < min_confirm * total:
         number = droppable.pop()
-        del chosen[number]
+        dropped.add(number)
         total -= len(outcomes[number])
-    return list(chosen)
+    return [number for number in outcomes if number not in dropped]
 
 
 def begins_incorrect(trace: Trace) -> bool:
