@@ -118,7 +118,7 @@ def measure(model: str, folder: str | None, n: int) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| effort | votes | accuracy | 95% interval | tokens | agreement | looks back | closed |",
+        "| effort | votes | accuracy | 95% interval | tokens | agreement | re-looks | closed |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in figures["rows"]:
