@@ -22,7 +22,7 @@ log = logging.getLogger("demo")
 Shown = tuple[Any, ...]
 """What an answer changes: status, verdict, the panels of base, before and after, and whether the tests are there."""
 UNCHANGED = (gr.skip(),) * 5
-HIDDEN = {"value": "", "visible": False}
+HIDDEN: dict[str, Any] = {"value": "", "visible": False}
 
 
 class Handlers:

@@ -277,10 +277,9 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             self.written = gather_object([rollout.text for rollout in rollouts])
             begin = self.accelerator.process_index * len(own)
             paid = reward_sums(rewards, self.reward_weights)[begin : begin + len(own)]
-            for name, column in logged_columns(
-                problems, rollouts, completion_ids_list, paid, self.reader.tokenizer
-            ).items():
-                self._log_completion_extra(name, column)
+            logged = logged_columns(problems, rollouts, completion_ids_list, paid, self.reader.tokenizer)
+            for name, values in logged.items():
+                self._log_completion_extra(name, values)
         return rewards
 
     def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
