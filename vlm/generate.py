@@ -36,17 +36,17 @@ class Generation:
         token_ids: the new tokens, without the end token.
         finished: the model ended its turn itself; False if the budget or a stopping criterion did.
         prompt_tokens: length of the prompt, image tokens and prefix included.
-        repeats: it was stopped because it repeated itself.
         mass, lift: (layers, tokens) attention to the image and its ratio to uniform attention, if asked for.
+        repeats: it was stopped because it repeated itself.
     """
 
     text: str
     token_ids: list[int]
     finished: bool
     prompt_tokens: int
-    repeats: bool = False
     mass: torch.Tensor | None = field(default=None, compare=False)
     lift: torch.Tensor | None = field(default=None, compare=False)
+    repeats: bool = False
 
 
 def generate(
@@ -200,7 +200,7 @@ def _generate_batch(
             end = next((place for place, token in enumerate(tokens[:budget]) if token in ends), None)
             ids = tokens[: budget if end is None else end]
             text = decode_after(vlm.tokenizer, prefix_ids(vlm.tokenizer, row.prefix), ids)
-            written.append(Generation(text, ids, end is not None, prompts[number], repeats))
+            written.append(Generation(text, ids, end is not None, prompts[number], repeats=repeats))
     if probe is not None:
         _add_mass(written, probe, attention or {})
     return written

@@ -13,7 +13,8 @@ from demo.viewer.parquet import ParquetTable, in_order
 from demo.viewer.problem_sets import Found, ProblemIndex
 from demo.viewer.values import cut_text, dict_of, list_of, number_of, text_of
 from demo.viewer.views import View
-from vlm.response import parse_response, relook_spans
+from reward.grade import read_answer
+from vlm.response import relook_spans
 
 TEXTS = ("prompt", "completion", "sentences")
 NO_REWARD = ("step", "advantage", "reward", *TEXTS, "problem")
@@ -110,7 +111,7 @@ class CompletionView(View):
         lines = []
         for _, content in rows:
             said = _as_text(content.get("completion"))
-            answer = cut_text(parse_response(said).answer or "none", 60)
+            answer = cut_text(read_answer(said, finished=True) or "none", 60)
             measured = [_number_text(content.get(key)) for key in ("accuracy", "reward", "advantage")]
             lines.append([answer, *measured, str(len(relook_spans(said)))])
         current = next((place for place, (other, _) in enumerate(rows) if other == number), -1)

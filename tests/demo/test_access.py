@@ -1,10 +1,14 @@
 """Under which names and path the page answers."""
 
+from pathlib import Path
+
 import pytest
 
 from configs.errors import ConfigError
 from demo.access import OWN, Access, read_name
-from demo.serve import ROUTES
+from demo.serve import ROUTES, ROWS
+from demo.viewer.pages import Viewer
+from demo.viewer.sources import Folder
 
 
 @pytest.mark.parametrize(
@@ -101,12 +105,14 @@ def test_what_is_not_a_path(text: str) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_a_path_of_the_page_itself_is_refused() -> None:
+def test_a_path_of_the_page_itself_is_refused(tmp_path: Path) -> None:
     """A proxy that removes the path would make its addresses ambiguous."""
     for own in OWN:
         with pytest.raises(ConfigError, match="a path of the page itself"):
             Access.parse("127.0.0.1", (), f"/{own}/look")
     routes = "|".join(route.pattern for route in ROUTES.values()).replace("\\", "")
+    (tmp_path / "traces.jsonl").write_text("{}\n")
+    routes += "".join([ROWS, *Viewer(Folder(tmp_path))._routes])  # the viewer's page has the same rule
     assert all(f"/{own}" in routes for own in OWN)
 
 
