@@ -1,7 +1,7 @@
 """Claims in English prose about an image: ``There are three red stars in the second row``, ``the cell B2 holds a blue circle``.
 
 A sentence is cut into chunks (``claim_chunks``), the chunks into clauses (here), and each clause is read by rules (``claim_rules``).
-What is not known is passed over, and nothing looks back, so that a text takes linear time. Questions, plans, conditions, reports
+What is not known is skipped, and nothing looks back, so that a text takes linear time. Questions, plans, conditions, reports
 (``the note says``) and hedges claim nothing.
 """
 

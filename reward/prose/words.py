@@ -167,7 +167,7 @@ def words_of(text: str, start: int = 0, end: int | None = None) -> list[Word]:
 
 @lru_cache(maxsize=4096)
 def known_word(written: str) -> str:
-    """A word as the grammar knows it: lower case, one spelling, singular if it is a noun of ours, small typing errors mended."""
+    """A word as the grammar knows it: lower case, one spelling, singular if it is a noun of ours, small typing errors corrected."""
     word = written.lower().replace("’", "'")
     if not word.isalpha():
         return word
