@@ -207,7 +207,7 @@ class ZoomSession:
         if not arguments.keys() <= {"bbox_2d", "img_idx", "label"}:
             return "the arguments are bbox_2d, img_idx and label, and no others."
         box, img_idx = arguments["bbox_2d"], arguments.get("img_idx", 0)
-        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_number, box)):
+        if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_coordinate, box)):
             return "bbox_2d must be a list of four numbers: [x1, y1, x2, y2]."
         if not all(0 <= value <= SCALE for value in box):  # NaN fails every comparison
             return f"the box lies outside of the image: coordinates run from 0 to {SCALE}."
@@ -220,7 +220,7 @@ class ZoomSession:
         return None
 
 
-def _is_number(value: Any) -> bool:
+def _is_coordinate(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -289,7 +289,7 @@ def _read_call(piece: str, closed: bool, start: int, end: int, tokenizer: Any) -
         return BadCall(f"the call is longer than {MAX_CALL:,} characters.", start, end)
     if not closed:
         return BadCall(f"the call has no end: close it with {_CLOSES}.", start, end)
-    read = read_json(piece[len(_OPENS) : -len(_CLOSES)])
+    read = call_json(piece[len(_OPENS) : -len(_CLOSES)])
     if isinstance(read, dict) and isinstance(read.get("name"), str):
         return ToolCall(read["name"], _arguments(read.get("arguments")), start, end)
     calls = _by_template(piece, tokenizer) if _has_template(tokenizer) else []
@@ -298,7 +298,7 @@ def _read_call(piece: str, closed: bool, start: int, end: int, tokenizer: Any) -
     return BadCall('write the call as JSON: {"name": ..., "arguments": {...}}.', start, end)
 
 
-def read_json(text: str) -> Any:
+def call_json(text: str) -> Any:
     """A value of untrusted JSON; None if it is none, too long, or nested deeper than ``MAX_NESTING``."""
     if len(text) > MAX_CALL:
         return None
@@ -311,7 +311,7 @@ def read_json(text: str) -> Any:
 
 def _arguments(value: Any) -> Any:
     """The arguments of a call; some models and servers write the object as a text."""
-    return read_json(value) if isinstance(value, str) else value
+    return call_json(value) if isinstance(value, str) else value
 
 
 def _nesting(value: Any) -> int:
