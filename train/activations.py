@@ -1,6 +1,6 @@
 """The memory of activations, logits and caches, for ``train.memory``.
 
-- A decoder layer, and a block of the vision tower: ``train.layer_memory`` runs it without storage. With gradient checkpointing the
+- A decoder layer, and the vision tower with one block: ``train.layer_memory`` runs it without storage. With gradient checkpointing the
   input of every layer is kept, and one layer runs forward and backward at a time; else every layer keeps what its backward needs,
   and the largest one's backward needs some more.
 - Where that does not work (a mixture of experts, layers that share keys, other vision towers) a formula stands in. A layer of hidden
@@ -10,7 +10,7 @@
   embeddings (Gemma 4) are held once a layer for every token, and its projections of them are left out.
 - float32 weights under bf16 autocast (adapters always): autocast keeps a bf16 copy of each weight that is trained until the
   forward is over.
-- The frozen vision tower keeps nothing for a backward; one block computes at a time.
+- The frozen vision tower keeps nothing for a backward; its position embeddings, one block or its merger compute at a time.
 - Logits: TRL projects in tiles (``train.layer_memory.fused_head``) and keeps no (tokens x vocabulary) matrix. On a GPU its Triton kernel
   works inside the tile, elsewhere torch operators need copies of it.
 """
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from train.config import Lora
-from train.layer_memory import decoder_layer, fused_head, vision_block
+from train.layer_memory import decoder_layer, fused_head, vision_tower
 
 
 @dataclass(frozen=True)
@@ -97,18 +97,18 @@ def vision_activations(config: Any, patches: int, arithmetic: Arithmetic, traine
         return Activations(0.0, 0.0, 0.0)
     depth: Any = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", 1)
     inputs = patches * hidden * arithmetic.width
-    block = vision_block(config.to_json_string(), arithmetic.wide, arithmetic.half, patches)
-    if block is None:
+    tower = vision_tower(config.to_json_string(), arithmetic.wide, arithmetic.half, patches)
+    if tower is None:
         inner = getattr(vision, "intermediate_size", None) or 4 * hidden
         full = (2 if arithmetic.half else arithmetic.width) * patches * (10 * hidden + 3 * inner)
         if not trained:
             return Activations(0.0, inputs + full, inputs + full, False)
         return Activations(depth * (inputs if arithmetic.checkpointing else full), full, full, False)
     if not trained:
-        return Activations(0.0, inputs + block.forward, inputs + block.forward)
+        return Activations(0.0, tower.forward, tower.forward)
     if arithmetic.checkpointing:
-        return Activations(depth * inputs, block.peak, inputs + block.forward)
-    return Activations(depth * block.kept, block.peak - block.kept, inputs + block.forward)
+        return Activations(depth * inputs, tower.peak, tower.forward)
+    return Activations(depth * tower.kept, tower.peak - tower.kept, tower.forward)
 
 
 def head_memory(width: int, vocabulary: int, tokens: int, arithmetic: Arithmetic, trained: bool, device: str) -> float:

@@ -143,8 +143,12 @@ def _decoder_samples(
     ]
 
 
-def vision_block(config_json: str, wide: bool, half: bool, patches: int) -> LayerMemory | None:
-    """The memory of a block of the vision tower; None if its code is not that of the Qwen families. See ``decoder_layer``."""
+def vision_tower(config_json: str, wide: bool, half: bool, patches: int) -> LayerMemory | None:
+    """The memory of a vision tower with one block, from the pixels to the merger; ``kept`` is that of the block.
+
+    The whole tower runs, since a learned position table that is interpolated (Qwen3-VL, Qwen3.5) holds more before the first block
+    than a block does: four neighbours of every patch, twice in float32. None if its code is not that of the Qwen families.
+    """
     return _at(_vision_samples(config_json, wide, half), patches)
 
 
@@ -155,14 +159,26 @@ def _vision_samples(config_json: str, wide: bool, half: bool) -> list[LayerMemor
     if tower is None or not hasattr(tower, "blocks"):
         return [None]
     vision = tower.config
-    head = vision.hidden_size // vision.num_heads
+    pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
 
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        patches = len(states)
-        angles = (torch.empty(patches, head), torch.empty(patches, head))
-        return tower.blocks[0](states, cu_seqlens=_OneSequence(patches), position_embeddings=angles)  # type: ignore[no-any-return]
+    def forward(values: torch.Tensor) -> torch.Tensor:
+        values = values.type(tower.dtype)  # the copy is held while the tower runs, as in the model's own code
+        return tower(values, grid_thw=None, **_grid_values(len(values), tower)).pooler_output  # type: ignore[no-any-return]
 
-    return [_run_layer(tower, mode, forward, (patches, vision.hidden_size), half) for patches in SAMPLES]
+    return [_run_layer(tower, mode, forward, (patches, pixels), half, tower.blocks[0], True) for patches in SAMPLES]
+
+
+def _grid_values(patches: int, tower: Any) -> dict[str, Any]:
+    """What a tower computes from the values of an image's grid, precomputed. A tower takes what it needs and drops the rest."""
+    whole = _OneSequence(patches)
+    return {
+        "position_ids": torch.empty(patches, 2, dtype=torch.long),
+        "interp_indices": torch.empty(patches, 4, dtype=torch.long),
+        "interp_weights": torch.empty(patches, 4),
+        "window_index": torch.empty(patches // tower.spatial_merge_size**2, dtype=torch.long),
+        "cu_seqlens": whole,
+        "cu_window_seqlens": whole,
+    }
 
 
 def _at(samples: list[LayerMemory | None], tokens: int) -> LayerMemory | None:
@@ -252,13 +268,17 @@ def _run_layer(
     shape: tuple[int, ...],
     half: bool,
     layer: nn.Module | None = None,
+    pixels: bool = False,
 ) -> LayerMemory | None:
-    """Run forward and backward. ``kept`` is that of ``layer``, by default of all that ``forward`` runs."""
+    """Run forward and backward. ``kept`` is that of ``layer``, by default of all that ``forward`` runs.
+
+    The input has the weights' dtype and a gradient, unless it is ``pixels``.
+    """
     hooks, marks = [], [0, 0]
     try:
         with mode, _quiet_about_failures():
             dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
-            states = torch.empty(shape, dtype=dtype, requires_grad=True)
+            states = torch.empty(shape, dtype=torch.float32 if pixels else dtype, requires_grad=not pixels)
             with Live(model) as alone, torch.no_grad(), _autocast(half):
                 alone.ignore(states)
                 forward(states)
