@@ -28,16 +28,19 @@ from eval.grounding import (
     mismatched_images,
     noise_images,
 )
-from eval.known import known_subject
+from eval.known_zoom import scripted_subject
 from eval.runner import Answer, answers_dir, correct_by_id
 from eval.session import ModelSession, count_errors
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, covered_layers, load_subject, warn_about_reuse
+from eval.tool_calls import Zoom
+from eval.tool_looks import ask_with_tool, count_tool_looks
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from reward.judge import JudgeKey, check_judge, judge_record, judging
 from reward.usable import print_unjudged
 from vlm.problem import Problem
+from vlm.tools import ZoomSettings
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,10 @@ class AuditConfig:
         samples: problems sampled ``k`` times at ``temperature``.
         forward: responses scored again for VDM and patch masking; ``masked_share`` of the patches is masked.
         per_shift: problems of each set of unseen images.
-        margin: a difference of accuracy below this does not matter; ``vdm_margin`` and ``nats_margin`` likewise.
+        zoom: offers the zoom tool within these limits and audits what the model does with it; None leaves that out.
+        zoom_problems: problems answered with the tool, and again with each change of the returned crop.
+        margin: a difference of accuracy below this does not matter; ``vdm_margin``, ``nats_margin`` likewise.
+        zoom_margin: the same with the zoom tool.
         layers: whose attention is recorded (``last``, ``all``, a list).
         shown: cases on the page.
         dtype: of the weights.
@@ -78,9 +84,12 @@ class AuditConfig:
     forward: int = 150
     masked_share: float = 0.25
     per_shift: int = 100
+    zoom: ZoomSettings | None = None
+    zoom_problems: int = 300
     margin: float = 0.1
     vdm_margin: float = 0.05
     nats_margin: float = 0.01
+    zoom_margin: float = 0.15
     layers: Literal["last", "all"] | list[int] = "last"
     shown: int = 60
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -99,7 +108,7 @@ QUICK = {"main": 100, "controls": 80, "hint": 80, "swap": 80, "cutoff": 40, "sam
 
 def quick(config: AuditConfig, given: Mapping[str, Any] | None = None) -> AuditConfig:
     """The same measures on fewer problems, in about a quarter of the time. Keys in ``given`` keep their values."""
-    few = {**QUICK, "per_shift": 30, "shown": 30}
+    few = {**QUICK, "per_shift": 30, "zoom_problems": 100, "shown": 30}
     return replace(config, **{key: value for key, value in few.items() if key not in (given or {})})  # type: ignore[arg-type]
 
 
@@ -136,7 +145,7 @@ def run_audit(
         if subject is None:
             name = model.removeprefix("scripted:")
             subject = (
-                known_subject(name, problems)
+                scripted_subject(name, problems)
                 if name != model
                 else load_subject(model, config.dtype, config.api_key_env)
             )
@@ -167,6 +176,8 @@ class _Audit:
         self.conditions: dict[str, dict[str, Answer]] = {}
         self.scratch: dict[str, Answer] = {}
         self.maps: dict[str, list[Any]] = {}
+        self.zoom: dict[str, Any] | None = None
+        self.zooms: dict[str, list[Zoom]] = {}
 
     def report(self, model: str, shifts: Mapping[str, Sequence[Problem]]) -> dict[str, Any]:
         """Take every measure, then judge all of them together, since p-values are corrected for their number."""
@@ -181,6 +192,8 @@ class _Audit:
             self._timed("hint", self._hint)
         if self.config.swap:
             self._timed("swap", self._swap)
+        if self.config.zoom is not None:
+            self._timed("zoom", lambda settings=self.config.zoom: self._zoom(settings))
         if self.config.cutoff and self.subject.continues:
             self._timed("cutoff", self._cutoff)
         samples: list[list[Answer]] = []
@@ -215,8 +228,9 @@ class _Audit:
             "errors": errors,
             **behaviour(main, self.session.clusters),
             "measures": self.measures,
+            **({"zoom": self.zoom} if self.zoom is not None else {}),
             "problems": {"n": len(self.problems), "families": dict(sorted(Counter(families).items()))},
-            "config": asdict(self.config),
+            "config": asdict(self.config) | {"zoom": self.config.zoom and self.config.zoom.model_dump()},
             "verifier_sha256": verifier_sha256(),
             **judge_record(),
             "prompt_sha256": main[0].prompt_sha256,
@@ -241,6 +255,7 @@ class _Audit:
                     for name, rows in self.conditions.items()
                     if problem.id in rows and rows[problem.id].status == "ok"
                 },
+                "zooms": [zoom.told for zoom in self.zooms.get(problem.id, ())],
             }
             for problem in shown
         ]
@@ -287,6 +302,13 @@ class _Audit:
         name, result = self.session.swap(offered, self.scratch)
         self._prove(name, result.pop("values"), self.config.margin)
         self.measures[name] = result
+
+    def _zoom(self, settings: ZoomSettings) -> None:
+        looks = ask_with_tool(self.session, self._some(self.config.zoom_problems), settings)
+        self.zoom = count_tool_looks(looks, self.scratch, self.session.clusters, self.config.zoom_margin)
+        self.zooms = {id_: row.zooms or [] for id_, row in looks.alone.items()}
+        for name, rows in {"left alone": looks.alone, **looks.tampered}.items():
+            self.conditions[f"with the zoom tool, {name.replace('_', ' ')}"] = rows
 
     def _cutoff(self) -> None:
         asked, log = self._some(self.config.cutoff), self.session.log("cutoff")
@@ -340,11 +362,20 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"accuracy {accuracy['value']:.3f}, 95% {low:.3f} to {high:.3f}, n {accuracy['n']}")
     for name, one in report["measures"].items():
         if "verdict" in one:
-            value, interval = one["value"], one["ci95"]
-            figure = "" if value is None else f" {value:+.3f}"
-            figure += f", 95% {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
-            figure += f" (no interval: {one['why_no_interval']})" if "why_no_interval" in one else ""
-            lines.append(f"{name.replace('_', ' '):<15} {one['verdict']:<18}{figure}, n {one['n']}")
+            lines.append(f"{name.replace('_', ' '):<15} {one['verdict']:<18}{_signed_figure(one)}, n {one['n']}")
+    if "zoom" in report:
+        named = report["zoom"]["profile"]
+        lines.append(f"with the zoom tool: {named['name']}. {named['sentence']} {named['why']}")
+        lines.append(f"accuracy gained{_signed_figure(report['zoom']['gain'])}, n {report['zoom']['gain']['n']}")
+        for name, one in report["zoom"]["measures"].items():
+            lines.append(f"{name.replace('_', ' '):<17} {one['verdict']:<18}{_signed_figure(one)}, n {one['n']}")
     if report["errors"]["n"]:
         lines.append(f"{report['errors']['n']} problems could not be asked or graded; no figure counts them")
     return lines
+
+
+def _signed_figure(one: Mapping[str, Any]) -> str:
+    value, interval = one["value"], one["ci95"]
+    figure = "" if value is None else f" {value:+.3f}"
+    figure += f", 95% {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
+    return figure + (f" (no interval: {one['why_no_interval']})" if "why_no_interval" in one else "")

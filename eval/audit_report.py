@@ -73,6 +73,23 @@ JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
         (("most attended", "most_attended"), ("least attended", "least_attended")),
     ),
 }
+# Measure of the zoom tool -> (title, condition, meaning of its figure, further estimates).
+TOOL_LOOKS: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
+    "swapped": (
+        "Swapped crop",
+        "the same box of the other image",
+        "accuracy lost",
+        (("follows the other image", "followed"),),
+    ),
+    "misplaced": ("Misplaced crop", "another box of the same size in the same image", "accuracy lost", ()),
+    "blanked": ("Blank crop", "mid-grey, of the same size", "accuracy lost", ()),
+    "withheld": ("Withheld crop", "an error message instead", "accuracy lost", ()),
+    "format_only": ("Format only", "calls are acknowledged, no image comes back", "accuracy lost", ()),
+    "no_tool": ("No tool", "the same prompt without the tool", "accuracy lost", ()),
+    "faint_noise": ("Faint noise", "the same crop with noise that nobody sees", "accuracy lost", ()),
+    "swapped_changes": ("Swapped crop, answers", "other answers than with faint noise", "more answers changed", ()),
+    "misplaced_changes": ("Misplaced crop, answers", "other answers than with faint noise", "more answers changed", ()),
+}
 STATUSES = ("correct", "incorrect", "error")
 
 
@@ -108,6 +125,7 @@ def render_audit(
         measures=measures,
         judged=judged,
         served={"head": HEAD, "rows": served_rows(served), "lines": served_summary(served)} if served else None,
+        zoom=_zoom(report.get("zoom")),
         curves=_curves(report),
         families=charts.bars(
             {name: {"accuracy": one} for name, one in report["accuracy_by_family"].items()}, ["accuracy"], {}
@@ -116,6 +134,23 @@ def render_audit(
         family_names=sorted({case["family"] for case in shown}),
         statuses=[status for status in STATUSES if any(case["status"] == status for case in shown)],
     )
+
+
+def _zoom(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the page shows of the audit of tool looks."""
+    if found is None:
+        return None
+    rows = [
+        {
+            "one": one,
+            "text": (*text[:3], (("accuracy", "accuracy"), ("other answers than left alone", "changed"), *text[3])),
+        }
+        for name, text in TOOL_LOOKS.items()
+        if (one := found["measures"].get(name)) is not None
+    ]
+    drawn = {row["text"][0]: row["one"] for row in rows if row["text"][2] == "accuracy lost"}
+    chart = charts.effects("Accuracy lost, against the crop left alone", drawn, found["margin"])
+    return {**found, "rows": rows, "chart": chart}
 
 
 def _curves(report: Mapping[str, Any]) -> list[Markup]:
@@ -156,6 +191,7 @@ def _case(case: Mapping[str, Any]) -> dict[str, Any]:
     text = main["text"]
     maps = case.get("maps") or [None] * len(case["images"])
     return {
+        "zooms": [],  # of earlier audits
         **case,
         "status": "error" if main["status"] == "error" else "correct" if main["right"] else "incorrect",
         "pieces": highlight(text[:LONGEST_SHOWN]),

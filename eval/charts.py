@@ -69,6 +69,41 @@ def bars(
     return _svg(height, "Accuracy by family", parts)
 
 
+def effects(title: str, rows: Mapping[str, Mapping[str, Any]], margin: float) -> Markup:
+    """Paired effects as points with their 95% intervals about a line at 0; a dashed line at ``margin``. Empty without values."""
+    shown = {name: one for name, one in rows.items() if one["value"] is not None}
+    if not shown:
+        return Markup("")
+    ends = [end for one in shown.values() for end in (one["ci95"] or (one["value"],))]
+    ticks = _ticks(min(0.0, *ends), max(margin, *ends), 5)
+    left, right, top, step = 150, WIDTH - 20, 30, 26
+    bottom = top + step * len(shown)
+
+    def x_of(value: float) -> float:
+        return left + (right - left) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    parts = [f'<text class="title" x="8" y="16">{escape(title)}</text>']
+    for tick in ticks:
+        x = x_of(tick)
+        parts.append(
+            f'<line class="{"axis" if tick == 0 else "grid"}" x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>'
+        )
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_tick_text(tick)}</text>')
+    at = f"{x_of(margin):.1f}"
+    parts.append(f'<path class="mark" d="M{at} {top}V{bottom}"><title>margin {margin:g}</title></path>')
+    for index, (name, one) in enumerate(shown.items()):
+        y = top + step * (index + 0.5)
+        parts.append(f'<text x="{left - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(_shorten(name, 21))}</text>')
+        if one["ci95"]:
+            low, high = map(x_of, one["ci95"])
+            parts.append(f'<path class="whisker" d="M{low:.1f} {y:.1f}H{high:.1f}"/>')
+        text = escape(f"{name}: {one['value']:+.3f} (n = {one['n']})")
+        parts.append(
+            f'<circle class="s1 fill" cx="{x_of(one["value"]):.1f}" cy="{y:.1f}" r="4.5"><title>{text}</title></circle>'
+        )
+    return _svg(bottom + 26, title, parts)
+
+
 def lines(title: str, series: Mapping[str, Line], x_label: str, *, colours: Mapping[str, int] | None = None) -> Markup:
     """Curves of (x, y) over a shared axis; noisy ones (over 40 points) get their running mean on top. Empty without points."""
     drawn = {name: _thin(xs, ys) for name, (xs, ys) in series.items() if len(xs) > 0}

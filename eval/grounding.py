@@ -40,12 +40,14 @@ def noise_images(problem: Problem) -> list[Image.Image]:
 def faintly_noisy_images(problem: Problem) -> list[Image.Image]:
     """The problem's images, each pixel changed by at most ``FAINT`` levels, seeded by the problem: other pixels, same content."""
     generator = np.random.default_rng(list(problem.id.encode()))
-    shown = []
-    for image in open_images(problem):
-        pixels = np.asarray(image.convert("RGB"), np.int16)
-        noise = generator.integers(-FAINT, FAINT + 1, pixels.shape, np.int16)
-        shown.append(Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)))
-    return shown
+    return [add_faint_noise(image, generator) for image in open_images(problem)]
+
+
+def add_faint_noise(image: Image.Image, generator: np.random.Generator) -> Image.Image:
+    """The image with each pixel changed by at most ``FAINT`` levels."""
+    pixels = np.asarray(image.convert("RGB"), np.int16)
+    noise = generator.integers(-FAINT, FAINT + 1, pixels.shape, np.int16)
+    return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
 
 
 def mismatched_images(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:

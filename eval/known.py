@@ -37,10 +37,12 @@ def known_subject(name: str, problems: Sequence[Problem]) -> ScriptedSubject:
     """
     if name not in EXPECTED:
         raise ConfigError(f"There is no scripted model '{name}': the names are {', '.join(EXPECTED)}.")
-    return ScriptedSubject(_Scripts(problems).named(name), name)
+    return ScriptedSubject(Scripts(problems).named(name), name)
 
 
-class _Scripts:
+class Scripts:
+    """What the scripts know: the answer of each problem of a set, by its question and the pixels of its images."""
+
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.truth: dict[tuple[str, str], str] = {}
         self.answers: dict[str, list[str]] = {}
@@ -50,7 +52,7 @@ class _Scripts:
             for shown in both:
                 families.setdefault(problem.family, []).append(shown.answer)
                 try:
-                    self.truth[problem.question, _pixels(open_images(shown))] = shown.answer
+                    self.truth[problem.question, pixel_digest(open_images(shown))] = shown.answer
                 except UserError:  # a broken image has no pixels to recognize
                     continue
         for problem in problems:
@@ -68,14 +70,14 @@ class _Scripts:
     def sees(self, turn: Turn) -> str:
         """The answer to the latest image. Without a known image: the answer in the text so far, else a blind guess."""
         images = list(turn.again) or turn.images
-        there = self.truth.get((turn.question, _pixels(images))) if images else None
+        there = self.truth.get((turn.question, pixel_digest(images))) if images else None
         return there or _told(turn) or self.blind(turn)
 
     def blind(self, turn: Turn) -> str:
         return self._pick(turn, turn.question)
 
     def guess(self, turn: Turn) -> str:
-        shown = _pixels(turn.all_images) if turn.all_images else ""
+        shown = pixel_digest(turn.all_images) if turn.all_images else ""
         return self._pick(turn, f"{turn.seed}/{turn.prefix}/{turn.note}/{turn.reply}/{shown}/{turn.question}")
 
     def flipped(self, turn: Turn) -> str:
@@ -99,7 +101,8 @@ def _say(turn: Turn, answer: str) -> str:
     return f"<think>At first I see: {answer}. Let me look at the picture again. Now{end}"
 
 
-def _pixels(images: Sequence[Image.Image]) -> str:
+def pixel_digest(images: Sequence[Image.Image]) -> str:
+    """What tells the images of one turn from all others."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.size}".encode() + image.tobytes())

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from configs.errors import ConfigError, UserError
 from configs.jsonl import append_jsonl, is_unicode, read_log, repair_jsonl
 from configs.run_dir import RunDir, read_record
-from eval.subjects import Subject, Turn
+from eval.subjects import Subject, Turn, ZoomOffer
+from eval.tool_calls import Zoom, record_zoom
 from reward.grade import grade, grading_sha256, judge_ahead, judge_fault
 from reward.rewards import MIN_REASONING, halves
 from vlm.chat import INSTRUCTIONS
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from vlm.generate import Generation
 
 ImageSource = Callable[[Problem], list[Image.Image]]
+ToolSource = Callable[[Problem], ZoomOffer]
 
 
 class Answer(BaseModel):
@@ -45,7 +47,7 @@ class Answer(BaseModel):
     ``score`` in [0, 1]; None if status is ``error``. ``mass`` and ``lift`` (one value per token, from the token's own query
     row) and their means by halves are set if attention was recorded. The halves are None if they cannot be judged: no image,
     truncated, or fewer than ``MIN_REASONING`` tokens. ``prompt_sha256`` hashes the style's instruction, ``graded`` everything
-    except the text that decides the grade; 16 digits each.
+    except the text that decides the grade; 16 digits each. ``zooms``: the calls of the zoom tool, if it was offered.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -73,6 +75,7 @@ class Answer(BaseModel):
     lift: list[float] | None = None
     mass_halves: tuple[float, float] | None = None
     lift_halves: tuple[float, float] | None = None
+    zooms: list[Zoom] | None = None
 
     @property
     def correct(self) -> bool:
@@ -106,6 +109,7 @@ def answer_problems(
     prefixes: Mapping[str, str] | None = None,
     notes: Mapping[str, str] | None = None,
     replies: Mapping[str, tuple[str, str]] | None = None,
+    zoom: ToolSource | None = None,
 ) -> list[Answer]:
     """Answer every problem once; answers that are already in the log are reused.
 
@@ -121,6 +125,8 @@ def answer_problems(
         prefixes: problem id -> the start of the response, which the subject continues.
         notes: problem id -> a remark that comes with the question.
         replies: problem id -> (its earlier answer, the image file of the next turn).
+        zoom: returns the zoom tool that is offered with a problem. The key covers its limits but not what is done to its crops, so ``tag``
+            must differ between such variants.
 
     Returns:
         One answer per problem, in the order of ``problems``.
@@ -142,6 +148,7 @@ def answer_problems(
         question.prefix = (prefixes or {}).get(problem.id, "")
         question.note = (notes or {}).get(problem.id)
         question.reply, question.again = (replies or {}).get(problem.id, (None, None))
+        question.zoom = zoom(problem) if zoom is not None else None
         question.key = _key(question, settings)
 
     # Responses to one kind of question have similar lengths, so batching them together wastes the fewest steps.
@@ -229,6 +236,7 @@ class _Question:
     note: str | None = None
     reply: str | None = None
     again: str | None = None
+    zoom: ZoomOffer | None = None
 
     @property
     def seed(self) -> int:
@@ -256,9 +264,8 @@ class _Question:
             )
         again = (open_image(self.again),) if self.again else ()
         problem, images = self.problem, self.images(self.problem)
-        return Turn(
-            problem.question, problem.choices, self.style, images, self.prefix, self.note, self.reply, again, self.seed
-        )
+        shown = (self.prefix, self.note, self.reply, again, self.seed, self.zoom)
+        return Turn(problem.question, problem.choices, self.style, images, *shown)
 
 
 def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list[Answer]:
@@ -288,6 +295,8 @@ def _answer_batch(batch: Sequence[_Question], write: Callable[..., Any]) -> list
             continue
         row.text, row.tokens, row.truncated = generation.text, len(generation.token_ids), not generation.finished
         row.looks = count_looks(generation.text)
+        if turn.zoom is not None:
+            row.zooms = [record_zoom(result, turn.images) for result in generation.zooms or ()]
         if turn.all_images:
             _record_attention(row, generation)
         _grade(row, problem)
@@ -358,6 +367,8 @@ def _key(question: _Question, settings: list[Any]) -> str:
     asked = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], continued]
     if named_images([problem.question, *(problem.choices or ())], len(problem.images)):
         asked.append("images in place")  # earlier versions put them before the text
+    if question.zoom is not None:  # only then, so that answers without the tool keep their keys
+        asked.append(["zoom", question.zoom.settings.model_dump()])
     return hashlib.sha256(json.dumps([settings, asked]).encode()).hexdigest()[:16]
 
 

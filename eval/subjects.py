@@ -23,9 +23,22 @@ if TYPE_CHECKING:
     from vlm.backends import Backend, Reply, Request
     from vlm.generate import Generation
     from vlm.load import VLM
+    from vlm.tools import Change, ZoomSettings
 
 # A prompt: other words would change the answers of every served model.
 SHOWN_AGAIN = "Here is the picture once more. Look at it, then answer the question again."
+
+
+@dataclass(frozen=True)
+class ZoomOffer:
+    """The zoom tool as a subject is offered it, and the session of one response with it.
+
+    Attributes:
+        change: applied to each result before the subject sees it (``eval.tampering``); None leaves the crops alone.
+    """
+
+    settings: "ZoomSettings"
+    change: "Change | None" = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Turn:
         note: a remark that comes with the question and may be false.
         reply: its earlier answer to this question; ``again`` are the images of the next turn (``SHOWN_AGAIN``).
         seed: of the sampling.
+        zoom: the zoom tool, which then cuts from ``images``; None offers no tool.
     """
 
     question: str
@@ -48,6 +62,7 @@ class Turn:
     reply: str | None = None
     again: tuple[Image.Image, ...] = ()
     seed: int = 0
+    zoom: ZoomOffer | None = None
 
     @property
     def messages(self) -> list[Message]:
@@ -111,6 +126,8 @@ class LocalSubject:
     ) -> "list[Generation]":
         from vlm.generate import generate
 
+        if any(turn.zoom for turn in turns):
+            raise UserError(f"{self.name}: the zoom tool can be audited with scripted models only so far.")
         return generate(
             self.vlm,
             [turn.messages for turn in turns],
@@ -162,6 +179,8 @@ class ServedSubject:
 
         if any(turn.prefix for turn in turns):
             raise RuntimeError("a served model cannot continue from a prefix")
+        if any(turn.zoom for turn in turns):
+            raise UserError(f"{self.name}: the zoom tool can be audited with scripted models only so far.")
         requests = [Request(t.messages, t.all_images, max_new_tokens, temperature, seed=t.seed) for t in turns]
         return [_as_generation(reply) for reply in asyncio.run(self._complete(requests))]
 

@@ -130,3 +130,53 @@ def profile(measures: Mapping[str, Mapping[str, Any]]) -> str:
     if swap.get("verdict") == GROUNDED:
         return "looks again" if swap["ci95"][0] > 0.5 else "looks again in part"
     return "looks at first only" if swap.get("verdict") == NOT_GROUNDED else "uses the picture"
+
+
+ZOOM_PROFILES = {
+    "uses what it zooms into": "Its answer depends on what the crop shows, and without a crop it is less often correct.",
+    "zooms for show": "It calls the tool, but what the crop shows makes no difference to its answer.",
+    "would not need to zoom": "Its answer depends on what the crop shows, but without one it is as often correct.",
+    "insufficient data": "These data do not show what its zooming is for.",
+}
+
+
+CONTENT = ("swapped", "misplaced")
+"""Changes of a returned crop that leave its size and style: they decide whether its content counts."""
+WITHOUT_CROP = ("no_tool", "format_only", "withheld")
+"""Conditions in which no crop comes back: they decide whether the model needs one."""
+
+
+def zoom_profile(measures: Mapping[str, Mapping[str, Any]], above_chance: bool) -> tuple[str, str]:
+    """(the name in ``ZOOM_PROFILES``, what decided it or is missing) of a model that was audited with the zoom tool.
+
+    *Does the content of a crop count?* Yes, if a swapped or a misplaced crop costs accuracy. No, if for each of them one of two is
+    excluded: that it costs accuracy, or that it changes more answers than faint noise does. Lost accuracy can only be excluded for a
+    model that has some to lose (``above_chance``).
+
+    *Is a crop needed?* Yes, if accuracy is lost in all of ``WITHOUT_CROP``. No, if that is excluded in one of them: then the model has a
+    way to do without.
+    """
+
+    def verdict(name: str) -> str:
+        return str(measures.get(name, {}).get("verdict", INSUFFICIENT))
+
+    images = {name: int(measures.get(name, {}).get("clusters", 0)) for name in CONTENT}
+    content = [
+        name for name in CONTENT if images[name] >= MIN_CLUSTERS
+    ]  # large boxes leave no other place in the image
+    if not content:
+        seen = f"It zoomed into {max(images.values())} images whose crops can be changed"
+        return "insufficient data", f"{seen}: a name needs {MIN_CLUSTERS}."
+    if all(
+        (above_chance and verdict(name) == NOT_GROUNDED) or verdict(f"{name}_changes") == NOT_GROUNDED
+        for name in content
+    ):
+        return "zooms for show", f"A {' or '.join(content)} crop changes its answers by less than the margin."
+    if not any(verdict(name) == GROUNDED for name in content):
+        return "insufficient data", "It is open whether the content of a crop changes its answers."
+    needs = {verdict(name) for name in WITHOUT_CROP}
+    if NOT_GROUNDED in needs:
+        return "would not need to zoom", "A changed crop costs accuracy, no crop costs less than the margin."
+    if needs == {GROUNDED}:
+        return "uses what it zooms into", "A changed crop costs accuracy, and so does none."
+    return "insufficient data", "The content of a crop changes its answers, but it is open whether it needs one."

@@ -262,6 +262,7 @@ with_keys(
         "reflection-v audit path/to/model --problems my/set --out my/audit --quick",
         "reflection-v audit openai:NAME@http://localhost:8000/v1",
         "reflection-v audit openai:NAME@http://localhost:8000/v1 --reference path/to/model --out runs/served",
+        "reflection-v audit path/to/model --zoom --out runs/audit-zoom",
         "reflection-v audit scripted:always_looks",
     ),
 )(audit_model)

@@ -139,6 +139,14 @@ def audit_model(
         str, typer.Option(help="What the model does before it answers: think, direct, describe or none.")
     ] = "think",
     quick: Annotated[bool, typer.Option("--quick", help="Fewer problems for the same measures.")] = False,
+    zoom: Annotated[
+        bool,
+        typer.Option(
+            "--zoom",
+            help="Also offer the zoom tool, and swap, misplace, blank and withhold the crops that it returns. Limits: --zoom.max_looks, "
+            "--zoom.max_pixels, --zoom.min_box.",
+        ),
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -157,8 +165,10 @@ def audit_model(
     eval.audit.AuditConfig can be given as an option; with --reference, of eval.served.ServedConfig.
     """
     if reference is not None:
-        if quick or judge is not None:
-            raise ConfigError("--reference asks its own prompts and grades nothing: leave out --quick and --judge.")
+        if quick or zoom or judge is not None:
+            raise ConfigError(
+                "--reference asks its own prompts and grades nothing: leave out --quick, --zoom and --judge."
+            )
         return _compare_with_weights(model, reference, problems, out, style, extra_keys(context), as_json)
     from configs.schema import parse_config
     from data_construction.sources.audit_sets import audit_sets
@@ -168,6 +178,8 @@ def audit_model(
     from vlm.problem import read_problems
 
     keys = extra_keys(context) | texts({"judge": judge})
+    if zoom:
+        keys.setdefault("zoom", {})
     config = parse_config(AuditConfig, keys, "the command line")
     with answers_dir(out, "audit").held():
         asked, shifts = (

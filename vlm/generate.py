@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from PIL import Image
@@ -22,6 +22,9 @@ from vlm.load import VLM
 from vlm.protocol import TextStream
 from vlm.stopping_criteria import Budgets, RepetitionStop, StopSwitch
 from vlm.thinking import decode_after
+
+if TYPE_CHECKING:
+    from vlm.tools import ZoomResult
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -38,6 +41,7 @@ class Generation:
         prompt_tokens: length of the prompt, image tokens and prefix included.
         mass, lift: (layers, tokens) attention to the image and its ratio to uniform attention, if asked for.
         repeats: it was stopped because it repeated itself.
+        zooms: the results of its calls of the zoom tool (``vlm.tools.ZoomResult``), if it was offered the tool.
     """
 
     text: str
@@ -47,6 +51,7 @@ class Generation:
     mass: torch.Tensor | None = field(default=None, compare=False)
     lift: torch.Tensor | None = field(default=None, compare=False)
     repeats: bool = False
+    zooms: "list[ZoomResult] | None" = field(default=None, compare=False)
 
 
 def generate(
