@@ -5,8 +5,9 @@ GPUs. The assumptions, for T trainable weights and N processes:
 
 - DeepSpeed with bf16 keeps bf16 weights and gradients (2 bytes each) and in the optimizer float32 weights and Adam's two
   moments (12 bytes a trainable weight). ZeRO-2 shards gradients and optimizer over N, ZeRO-3 the weights too.
-- ZeRO-2's step flattens its shard of the gradients and copies it to float32: 6 T / N bytes, after the activations are freed. Its
-  buckets (5e8 elements, two of them for the gradients) are part of ``context``.
+- ZeRO-2's step flattens its shard of the gradients and copies it to float32: 6 T / N bytes, after the activations are freed. ZeRO-3
+  does the same with one sub-group of weights at a time (``sub_group_size``, 1e9). ZeRO-2's buckets (5e8 elements, two of them for
+  the gradients) are part of ``context``.
 - PEFT keeps adapters in float32 (4 bytes, 4 of gradients, 8 of Adam) beside a bf16 model; DeepSpeed converts them to bf16.
 - ``lora.bits`` packs the linear layers of the language model's blocks: 4 bits and 0.127 for the constants of blocks of 64 weights, or
   8 bits and a float32 per output. Other weights keep the width of ``dtype``.
@@ -27,7 +28,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class Plan:
         cpu: GB of CPU memory per process for offloaded parts.
         facts: the numbers from which the plan was made.
         advice: settings to change, the most useful first; empty if it fits.
+        sizes: the parts in bytes, not rounded.
     """
 
     parts: dict[str, float]
@@ -76,6 +78,7 @@ class Plan:
     cpu: float
     facts: dict[str, Any]
     advice: list[str]
+    sizes: dict[str, float] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -128,7 +131,8 @@ def make_plan(
     weights = ((total - packed) * width + packed_bytes + more) / split["weights"]
     gradients = (trained * width + more) / split["gradients"]
     optimizer = (trained * state + 2 * more) / split["optimizer"]
-    step = 6 * trained / world if zero["stage"] in (1, 2) and _half(args) and not zero["offload_optimizer"] else 0
+    flat = trained / world if zero["stage"] < 3 else min(trained / world, zero["sub_group"])
+    step = 6 * flat if engine and _half(args) and not zero["offload_optimizer"] else 0
     context = 0.0 if device == "cpu" else CONTEXT[zero["stage"]] * GB
     cpu = 0.0
     if zero["offload_optimizer"]:
@@ -206,7 +210,7 @@ def make_plan(
             0,
             f"vllm_gpu_memory_utilization: {share:g}, or a lower max_prompt_tokens or max_completion_length (vLLM's cache)",
         )
-    return Plan(in_gb, round(peak, 2), round(cpu / GB, 2), facts, advice)
+    return Plan(in_gb, round(peak, 2), round(cpu / GB, 2), facts, advice, parts)
 
 
 def planned_weights(config: Any, options: ModelOptions) -> tuple[Counter[str], Counter[str]]:
@@ -243,7 +247,7 @@ def zero_of(args: Any) -> dict[str, Any]:
     """Sharding (the ZeRO stage) and offloading in DeepSpeed's config."""
     given = args.deepspeed
     if given is None:
-        return {"stage": 0, "offload_optimizer": False, "offload_param": False}
+        return {"stage": 0, "offload_optimizer": False, "offload_param": False, "sub_group": 0}
     data = given if isinstance(given, Mapping) else json.loads(Path(given).read_text(encoding="utf-8"))
     zero = data.get("zero_optimization", {})
 
@@ -254,6 +258,7 @@ def zero_of(args: Any) -> dict[str, Any]:
         "stage": int(zero.get("stage", 0)),
         "offload_optimizer": on_cpu("offload_optimizer"),
         "offload_param": on_cpu("offload_param"),
+        "sub_group": int(zero.get("sub_group_size", 1e9)),
     }
 
 
