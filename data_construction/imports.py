@@ -1,6 +1,5 @@
 """Problem sets from data that users have: files of conversations or tables, and data sets of the hub or of a local clone."""
 
-import hashlib
 import itertools
 import re
 import sys
@@ -26,6 +25,7 @@ from data_construction.row_images import readable_image
 from reward.judge import OPEN
 from reward.usable import gradable_golds, problem_faults
 from vlm.downloads import download_image
+from vlm.drawing import content_name
 from vlm.foreign_files import foreign_format
 from vlm.images import image_content, png_bytes
 from vlm.problem import Problem, write_problems
@@ -255,7 +255,7 @@ class StoredImages:
         if stored is None:
             raise BadRow("it has no image")
         content, kind = image_content(stored if isinstance(stored, str | bytes | Path) else png_bytes(stored))
-        file = f"images/{hashlib.sha256(content).hexdigest()[:16]}.{kind}"
+        file = f"images/{content_name(content, kind)}"
         if not (self.folder / file).exists():
             (self.folder / file).write_bytes(content)
         return file

@@ -31,6 +31,10 @@ Message = dict[str, Any]
 Prefix = str | Sequence[int]
 
 
+class LongPromptError(UserError):
+    """A prompt that is longer than the model's positions."""
+
+
 def question_messages(
     question: str, n_images: int, style: str = "think", choices: Sequence[str] | None = None, note: str | None = None
 ) -> list[Message]:
@@ -106,6 +110,7 @@ def encode(
     conversations: Sequence[Sequence[Message]],
     images: "Sequence[Sequence[Image.Image]]",
     prefixes: Sequence[Prefix] | None = None,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> "BatchFeature":
     """Tensors for conversations that end where the assistant is to speak.
 
@@ -115,13 +120,14 @@ def encode(
         images: B lists of images, one for each image part in order. Only images pass: a string would be opened or
             downloaded by the processor.
         prefixes: B assistant texts (or their token ids) already written, which generation continues.
+        tools: JSON schemas of tools that the model is offered.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (B, L), left padded, and what else the model reads, on its device.
 
     Raises:
-        UserError: images and image parts do not match, a prompt longer than the model's positions, or a model without
-            chat template.
+        LongPromptError: a prompt longer than the model's positions.
+        UserError: images and image parts do not match, or a model without chat template.
     """
     import torch
 
@@ -129,7 +135,7 @@ def encode(
         _check_images(conversation, shown, vlm)
     tokenizer = vlm.tokenizer
     cleaned = [[_clean(message, tokenizer, vlm.reads_images) for message in turns] for turns in conversations]
-    texts = [render_prompt(vlm, turns) for turns in cleaned]
+    texts = [render_prompt(vlm, turns, tools) for turns in cleaned]
     bos = getattr(tokenizer, "bos_token", None)
     # A template that begins with the BOS token has written it already; a second one is unlike anything in training.
     options: dict[str, Any] = {
@@ -151,7 +157,7 @@ def encode(
     if prefixes is not None and any(len(prefix) for prefix in prefixes):
         _append(batch, [prefix_ids(tokenizer, prefix) for prefix in prefixes], tokenizer.pad_token_id)
     if (length := batch["input_ids"].shape[1]) >= position_limit(vlm):
-        raise UserError(
+        raise LongPromptError(
             f"The prompt has {length:,} tokens and {vlm.name} reads at most {position_limit(vlm):,}: shorten the text or "
             "use smaller images."
         )
@@ -162,14 +168,18 @@ def encode(
     return batch
 
 
-def render_prompt(vlm: "VLM", turns: Sequence[Message]) -> str:
+def render_prompt(vlm: "VLM", turns: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
     """The text of a conversation that ends where the assistant is to speak, by the model's chat template.
+
+    Args:
+        tools: JSON schemas of tools that the model is offered; some templates leave them out.
 
     Raises:
         UserError: the model has no chat template, or it failed.
     """
     try:
-        return str(vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        offered: dict[str, Any] = {"tools": list(tools)} if tools else {}
+        return str(vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **offered))
     except Exception as error:  # a template is a program of the model's author; a missing one is a ValueError
         if not any(getattr(one, "chat_template", None) for one in (vlm.processor, vlm.tokenizer)):
             raise UserError(

@@ -69,6 +69,7 @@ def generate(
     streamer: BaseStreamer | None = None,
     stopping: StoppingCriteria | None = None,
     stop_repeats: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> list[Generation]:
     """Continue N conversations; results stand in the order of the input.
 
@@ -85,6 +86,7 @@ def generate(
         stopping: a criterion that stops the whole batch, such as ``StopSwitch``.
         stop_repeats: stop a row that repeats itself (``vlm.repetition``). Only for people who wait for an answer: training
             and evaluation see what a model writes by itself.
+        tools: as in ``vlm.chat.encode``.
 
     Raises:
         UserError: see ``vlm.chat.encode`` and ``vlm.finite.finite_scores``; or a setting out of range.
@@ -109,7 +111,7 @@ def generate(
     results: dict[int, Generation] = {}
     for numbers in _split_batches(rows, batch_size):
         written = _generate_batch(
-            vlm, [rows[number] for number in numbers], attention, streamer, stopping, stop_repeats
+            vlm, [rows[number] for number in numbers], attention, streamer, stopping, stop_repeats, tools
         )
         results.update(zip(numbers, written, strict=True))
     return [results[number] for number in range(count)]
@@ -126,6 +128,7 @@ def generate_stream(
     seed: int = 0,
     prefix: Prefix = "",
     stop_repeats: bool = False,
+    tools: Sequence[dict[str, Any]] = (),
 ) -> TextStream[Generation]:
     """Like ``generate`` for one conversation, as an iterator of text pieces that together are ``Generation.text``."""
     settings = {
@@ -135,6 +138,7 @@ def generate_stream(
         "seeds": [seed],
         "prefixes": [prefix],
         "stop_repeats": stop_repeats,
+        "tools": tools,
     }
     return TextStream(_stream(vlm, messages, images, settings))
 
@@ -165,11 +169,13 @@ def _generate_batch(
     streamer: BaseStreamer | None,
     stopping: StoppingCriteria | None,
     stop_repeats: bool,
+    tools: Sequence[dict[str, Any]],
 ) -> list[Generation]:
     ends = end_tokens(vlm)
     # Neither a probe on the model nor the state that a tokenizer sets for a call may be shared by two threads.
     with vlm.lock:
-        batch = encode(vlm, [row.messages for row in rows], [row.images for row in rows], [row.prefix for row in rows])
+        prefixes = [row.prefix for row in rows]
+        batch = encode(vlm, [row.messages for row in rows], [row.images for row in rows], prefixes, tools)
         start = batch["input_ids"].shape[1]
         prompts = batch["attention_mask"].sum(dim=1).tolist()
         room = position_limit(vlm)

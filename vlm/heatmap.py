@@ -18,6 +18,7 @@ from torch import nn
 
 from configs.errors import UserError
 from vlm.attention import image_token_mask
+from vlm.drawing import side_by_side
 
 Grid = tuple[int, int]
 # From no attention to most: transparent black, violet, orange, light yellow (r, g, b, opacity).
@@ -112,13 +113,4 @@ def draw_heatmap(images: Sequence[Image.Image], maps: Sequence[torch.Tensor]) ->
     """All images of a conversation with their maps, side by side, on one scale of colour."""
     # One scale, so that the colours of two images can be compared.
     most = max(float(one.max()) for one in maps)
-    drawn = [overlay(image, one, most) for image, one in zip(images, maps, strict=True)]
-    gap = 8
-    sheet = Image.new(
-        "RGB", (sum(image.width + gap for image in drawn) - gap, max(image.height for image in drawn)), "white"
-    )
-    left = 0
-    for image in drawn:
-        sheet.paste(image, (left, 0))
-        left += image.width + gap
-    return sheet
+    return side_by_side([overlay(image, one, most) for image, one in zip(images, maps, strict=True)])

@@ -46,6 +46,14 @@ def ask(
     heatmap: Annotated[
         Path | None, typer.Option(help="Write a PNG heat map of where the model looked, for the last question.")
     ] = None,
+    zoom: Annotated[
+        bool, typer.Option("--zoom", help="Let the model zoom in: it may call for crops of the original images.")
+    ] = False,
+    looks: Annotated[int, typer.Option(help="With --zoom: the most crops that the model may call for.")] = 4,
+    crops: Annotated[
+        Path | None, typer.Option(help="With --zoom: the folder for the crops, 'crops' by default.")
+    ] = None,
+    boxes: Annotated[Path | None, typer.Option(help="With --zoom: write a PNG of the images with the boxes.")] = None,
     chat: Annotated[
         bool,
         typer.Option("--chat", help="Answer one question per line of standard input. All arguments are images."),
@@ -78,6 +86,9 @@ def ask(
 
 def run_ask(options: SimpleNamespace) -> int:
     """Do what the options of ``ask`` say. Returns the exit code; raises UserError."""
+    from vlm.ask_zoom import check_zoom_options
+
+    check_zoom_options(options)
     if options.batch is None:
         from vlm.questions import answer_questions
 

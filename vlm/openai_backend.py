@@ -35,6 +35,8 @@ CONNECTIONS = 8
 one."""
 MAX_SEED = 2**31
 """Servers hold a seed in 32 bits with a sign; ours have 48."""
+_MESSAGE_KEYS = ("role", "tool_calls", "tool_call_id")
+"""What a message is sent with besides its content."""
 MAX_ENCODED = 256 * 2**20
 """Bytes of encoded images that are kept while the images are in use."""
 
@@ -213,13 +215,13 @@ class OpenAIBackend:
 
     def _message(self, message: dict[str, Any], images: Iterator[Image.Image]) -> bytes:
         """A message as JSON, with every image written out as a PNG in base64; text alone as a string, since some servers read no parts."""
-        content = message["content"]
+        content, head = message["content"], {key: message[key] for key in _MESSAGE_KEYS if key in message}
         if not isinstance(content, str) and all(part["type"] == "text" for part in content):
             content = "".join(part["text"] for part in content)
         if isinstance(content, str):
-            return _json({"role": message["role"], "content": content})
+            return _json(head | {"content": content})
         parts = [_json(part) if part["type"] == "text" else self._parts.of(next(images, None)) for part in content]
-        return b'{"role":' + _json(message["role"]) + b',"content":[' + b",".join(parts) + b"]}"
+        return _json(head)[:-1] + b',"content":[' + b",".join(parts) + b"]}"
 
     def _connect(self) -> "_Clients":
         """The clients of this event loop: their connections cannot be used from another one."""

@@ -99,6 +99,11 @@ def answer_questions(options: SimpleNamespace) -> int:
 
 def answer_and_print(model: Model, images: Sequence[Any], question: str, options: SimpleNamespace) -> None:
     """Answer one question as the options say: streamed or as JSON, with the heat map drawn."""
+    if options.zoom:
+        from vlm.ask_zoom import zoom_and_print
+
+        zoom_and_print(model, images, question, options)
+        return
     images, question, _ = in_place(images, question, None)  # the heat map shows the images as the model reads them
     result = answer_question(
         model,

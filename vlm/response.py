@@ -78,7 +78,7 @@ _CLOSE = re.compile(
     r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>|<channel\|>",
     re.IGNORECASE,
 )
-_TAG = re.compile(rf"{_OPEN.pattern}|{_CLOSE.pattern}|</?answer>", re.IGNORECASE)
+_TAG = re.compile(rf"{_OPEN.pattern}|{_CLOSE.pattern}|</?answer>|</?tool_call>", re.IGNORECASE)
 _TAG_TOKENS = {  # one token of a tokenizer -> its tokens that thinking tags are made of, where a tag has several
     "<|channel>": {"<|channel>"},
     "<|channel|>": {"<|channel|>", "<|message|>", "<|start|>", "<|end|>"},

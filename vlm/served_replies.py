@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vlm.protocol import BackendError, TokenScore, ending_of
+from vlm.tools import MAX_CALLS, write_tool_call
 
 MAX_REASON = 200
 """Characters of a server's reason that are shown."""
@@ -43,7 +44,7 @@ def read_completion(body: Any) -> tuple[str, str, tuple[int, int]]:
     if not isinstance(message, dict):
         raise BackendError("the server's reply cannot be read: its choice has no message.", "unreadable")
     ended = ending_of(choice.get("finish_reason"))
-    text = _text_of(message.get("content"))
+    text = _text_of(message.get("content")) + _calls_of(message.get("tool_calls"))
     if not text and isinstance(message.get("refusal"), str):
         text, ended = message["refusal"], "filtered"
     reasoning = message.get("reasoning_content") or message.get("reasoning")
@@ -52,6 +53,13 @@ def read_completion(body: Any) -> tuple[str, str, tuple[int, int]]:
     usage = body.get("usage") or {}
     counts = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     return text, ended, counts
+
+
+def _calls_of(found: Any) -> str:
+    """The tool calls that a server hands over apart, as the model would write them into its text."""
+    functions = [one.get("function") for one in found[: MAX_CALLS + 1] if isinstance(one, dict)] if found else []
+    calls = [(one.get("name"), one.get("arguments")) for one in functions if isinstance(one, dict)]
+    return "".join(f"\n{write_tool_call(name, arguments)}" for name, arguments in calls if isinstance(name, str))
 
 
 def read_scores(body: Any, most: int) -> tuple[TokenScore, ...]:

@@ -268,6 +268,12 @@ def read_tool_calls(text: str, tokenizer: Any = None) -> list[ToolCall | BadCall
     return found
 
 
+def write_tool_call(name: str, arguments: Any) -> str:
+    """A call as ``read_tool_calls`` reads it. The arguments may be a text that holds their JSON."""
+    # An escaped "<" means the same in JSON, and no label can then end the call.
+    return _OPENS + json.dumps({"name": name, "arguments": arguments}).replace("<", "\\u003c") + _CLOSES
+
+
 def _without_thinking(text: str) -> str:
     """The text with blanks for its thinking. A span may lack its opening tag, which chat templates write, or its closing tag."""
     pieces: list[str] = []
