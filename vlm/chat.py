@@ -232,7 +232,7 @@ def _control_pattern(tokenizer: Any, _size: int, markup: bool) -> re.Pattern[str
 
 
 def _break_tokens(text: str, tokenizer: Any, markup: bool) -> str:
-    """The text without control tokens; without ``markup`` its thinking and answer tags stay, also where they are special."""
+    """The text without control tokens; without ``markup`` thinking tags and their like stay, also where they are special."""
     pattern = _control_pattern(tokenizer, len(tokenizer), markup)
     if pattern is None:
         return text

@@ -157,7 +157,7 @@ def thinking_tags(text: str) -> list[tuple[int, int, bool]]:
 
 
 def tag_tokens(tokens: Collection[str]) -> set[str]:
-    """Of the tokens of a tokenizer those that spell a thinking tag or an answer tag, or a part of one."""
+    """Of the tokens of a tokenizer those that spell a thinking tag, an answer tag or a tool call's, or a part of one."""
     parts = {part for token, several in _TAG_TOKENS.items() if token in tokens for part in several}
     return {token for token in tokens if token in parts or _TAG.fullmatch(token.strip())}
 

@@ -14,7 +14,7 @@ from vlm.response import TAGS, Tags, find_reasoning, tag_tokens, thinking_tags
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of a response, with its thinking tags and answer tags, without other special tokens."""
+    """The text of a response, with its thinking tags, answer tags and tags of tool calls, without other special tokens."""
     tags, dropped = _special_ids(tokenizer, len(tokenizer))
     if tags.isdisjoint(ids):
         return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

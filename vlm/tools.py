@@ -305,14 +305,21 @@ def _read_call(piece: str, closed: bool, start: int, end: int, tokenizer: Any) -
 
 
 def call_json(text: str) -> Any:
-    """A value of untrusted JSON; None if it is none, too long, or nested deeper than ``MAX_NESTING``."""
+    """A value of untrusted JSON; None if it is none, too long, nested deeper than ``MAX_NESTING``, or holds a number without end."""
     if len(text) > MAX_CALL:
         return None
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return None
     return value if _nesting(value) <= MAX_NESTING else None
+
+
+def _finite(text: str) -> float:
+    """A number that can be written as JSON again: not NaN, which Python's own reader takes, and not 1e999."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _arguments(value: Any) -> Any:
@@ -339,10 +346,14 @@ def _by_template(text: str, tokenizer: Any) -> list[ToolCall]:
     try:
         parsed = tokenizer.parse_response(text, prefix="", tools=list(tool_schemas()))
         functions = [one["function"] for one in parsed.get("tool_calls") or ()]
-        calls = [ToolCall(one["name"], _arguments(one.get("arguments"))) for one in functions]
+        # By way of JSON, what a template makes of a text is bounded like every other call.
+        read = [(one["name"], one.get("arguments")) for one in functions]
+        calls = [
+            ToolCall(name, call_json(given if isinstance(given, str) else json.dumps(given))) for name, given in read
+        ]
     except Exception:  # a template is a program of the model's author, and the text is anything
         return []
-    return [one for one in calls if isinstance(one.name, str) and _nesting(one.arguments) < MAX_NESTING]
+    return [one for one in calls if isinstance(one.name, str)]
 
 
 def without_calls(text: str, calls: Sequence[ToolCall | BadCall]) -> str:

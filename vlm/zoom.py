@@ -97,7 +97,7 @@ def answer_with_zoom(
     """Ask one question about images; the model may zoom in on them.
 
     Args:
-        model: from ``vlm.load.load_vlm``, or a backend, which is closed afterwards.
+        model: from ``vlm.load.load_vlm``, or a backend. A server's is closed afterwards.
         images: the original images: crops are cut from them, whatever size the model is shown.
         settings, change: see ``vlm.tools.ZoomSession``.
         max_new_tokens: of all turns together.

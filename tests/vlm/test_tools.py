@@ -287,6 +287,9 @@ class TestReadCalls:
             ("<tool_call>" + "[" * 4_000 + "]" * 4_000 + "</tool_call>", "JSON"),
             (hermes([[[[0]]]]), "JSON"),
             ("<tool_call>" + "9" * 5_000 + "</tool_call>", "JSON"),
+            (hermes(call(0, 0, math.nan, 1)), "JSON"),
+            (hermes(call(0, 0, math.inf, 1)), "JSON"),
+            (hermes(call(0, 0, 1, 1)).replace("0, 0", "0, 1e999"), "JSON"),
             (hermes(call(*range(5_000))), "longer"),
             ("<tool_call>" + "x" * 10**6, "longer"),
         ],
@@ -328,6 +331,16 @@ class TestReadCalls:
 
         found = read_tool_calls("[call]", SimpleNamespace(response_template={}, parse_response=parse))
         assert found == [ToolCall(NAME, call(1, 2, 3, 4), 0, 6)]
+
+    @pytest.mark.parametrize(
+        "arguments", [call(0, 0, math.nan, 1), {"a": [[[[[]]]]]}, {"a": "x" * MAX_CALL}, "?", None]
+    )
+    def test_arguments_from_a_template_are_bounded_too(self, arguments: Any) -> None:
+        def parse(text: str, **_: Any) -> dict[str, Any]:
+            return {"tool_calls": [{"function": {"name": NAME, "arguments": arguments}}]}
+
+        (found,) = read_tool_calls("[call]", SimpleNamespace(response_template={}, parse_response=parse))
+        assert isinstance(found, ToolCall) and found.arguments is None
 
     def test_template_that_fails_finds_nothing(self) -> None:
         def parse(text: str, **_: Any) -> dict[str, Any]:
