@@ -77,7 +77,7 @@ def zoom_and_print(model: Model, images: Sequence[Any], question: str, options: 
     def show(result: ZoomResult) -> None:
         file = crops.write(result)
         if not options.json:
-            print(f"\n{_line(len(crops.files), result, file)}", flush=True)
+            print(f"\n{_look_line(len(crops.files), result, file)}", flush=True)
 
     answer = answer_with_zoom(
         model,
@@ -106,7 +106,7 @@ def zoom_and_print(model: Model, images: Sequence[Any], question: str, options: 
         print(f"Boxes: {options.boxes}")
 
 
-def _line(number: int, result: ZoomResult, file: Path | None) -> str:
+def _look_line(number: int, result: ZoomResult, file: Path | None) -> str:
     """A result on one line. The label is the model's own text, so it is quoted."""
     if result.crop is None:
         return f"[look {number}: {result.error}]"

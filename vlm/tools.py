@@ -309,13 +309,13 @@ def call_json(text: str) -> Any:
     if len(text) > MAX_CALL:
         return None
     try:
-        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        value = json.loads(text, parse_float=_finite_number, parse_constant=_finite_number)
     except (ValueError, RecursionError):
         return None
     return value if _nesting(value) <= MAX_NESTING else None
 
 
-def _finite(text: str) -> float:
+def _finite_number(text: str) -> float:
     """A number that can be written as JSON again: not NaN, which Python's own reader takes, and not 1e999."""
     if not math.isfinite(number := float(text)):
         raise ValueError(text)
