@@ -18,11 +18,10 @@ from configs.errors import UserError
 from configs.packages import missing_packages
 from train.config import GrpoOptions, Lora, ModelOptions, SftOptions
 from train.constructor import constructor_sentence
-from train.data import end_of_turn
 from train.quantization import trial
 from train.reader import Reader
 from train.tracking import tracker_refusals
-from vlm.chat import check_template
+from vlm.chat import check_template, end_of_turn
 from vlm.load import VLM
 
 Refusal = tuple[str, str]

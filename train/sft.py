@@ -120,7 +120,8 @@ def _train_sft(stage: StageConfig, run: RunFolder) -> dict[str, Any]:
         "rows": len(trained),
         **({"held_out": len(held_out)} if held_out else {}),
         "direct": sum(rows[index].mode == "direct" for index in trained),
-        "with_masked_spans": sum(bool(rows[index].masked) for index in trained),
+        "with_masked_spans": sum(rows[index].has_masked_spans for index in trained),
+        **({"with_tool_calls": called} if (called := sum(bool(rows[index].calls) for index in trained)) else {}),
         "dropped": dropped.counts,
         "examples": dropped.examples,
     }

@@ -1,7 +1,7 @@
 """From a question and images to the tensors a model reads. User text stays text: none becomes a control token."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,7 @@ def encode(
     conversations: Sequence[Sequence[Message]],
     images: "Sequence[Sequence[Image.Image]]",
     prefixes: Sequence[Prefix] | None = None,
-    tools: Sequence[dict[str, Any]] = (),
+    tools: Sequence[dict[str, Any]] | Sequence[Sequence[dict[str, Any]]] = (),
 ) -> "BatchFeature":
     """Tensors for conversations that end where the assistant is to speak.
 
@@ -120,7 +120,7 @@ def encode(
         images: B lists of images, one for each image part in order. Only images pass: a string would be opened or
             downloaded by the processor.
         prefixes: B assistant texts (or their token ids) already written, which generation continues.
-        tools: JSON schemas of tools that the model is offered.
+        tools: JSON schemas of tools that the model is offered; B lists of them where the conversations differ.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (B, L), left padded, and what else the model reads, on its device.
@@ -134,8 +134,9 @@ def encode(
     for conversation, shown in zip(conversations, images, strict=True):
         _check_images(conversation, shown, vlm)
     tokenizer = vlm.tokenizer
-    cleaned = [[_clean(message, tokenizer, vlm.reads_images) for message in turns] for turns in conversations]
-    texts = [render_prompt(vlm, turns, tools) for turns in cleaned]
+    cleaned = [clean_turns(vlm, turns) for turns in conversations]
+    offered: Any = [tools] * len(cleaned) if not tools or isinstance(tools[0], Mapping) else tools
+    texts = [render_prompt(vlm, turns, schemas) for turns, schemas in zip(cleaned, offered, strict=True)]
     bos = getattr(tokenizer, "bos_token", None)
     # A template that begins with the BOS token has written it already; a second one is unlike anything in training.
     options: dict[str, Any] = {
@@ -168,8 +169,10 @@ def encode(
     return batch
 
 
-def render_prompt(vlm: "VLM", turns: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> str:
-    """The text of a conversation that ends where the assistant is to speak, by the model's chat template.
+def render_prompt(
+    vlm: "VLM", turns: Sequence[Message], tools: Sequence[dict[str, Any]] = (), add_generation_prompt: bool = True
+) -> str:
+    """The text of a conversation by the model's chat template; by default it ends where the assistant is to speak.
 
     Args:
         tools: JSON schemas of tools that the model is offered; some templates leave them out.
@@ -177,9 +180,11 @@ def render_prompt(vlm: "VLM", turns: Sequence[Message], tools: Sequence[dict[str
     Raises:
         UserError: the model has no chat template, or it failed.
     """
+    options: dict[str, Any] = {"add_generation_prompt": add_generation_prompt} | (
+        {"tools": list(tools)} if tools else {}
+    )
     try:
-        offered: dict[str, Any] = {"tools": list(tools)} if tools else {}
-        return str(vlm.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **offered))
+        return str(vlm.processor.apply_chat_template(turns, tokenize=False, **options))
     except Exception as error:  # a template is a program of the model's author; a missing one is a ValueError
         if not any(getattr(one, "chat_template", None) for one in (vlm.processor, vlm.tokenizer)):
             raise UserError(
@@ -196,8 +201,37 @@ def opened_tag(vlm: "VLM", turns: Sequence[Message]) -> str:
 
     Templates of models that think by default do so: the response then begins inside the span.
     """
-    cleaned = [_clean(message, vlm.tokenizer, vlm.reads_images) for message in turns]
-    return open_tag_at_end(render_prompt(vlm, cleaned))
+    return open_tag_at_end(render_prompt(vlm, clean_turns(vlm, turns)))
+
+
+def clean_turns(vlm: "VLM", turns: Sequence[Message]) -> list[Message]:
+    """The messages without control tokens in their text: those of the chat template alone remain."""
+    return [_clean(message, vlm.tokenizer, vlm.reads_images) for message in turns]
+
+
+def end_of_turn(vlm: "VLM") -> int:
+    """The token that the chat template puts after an assistant's turn and at which generation stops.
+
+    The tokenizer's end token may be another one: Gemma's ends the document, not the turn.
+
+    Raises:
+        UserError: the template puts no stop token there, so a trained model would never stop.
+    """
+    mark = "reflection"
+    turns = [{"role": "user", "content": [{"type": "text", "text": "x"}]}]
+    turns += [{"role": "assistant", "content": [{"type": "text", "text": mark}]}]
+    text = vlm.processor.apply_chat_template(turns, tokenize=False)
+    after = vlm.tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    stops = vlm.model.generation_config.eos_token_id
+    stops = {stops} if isinstance(stops, int) else set(stops or ())
+    stops.add(vlm.tokenizer.eos_token_id)
+    found = next((token for token in after if token in stops), None)
+    if found is None:
+        raise UserError(
+            f"The chat template of {vlm.name} ends an assistant's turn without any of the model's end tokens, so a trained "
+            "model would not stop: add the end-of-turn token to eos_token_id in generation_config.json."
+        )
+    return int(found)
 
 
 def check_template(vlm: "VLM") -> None:
@@ -246,7 +280,9 @@ def _break_tokens(text: str, tokenizer: Any, markup: bool) -> str:
 def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
     """The message as plain text. What the model wrote keeps its thinking tags, and a system prompt may name them."""
     markup = message["role"] not in ("assistant", "system")
-    content = message["content"]
+    content = message.get("content") or ""  # a turn of tool calls alone may have none
+    if message.get("tool_calls"):  # the template writes the tags around them
+        message = {**message, "tool_calls": _clean_values(message["tool_calls"], tokenizer)}
     if isinstance(content, str):
         return {**message, "content": _break_tokens(content, tokenizer, markup)}
     if not parts:  # templates of text models take strings
@@ -263,10 +299,20 @@ def _clean(message: Message, tokenizer: Any, parts: bool) -> Message:
     }
 
 
+def _clean_values(value: Any, tokenizer: Any) -> Any:
+    """A value of JSON with every text in it as plain text."""
+    if isinstance(value, str):
+        return _break_tokens(value, tokenizer, markup=True)
+    if isinstance(value, Mapping):
+        return {_clean_values(key, tokenizer): _clean_values(inner, tokenizer) for key, inner in value.items()}
+    return [_clean_values(inner, tokenizer) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _check_images(conversation: Sequence[Message], images: Sequence[Any], vlm: "VLM") -> None:
     from PIL import Image
 
-    kinds = [part["type"] for turn in conversation if not isinstance(turn["content"], str) for part in turn["content"]]
+    contents = [turn.get("content") or "" for turn in conversation]
+    kinds = [part["type"] for content in contents if not isinstance(content, str) for part in content]
     if other := set(kinds) - {"text", "image", "image_url"}:
         raise UserError(f"Messages hold text and images, not {sorted(other)}.")
     slots = sum(kind != "text" for kind in kinds)

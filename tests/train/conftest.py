@@ -127,6 +127,39 @@ def qwen3_5_dir(tiny_vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+TOOL_TEMPLATE = (
+    "{%- if tools %}{{- '<|im_start|>system\n' }}{%- for tool in tools %}{{- tool.function.name }}{%- endfor %}"
+    "{{- '<|im_end|>\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if message.role != 'tool' %}{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- else %}{%- if loop.previtem.role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}{{- '\n<tool_response>\n' }}{%- endif %}"
+    "{%- if message.content is string %}{{- message.content }}{%- else %}{%- for part in message.content %}"
+    "{%- if part.type == 'image' %}{{- '<|vision_start|><|image_pad|><|vision_end|>' }}"
+    "{%- else %}{{- part.text }}{%- endif %}{%- endfor %}{%- endif %}"
+    "{%- for call in message.tool_calls or [] %}{%- if message.content or not loop.first %}{{- '\n' }}{%- endif %}"
+    '{{- \'<tool_call>\n{"name": "\' + call.function.name + \'", "arguments": \' + (call.function.arguments | tojson) }}'
+    "{{- '}\n</tool_call>' }}{%- endfor %}"
+    "{%- if message.role == 'tool' %}{{- '\n</tool_response>' }}{%- endif %}"
+    "{%- if message.role != 'tool' or loop.last or loop.nextitem.role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+"""In the convention of Qwen3-VL's, but with the tools' names alone."""
+
+
+@pytest.fixture(scope="session")
+def tool_vlm_dir(tiny_vlm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a chat template that has tools, and tokens for their tags, as a standard folder. Read only."""
+    folder = tmp_path_factory.mktemp("models") / "tool-vlm"
+    vlm = load_vlm(tiny_vlm_dir, device="cpu")
+    vlm.tokenizer.add_tokens(["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"])
+    vlm.processor.chat_template = vlm.tokenizer.chat_template = TOOL_TEMPLATE
+    torch.manual_seed(0)
+    vlm.model.resize_token_embeddings(len(vlm.tokenizer))
+    vlm.model.save_pretrained(folder)
+    vlm.processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def no_deepspeed_left() -> Iterator[None]:
     """Reading a ZeRO-3 config switches on, for the whole process, the parting of every model that loads later."""

@@ -14,11 +14,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from train.activations import cache_bytes
 from train.config import Lora, SftOptions
-from train.data import IGNORED, Collator, end_of_turn, read_rows
+from train.data import IGNORED, Collator, read_rows
 from train.launch import freeze
 from train.lora import check_lora
 from train.reader import load_reader, part_of, skeleton
-from vlm.chat import encode, opened_tag, question_messages
+from vlm.chat import encode, end_of_turn, opened_tag, question_messages
 from vlm.load import VLM
 from vlm.thinking import family_tags
 

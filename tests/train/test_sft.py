@@ -16,9 +16,9 @@ from PIL import Image
 
 from configs.errors import UserError
 from train.checkpoints import last_checkpoint
-from train.data import IGNORED, Collator, end_of_turn, read_rows
+from train.data import IGNORED, Collator, read_rows
 from train.sft import main, run_sft
-from vlm.chat import encode
+from vlm.chat import encode, end_of_turn
 from vlm.generate import generate
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
