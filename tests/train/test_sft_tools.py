@@ -11,11 +11,11 @@ from PIL import Image
 from configs.errors import UserError
 from train.data import IGNORED, Collator, Row, read_rows
 from train.sft import run_sft
-from vlm.chat import clean_turns, encode, question_messages, render_prompt
+from vlm.chat import clean_turns, question_messages, render_prompt
 from vlm.images import open_image
 from vlm.load import VLM, load_vlm
 from vlm.tool_turns import call_text, tool_turn_ids
-from vlm.tools import TOOLS, read_tool_calls, tool_schemas
+from vlm.tools import TOOLS, tool_schemas
 
 NAME = next(iter(TOOLS))
 
@@ -112,8 +112,7 @@ def test_the_tokens_are_those_of_the_whole_conversation(vlm: VLM, folder: Path) 
 
 
 def test_a_batch_is_its_singles_with_and_without_calls(vlm: VLM, folder: Path) -> None:
-    plain = json.loads((Path(folder) / "tools.jsonl").read_text()) if (folder / "tools.jsonl").exists() else tool_row()
-    plain = {**plain, "completion": "\\boxed{red}", "images": ["1.png"]}
+    plain = tool_row() | {"completion": "\\boxed{red}", "images": ["1.png"]}
     rows = rows_of(folder, vlm, plain, tool_row(), plain | {"tools": None})
     collate = Collator(rows, vlm)
     batch = collate([{"index": index} for index in range(3)])
@@ -129,21 +128,15 @@ def test_a_batch_is_its_singles_with_and_without_calls(vlm: VLM, folder: Path) -
     assert loss.isfinite()
 
 
-def test_a_model_learns_to_call_and_reads_the_crop(tool_vlm_dir: Path, folder: Path, runs: Any) -> None:
-    data = tool_row()
-    del data["completion"][0]["masked"]
-    (folder / "tools.jsonl").write_text(json.dumps(data) + "\n")
+def test_a_run_learns_from_rows_with_and_without_calls(tool_vlm_dir: Path, folder: Path, runs: Any) -> None:
+    plain = tool_row() | {"completion": "\\boxed{red}", "images": ["1.png"]}
+    (folder / "tools.jsonl").write_text(json.dumps(tool_row()) + "\n" + json.dumps(plain) + "\n")
     out = folder / "run"
     keys = {"model": str(tool_vlm_dir), "dataset": str(folder / "tools.jsonl"), "output_dir": str(out)}
-    size = {"per_device_train_batch_size": 1, "max_steps": 40, "save_strategy": "no", "learning_rate": 3e-3}
-    summary = run_sft({**runs.BASE, **keys, **size})
+    summary = run_sft({**runs.BASE, **keys, "per_device_train_batch_size": 2, "max_steps": 3, "save_strategy": "no"})
     assert runs.unmoved(tool_vlm_dir, out) == [] and summary["loss_last"] < summary["loss_first"]
-    assert json.loads((out / "data.json").read_text())["with_tool_calls"] == 1
-    vlm, row = load_vlm(out, device="cpu"), tool_row()
-    prompt = encode(vlm, [row["prompt"]], [[open_image(folder / "0.png")]], tools=[tool_schemas()])
-    written = vlm.model.generate(**prompt, max_new_tokens=120, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-    (found,) = read_tool_calls(vlm.tokenizer.decode(written))
-    assert found.name == NAME and found.arguments == {"bbox_2d": [0, 0, 500, 500]}  # type: ignore[union-attr]
+    data = json.loads((out / "data.json").read_text())
+    assert data["with_tool_calls"] == 1 and data["with_masked_spans"] == 1
 
 
 @pytest.mark.parametrize(
