@@ -7,7 +7,9 @@ writes.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -18,15 +20,18 @@ from configs.schema import StrictModel
 from data_construction.cohesion import first_person
 from data_construction.failures import FailureWatch
 from data_construction.reading import FAULTS, read_conclusion, read_look, read_request
-from data_construction.records import Call, Role, Round, Status, Trace
+from data_construction.records import Call, Role, Round, RoundZoom, Status, Trace
 from data_construction.reply_log import ReplyLog, position_seed
 from data_construction.roles import Roles
+from data_construction.zooming import keep_zoom
 from reward.grade import grade_answer
 from reward.statements import corrected_spans
 from vlm.images import SharedImages
 from vlm.problem import Problem
-from vlm.protocol import BackendError, Request, is_whole
+from vlm.protocol import BackendError, Reply, Request, is_whole
 from vlm.response import after_reasoning, count_looks
+from vlm.tools import ZoomSettings
+from vlm.zoom import zoom_with_backend
 
 
 class Tokens(StrictModel):
@@ -53,6 +58,7 @@ class LoopConfig(StrictModel):
         temperature: sampling temperature of the requester, the rewriter and of every look after the first.
         first_temperature: sampling temperature of the first look and of conclusions.
         tokens: see ``Tokens``.
+        zoom: the responder may call the zoom tool before it replies; ``zoom_limits``: see ``vlm.tools.ZoomSettings``.
     """
 
     rounds: int = Field(default=4, ge=1)
@@ -63,6 +69,8 @@ class LoopConfig(StrictModel):
     temperature: float = Field(default=0.7, ge=0)
     first_temperature: float = Field(default=0.0, ge=0)
     tokens: Tokens = Tokens()
+    zoom: bool = False
+    zoom_limits: ZoomSettings = ZoomSettings()
 
 
 class UnusableReply(Exception):
@@ -87,6 +95,7 @@ class Episode:
         replies: saves and replays replies; None requests every reply.
         tries: how often this problem ended with unusable replies before; the repairs allowed grow with it.
         images: opens the problem's images; concurrent episodes share it.
+        folder: the build's folder, for the crops of ``loop.zoom``.
         watch: ends the build when the model of a role is down; concurrent episodes share it.
     """
 
@@ -98,6 +107,7 @@ class Episode:
     tries: int = 0
     images: SharedImages = field(default_factory=SharedImages)
     watch: FailureWatch | None = None
+    folder: Path | None = None
     calls: list[Call] = field(default_factory=list)
     repairs: int = 0
 
@@ -124,14 +134,21 @@ class Episode:
         fault = ""
         while len(rounds) < self.config.rounds:
             request = await self._request(rounds)
-            reply = await self._look(request, images, again=bool(rounds), number=len(rounds))
+            reply, zooms = await self._look(request, images, again=bool(rounds), number=len(rounds))
             conclusion, answer, fault = await self._conclude(rounds, request, reply)
             # In a thread: comparing expressions may take seconds, and the other episodes must go on.
             grade = await asyncio.to_thread(grade_answer, self.problem, answer)
             if grade.score is None:
                 raise Unjudged(f"the answer cannot be judged: {grade.reason}")
             rounds.append(
-                Round(request=request, reply=reply, conclusion=conclusion, answer=answer, verdict=grade.correct)
+                Round(
+                    request=request,
+                    reply=reply,
+                    conclusion=conclusion,
+                    answer=answer,
+                    verdict=grade.correct,
+                    zooms=zooms,
+                )
             )
             if rounds[-1].verdict and not self._confirms(len(rounds)):
                 return
@@ -154,15 +171,22 @@ class Episode:
             messages = self._repair(messages, text, fault, "request")
         raise UnusableReply("requester", fault)
 
-    async def _look(self, request: str, images: list[Image.Image], again: bool, number: int) -> str:
+    async def _look(
+        self, request: str, images: list[Image.Image], again: bool, number: int
+    ) -> tuple[str, list[RoundZoom]]:
+        """What the responder saw, and its calls of the zoom tool on the way there."""
         parts: list[dict[str, str]] = [{"type": "image"} for _ in images]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": request}]}]
         temperature, fault = self.config.temperature if again else self.config.first_temperature, ""
         for attempt in range(self._attempts()):
-            text, finish = await self._call("responder", messages, images, temperature, number, attempt)
+            zooms: list[RoundZoom] = []
+            if self.config.zoom:
+                text, finish, zooms = await self._zoom(request, images, temperature, number, attempt)
+            else:
+                text, finish = await self._call("responder", messages, images, temperature, number, attempt)
             look, fault = read_look(text, finish)
             if not fault:
-                return look
+                return look, zooms
             messages = self._repair(messages, text, fault, "look")
         raise UnusableReply("responder", fault)
 
@@ -213,21 +237,51 @@ class Episode:
         unusable = after_reasoning(text).strip()[:500] or "(nothing)"
         return [messages[0], _text_message("assistant", unusable), _text_message("user", told)]
 
+    async def _zoom(
+        self, request: str, images: list[Image.Image], temperature: float, number: int, attempt: int
+    ) -> tuple[str, str, list[RoundZoom]]:
+        """(the last turn's text, finish reason, calls) of a look that may zoom in. Each turn is a reply of its own in the log."""
+        settings = self.roles.settings.of("responder")
+        backend = ResponderBackend(self, number, attempt)
+        async with self.roles.alone if backend.vlm is not None else contextlib.nullcontext():
+            answer = await zoom_with_backend(
+                backend,
+                images,
+                request,
+                settings=self.config.zoom_limits,
+                max_new_tokens=settings.max_tokens or self.config.tokens.reply,
+                temperature=temperature if settings.temperature is None else settings.temperature,
+                seed=self._seed("responder", number, attempt),
+                style="none",
+            )
+        if backend.vlm is not None:  # its turns were no requests
+            self.calls.append(Call(role="responder", prompt_tokens=0, tokens=answer.tokens, seconds=0.0))
+        assert self.folder is not None, "crops need a folder"
+        zooms = [await asyncio.to_thread(keep_zoom, result, self.folder) for result in answer.results]
+        last = answer.turns[-1]
+        text = last["content"] if last["role"] == "assistant" and not last.get("tool_calls") else ""
+        return text, "stop" if answer.finished else "length", zooms
+
     async def _call(
         self, role: Role, messages: list[dict[str, Any]], images: list[Image.Image], temperature: float, number: int,
         attempt: int,
     ) -> tuple[str, str]:  # fmt: skip
         """(text, finish reason) of one reply."""
-        settings, backend = self.roles.settings.of(role), self.roles.backend(role)
+        settings = self.roles.settings.of(role)
         request = Request(
             messages=messages,
             images=images,
             max_tokens=settings.max_tokens or getattr(self.config.tokens, LIMITS[role]),
             temperature=temperature if settings.temperature is None else settings.temperature,
-            top_p=settings.top_p,
             seed=self._seed(role, number, attempt),
-            extra=settings.extra_body,
         )
+        reply = await self.send(role, request, number, attempt)
+        return reply.text, reply.finish_reason
+
+    async def send(self, role: Role, request: Request, number: int, attempt: int) -> Reply:
+        """The reply to one request of a role, from the log where it is there."""
+        settings, backend = self.roles.settings.of(role), self.roles.backend(role)
+        request = replace(request, top_p=settings.top_p, extra=settings.extra_body | request.extra)
         try:
             if self.replies is None:
                 reply = await backend.complete(request)
@@ -242,7 +296,7 @@ class Episode:
         self.calls.append(
             Call(role=role, prompt_tokens=reply.prompt_tokens, tokens=reply.completion_tokens, seconds=reply.seconds)
         )
-        return reply.text, reply.finish_reason
+        return reply
 
     def _seed(self, *position: Any) -> int:
         return position_seed(self.seed, self.problem.id, *position)
@@ -284,6 +338,22 @@ class Episode:
             error=error,
             why=why,
         )
+
+
+class ResponderBackend:
+    """The responder of one look, as the zoom loop asks it: each turn goes through the episode's log, counts and watch."""
+
+    def __init__(self, episode: Episode, number: int, attempt: int) -> None:
+        self.episode, self.place = episode, (number, attempt)
+        self.name = episode.roles.responder.name
+        # A model in this process writes its turns itself, and they are not in the log.
+        self.vlm = getattr(episode.roles.responder, "vlm", None)
+
+    async def complete(self, request: Request) -> Reply:
+        return await self.episode.send("responder", request, *self.place)
+
+    async def aclose(self) -> None:
+        """The backend stays open: other episodes use it."""
 
 
 LIMITS: dict[Role, str] = {

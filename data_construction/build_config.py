@@ -15,13 +15,14 @@ from data_construction.quality import QualityConfig
 from data_construction.records import ROLES
 from data_construction.replay import REPLIES, ROWS, ReplayConfig
 from data_construction.roles import RolesConfig
+from data_construction.zooming import CROPS
 from reward.judge import JudgeKey, prompt_sha256, read_judge
 from vlm.identity import model_identity
 from vlm.stored_problems import StoredProblems
 
 BUILD_WRITES = (
     *("replies.jsonl", "traces.jsonl", "difficulty.jsonl", "difficulty_replies.jsonl", ROWS, REPLIES),
-    *("sft.jsonl", "filtered.jsonl"),
+    *("sft.jsonl", "filtered.jsonl", CROPS),
     *("config.json", "build.json", "stats.json", "stats.png", "hf"),
 )
 

@@ -8,6 +8,7 @@ from typing import Literal
 from data_construction.reading import repeats, stated_answer
 from data_construction.records import Round
 from data_construction.sources import FACT_WORDS
+from data_construction.zooming import early_fact
 from reward.grade import Gold, grade_answer
 from reward.statements import final_statements, statements
 from vlm.problem import Problem
@@ -42,7 +43,7 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
     A rewrite may drop words but must not change facts. Each of its statements, numbers and ``VALUES`` is in the transcript
     or the question. Its last statement about a place is the last one concluded there. If it gives an answer, this is the
     one that was concluded. It has one re-look for each round after the first, states nothing before the look that showed it,
-    and tells something of what each re-look showed.
+    and tells something of what each re-look showed. Of a crop it tells nothing before the call that brought it.
     """
     transcript = " . ".join(f"{round_.reply} . {round_.conclusion}" for round_ in rounds)
     if not text or "\\boxed" in text:
@@ -67,6 +68,9 @@ def rewrite_fault(text: str, problem: Problem, rounds: list[Round]) -> str:
     for kind, pattern in (("number", NUMBER), ("word", VALUES)):
         if new := set(pattern.findall(text.lower())) - set(pattern.findall(given.lower())):
             return f"has a {kind} that is not in the transcript: {min(new)}"
+    options = f"{problem.question} {' '.join(problem.choices or [])}"
+    if early := early_fact(text, options, rounds, (NUMBER, VALUES)):
+        return f"tells '{early}' before the call that brought the crop with it"
     stated = stated_answer(text)
     answer = rounds[-1].answer or ""
     concluded = Gold(problem.domain, answer, problem.choices, problem.decimal, problem.question)

@@ -4,6 +4,7 @@ import random
 import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic import Field
 from configs.errors import UserError
 from configs.schema import StrictModel
 from data_construction.records import Trace
+from data_construction.zooming import TOOL, zoom_messages_of
 from reward.grade import as_written
 from reward.statements import final_statements, statements
 from vlm.chat import question_messages
@@ -53,13 +55,13 @@ def relooks(trace: Trace) -> tuple[bool, ...]:
 
 
 def cold_start_rows(
-    traces: Sequence[Trace], problems: Mapping[str, Problem], config: MixConfig, seed: int
+    traces: Sequence[Trace], problems: Mapping[str, Problem], config: MixConfig, seed: int, folder: Path | None = None
 ) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
     """The rows for ``train.sft``, and their counts by kind. Episodes that ended in an error leave no row.
 
     The keys of a row: ``prompt`` (messages), ``completion`` (str), ``images`` (paths), ``masked`` (character spans of the completion
     without loss), ``mode`` (think or direct), ``problem_id``, ``relooks`` (int). What becomes a row is decided now, by the numbers of
-    the traces; each row is made when it is asked for.
+    the traces; each row is made when it is asked for. ``folder``: of the build, with the crops that the traces name.
 
     Raises:
         UserError: as ``choose_noops``.
@@ -98,7 +100,7 @@ def cold_start_rows(
                 yield direct_row(problems[one])
             else:
                 trace = traces[one]
-                yield thinking_row(problems[trace.problem_id], noop_trace(trace) if one in noops else trace)
+                yield thinking_row(problems[trace.problem_id], noop_trace(trace) if one in noops else trace, folder)
 
     counts = {
         "rows": len(order),
@@ -170,12 +172,20 @@ def noop_trace(trace: Trace) -> Trace:
     )
 
 
-def thinking_row(problem: Problem, trace: Trace) -> dict[str, Any]:
+def thinking_row(problem: Problem, trace: Trace, folder: Path | None = None) -> dict[str, Any]:
     """``<think> trace </think> \\boxed{answer}``; statements that the trace itself corrects later carry no loss.
 
-    The answer is the gold answer (``as_written``). If the trace ends with an incorrect one (``noop_trace``), it is that.
+    The answer is the gold answer (``as_written``). If the trace ends with an incorrect one (``noop_trace``), it is that. With calls
+    of the zoom tool the completion is messages, and the crops, which are in ``folder``, follow the problem's images.
     """
     answer = as_written(problem) if not trace.rounds or trace.rounds[-1].verdict else trace.answer
+    if any(zoom.crop for round_ in trace.rounds for zoom in round_.zooms):
+        messages, crops = zoom_messages_of(
+            trace.trace, trace.rounds, trace.corrected, (OPEN, CLOSE), f"\\boxed{{{answer}}}"
+        )
+        row = _row(problem, "think", "", masked=[], relooks=max(0, len(trace.rounds) - 1))
+        shown = [str((folder or Path()) / crop) for crop in crops]
+        return row | {"completion": messages, "images": [*problem.images, *shown], "tools": [TOOL]}
     return _row(
         problem,
         "think",

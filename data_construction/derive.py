@@ -103,7 +103,7 @@ def finish_build(
         runs: how many complete builds the folder has seen, this one included.
     """
     traces = judged_traces(problems, config)
-    rows, mix = cold_start_rows(traces, problems, config.mix, config.seed)
+    rows, mix = cold_start_rows(traces, problems, config.mix, config.seed, run.path.resolve())
     if config.replay_problems and (run.path / ROWS).exists():
         rows, mix["replay_rows"] = with_replay(rows, mix["rows"], config, run.path / ROWS)
         mix["rows"] += mix["replay_rows"]

@@ -105,7 +105,9 @@ async def play(
 
     async def work() -> None:
         for problem in queue:  # of the problems, too, only those of the episodes in progress are in memory
-            trace = await Episode(problem, roles, loop, seed, replies, tries.get(problem.id, 0), images, watch).run()
+            trace = await Episode(
+                problem, roles, loop, seed, replies, tries.get(problem.id, 0), images, watch, out
+            ).run()
             await traces.append(trace.model_dump())
             replies.forget(problem.id)
             tally.status["filtered" if judge(trace, problem) else trace.status] += 1

@@ -9,14 +9,34 @@ ROLES: tuple[Role, ...] = ("requester", "responder", "summarizer", "rewriter")
 Status = Literal["kept", "wrong", "no_reflection", "filtered", "error"]
 
 
+class RoundZoom(BaseModel):
+    """One call of the zoom tool by the responder.
+
+    Attributes:
+        arguments: as it wrote them.
+        box: (left, top, right, bottom) of the crop in pixels of image ``img_idx``.
+        crop: the crop's file in the build's folder, named by its content; None after an ``error``.
+    """
+
+    arguments: dict[str, Any] = {}
+    box: tuple[int, int, int, int] | None = None
+    img_idx: int | None = None
+    crop: str | None = None
+    error: str | None = None
+
+
 class Round(BaseModel):
-    """One request by the text reasoner, the VLM's reply, and the conclusion from all replies so far."""
+    """One request by the text reasoner, the VLM's reply, and the conclusion from all replies so far.
+
+    ``zooms``: the calls that the VLM made before its reply, if it may zoom in.
+    """
 
     request: str
     reply: str
     conclusion: str  # the reasoning, without its boxed answer
     answer: str | None
     verdict: bool  # the answer matches the gold answer
+    zooms: list[RoundZoom] = []
 
 
 class Call(BaseModel):

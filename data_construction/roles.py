@@ -1,5 +1,6 @@
 """The models of the roles: for each role its model, connection and sampling settings."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -83,6 +84,7 @@ class Roles:
     Attributes:
         reasoner: plays requester, summarizer and rewriter.
         others: the backends of roles with their own model or connection.
+        alone: held by a look with the zoom tool while a model in this process writes its turns, which are no batch.
     """
 
     reasoner: Backend
@@ -90,6 +92,7 @@ class Roles:
     prompts: Prompts
     settings: RolesConfig = field(default_factory=RolesConfig)
     others: dict[Role, Backend] = field(default_factory=dict)
+    alone: asyncio.Lock = field(default_factory=asyncio.Lock, compare=False, repr=False)
 
     def backend(self, role: Role) -> Backend:
         return self.others.get(role) or (self.responder if role == "responder" else self.reasoner)
