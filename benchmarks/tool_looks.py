@@ -26,19 +26,26 @@ from benchmarks.reporting import report, surroundings
 from configs.jsonl import write_text_atomic
 from eval.audit import AuditConfig
 from eval.known_zoom import AGENTS
-from eval.runner import Answer
 from eval.tool_calls import Zoom
 from eval.tool_looks import TAMPERED, ToolLooks, count_tool_looks
 from vlm.problem import Problem
 
-SIZES = (100, 25)
-NAMED_AT = 100
-"""Problems of the audits whose share of names is reported: with fewer, most models have none."""
+NAMED_AT, FEW = 100, 25
+"""Problems of an audit: enough for a name, and too few for most."""
 OPTIONS = (6, 2)
 VARIES = {"white": 0.03, "black": 0.10}
 MARGIN = AuditConfig().zoom_margin
 ZOOM = Zoom(box=(0, 0, 100, 100), size=(300, 300), img_idx=0, shown=True)
 MOST_WRONG = 0.05
+
+
+class Reply(NamedTuple):
+    """What ``count_tool_looks`` reads of an ``eval.runner.Answer``, which takes ten times as long to make."""
+
+    answer: str
+    correct: bool
+    zooms: list[Zoom] | None
+    status: str = "ok"
 
 
 class Cell(NamedTuple):
@@ -55,9 +62,11 @@ class Cell(NamedTuple):
 
 
 def all_cells() -> Iterator[Cell]:
-    """The large audits first."""
-    for n, options, box, agent in product(SIZES, OPTIONS, VARIES, AGENTS):
-        yield Cell(agent, box, options, n)
+    """The large audits first; few problems only with many possible answers."""
+    for options, box, agent in product(OPTIONS, VARIES, AGENTS):
+        yield Cell(agent, box, options, NAMED_AT)
+    for box, agent in product(VARIES, AGENTS):
+        yield Cell(agent, box, OPTIONS[0], FEW)
 
 
 def simulate_audit(cell: Cell, repetition: int) -> dict[str, Any]:
@@ -80,23 +89,11 @@ def simulate_audit(cell: Cell, repetition: int) -> dict[str, Any]:
         problems.append(problem)
         others[problem.id] = other
 
-    def answer(problem: Problem, shown: str | None, run: str) -> Answer:
+    def answer(problem: Problem, shown: str | None, run: str) -> Reply:
         text = agent.answer(problem.id, problem.answer, words, shown, run)
-        zooms = None if run == "no_tool" else [ZOOM]
-        return Answer.model_construct(  # without validation, which would take most of the time
-            problem_id=problem.id,
-            key=f"{problem.id}/{run}",
-            tag=run,
-            style="none",
-            domain="text",
-            family="letters",
-            text=text,
-            answer=text,
-            score=float(text == problem.answer),
-            zooms=zooms,
-        )
+        return Reply(text, text == problem.answer, None if run == "no_tool" else [ZOOM])
 
-    def condition(name: str) -> dict[str, Answer]:
+    def condition(name: str) -> dict[str, Any]:
         return {
             problem.id: answer(problem, shown_in(name, problem.answer, others[problem.id]), name)
             for problem in problems

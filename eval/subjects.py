@@ -8,10 +8,10 @@ measure against models whose grounding is known by construction (``eval.known``)
 import asyncio
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from PIL import Image
 
@@ -20,10 +20,13 @@ from vlm.chat import INSTRUCTIONS, Message, question_messages
 from vlm.protocol import is_whole
 
 if TYPE_CHECKING:
-    from vlm.backends import Backend, Reply, Request
+    from vlm.backends import Backend, Reply
     from vlm.generate import Generation
     from vlm.load import VLM
     from vlm.tools import Change, ZoomSettings
+    from vlm.zoom import ZoomAnswer
+
+T = TypeVar("T")
 
 # A prompt: other words would change the answers of every served model.
 SHOWN_AGAIN = "Here is the picture once more. Look at it, then answer the question again."
@@ -127,7 +130,10 @@ class LocalSubject:
         from vlm.generate import generate
 
         if any(turn.zoom for turn in turns):
-            raise UserError(f"{self.name}: the zoom tool can be audited with scripted models only so far.")
+            from vlm.zoom import answer_with_zoom
+
+            asked = [_zoom_question(turn, max_new_tokens, temperature) for turn in turns]
+            return [_from_zoom(answer_with_zoom(self.vlm, **one)) for one in asked]
         return generate(
             self.vlm,
             [turn.messages for turn in turns],
@@ -180,22 +186,28 @@ class ServedSubject:
         if any(turn.prefix for turn in turns):
             raise RuntimeError("a served model cannot continue from a prefix")
         if any(turn.zoom for turn in turns):
-            raise UserError(f"{self.name}: the zoom tool can be audited with scripted models only so far.")
-        requests = [Request(t.messages, t.all_images, max_new_tokens, temperature, seed=t.seed) for t in turns]
-        return [_as_generation(reply) for reply in asyncio.run(self._complete(requests))]
+            from vlm.zoom import zoom_with_backend
 
-    async def _complete(self, requests: "list[Request]") -> "list[Reply | UserError]":
+            asked = [_zoom_question(turn, max_new_tokens, temperature) for turn in turns]
+            answers = asyncio.run(self._gather([zoom_with_backend(self.backend, **one) for one in asked]))
+            return [one if isinstance(one, UserError) else _from_zoom(one) for one in answers]
+        requests = [Request(t.messages, t.all_images, max_new_tokens, temperature, seed=t.seed) for t in turns]
+        replies = asyncio.run(self._gather([self.backend.complete(request) for request in requests]))
+        return [_as_generation(reply) for reply in replies]
+
+    async def _gather(self, calls: "Sequence[Coroutine[Any, Any, T]]") -> "list[T | UserError]":
+        """What the calls return, in their order, ``parallel`` at a time."""
         limit = asyncio.Semaphore(self.parallel)
 
-        async def one(request: "Request") -> "Reply | UserError":
+        async def one(call: "Coroutine[Any, Any, T]") -> "T | UserError":
             async with limit:
                 try:
-                    return await self.backend.complete(request)
+                    return await call
                 except UserError as error:
                     return error
 
         try:
-            return list(await asyncio.gather(*map(one, requests)))
+            return list(await asyncio.gather(*map(one, calls)))
         finally:
             await self.backend.aclose()  # its connections belong to this event loop, which ends here
 
@@ -251,6 +263,29 @@ class RecordedSubject(ScriptedSubject):
 
     def write(self, turns: Sequence[Turn], **settings: Any) -> "list[UserError]":  # type: ignore[override]
         return [UserError("not answered in the log: evaluate without --rescore to answer it.") for _ in turns]
+
+
+def _zoom_question(turn: Turn, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+    """A turn that offers the zoom tool, as the arguments of ``vlm.zoom.answer_with_zoom`` but the model."""
+    if turn.zoom is None or turn.prefix or turn.note or turn.reply is not None:
+        raise RuntimeError("the zoom tool is offered to whole questions only, and to all or none of a batch")
+    return {
+        "images": turn.images,
+        "question": turn.question,
+        "settings": turn.zoom.settings,
+        "change": turn.zoom.change,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": turn.seed,
+        "style": turn.style,
+        "choices": turn.choices,
+    }
+
+
+def _from_zoom(answer: "ZoomAnswer") -> "Generation":
+    from vlm.generate import Generation
+
+    return Generation(answer.text, list(range(answer.tokens)), answer.finished, 0, zooms=answer.results)
 
 
 def _as_generation(reply: "Reply | UserError") -> "Generation | UserError":

@@ -183,12 +183,15 @@ def _mean_per_problem(values: Mapping[str, float], clusters: Mapping[str, str]) 
 
 def _changed(looks: ToolLooks, rows: Mapping[str, Answer]) -> dict[str, float]:
     """Problem id -> whether the answer is another one than left alone; no answer equals no answer."""
-    names = {
-        problem.id: [answer_name(problem, row.answer) for row in (looks.alone[problem.id], rows[problem.id])]
+    return {
+        problem.id: float(not _same_answer(problem, looks.alone[problem.id].answer, rows[problem.id].answer))
         for problem in looks.looked
         if problem.id in rows
     }
-    return {id_: float(first != second) for id_, (first, second) in names.items()}
+
+
+def _same_answer(problem: Problem, first: str | None, second: str | None) -> bool:
+    return first == second or answer_name(problem, first) == answer_name(problem, second)
 
 
 def _followed(looks: ToolLooks) -> dict[str, float]:

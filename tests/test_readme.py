@@ -208,11 +208,13 @@ def test_modules_that_are_named_exist(page: Path) -> None:
 
 def test_names_that_the_docs_take_from_the_code_are_those_of_the_code() -> None:
     from demo.engine import TESTS
-    from eval.verdicts import PROFILES
+    from eval.verdicts import PROFILES, ZOOM_PROFILES
     from vlm.reasoning import CUE
 
     audit, demo = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("audit", "demo"))
     assert [name for name in PROFILES if f"| `{name}` |" not in audit] == []
+    closer = (ROOT / "docs" / "look-closer.md").read_text()
+    assert [name for name in ZOOM_PROFILES if f"| `{name}` |" not in closer] == []
     assert [name for name in [*TESTS.values(), CUE] if f"`{name}`" not in demo] == []
 
 

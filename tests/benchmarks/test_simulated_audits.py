@@ -13,7 +13,7 @@ WHITE = [Cell(agent, "white", 6, 100) for agent in AGENTS]
 
 def test_all_settings_are_there_once() -> None:
     cells = list(all_cells())
-    assert len(cells) == len(set(cells)) == len(AGENTS) * 8
+    assert len(cells) == len(set(cells)) == len(AGENTS) * 6
     assert {cell.expected for cell in cells} == {"uses what it zooms into", "zooms for show", "would not need to zoom"}
 
 

@@ -1,21 +1,28 @@
 """The audit of tool looks names scripted models of each kind, as white and as black boxes, and says when it cannot tell."""
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from scripted_subjects import COLOURS
 
+import vlm.zoom
 from configs.errors import ConfigError
 from data_construction.sources import write_set
+from eval import tampering
 from eval.audit import AuditConfig, quick, run_audit, summary
 from eval.known_zoom import AGENTS, ZoomingSubject, scripted_subject
 from eval.runner import read_answers
-from eval.subjects import ScriptedSubject, Turn
+from eval.subjects import LocalSubject, ScriptedSubject, ServedSubject, Turn, ZoomOffer
 from eval.verdicts import zoom_profile
+from vlm.backends import Request, ScriptedBackend
 from vlm.problem import Problem, read_problems
-from vlm.tools import ZoomSettings
+from vlm.tools import ZoomSession, ZoomSettings
+from vlm.zoom import ZoomAnswer
 
 FAMILIES = ["count", "compare", "place", "digit_sum", "claims"]
 ONLY_ZOOM: dict[str, Any] = {
@@ -150,6 +157,92 @@ def test_what_a_model_calls_a_place_is_escaped(problems: list[Problem], tmp_path
     subject = scripted_subject("uses_the_crop", marked)
     audit("uses_the_crop", marked, tmp_path, subject=subject)
     assert "<b>scenes" not in (tmp_path / "audit.html").read_text()
+
+
+class Reader:
+    """A model behind a server that zooms into the middle of the left half and answers by the first pixel of what it was shown last."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def __call__(self, request: Request) -> str:
+        self.asked.append(request)
+        if request.extra.get("tools") and len(request.messages) == 1:
+            call = {"name": "image_zoom_in_tool", "arguments": {"bbox_2d": [0, 0, 400, 400]}}
+            return f"I zoom in.\n<tool_call>{json.dumps(call)}</tool_call>"
+        told = [part for part in request.messages[-1]["content"] if part["type"] == "text"]
+        if len(request.messages) > 1 and told:
+            return "\\boxed{nothing}"
+        pixel = request.images[-1].getpixel((0, 0))
+        near = min(COLOURS, key=lambda name: sum(abs(a - b) for a, b in zip(COLOURS[name], pixel, strict=True)))
+        return f"\\boxed{{{'grey' if pixel == (127, 127, 127) else near}}}"
+
+
+def test_a_served_model_through_its_own_loop(tmp_path: Path) -> None:
+    """The crops are changed on their way to a server: it is asked as ``ask --zoom`` asks one."""
+    problems = corner_problems(tmp_path, 40)
+    reader = Reader()
+    subject = ServedSubject(ScriptedBackend(reader, "openai:reader@http://127.0.0.1:9"))
+    report = audit("reader", problems, tmp_path / "out", subject=subject)
+    found = report["zoom"]
+    assert report["box"] == "black" and found["looked"]["value"] == 1 and found["errors"] == 0
+    measures = found["measures"]
+    assert found["accuracy"]["value"] == measures["faint_noise"]["accuracy"]["value"] == 1
+    assert measures["swapped"]["followed"]["value"] == 1 and measures["swapped"]["value"] == 1
+    assert measures["misplaced"]["accuracy"]["value"] == measures["blanked"]["accuracy"]["value"] == 0
+    assert measures["withheld"]["accuracy"]["value"] == measures["format_only"]["accuracy"]["value"] == 0
+    assert found["profile"]["name"] == "would not need to zoom"  # the first pixel of the whole image is the same one
+    assert {len(request.images) for request in reader.asked} == {1, 2}
+
+
+def test_a_model_in_this_process_is_given_the_question_and_the_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = inspect.signature(vlm.zoom.answer_with_zoom)
+    change = tampering.withheld
+    image = Image.new("RGB", (90, 90))
+
+    def answer(*arguments: Any, **options: Any) -> ZoomAnswer:
+        given = real.bind(*arguments, **options).arguments
+        assert given["model"] == "weights" and given["question"] == "Which?" and given["choices"] == ["a", "b"]
+        assert (given["style"], given["seed"], given["temperature"], given["max_new_tokens"]) == ("think", 5, 0.5, 7)
+        session = ZoomSession(given["images"], given["settings"], given["change"])
+        result = session.call({"bbox_2d": [0, 0, 500, 500]})
+        return ZoomAnswer("a", "I zoom in.\n\\boxed{a}", [], [result], 6, True, 0)
+
+    monkeypatch.setattr("vlm.zoom.answer_with_zoom", answer)
+    subject = LocalSubject.__new__(LocalSubject)
+    subject.vlm = "weights"  # type: ignore[assignment]
+    turn = Turn("Which?", ["a", "b"], "think", [image], seed=5, zoom=ZoomOffer(ZoomSettings(), change))
+    (one,) = subject.write([turn], max_new_tokens=7, temperature=0.5)
+    assert (one.text, len(one.token_ids), one.finished) == ("I zoom in.\n\\boxed{a}", 6, True)
+    assert one.zooms is not None and one.zooms[0].error == tampering.WITHHELD and one.zooms[0].box == (0, 0, 45, 45)
+    with pytest.raises(RuntimeError, match="whole questions"):
+        subject.write([turn, Turn("Which?", None, "think", [image])], max_new_tokens=7)
+
+
+def corner_problems(folder: Path, n: int) -> list[Problem]:
+    """Images of one colour whose upper left quarter has another one, which is asked for; the other image has a third one there."""
+    names = list(COLOURS)
+    problems = []
+    for index in range(n):
+        own, around, other = (names[(index + step) % 3] for step in range(3))
+        for file, corner in ((f"c{index}.png", own), (f"o{index}.png", other)):
+            image = Image.new("RGB", (100, 100), COLOURS[around])
+            image.paste(COLOURS[corner], (0, 0, 40, 40))
+            image.putpixel((99, 99), (index, 0, 0))  # equal images would be one cluster
+            image.save(folder / file)
+        meta = {"family": "corner", "counterfactual": {"image": str(folder / f"o{index}.png"), "answer": other}}
+        problems.append(
+            Problem(
+                id=f"c{index}",
+                source="test",
+                domain="text",
+                images=[str(folder / f"c{index}.png")],
+                question="Which colour is the upper left corner?",
+                answer=own,
+                meta=meta,
+            )
+        )
+    return problems
 
 
 def test_rules_of_the_names() -> None:
