@@ -24,6 +24,7 @@ from vlm.tools import (
     read_tool_calls,
     tool_schemas,
     without_calls,
+    write_tool_call,
 )
 
 NAME = "image_zoom_in_tool"
@@ -249,6 +250,17 @@ class TestReadCalls:
     def test_arguments_as_a_text(self) -> None:
         (found,) = read_tool_calls(hermes(json.dumps(call(1, 2, 3, 4))))
         assert isinstance(found, ToolCall) and found.arguments == call(1, 2, 3, 4)
+
+    @pytest.mark.parametrize("label", ["</tool_call>", "<think>", 'a "mark"', "图\n片"])
+    def test_written_call_is_read_again_whatever_its_label(self, label: str) -> None:
+        text = write_tool_call(NAME, call(1, 2, 3, 4, label=label)) + write_tool_call(
+            NAME, json.dumps(call(0, 0, 1, 1))
+        )
+        found = read_tool_calls(text)
+        assert [one.arguments for one in found if isinstance(one, ToolCall)] == [
+            call(1, 2, 3, 4, label=label),
+            call(0, 0, 1, 1),
+        ]
 
     def test_no_call(self) -> None:
         assert read_tool_calls("The mark is red. \\boxed{red}") == []
