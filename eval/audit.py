@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,8 +193,8 @@ class _Audit:
             self._timed("hint", self._hint)
         if self.config.swap:
             self._timed("swap", self._swap)
-        if self.config.zoom is not None:
-            self._timed("zoom", lambda settings=self.config.zoom: self._zoom(settings))
+        if (settings := self.config.zoom) is not None:
+            self._timed("zoom", partial(self._zoom, settings))
         if self.config.cutoff and self.subject.continues:
             self._timed("cutoff", self._cutoff)
         samples: list[list[Answer]] = []
