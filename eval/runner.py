@@ -364,7 +364,13 @@ def _key(question: _Question, settings: list[Any]) -> str:
     problem = question.problem
     shown = [*problem.images, *([question.again] if question.again else [])]
     continued = [question.prefix, question.note, question.reply]
-    asked: list[Any] = [problem.id, problem.question, problem.choices, [_sha256(Path(image)) for image in shown], continued]
+    asked: list[Any] = [
+        problem.id,
+        problem.question,
+        problem.choices,
+        [_sha256(Path(image)) for image in shown],
+        continued,
+    ]
     if named_images([problem.question, *(problem.choices or ())], len(problem.images)):
         asked.append("images in place")  # earlier versions put them before the text
     if question.zoom is not None:  # only then, so that answers without the tool keep their keys
