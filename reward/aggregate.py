@@ -104,7 +104,24 @@ def row_of(rollout: Rollout, lift_floor: float, own: Mapping[str, Reward] | None
     for name, values in (("mass", rollout.mass), ("lift", rollout.lift)):
         if seen and values is not None and bool(torch.isfinite(values).all()):
             row["parts"][f"{name}/first_half"], row["parts"][f"{name}/second_half"] = halves(values)
+    if rollout.calls is not None:
+        row["parts"] |= zoom_parts(rollout)
     return row
+
+
+def zoom_parts(rollout: Rollout) -> dict[str, float]:
+    """What is logged of a response that may zoom: its calls, and the mean mass on the prompt's images and on the crops."""
+    calls = rollout.calls or 0
+    parts = {"zoom/calls": float(calls), "zoom/called": float(calls > 0)}
+    if calls:
+        parts["zoom/error_share"] = rollout.call_errors / calls
+    mass = rollout.image_mass
+    if mass is not None and mass.numel() and bool(mass.isfinite().all()):
+        parts["zoom/mass_originals"] = mass[:, : rollout.n_images].sum(1).mean().item()
+        for number, crop in enumerate(mass.T[rollout.n_images :], start=1):
+            seen = crop[crop > 0]  # from when it came
+            parts[f"zoom/mass_crop_{number}"] = seen.mean().item() if len(seen) else 0.0
+    return parts
 
 
 def batch_rows(

@@ -55,6 +55,9 @@ class Rollout:
     what is there), and ``seen`` a responder's yes or no on the claims (by ``Claim.statement``) that they do not cover. ``claims`` are
     those of the text, where more than the grammar has looked for them, and ``claim_counts`` what is logged about finding and asking.
     ``decimal`` is the decimal mark of the gold answer and the responses, ``"."`` or ``","``. Only a judge reads the ``question``.
+    ``calls`` is the number of tool calls, of ``most_calls`` that are allowed, and None without a tool; ``call_errors`` brought an error.
+    ``image_mass`` is the (T, images) mass of each image: those of the prompt, then the crops, which have 0 before they come.
+    ``text`` and tokens are then the model's own, without calls and results.
     """
 
     text: str
@@ -76,6 +79,10 @@ class Rollout:
     claim_counts: dict[str, float] | None = None
     decimal: str = "."
     question: str = ""
+    calls: int | None = None
+    call_errors: int = 0
+    most_calls: int = 1
+    image_mass: Tensor | None = None
 
     @property
     def problem(self) -> Gold:
@@ -248,6 +255,13 @@ def process_claims(rollout: Rollout) -> Score:
     return Score(sum(true) / len(true), {"claims": float(len(true)), "false": float(len(true) - sum(true)), **counts})
 
 
+def tool_cost(rollout: Rollout) -> Score:
+    """Cost of tool calls: minus the share of the allowed calls that a correct response made, in [-1, 0]; a bad call costs the same."""
+    if rollout.calls is None or not rollout.finished:
+        return Score(None)
+    return _gated(rollout, -min(rollout.calls / rollout.most_calls, 1.0), {})
+
+
 # Scripts without spaces between words. Korean has spaces and is not among them.
 _WIDE = r"\u3000-\u30ff\u31f0-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"  # Chinese, Japanese, and their punctuation
 _NARROW = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -311,6 +325,7 @@ REWARDS: dict[str, Reward] = {
     "image_information": image_information,
     "process_claims": process_claims,
     "repetition": repetition,
+    "tool_cost": tool_cost,
 }
 
 GATED = (
@@ -319,5 +334,6 @@ GATED = (
     "attention_late_mass",
     "grounding_penalty",
     "image_information",
+    "tool_cost",
 )
 """The terms that measure looking: paid for correct answers only, unjudged where there is nothing to read."""

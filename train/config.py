@@ -29,6 +29,7 @@ from train.constructor import check_numbers, constructor_sentence
 from train.precision import Choice, Precision, resolve
 from train.resume import Resumption, course, resumption
 from vlm.pixel_limits import check_pixel_limits
+from vlm.tools import ZoomSettings
 
 Style = Literal["think", "direct", "describe", "none"]
 
@@ -194,6 +195,7 @@ class GrpoOptions(ModelOptions):
             within an epoch, and those of a domain that is not named are left out. By default every problem comes once.
         curriculum: ``easy_first`` orders the prompts by pass rate in every epoch, the easiest first.
         prompt_selection: see ``PromptSelection``; ``null`` trains on every problem.
+        zoom: let the model call the zoom tool; see ``vlm.tools.ZoomSettings`` (``zoom: {max_looks: 4}``). By default it has no tool.
     """
 
     problems: str = ""
@@ -215,10 +217,21 @@ class GrpoOptions(ModelOptions):
     domain_weights: dict[str, float] | None = None
     curriculum: Literal["none", "easy_first"] = "none"
     prompt_selection: PromptSelection | None = field(default_factory=PromptSelection)
+    zoom: ZoomSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_judge(self.judge)
+        if self.zoom is not None and any("image_information" in name for name in self.rewards):
+            raise ConfigError(
+                "'image_information' cannot be computed for responses with crops, which have no counterpart in another image: remove it "
+                "from 'rewards', or remove 'zoom'."
+            )
+        if self.zoom is not None and self.prompt_selection is not None:
+            raise ConfigError(
+                "'prompt_selection' samples answers without the tool, so with 'zoom' it would leave out the problems that need it: set "
+                "prompt_selection: null."
+            )
         if self.reward_seconds <= 0:
             raise ConfigError(
                 f"'reward_seconds' must be above 0, found {self.reward_seconds}: set the seconds that a reward of your own may "

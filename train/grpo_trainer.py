@@ -10,7 +10,7 @@ What it overrides, and why:
   penalty need the whole group, of which one process may hold only a part.
 """
 
-import copy
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
-from transformers import BatchFeature
-from trl import GRPOTrainer
 
 from configs.errors import ConfigError, UserError
 from reward.aggregate import KNOWN, Term, batch_rows, combine, metrics, source_of, terms_of
@@ -36,7 +34,19 @@ from train.distributed import drop_empty_images
 from train.finite import NUMBERS, FiniteTrainer, shortened
 from train.information import information, mismatched_pairs
 from train.prompts import image_token, one_token_per_image, problem_messages
+from train.stand_ins import encoded_once, named_stand_in, without_image_tokens
 from train.vllm_engine import arguments_added, engine_arguments, forget_image_features, read_as_trained
+from train.zoom_rollout import (
+    ZoomEnvironment,
+    ZoomTrainer,
+    check_zoom,
+    image_masses,
+    joined_rows,
+    own_positions,
+    read_own_turns,
+    rollout_calls,
+    zoom_stand_in,
+)
 from vlm.attention import AttentionMass, response_mass
 from vlm.backends import make_backend
 from vlm.chat import encode
@@ -44,10 +54,10 @@ from vlm.generate import image_token_ids
 from vlm.images import blank, fit_image, open_image
 from vlm.load import VLM
 from vlm.problem import Problem
-from vlm.thinking import decode, reasoning_token_span
+from vlm.tools import Change, tool_schemas
 
 
-class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
+class VisualGRPOTrainer(FiniteTrainer, ZoomTrainer):
     """TRL's trainer on problems with images; the module's docstring lists what differs.
 
     Args:
@@ -78,20 +88,36 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         self.terms = list(dict.fromkeys([*KNOWN, *self.composition]))
         self._prepare_rewards()
         self.recorded: list[tuple[Tensor, Tensor]] = []
+        self.by_image: list[Tensor] = []
+        self.offered = tool_schemas() if options.zoom else ()
+        self.change: Change | None = None
         AttentionMass(vlm.model, layers=options.attention_layers)  # raises here if a layer does not exist
         args.reward_weights = [self.composition.get(term, Term()).weight for term in self.terms]
-        args.generation_kwargs = _without_image_tokens(args, image_token_ids(vlm.model.config))
+        args.generation_kwargs = without_image_tokens(args, image_token_ids(vlm.model.config))
         self.image_token = image_token(vlm.model.config)
         drop_empty_images(vlm.model)
-        with arguments_added(engine_arguments(self.problems, vlm, args)):
+        stand_in = encoded_once(vlm.processor)
+        if options.zoom:
+            check_zoom(vlm, args)
+            if (
+                args.max_tool_calling_iterations is None
+            ):  # as in ``vlm.zoom``: a turn for each look, one to say that none is left
+                args.max_tool_calling_iterations = options.zoom.max_looks + 1
+            stand_in = zoom_stand_in(stand_in, self.reader)
+            make = partial(ZoomEnvironment, options.zoom, vlm.processor, lambda: self.change)
+            kwargs = {**kwargs, "environment_factory": make}
+        with arguments_added(engine_arguments(self.problems, vlm, args)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You are using 'environment_factory'", UserWarning)
             super().__init__(
                 model=vlm.model,
-                reward_funcs=list(map(_named, self.terms)),
+                reward_funcs=list(map(named_stand_in, self.terms)),
                 args=args,
                 train_dataset=Dataset.from_dict({"index": list(range(len(self.problems)))}),
-                processing_class=_encoded_once(vlm.processor),
+                processing_class=stand_in,
                 **kwargs,
             )
+        if options.zoom:  # by their schemas, as at inference: the environment's method takes the call as it was written
+            self._env_tools: dict[Any, Any] = {name: list(self.offered) for name in self._env_tools}
         if self.ref_model is not None:
             drop_empty_images(self.accelerator.unwrap_model(self.ref_model))
         # TRL gathers images only from ranks whose batch has some, and waits forever for a rank whose batch is text only.
@@ -162,7 +188,7 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             [part["image"] for turn in turns for part in turn["content"] if part["type"] == "image"]
             for turns in prompts
         ]
-        batch = encode(self.reader, prompts, images)
+        batch = encode(self.reader, prompts, images, tools=self.offered)
         self.processing_class.encoded = batch
         mask = batch["attention_mask"].bool()
         fields = {}
@@ -199,9 +225,14 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             with read_as_trained(self.vllm_generation, trained, self.image_token):
                 return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         generate = partial(super()._generate_single_turn, prompt_ids, images, *args, **kwargs)
-        with AttentionMass(self.model, layers=self.options.attention_layers) as probe:
+        rows = self.continued_rows()
+        by_image = self.options.zoom is not None
+        with AttentionMass(self.model, layers=self.options.attention_layers, per_token=by_image) as probe:
             completion_ids, logprobs = self.finite_sample(generate)
-        self._keep(probe.mass, probe.lift, completion_ids)
+        parts = [probe.mass, probe.lift]
+        if by_image and probe.token_mass is not None:
+            parts += image_masses(probe.token_mass, prompt_ids, self.image_token)
+        self._keep(parts, completion_ids, rows)
         return completion_ids, logprobs
 
     def _as_read(self, images: Sequence[Sequence[Any] | None]) -> list[list[Any] | None]:
@@ -223,17 +254,33 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
         mass, lift = (torch.cat([getattr(part, name) for part in probe.recordings], dim=1) for name in ("mass", "lift"))
         kept = mask[:, -logits_to_keep:].bool()
         rows = [row[chosen].tolist() for row, chosen in zip(ids[:, -logits_to_keep:], kept, strict=True)]
-        self._keep(mass, lift, rows)
+        self._keep([mass, lift], rows)
         return result
 
-    def _keep(self, mass: Tensor, lift: Tensor, completion_ids: Sequence[Sequence[int]]) -> None:
-        """Store the (T,) mass and lift of each response, averaged over layers, without the end-of-turn token."""
+    def _keep(
+        self, quantities: Sequence[Tensor], completion_ids: Sequence[Sequence[int]], rows: Sequence[int] | None = None
+    ) -> None:
+        """Store the (T,) mass and lift of each response, averaged over layers, without the end-of-turn token.
+
+        Args:
+            quantities: mass, lift, and the mass of each image if these are recorded.
+            rows: the responses that these tokens continue, after a tool's result; None if they begin all responses.
+        """
         counts = [self._token_count(ids) for ids in completion_ids]
-        rows = self.options.attention_rows
-        parts = (response_mass(values, counts, rows=rows) for values in (mass, lift))
-        self.recorded = [
-            (one.mean(0).float().cpu(), other.mean(0).float().cpu()) for one, other in zip(*parts, strict=True)
-        ]
+        parts = [response_mass(values, counts, rows=self.options.attention_rows) for values in quantities]
+        found = [[one.mean(0).float().cpu() for one in row] for row in zip(*parts, strict=True)]
+        if rows is None:
+            self.recorded, self.by_image = [], []
+        for row, (mass, lift, *images) in zip(rows or range(len(found)), found, strict=True):
+            own = [one for one in images if not one.isnan().all()]  # another response may have more images
+            seen = torch.stack(own, 1) if own else torch.empty(len(mass), 0)
+            if rows is None:
+                self.recorded.append((mass, lift))
+                self.by_image.append(seen)
+            else:
+                before = self.recorded[row]
+                self.recorded[row] = torch.cat([before[0], mass]), torch.cat([before[1], lift])
+                self.by_image[row] = joined_rows(self.by_image[row], seen)
 
     def _token_count(self, ids: Sequence[int]) -> int:
         return len(ids) - self._finished(ids)
@@ -250,8 +297,8 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
         problems = [self.problems[row["index"]] for row in inputs]
         rollouts = [
-            self._rollout(problem, ids, recorded)
-            for problem, ids, recorded in zip(problems, completion_ids_list, self.recorded, strict=True)
+            self._rollout(row, problem, ids)
+            for row, (problem, ids) in enumerate(zip(problems, completion_ids_list, strict=True))
         ]
         self.recorded = []
         self._measure_information(rollouts, [row["index"] for row in inputs], completion_ids_list)
@@ -277,15 +324,23 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             self.written = gather_object([rollout.text for rollout in rollouts])
             begin = self.accelerator.process_index * len(own)
             paid = reward_sums(rewards, self.reward_weights)[begin : begin + len(own)]
-            logged = logged_columns(problems, rollouts, completion_ids_list, paid, self.reader.tokenizer)
+            called = [
+                bool(rollout.calls) for rollout in rollouts
+            ]  # their text and tokens have parts that the other lacks
+            ids = [[] if calls else own for own, calls in zip(completion_ids_list, called, strict=True)]
+            logged = logged_columns(problems, rollouts, ids, paid, self.reader.tokenizer)
             for name, values in logged.items():
                 self._log_completion_extra(name, values)
         return rewards
 
-    def _rollout(self, problem: Problem, ids: list[int], recorded: tuple[Tensor, Tensor]) -> Rollout:
-        count, tokenizer, (mass, lift) = self._token_count(ids), self.reader.tokenizer, recorded
+    def _rollout(self, row: int, problem: Problem, ids: list[int]) -> Rollout:
+        tokenizer, (mass, lift) = self.reader.tokenizer, self.recorded[row]
+        turns = own_positions(ids, self.tool_masks[row] if self.tool_masks else None, self.eos_token_ids)
+        count = sum(map(len, turns))
+        text, thought = read_own_turns(tokenizer, [[ids[at] for at in turn] for turn in turns])
+        zoomed = rollout_calls(self, row, count, len(problem.images)) if self.options.zoom else {}
         return Rollout(
-            text=decode(tokenizer, ids[:count]),
+            text=text,
             domain=problem.domain,
             gold=problem.answer,
             choices=problem.choices,
@@ -293,12 +348,13 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
             token_count=count,
             finished=self._finished(ids),
             n_images=len(problem.images),
-            mass=mass,
-            lift=lift,
-            thought=reasoning_token_span(tokenizer, ids[:count]),
+            mass=mass[:count],  # TRL cuts what exceeds the limit after a result
+            lift=lift[:count],
+            thought=thought,
             thinks=self.options.style == "think",
             facts=problem.facts,
             question=problem.question,
+            **zoomed,
         )
 
     def _measure_information(self, rollouts: list[Rollout], indices: list[int], completion_ids: Any) -> None:
@@ -321,28 +377,11 @@ class VisualGRPOTrainer(FiniteTrainer, GRPOTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
-        if self.args.should_save:  # the loaded processor, not its stand-in (_encoded_once)
+        if self.args.should_save:  # the loaded processor, not its stand-in (encoded_once)
             self.full_processor.save_pretrained(output_dir or self.args.output_dir)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Left out: it would describe the run as TRL's example."""
-
-
-def _encoded_once(processor: Any) -> Any:
-    """A copy of the processor that returns the batch that was encoded last.
-
-    TRL calls the processor a second time for the images of the prompts that it has just tokenized, which would process them
-    twice, and in the processor's own size. Here it gets the result of ``vlm.chat.encode``.
-    """
-
-    def encoded_batch(self: Any, images: Any = None, text: Any = None, **_: Any) -> BatchFeature:
-        assert self.encoded is not None and len(text) == len(self.encoded["input_ids"])
-        return BatchFeature(dict(self.encoded))
-
-    stand_in = copy.deepcopy(processor)
-    kind = type(processor)
-    stand_in.__class__ = type(f"Encoded{kind.__name__}", (kind,), {"__call__": encoded_batch, "encoded": None})
-    return stand_in
 
 
 def conversation_text(turns: str | list[dict[str, Any]]) -> str:
@@ -351,22 +390,3 @@ def conversation_text(turns: str | list[dict[str, Any]]) -> str:
         return turns
     contents = ([{"type": "text", "text": c}] if isinstance(c := turn["content"], str) else c for turn in turns)
     return "\n".join("".join(part.get("text", f"<{part['type']}>") for part in parts) for parts in contents)
-
-
-def _named(term: str) -> Callable[..., list[float | None]]:
-    """A stand-in with a term's name: TRL needs a function per reward, but ``_calculate_rewards`` computes them together."""
-
-    def stand_in(*_: Any, **__: Any) -> list[float | None]:
-        raise NotImplementedError(f"{term} is computed by VisualGRPOTrainer._calculate_rewards")
-
-    stand_in.__name__ = term
-    return stand_in
-
-
-def _without_image_tokens(args: Any, tokens: list[int]) -> dict[str, Any]:
-    """Generation settings that never sample an image token: the next forward would expect an image for it."""
-    given = dict(args.generation_kwargs or {})
-    if args.use_vllm:  # vLLM has no suppress_tokens
-        bias = dict.fromkeys(tokens, -100.0)
-        return {**given, "logit_bias": {**bias, **(given.get("logit_bias") or {})}}
-    return {**given, "suppress_tokens": sorted({*tokens, *(given.get("suppress_tokens") or [])})}

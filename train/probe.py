@@ -3,7 +3,8 @@
     python -m train.probe --config configs/tiny/grpo.yaml --problems my/set --output_dir runs/rl
 
 The trainer itself samples groups and computes their rewards, but no gradient is taken. Writes ``probe.json`` into
-``output_dir``; the run can then begin in the same folder.
+``output_dir``; the run can then begin in the same folder. With ``zoom`` every prompt is sampled a second time with its crops withheld
+(``train.zoom_probe``).
 """
 
 import math
@@ -19,6 +20,7 @@ from accelerate import PartialState
 
 from configs.jsonl import write_json_atomic
 from configs.run_dir import make_folder
+from eval.tampering import withheld
 from reward.forecast import forecast, in_words
 from reward.judge import judging
 from train.config import PromptSelection, StageConfig
@@ -31,6 +33,7 @@ from train.lora import lora_config
 from train.refusals import require_accepted
 from train.run_folder import check_output_folder
 from train.selection import candidates
+from train.zoom_probe import zoom_in_words, zoom_report
 from vlm.problem import read_valid_problems
 
 
@@ -65,16 +68,20 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
     add_blank_images(vlm, [len(problem.images) for problem in chosen])
     trainer = VisualGRPOTrainer(vlm, chosen, options, args, peft_config=lora_config(options.lora, vlm.model))
     trainer.model.train()  # so that TRL uses the group size and the metrics of training
-    rows: list[dict[str, Any]] = []
-    for number in range(rounds):
-        # Every process takes whole groups, and equally many. The last round is filled up with the first prompts.
-        start = (number * state.num_processes + state.process_index) * at_once
-        mine = [index % len(chosen) for index in range(start, start + at_once)]
-        trainer._generate_and_score_completions([{"index": i} for i in mine for _ in range(args.num_generations)])
-        rows += trainer.rows
-        if state.is_main_process:
-            print(f"probe: {len(rows)} responses", flush=True)
-    rows = rows[: len(chosen) * args.num_generations]
+
+    def sample() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for number in range(rounds):
+            # Every process takes whole groups, and equally many. The last round is filled up with the first prompts.
+            start = (number * state.num_processes + state.process_index) * at_once
+            mine = [index % len(chosen) for index in range(start, start + at_once)]
+            trainer._generate_and_score_completions([{"index": i} for i in mine for _ in range(args.num_generations)])
+            rows += trainer.rows
+            if state.is_main_process:
+                print(f"probe: {len(rows)} responses", flush=True)
+        return rows[: len(chosen) * args.num_generations]
+
+    rows = sample()
     report = forecast(
         rows,
         trainer.composition,
@@ -84,9 +91,14 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
         normalize_first=args.multi_objective_aggregation == "normalize_then_sum",
         drop_in_constant_groups=options.drop_in_constant_groups,
     )
+    if options.zoom:
+        trainer.change = withheld
+        report["zoom"] = zoom_report(rows, sample(), args.num_generations)
     if state.is_main_process:
         write_json_atomic(folder / "probe.json", report)
         print(in_words(report), flush=True)
+        if options.zoom:
+            print(zoom_in_words(report["zoom"]), flush=True)
     return report
 
 

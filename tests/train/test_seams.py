@@ -22,7 +22,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 import train
 import vlm
-from train import checkpoints, console_warnings, distributed, finite, held_out, run_folder, tracking
+from train import checkpoints, console_warnings, distributed, finite, held_out, run_folder, tracking, zoom_rollout
 from train.grpo_trainer import VisualGRPOTrainer
 from train.sft import ColdStartTrainer
 from vlm import attention_check, generate, stopping_criteria
@@ -47,6 +47,7 @@ OVERRIDES: list[tuple[type, type, tuple[str, ...]]] = [
             "log",
         ),
     ),
+    (zoom_rollout.ZoomTrainer, GRPOTrainer, ("_tool_call_loop", "_get_tool_suffix_ids")),
     (ColdStartTrainer, SFTTrainer, ("_get_train_sampler", "create_model_card")),
     (held_out.HeldOutTrainer, Trainer, ("prediction_step", "evaluation_loop")),
     (held_out.EvaluateAtEnd, TrainerCallback, ("on_step_end",)),
@@ -77,6 +78,7 @@ OTHERS = {
     "transformers: scores of generate() that a hook reads, Trainer.optimizer; DeepSpeed's gradient norm": "tests/train/test_finite.py",
     "transformers: logits processors, stopping criteria and streamers of generate()": "tests/vlm/test_generate.py",
     "trl: GRPOTrainer's generation, rewards, logs; the processor that it calls a second time": "tests/train/test_grpo.py",
+    "trl: environment_factory, parse_response, image_processor, tool_mask of its loop over tools": "tests/train/test_zoom_rollout.py",
     "trl: VLLMGeneration (prompts, sampling parameters, the name LLM)": "tests/train/test_vllm.py",
     "trl: SFTTrainer's loss and collator; transformers.Trainer.model_accepts_loss_kwargs": "tests/train/test_sft.py",
     "transformers: get_image_features and get_input_embeddings() of a model with blank images": "tests/train/test_launch.py",
