@@ -324,9 +324,8 @@ class VisualGRPOTrainer(FiniteTrainer, ZoomTrainer):
             self.written = gather_object([rollout.text for rollout in rollouts])
             begin = self.accelerator.process_index * len(own)
             paid = reward_sums(rewards, self.reward_weights)[begin : begin + len(own)]
-            called = [
-                bool(rollout.calls) for rollout in rollouts
-            ]  # their text and tokens have parts that the other lacks
+            # With calls, text and tokens of a response each have parts that the other lacks.
+            called = [bool(rollout.calls) for rollout in rollouts]
             ids = [[] if calls else own for own, calls in zip(completion_ids_list, called, strict=True)]
             logged = logged_columns(problems, rollouts, ids, paid, self.reader.tokenizer)
             for name, values in logged.items():
