@@ -48,7 +48,8 @@ answer. The transcript is then rewritten as one chain of thought.
 | `completion` | the trace inside `<think>`, then the boxed answer |
 | `masked` | character spans of `completion` that a later sentence corrects |
 | `looks` | number of re-looks |
-| `rounds` | JSON: request, reply, conclusion, answer and verdict of each round |
+| `rounds` | JSON: request, reply, conclusion, answer, verdict and calls of the zoom tool of each round |
+| `messages`, `crops` | of a trace with calls of the zoom tool: the response as messages (JSON), and the crops in the order of the calls |
 | `cohesion` | who wrote the trace: `model`, or `template` where no rewrite kept the facts |
 | `weak_pass_rate`, `strong_pass_rate` | share of samples that a weak and a strong model answered correctly; null where not measured |
 
@@ -74,9 +75,22 @@ def export_hf(traces: Sequence[Trace], problems: Mapping[str, Problem], out: Pat
     text, strings = datasets.Value("string"), datasets.List(datasets.Value("string"))
     features = datasets.Features(
         dict.fromkeys(
-            ("id", "problem_id", "source", "domain", "question", "answer", "completion", "rounds", "cohesion"), text
+            (
+                "id",
+                "problem_id",
+                "source",
+                "domain",
+                "question",
+                "answer",
+                "completion",
+                "messages",
+                "rounds",
+                "cohesion",
+            ),
+            text,
         )
-        | {"images": datasets.List(datasets.Image()), "choices": strings}
+        | dict.fromkeys(("images", "crops"), datasets.List(datasets.Image()))
+        | {"choices": strings}
         | {"masked": datasets.List(datasets.List(datasets.Value("int32"))), "looks": datasets.Value("int32")}
         | dict.fromkeys(("weak_pass_rate", "strong_pass_rate"), datasets.Value("float32"))
     )
@@ -84,7 +98,7 @@ def export_hf(traces: Sequence[Trace], problems: Mapping[str, Problem], out: Pat
     # A function of its arguments alone: datasets pickles it with all that it refers to, to name its cache.
     def rows(chosen: list[tuple[Trace, Problem, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
         for trace, problem, rates in chosen:
-            yield _exported_row(trace, problem, rates)
+            yield _exported_row(trace, problem, rates, out)
 
     if foreign := [path for path in (out / "hf").glob("*") if path.name not in ("README.md", "data")]:
         raise UserError(
@@ -110,14 +124,17 @@ def export_hf(traces: Sequence[Trace], problems: Mapping[str, Problem], out: Pat
     return folder
 
 
-def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) -> dict[str, Any]:
-    taught = thinking_row(problem, trace)
+def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any], folder: Path) -> dict[str, Any]:
+    called = thinking_row(problem, trace, folder)
+    with_calls = "tools" in called
+    taught = thinking_row(problem, _text_alone(trace)) if with_calls else called
     try:
-        images = [{"bytes": Path(image).read_bytes(), "path": Path(image).name} for image in problem.images]
+        shown = [{"bytes": Path(image).read_bytes(), "path": Path(image).name} for image in called["images"]]
     except OSError as error:
         raise UserError(
             f"The image {error.filename} of problem {problem.id} cannot be read: {error.strerror}."
         ) from None
+    images, crops = shown[: len(problem.images)], shown[len(problem.images) :]
     return {
         "id": trace.id,
         "problem_id": problem.id,
@@ -126,6 +143,8 @@ def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) ->
         "question": problem.question,
         "answer": problem.answer,
         "completion": taught["completion"],
+        "messages": json.dumps(called["completion"], ensure_ascii=False) if with_calls else "",
+        "crops": crops,
         "rounds": json.dumps([round_.model_dump() for round_ in trace.rounds], ensure_ascii=False),
         "cohesion": trace.cohesion,
         "images": images,
@@ -135,6 +154,11 @@ def _exported_row(trace: Trace, problem: Problem, difficulty: dict[str, Any]) ->
         "weak_pass_rate": difficulty.get("weak"),
         "strong_pass_rate": difficulty.get("strong"),
     }
+
+
+def _text_alone(trace: Trace) -> Trace:
+    """The trace as text alone, as if no tool had been called."""
+    return trace.model_copy(update={"rounds": [one.model_copy(update={"zooms": []}) for one in trace.rounds]})
 
 
 def _card(kept: Sequence[Trace], problems: Mapping[str, Problem]) -> str:

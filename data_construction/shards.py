@@ -24,6 +24,7 @@ from data_construction.difficulty import is_in_ranges, read_difficulty
 from data_construction.replay import REPLIES, ROWS
 from data_construction.reply_log import position_seed
 from data_construction.trace_log import read_progress
+from data_construction.zooming import join_crops
 from reward.judge import judging
 from reward.usable import DroppedProblems
 from vlm.stored_problems import StoredProblems
@@ -137,6 +138,7 @@ def run_merge(config: BuildConfig) -> dict[str, Any]:
             for name in LOGS:
                 if parts := [one.path / name for one in shards.values() if (one.path / name).exists()]:
                     join_logs(parts, run.path / name)
+            join_crops((one.path for one in shards.values()), run.path)
             progress = read_progress(run.path / "traces.jsonl")
             _leave_out(problems, dropped, progress.done)
             missing = {one for one in problems if one not in progress.done and one not in progress.failed}

@@ -4,15 +4,15 @@ In a trace the calls of a round stand behind the sentence that announces its loo
 crop showed may therefore be told only behind that sentence (``early_fact``).
 """
 
-import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.jsonl import temporary_beside
 from data_construction.records import Round, RoundZoom
+from vlm.drawing import content_name
 from vlm.images import png_bytes
 from vlm.response import relook_starts, split_sentences
 
@@ -28,12 +28,8 @@ def keep_zoom(result: "ZoomResult", folder: Path) -> RoundZoom:
     name = None
     if result.crop is not None:
         content = png_bytes(result.crop)
-        name = f"{CROPS}/{hashlib.sha256(content).hexdigest()[:32]}.png"
-        if not (folder / name).exists():
-            (folder / CROPS).mkdir(parents=True, exist_ok=True)
-            with temporary_beside(folder / name) as temporary:
-                temporary.write_bytes(content)
-                os.replace(temporary, folder / name)
+        name = f"{CROPS}/{content_name(content, 'png')}"
+        _store(folder / name, lambda: content)
     arguments = getattr(result.call, "arguments", None)
     return RoundZoom(
         arguments=arguments if isinstance(arguments, dict) else {},
@@ -42,6 +38,23 @@ def keep_zoom(result: "ZoomResult", folder: Path) -> RoundZoom:
         crop=name,
         error=result.error,
     )
+
+
+def join_crops(folders: Iterable[Path], target: Path) -> None:
+    """Copy the crops of several builds' folders into ``target``. Their names are by content, so equal names are equal files."""
+    for folder in folders:
+        for crop in sorted((folder / CROPS).glob("*.png")):
+            _store(target / CROPS / crop.name, crop.read_bytes)
+
+
+def _store(file: Path, read: Callable[[], bytes]) -> None:
+    """Write a file whose name tells its content, unless it is there. Others see the whole file or none."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(file) as temporary:
+        temporary.write_bytes(read())
+        os.replace(temporary, file)
 
 
 def call_places(text: str, rounds: Sequence[Round]) -> list[int]:

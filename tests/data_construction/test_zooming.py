@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -14,11 +15,12 @@ from data_construction.agent import Episode, LoopConfig
 from data_construction.build import BuildConfig, run_build
 from data_construction.cohesion import rewrite_fault
 from data_construction.dataset import MixConfig, thinking_row
-from data_construction.derive import read_traces
+from data_construction.derive import export, read_traces
 from data_construction.prompts import load_prompts
 from data_construction.quality import QualityConfig
 from data_construction.records import Round, RoundZoom, Trace
 from data_construction.roles import Roles
+from data_construction.shards import Shard, run_merge
 from data_construction.zooming import call_places, early_fact, keep_zoom
 from vlm.backends import Request, ScriptedBackend
 from vlm.problem import Problem, write_problems
@@ -188,3 +190,30 @@ def test_a_build_keeps_crops_and_replays_its_replies(problem: Problem, tmp_path:
     (tmp_path / "out" / "traces.jsonl").unlink()  # as if it had been interrupted before the episode was finished
     again, (same,) = build()
     assert again == 0 and same.rounds == trace.rounds and same.trace == trace.trace
+
+
+def test_merged_shards_and_an_exported_set_have_their_crops(problem: Problem, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_problems([problem.model_copy(update={"id": f"p{number}"}) for number in range(6)], tmp_path / "set")
+    every = {"quality": QualityConfig(min_words=1, near_duplicate=1.0), "mix": MixConfig(min_confirm=0, direct_share=0)}
+    config = BuildConfig(problems=str(tmp_path / "set"), out=str(tmp_path / "out"), prompts="short", loop=LOOP)
+    config = config.model_copy(update=every)
+    for number in (1, 2):
+        roles = Roles(ScriptedBackend(reasoner), ScriptedBackend(Responder()), load_prompts("short"))
+        run_build(config, roles=roles, shard=Shard(number, 2))
+    run_merge(config)
+    rows = read_jsonl(tmp_path / "out" / "sft.jsonl")
+    crops = {Path(row["images"][-1]) for row in rows}
+    assert len(rows) == 6 and all(crop.is_file() and crop.parent == tmp_path / "out" / "crops" for crop in crops)
+
+    export(config)
+    (file,) = (tmp_path / "out" / "hf" / "data").iterdir()
+    exported = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
+    for row in exported:
+        before, result, after = json.loads(row["messages"])
+        assert before["tool_calls"] and result["role"] == "tool" and after["content"].endswith("\\boxed{blue}")
+        (crop,) = row["crops"]
+        assert crop.size == (40, 40) and len(row["images"]) == 1
+        assert row["completion"].startswith("<think>") and "tool_call" not in row["completion"]
+        (span,) = row["masked"]
+        assert row["completion"][slice(*span)] == "red"
