@@ -20,6 +20,7 @@ from accelerate import PartialState
 
 from configs.jsonl import write_json_atomic
 from configs.run_dir import make_folder
+from eval.figures import image_clusters
 from eval.tampering import withheld
 from reward.forecast import forecast, in_words
 from reward.judge import judging
@@ -93,7 +94,9 @@ def _probe(stage: StageConfig) -> dict[str, Any]:
     )
     if options.zoom:
         trainer.change = withheld
-        report["zoom"] = zoom_report(rows, sample(), args.num_generations)
+        clusters = image_clusters(chosen)
+        images = [clusters[problem.id] for problem in chosen]
+        report["zoom"] = zoom_report(rows, sample(), args.num_generations, images)
     if state.is_main_process:
         write_json_atomic(folder / "probe.json", report)
         print(in_words(report), flush=True)

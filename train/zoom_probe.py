@@ -13,12 +13,15 @@ SELDOM = 0.02
 """Share of responses with a call below which most groups have none."""
 
 
-def zoom_report(rows: Sequence[dict[str, Any]], withheld: Sequence[dict[str, Any]], size: int) -> dict[str, Any]:
+def zoom_report(
+    rows: Sequence[dict[str, Any]], withheld: Sequence[dict[str, Any]], size: int, images: Sequence[str]
+) -> dict[str, Any]:
     """Calls and accuracy of sampled responses, as ``reward.aggregate.row_of`` describes them, ordered by prompt.
 
     Args:
         withheld: of responses to the same prompts whose crops were withheld.
         size: responses a prompt.
+        images: of each prompt the cluster of its images (``eval.figures.image_clusters``): prompts that share one are dependent.
 
     Returns:
         ``called`` (share of the responses with a call), ``calls`` (mean), ``error_share`` (of the calls), ``accuracy`` and
@@ -39,7 +42,7 @@ def zoom_report(rows: Sequence[dict[str, Any]], withheld: Sequence[dict[str, Any
         "error_share": errors / sum(calls) if sum(calls) else None,
         "accuracy": sum(with_crops) / len(with_crops),
         "accuracy_withheld": sum(without) / len(without),
-        "crops_add": estimate_difference(a - b for a, b in zip(with_crops, without, strict=True)),
+        "crops_add": estimate_difference((a - b for a, b in zip(with_crops, without, strict=True)), images),
     }
 
 

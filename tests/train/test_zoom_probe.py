@@ -24,10 +24,20 @@ def rows_with(accuracy: float, calls: int, prompts: int = 64, errors: float = 0.
     ],
 )
 def test_each_case_has_its_words(rows: list[dict[str, Any]], withheld: list[dict[str, Any]], said: str) -> None:
-    assert said in zoom_in_words(zoom_report(rows, withheld, size=4))
+    images = [str(number) for number in range(len(rows) // 4)]
+    assert said in zoom_in_words(zoom_report(rows, withheld, size=4, images=images))
 
 
 def test_calls_and_errors_are_counted() -> None:
-    report = zoom_report(rows_with(0.5, 2, errors=0.5) + rows_with(0.5, 0), rows_with(0.5, 0) * 2, size=4)
+    rows = rows_with(0.5, 2, errors=0.5) + rows_with(0.5, 0)
+    report = zoom_report(rows, rows_with(0.5, 0) * 2, size=4, images=[str(number) for number in range(128)])
     assert report["called"] == 0.5 and report["calls"] == 1.0 and report["error_share"] == 0.5
     assert report["accuracy"] == report["accuracy_withheld"] == 0.5
+
+
+def test_prompts_that_share_an_image_are_one_piece_of_evidence() -> None:
+    mixed = rows_with(1.0, 1, prompts=32) + rows_with(0.25, 1, prompts=32)
+    apart, together = ([str(number // share) for number in range(64)] for share in (1, 16))
+    one, other = (zoom_report(mixed, rows_with(0.25, 1), 4, images)["crops_add"] for images in (apart, together))
+    assert one["value"] == other["value"] and one["ci95"] is not None and one["ci95"][0] > 0
+    assert other["ci95"] is None or other["ci95"][0] < one["ci95"][0]
