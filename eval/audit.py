@@ -35,7 +35,7 @@ from eval.session import ModelSession, count_errors
 from eval.stats import difference_of_shares, majority_class_score
 from eval.subjects import LocalSubject, Subject, covered_layers, load_subject, warn_about_reuse
 from eval.tool_calls import Zoom
-from eval.tool_looks import ask_with_tool, count_tool_looks
+from eval.tool_looks import ask_with_tool, count_tool_looks, verdict_words
 from eval.verdicts import PROFILES, Evidence, judge_measures, profile
 from reward.grade import verifier_sha256
 from reward.judge import JudgeKey, check_judge, judge_record, judging
@@ -369,7 +369,8 @@ def summary(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"with the zoom tool: {named['name']}. {named['sentence']} {named['why']}")
         lines.append(f"accuracy gained{_signed_figure(report['zoom']['gain'])}, n {report['zoom']['gain']['n']}")
         for name, one in report["zoom"]["measures"].items():
-            lines.append(f"{name.replace('_', ' '):<17} {one['verdict']:<18}{_signed_figure(one)}, n {one['n']}")
+            words = verdict_words(name, one["verdict"])
+            lines.append(f"{name.replace('_', ' '):<17} {words:<18}{_signed_figure(one)}, n {one['n']}")
     if report["errors"]["n"]:
         lines.append(f"{report['errors']['n']} problems could not be asked or graded; no figure counts them")
     return lines

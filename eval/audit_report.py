@@ -16,6 +16,7 @@ from configs.run_dir import read_record
 from eval import charts
 from eval.report import LONGEST_SHOWN, highlight, page_template, thumbnail
 from eval.served_report import HEAD, served_rows, served_summary
+from eval.tool_looks import verdict_words
 
 # Measure -> (title, condition, meaning of its figure, further estimates as (label, key)). The keys are those of audit.json.
 JUDGED: dict[str, tuple[str, str, str, tuple[tuple[str, str], ...]]] = {
@@ -143,6 +144,7 @@ def _zoom(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     rows = [
         {
             "one": one,
+            "verdict": verdict_words(name, one["verdict"]),
             "text": (*text[:3], (("accuracy", "accuracy"), ("other answers than left alone", "changed"), *text[3])),
         }
         for name, text in TOOL_LOOKS.items()

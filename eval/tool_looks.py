@@ -25,7 +25,9 @@ from vlm.problem import Problem
 from vlm.tools import Change, ZoomSettings
 
 TAMPERED = ("faint_noise", "swapped", "misplaced", "blanked", "withheld", "format_only")
-"""What is done to the returned crops, in the order of asking; ``faint_noise`` is the control."""
+"""What is done to the returned crops, in the order of asking."""
+CONTROL = "faint_noise"
+"""What must change nothing. Its row is shown as a control, since "not grounded" is no fault there."""
 QUESTIONS = {
     "content": ("swapped", "misplaced", "swapped_changes", "misplaced_changes"),
     "need": ("no_tool", "format_only", "withheld"),
@@ -139,7 +141,7 @@ def count_tool_looks(
         lost = {id_: float(alone[id_].correct) - value for id_, value in correct(rows).items()}
         evidence[name] = Evidence(lost, margin, clusters=clusters)
     for name in CONTENT:
-        control = changed.get("faint_noise", {})
+        control = changed.get(CONTROL, {})
         values = {id_: value - control[id_] for id_, value in changed.get(name, {}).items() if id_ in control}
         evidence[f"{name}_changes"] = Evidence(values, margin, clusters=clusters)
     described.setdefault("swapped", {})["followed"] = share(_followed(looks))
@@ -201,3 +203,8 @@ def _followed(looks: ToolLooks) -> dict[str, float]:
         for id_, row in looks.tampered.get("swapped", {}).items()
         if row.status == "ok" and id_ in looks.counterfactuals
     }
+
+
+def verdict_words(name: str, verdict: str) -> str:
+    """The verdict of a measure of the zoom tool as it is shown."""
+    return "control" if name == CONTROL else verdict

@@ -18,6 +18,7 @@ from eval.audit import AuditConfig, quick, run_audit, summary
 from eval.known_zoom import AGENTS, ZoomingSubject, scripted_subject
 from eval.runner import read_answers
 from eval.subjects import LocalSubject, ScriptedSubject, ServedSubject, Turn, ZoomOffer
+from eval.tool_looks import verdict_words
 from eval.verdicts import zoom_profile
 from vlm.backends import Request, ScriptedBackend
 from vlm.problem import Problem, read_problems
@@ -276,3 +277,8 @@ def test_quick_takes_fewer_and_unknown_scripts_are_named() -> None:
     assert quick(AuditConfig(zoom=ZoomSettings())).zoom_problems == 100
     with pytest.raises(ConfigError, match="uses_the_crop"):
         scripted_subject("rnadom", [])
+
+
+def test_the_control_is_shown_as_a_control() -> None:
+    assert verdict_words("faint_noise", "not grounded") == "control"
+    assert verdict_words("swapped", "not grounded") == "not grounded"
